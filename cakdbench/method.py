@@ -1,0 +1,140 @@
+"""The Method contract: what a distillation method must and may define.
+
+A method MUST
+- be registered with `@register(id, title=..., paper=..., url=...)`,
+- define `Config`, a frozen dataclass of its hyper-parameters with their defaults,
+- define `distill_step(batch) -> Step`, whose named losses are summed to give the training objective.
+
+A method MAY
+- create extra modules in `build` (trained with the student, dropped from the exported student),
+- set `needs`: what it reads of `batch.teacher`; an empty set means that no teacher is built,
+- refuse a pair with a reason (`refuses`), hook the start of an epoch (`epoch_start`),
+- give settings per dataset or architecture (`settings`) and named `variants` as data.
+
+A method MUST NOT draw seeds, touch the optimizer, or ask for a model's class. State that has to survive a
+resume belongs in buffers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from cakdbench.models.staged import ModelInfo, Output, StagedModel
+
+TEACHER_PARTS = frozenset({"logits", "pooled", "stages"})
+
+
+@dataclass
+class Batch:
+    """One local batch, the same for every lane.
+
+    Attributes:
+        images: `(B, 3, H, W)`, normalised with the dataset's statistics.
+        target: `(B,)` class indices, or `(B, C)` probabilities under mixup and cutmix.
+        index: `(B,)` positions of the samples in the training set.
+        teacher: the frozen teacher's outputs on these images (no gradient), or None.
+        criterion: the recipe's label loss, `(logits, target) -> scalar`.
+    """
+
+    images: Tensor
+    target: Tensor
+    index: Tensor
+    epoch: int
+    step: int
+    criterion: Callable[[Tensor, Tensor], Tensor]
+    teacher: Output | None = None
+
+    def label_loss(self, logits: Tensor) -> Tensor:
+        """The recipe's loss of `logits` `(B, C)` against the labels."""
+        return self.criterion(logits, self.target)
+
+    @property
+    def hard_target(self) -> Tensor:
+        """`(B,)` class indices; the most probable class of a soft target, the lower one at a tie."""
+        return self.target.argmax(1) if self.target.ndim == 2 else self.target
+
+
+@dataclass
+class Step:
+    """The student's logits `(B, C)` and the named losses whose sum is minimised; weights are inside."""
+
+    logits: Tensor
+    losses: dict[str, Tensor]
+
+    @property
+    def total(self) -> Tensor:
+        return sum(self.losses.values())
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Config values a source gives for some pairs: they replace the defaults where `where` matches.
+
+    `where` may name `dataset`, `teacher_kind` and `student_kind`; later settings win over earlier ones.
+    """
+
+    where: Mapping[str, str]
+    values: Mapping[str, Any]
+
+
+class Method(nn.Module):
+    """A student in training under one distillation method.
+
+    The student and the extra modules are submodules; the frozen teacher is reachable as `self.teacher` but is
+    no submodule, so that it never enters `state_dict`, the optimizer or DDP.
+    """
+
+    @dataclass(frozen=True)
+    class Config:
+        """Hyper-parameters; every field has a default."""
+
+    needs: frozenset[str] = frozenset({"logits"})
+    settings: ClassVar[tuple[Setting, ...]] = ()
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    id: ClassVar[str]
+    title: ClassVar[str]
+    paper: ClassVar[str]
+    url: ClassVar[str]
+
+    def __init__(self, student: StagedModel, teacher: StagedModel | None, config: Config):
+        super().__init__()
+        self.student = student
+        self.config = config
+        self._frozen = (teacher,)
+        self.build()
+
+    @property
+    def teacher(self) -> StagedModel | None:
+        """The frozen teacher, in eval mode; call its parts with gradients on to pass through its weights."""
+        return self._frozen[0]
+
+    def build(self) -> None:
+        """Create the extra modules. `self.student`, `self.teacher` and `self.config` are set."""
+
+    def distill_step(self, batch: Batch) -> Step:
+        """One forward pass: the student's logits and the named losses."""
+        raise NotImplementedError(f"{type(self).__name__} must define distill_step(batch) -> Step")
+
+    def forward(self, batch: Batch) -> Step:
+        return self.distill_step(batch)
+
+    def epoch_start(self, epoch: int) -> None:
+        """Called before the first step of every epoch, a resumed one included."""
+
+    @classmethod
+    def refuses(cls, teacher: ModelInfo, student: ModelInfo, config: Config) -> str | None:
+        """The reason why the method cannot run on this pair, or None."""
+        return None
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters timm excludes from weight decay: the student's own list."""
+        return {f"student.{name}" for name in self.student.no_weight_decay()}
+
+    def extra_parameters(self) -> int:
+        """Trainable parameters that are not the student's."""
+        student = {id(p) for p in self.student.parameters()}
+        return sum(p.numel() for p in self.parameters() if p.requires_grad and id(p) not in student)
