@@ -1,0 +1,119 @@
+"""The record of a finished run: one small JSON file, checked against this schema whenever it is read."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+SCHEMA_VERSION = 1
+"""Part of every run's key: raise it when a change of the engine can change results."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class MethodIdentity(_Part):
+    id: str
+    variant: str | None = None
+    config: dict[str, Any]
+    source: str
+    """sha256 of the method's source."""
+
+    @property
+    def label(self) -> str:
+        return f"{self.id}:{self.variant}" if self.variant else self.id
+
+
+class DatasetIdentity(_Part):
+    name: str
+    fingerprint: str
+
+
+class TeacherIdentity(_Part):
+    model: str
+    sha256: str
+
+
+class Identity(_Part):
+    """Everything that can change a run's result, and nothing else: the run's key is its hash.
+
+    `teacher` is None for a method that needs none; `student_init` is the sha256 of the weights the student
+    starts from, None when they are drawn from the seed.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    method: MethodIdentity
+    student: str
+    teacher: TeacherIdentity | None
+    dataset: DatasetIdentity
+    recipe: dict[str, Any]
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    seed: int
+
+
+class TeacherFacts(_Part):
+    """How the teacher did at its gate; accuracies in percent."""
+
+    measured: float
+    expected: float | None
+    tolerance: float
+    source: str
+    mismatch_allowed: bool = False
+
+
+class Epoch(_Part):
+    """One line of the history. Losses are means over the epoch's steps, accuracies are in percent."""
+
+    epoch: int
+    lr: float
+    losses: dict[str, float]
+    train_top1: float
+    top1: float | None = None
+    ema_top1: float | None = None
+
+
+class Result(_Part):
+    """Accuracies on the test set in percent. `top1` is the last epoch's: the metric of every board."""
+
+    top1: float
+    top5: float
+    ema_top1: float | None = None
+    optimistic_top1: float
+    """Best epoch chosen on the test set: stored because papers print it, never ranked."""
+    optimistic_epoch: int
+
+
+class Conditions(_Part):
+    """How the run was computed; none of it is part of the key."""
+
+    device: str
+    processes: int
+    threads: int
+    versions: dict[str, str]
+    compiled: bool = False
+    channels_last: bool = False
+    lanes: list[str]
+    """Methods trained beside this one in the same pass over the data, itself included."""
+    seconds: float
+    """Wall time of this lane's own steps and evaluations, its share of data and teacher left out."""
+    images_per_second: float
+    """Training images through this lane's own steps per second."""
+    peak_memory_mb: float | None = None
+    finished: str
+    """UTC, ISO 8601."""
+
+
+class Record(_Part):
+    key: str
+    identity: Identity
+    recipe_name: str
+    teacher: TeacherFacts | None
+    student_parameters: int
+    extra_parameters: int
+    result: Result
+    history: list[Epoch]
+    predictions_sha256: str
+    """Of `predictions.npy`: the predicted class of every test image, in order, uint16."""
+    weights_sha256: str
+    """Of the exported student's tensors, in name order."""
+    conditions: Conditions
