@@ -37,8 +37,7 @@ class TeacherIdentity(_Part):
 class Identity(_Part):
     """Everything that can change a run's result, and nothing else: the run's key is its hash.
 
-    `teacher` is None for a method that needs none; `student_init` is the sha256 of the weights the student
-    starts from, None when they are drawn from the seed.
+    `teacher` is None for a method that needs none.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -47,7 +46,7 @@ class Identity(_Part):
     teacher: TeacherIdentity | None
     dataset: DatasetIdentity
     recipe: dict[str, Any]
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["fp32", "bf16"] = "fp32"
     seed: int
 
 
