@@ -1,0 +1,197 @@
+"""The store: one folder a run, named by its key; its files say in which state the run is.
+
+    runs/<key>/identity.json      what the run is (the key is the hash of it)
+    runs/<key>/lock               held by the live process that works on the run
+    runs/<key>/checkpoints/       while it is unfinished: the last two
+    runs/<key>/failure.json       the reason, if the last attempt failed
+    runs/<key>/predictions.npy    predicted class of every test image, uint16
+    runs/<key>/student.safetensors
+    runs/<key>/record.json        written last: the run is done
+
+Files appear whole or not at all (temporary file, fsync, rename), so that a kill at any moment is harmless.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from pydantic import BaseModel, ValidationError
+
+from cakdbench.errors import StoreError
+from cakdbench.records import Identity, Record
+
+STATES = ("done", "running", "failed", "interrupted", "planned")
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file so that a reader, or a crash, sees the old content or the new, never a part.
+
+    Raises:
+        StoreError: the file cannot be written, e.g. because the disk is full; the old content is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StoreError(
+            f"cannot write {path}: {error.strerror}; nothing finished is lost. "
+            "Free some space or mend the permissions, then run the same command again"
+        ) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def canonical(model: BaseModel) -> str:
+    """JSON with sorted keys and no spaces: equal content gives equal bytes."""
+    return json.dumps(model.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+
+def run_key(identity: Identity) -> str:
+    """A readable stem and the first 16 hex digits of the identity's sha256."""
+    digest = hashlib.sha256(canonical(identity).encode()).hexdigest()[:16]
+    stem = f"{identity.method.label}-{identity.student}-{identity.dataset.name}-s{identity.seed}"
+    return f"{re.sub(r'[^A-Za-z0-9_.]+', '-', stem)}-{digest}"
+
+
+class RunFolder:
+    """One run on disk."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.predictions = path / "predictions.npy"
+        self.student = path / "student.safetensors"
+        self._record, self._failure, self._identity = (
+            path / f"{name}.json" for name in ("record", "failure", "identity")
+        )
+        self._lock = FileLock(path / "lock")
+
+    @property
+    def key(self) -> str:
+        return self.path.name
+
+    def state(self) -> str:
+        """One of `STATES`."""
+        if self._record.exists():
+            return "done"
+        if self._locked_elsewhere():
+            return "running"
+        if self._failure.exists():
+            return "failed"
+        return "interrupted" if self.checkpoints.is_dir() else "planned"
+
+    def _locked_elsewhere(self) -> bool:
+        if self._lock.is_locked or not self.path.exists():
+            return False
+        if self.acquire():
+            self.release()
+            return False
+        return True
+
+    def acquire(self) -> bool:
+        """Take the run for this process; False if a live process has it."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            return False
+        except OSError as error:
+            raise StoreError(f"cannot lock {self.path}: {error.strerror}") from error
+        return True
+
+    def release(self) -> None:
+        self._lock.release()
+
+    def open(self, identity: Identity) -> None:
+        """Note what the run is and forget the failure of an earlier attempt."""
+        write_atomic(self._identity, canonical(identity).encode())
+        self._failure.unlink(missing_ok=True)
+
+    def identity(self) -> Identity:
+        return self._read(self._identity, Identity)
+
+    def record(self) -> Record:
+        return self._read(self._record, Record)
+
+    def _read(self, path: Path, kind: type[BaseModel]) -> Any:
+        try:
+            return kind.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError) as error:
+            raise StoreError(f"damaged file {path}: {str(error).splitlines()[0]}") from error
+
+    def set_damaged_aside(self) -> str | None:
+        """Rename a record that cannot be read, so that the run counts as unfinished; says what was wrong."""
+        if not self._record.exists():
+            return None
+        try:
+            self.record()
+        except StoreError as error:
+            os.replace(self._record, self._record.with_suffix(".json.damaged"))
+            return str(error)
+        return None
+
+    def finish(self, record: Record) -> None:
+        """Make the run done: everything it refers to is on disk before the record appears."""
+        write_atomic(self._record, (record.model_dump_json(indent=1) + "\n").encode())
+        for checkpoint in self.checkpoints.glob("*"):
+            checkpoint.unlink()
+        if self.checkpoints.is_dir():
+            self.checkpoints.rmdir()
+
+    def fail(self, reason: str) -> None:
+        write_atomic(self._failure, json.dumps({"reason": reason}).encode())
+
+    def failure(self) -> str | None:
+        """The reason why the last attempt failed."""
+        try:
+            return json.loads(self._failure.read_bytes())["reason"]
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError):
+            return f"unreadable {self._failure}"
+
+
+class Store:
+    """All runs under one folder."""
+
+    def __init__(self, root: Path):
+        self.root = Path(root)
+
+    def run(self, identity: Identity) -> RunFolder:
+        return RunFolder(self.root / run_key(identity))
+
+    def runs(self) -> Iterator[RunFolder]:
+        """Every run of the store, in the order of their keys."""
+        if self.root.is_dir():
+            for path in sorted(self.root.iterdir()):
+                if (path / "identity.json").exists():
+                    yield RunFolder(path)
+
+    def records(self) -> tuple[list[Record], list[str]]:
+        """The records of the finished runs, and what is wrong with those that cannot be read."""
+        records, damage = [], []
+        for run in self.runs():
+            if run.state() == "done":
+                try:
+                    records.append(run.record())
+                except StoreError as error:
+                    damage.append(str(error))
+        return records, damage
