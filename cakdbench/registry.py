@@ -8,10 +8,12 @@ import importlib.util
 import inspect
 import pkgutil
 import sys
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from cakdbench.errors import UsageError, unknown
 from cakdbench.method import Method
@@ -101,9 +103,9 @@ def resolve_config(
         if key not in known:
             raise unknown(f"setting of {method.id}", key, known)
     try:
-        return replace(method.Config(), **values)
+        return TypeAdapter(method.Config).validate_python(values)
     except ValueError as error:
-        raise UsageError(f"{method.id}: {error}") from error
+        raise UsageError(f"setting of {method.id}: {error}") from error
 
 
 def source_hash(method: type[Method]) -> str:

@@ -121,7 +121,9 @@ class RunFolder:
         self._lock.release()
 
     def open(self, identity: Identity) -> None:
-        """Note what the run is and forget the failure of an earlier attempt."""
+        """Note what the run is; forget the failure and the half-written files of an earlier attempt."""
+        for leftover in self.path.rglob(".*.tmp"):
+            leftover.unlink()
         write_atomic(self._identity, canonical(identity).encode())
         self._failure.unlink(missing_ok=True)
 

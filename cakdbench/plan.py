@@ -1,0 +1,155 @@
+"""The plan: names from the command line become the cells of the grid, and the refusals."""
+
+import tomllib
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from cakdbench.data.datasets import ImageDataset, dataset_facts
+from cakdbench.errors import UsageError
+from cakdbench.method import Method
+from cakdbench.models.staged import ModelInfo
+from cakdbench.models.zoo import model_info
+from cakdbench.recipes import Recipe, load_recipe
+from cakdbench.records import DatasetIdentity, Identity, MethodIdentity, TeacherIdentity
+from cakdbench.registry import get_method, resolve_config, source_hash, split_variant
+from cakdbench.suites import Pair, PairSpec
+
+ALWAYS = ("scratch", "kd")
+"""Methods that join every plan by themselves: the baselines every gain is measured from."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of the grid: a method on a pair, under a recipe, with a seed."""
+
+    method: type[Method]
+    variant: str | None
+    config: Method.Config
+    pair: Pair
+    recipe: Recipe
+    seed: int
+    precision: str = "fp32"
+
+    @property
+    def label(self) -> str:
+        return f"{self.method.id}:{self.variant}" if self.variant else self.method.id
+
+    @property
+    def needs_teacher(self) -> bool:
+        return bool(self.method.needs)
+
+    def identity(self, dataset: ImageDataset, teacher_sha256: str | None) -> Identity:
+        """All that can change the result of the cell's run."""
+        return Identity(
+            method=MethodIdentity(
+                id=self.method.id,
+                variant=self.variant,
+                config=asdict(self.config),
+                source=source_hash(self.method),
+            ),
+            student=self.pair.student,
+            teacher=TeacherIdentity(model=self.pair.teacher, sha256=teacher_sha256) if self.needs_teacher else None,
+            dataset=DatasetIdentity(name=dataset.name, fingerprint=dataset.fingerprint),
+            recipe=self.recipe.numbers(),
+            precision=self.precision,
+            seed=self.seed,
+        )
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A cell that will not run, and why."""
+
+    label: str
+    pair: Pair
+    reason: str
+
+
+@dataclass
+class Plan:
+    cells: list[Cell]
+    refusals: list[Refusal]
+
+
+@dataclass
+class Settings:
+    """What `--set` changes: numbers of the recipe, of the teachers' training recipe, of methods."""
+
+    recipe: dict[str, Any] = field(default_factory=dict)
+    teacher: dict[str, Any] = field(default_factory=dict)
+    methods: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, items: Iterable[str]) -> "Settings":
+        """Read `recipe.epochs=5`, `teacher.epochs=1`, `ofa.gamma=1.2`."""
+        settings = cls()
+        for item in items:
+            name, equals, text = item.partition("=")
+            owner, dot, key = name.partition(".")
+            if not (equals and dot and key):
+                raise UsageError(f"--set {item!r}: write OWNER.KEY=VALUE, as in recipe.epochs=5 or ofa.gamma=1.2")
+            if owner in ("recipe", "teacher"):
+                getattr(settings, owner)[key] = _value(text)
+            else:
+                settings.methods.setdefault(get_method(owner).id, {})[key] = _value(text)
+        return settings
+
+
+def _value(text: str) -> Any:
+    """A TOML value, or the text itself."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def make_plan(
+    methods: Iterable[str],
+    specs: Iterable[PairSpec],
+    seeds: Iterable[int],
+    settings: Settings,
+    precision: str = "fp32",
+) -> Plan:
+    """All cells of methods x pairs x seeds; the baselines join by themselves.
+
+    Raises:
+        UsageError: a name or a setting is unknown, or a setting is for a method that is not in the plan.
+    """
+    chosen = list(dict.fromkeys((*ALWAYS, *(canonical_label(name) for name in methods))))
+    for id in settings.methods:
+        if id not in {label.partition(":")[0] for label in chosen}:
+            raise UsageError(f"--set {id}.…: {id} is not among the methods of this run ({', '.join(chosen)})")
+    plan = Plan([], [])
+    seeds = list(seeds)
+    for spec in specs:
+        recipe = load_recipe(spec.recipe).override(settings.recipe)
+        for label in chosen:
+            _add(plan, label, spec.pair, recipe, seeds, settings, precision)
+    return plan
+
+
+def canonical_label(name: str) -> str:
+    """`tas:no_infonce` -> `fbt:no_infonce`."""
+    method, variant = split_variant(name)
+    return f"{method.id}:{variant}" if variant else method.id
+
+
+def _add(
+    plan: Plan, label: str, pair: Pair, recipe: Recipe, seeds: list[int], settings: Settings, precision: str
+) -> None:
+    method, variant = split_variant(label)
+    teacher, student = pair_info(pair, recipe.image_size)
+    overrides = settings.methods.get(method.id, {})
+    config = resolve_config(method, variant, teacher, student, pair.dataset, overrides)
+    reason = method.refuses(teacher, student, config)
+    if reason:
+        plan.refusals.append(Refusal(label, pair, reason))
+    else:
+        plan.cells += [Cell(method, variant, config, pair, recipe, seed, precision) for seed in seeds]
+
+
+def pair_info(pair: Pair, image_size: int) -> tuple[ModelInfo, ModelInfo]:
+    """What is known of teacher and student without their weights."""
+    classes = dataset_facts(pair.dataset).num_classes
+    return model_info(pair.teacher, classes, image_size), model_info(pair.student, classes, image_size)

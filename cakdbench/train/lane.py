@@ -1,0 +1,228 @@
+"""A lane: one method training one student, beside others or alone, with the same result."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import Accelerator
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+from timm.utils import ModelEmaV3
+from torch import Tensor
+
+from cakdbench.method import Batch, Method, Step
+from cakdbench.randomness import seeded
+from cakdbench.recipes import Recipe
+from cakdbench.records import Epoch
+from cakdbench.train.normstats import NormStats
+from cakdbench.train.stopwatch import Stopwatch
+
+
+class LaneFailure(Exception):
+    """A lane cannot go on; the message says at which step and why."""
+
+
+@dataclass
+class Tally:
+    """What a lane has seen of the epoch in progress; sums over steps and samples."""
+
+    losses: dict[str, float] = field(default_factory=dict)
+    steps: int = 0
+    correct: int = 0
+    samples: int = 0
+
+
+class Pending(NamedTuple):
+    """A local batch whose losses and count of correct answers still lie on the device."""
+
+    step: int
+    losses: dict[str, Tensor]
+    correct: Tensor
+    samples: int
+
+
+class Lane:
+    """A method in training: module, optimizer, schedule, EMA, history.
+
+    Args:
+        method: with its student; it moves to the accelerator's device.
+        accumulation: local batches per optimizer step on this process.
+        label: what the lane is called in messages.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        recipe: Recipe,
+        seed: int,
+        accelerator: Accelerator,
+        *,
+        steps_per_epoch: int,
+        accumulation: int,
+        label: str,
+        compile: bool = False,
+    ):
+        self.method, self.recipe, self.seed, self.label = method, recipe, seed, label
+        self.accelerator, self.accumulation = accelerator, accumulation
+        self.steps_per_epoch = steps_per_epoch
+        self.module = accelerator.prepare_model(method)
+        if compile:
+            method.compile()
+        self.optimizer = make_optimizer(method, recipe)
+        self.schedule = make_schedule(self.optimizer, recipe, steps_per_epoch)
+        self.ema = ModelEmaV3(method.student, recipe.ema_decay) if recipe.ema_decay else None
+        self.norms = NormStats(method, accumulation, accelerator.num_processes)
+        self.step = 0
+        self.history: list[Epoch] = []
+        self.tally = Tally()
+        self.training = Stopwatch(accelerator.device)
+        self.evaluating = Stopwatch(accelerator.device)
+        self.images = 0
+        self._pending: list[Pending] = []
+
+    def start_epoch(self, epoch: int) -> None:
+        self.method.train()
+        self.schedule.step(epoch)
+        self.method.epoch_start(epoch)
+
+    def local_step(self, batch: Batch, slot: int) -> None:
+        """Forward and backward on one local batch; the last of a step also moves the weights."""
+        first, last = slot == 0, slot == self.accumulation - 1
+        place = slot * self.accelerator.num_processes + self.accelerator.process_index
+        device = self.accelerator.device
+        with self.training.running(), seeded(self.seed, self.method.id, self.step, place, device=device):
+            if first:
+                self.norms.start_step()
+                self.schedule.step_update(self.step)
+            self._backward(batch, last)
+            self.norms.end_batch()
+            if last:
+                self._move()
+        self.images += len(batch.target)
+
+    def _backward(self, batch: Batch, last: bool) -> None:
+        sync = torch.enable_grad() if last else self.accelerator.no_sync(self.module)
+        with sync:
+            with self.accelerator.autocast():
+                out: Step = self.module(batch)
+            self.accelerator.backward(out.total / self.accumulation)
+        correct = (out.logits.detach().argmax(1) == batch.hard_target).sum()
+        losses = {name: loss.detach().reshape(()) for name, loss in out.losses.items()}
+        self._pending.append(Pending(self.step, losses, correct, len(batch.target)))
+
+    def _move(self) -> None:
+        if self.recipe.clip_grad:
+            torch.nn.utils.clip_grad_norm_(self.method.parameters(), self.recipe.clip_grad)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.norms.end_step()
+        if self.ema:
+            self.ema.update(self.method.student)
+        self.step += 1
+
+    def settle(self) -> None:
+        """Read the losses of the steps since the last call (the only wait for the device).
+
+        Raises:
+            LaneFailure: one of them is not finite.
+        """
+        self.training.settle()
+        self.evaluating.settle()
+        pending, self._pending = self._pending, []
+        for step, losses, correct, samples in self._read(pending):
+            bad = [name for name, value in losses.items() if not math.isfinite(value)]
+            if bad:
+                raise LaneFailure(f"loss {bad[0]!r} is {losses[bad[0]]} at step {step}")
+            for name, value in losses.items():
+                self.tally.losses[name] = self.tally.losses.get(name, 0.0) + value
+            self.tally.steps += 1
+            self.tally.correct += correct
+            self.tally.samples += samples
+
+    def _read(self, pending: list[Pending]) -> Iterator[tuple[int, dict[str, float], int, int]]:
+        """The pending steps as numbers, losses averaged and counts summed over the processes."""
+        if not pending:
+            return
+        flat = torch.stack([t.double() for each in pending for t in (*each.losses.values(), each.correct)])
+        processes = self.accelerator.num_processes
+        values = iter(self.accelerator.reduce(flat, "mean").tolist())
+        for each in pending:
+            losses = {name: next(values) for name in each.losses}
+            yield each.step, losses, round(next(values) * processes), each.samples * processes
+
+    def end_epoch(self, top1: float | None, ema_top1: float | None) -> Epoch:
+        """Close the epoch's tally as a line of the history; accuracies in percent."""
+        tally, self.tally = self.tally, Tally()
+        line = Epoch(
+            epoch=len(self.history),
+            lr=max(group["lr"] for group in self.optimizer.param_groups),
+            losses={name: total / tally.steps for name, total in tally.losses.items()},
+            train_top1=100 * tally.correct / tally.samples,
+            top1=top1,
+            ema_top1=ema_top1,
+        )
+        self.history.append(line)
+        return line
+
+    @property
+    def mean_loss(self) -> float | None:
+        """Of the epoch so far, all terms together."""
+        return sum(self.tally.losses.values()) / self.tally.steps if self.tally.steps else None
+
+    @property
+    def images_per_second(self) -> float | None:
+        """Training images of this process over the time of the lane's own training steps."""
+        return self.images / self.training.seconds if self.training.seconds else None
+
+    def state(self) -> dict[str, Any]:
+        """All that a later process needs to go on, tensors and plain values only."""
+        return {
+            "step": self.step,
+            "method": self.method.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": self.ema.module.state_dict() if self.ema else None,
+            "history": [line.model_dump() for line in self.history],
+            "tally": asdict(self.tally),
+            "images": self.images,
+            "seconds": [self.training.seconds, self.evaluating.seconds],
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.step, self.images = state["step"], state["images"]
+        self.training.seconds, self.evaluating.seconds = state["seconds"]
+        self.method.load_state_dict(state["method"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.ema:
+            self.ema.module.load_state_dict(state["ema"])
+        self.history = [Epoch(**line) for line in state["history"]]
+        self.tally = Tally(**state["tally"])
+
+
+def make_optimizer(method: Method, recipe: Recipe) -> torch.optim.Optimizer:
+    """timm's optimizer over the student and the extra modules, by the same parameter-group rules."""
+    spec = recipe.optimizer
+    more = {"betas": tuple(spec.betas)} if spec.betas else {}
+    return create_optimizer_v2(
+        method, opt=spec.name, lr=spec.lr, weight_decay=spec.weight_decay, momentum=spec.momentum, **more
+    )
+
+
+def make_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps_per_epoch: int):
+    """timm's schedule: a function of the epoch or, where the recipe says so, of the step."""
+    spec = recipe.schedule
+    schedule, _ = create_scheduler_v2(
+        optimizer,
+        sched=spec.name,
+        num_epochs=recipe.epochs,
+        min_lr=spec.min_lr,
+        warmup_epochs=spec.warmup_epochs,
+        warmup_lr=spec.warmup_lr,
+        decay_epochs=spec.decay_epochs,
+        decay_milestones=spec.decay_epochs,
+        decay_rate=spec.decay_rate,
+        step_on_epochs=True,
+        updates_per_epoch=steps_per_epoch,
+    )
+    return schedule

@@ -1,0 +1,184 @@
+"""The trainer: one pass over the data, one teacher, many lanes."""
+
+import time
+from collections.abc import Callable
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from cakdbench.data.stream import EvalStream, Samples, SampleStream
+from cakdbench.errors import CakdError
+from cakdbench.method import Batch
+from cakdbench.models.staged import Output, StagedModel
+from cakdbench.recipes import Recipe
+from cakdbench.train.evaluate import Evaluation, evaluate
+from cakdbench.train.lane import Lane, LaneFailure
+from cakdbench.watch import GroupView, LaneView, Watcher
+
+
+class Interrupted(CakdError):
+    """The user asked to stop; every lane has been checkpointed."""
+
+    exit_code = 130
+
+
+def label_criterion(recipe: Recipe) -> Callable[[Tensor, Tensor], Tensor]:
+    """Cross-entropy in float32 of class indices (smoothed as the recipe says) or of soft targets.
+
+    Soft targets, from mixup and cutmix, carry the smoothing already.
+    """
+
+    def criterion(logits: Tensor, target: Tensor) -> Tensor:
+        smoothing = recipe.label_smoothing if target.ndim == 1 else 0.0
+        with torch.autocast(logits.device.type, enabled=False):
+            return nn.functional.cross_entropy(logits.float(), target, label_smoothing=smoothing)
+
+    return criterion
+
+
+class Trainer:
+    """Trains lanes that stand at the same step, in one pass over the stream.
+
+    Args:
+        teacher: frozen, in eval mode, on the device; None if no lane needs one.
+        save: stores a lane's state; called at every epoch's end and every `checkpoint_seconds`.
+        failed: told of a lane that is closed, with the reason.
+        stop: True once the user wants to stop.
+    """
+
+    def __init__(
+        self,
+        lanes: list[Lane],
+        teacher: StagedModel | None,
+        stream: SampleStream,
+        evaluation: EvalStream,
+        accelerator: Accelerator,
+        *,
+        view: GroupView,
+        watcher: Watcher,
+        save: Callable[[Lane], None],
+        failed: Callable[[Lane, str], None],
+        stop: Callable[[], bool] = lambda: False,
+        checkpoint_seconds: float = 300.0,
+    ):
+        self.lanes, self.teacher, self.stream, self.evaluation = lanes, teacher, stream, evaluation
+        self.accelerator, self.view, self.watcher = accelerator, view, watcher
+        self.save, self.failed, self.stop = save, failed, stop
+        self.checkpoint_seconds = checkpoint_seconds
+        self.recipe = stream.recipe
+        self.criterion = label_criterion(self.recipe)
+        self.needs = frozenset().union(*(lane.method.needs for lane in lanes))
+        self.settle_every = 20 if accelerator.device.type == "cuda" else 1
+        self.results: dict[str, Evaluation] = {}
+        self._saved = time.monotonic()
+
+    def run(self) -> None:
+        """Train to the last epoch. Lanes that fail leave `self.lanes`, the others go on.
+
+        Raises:
+            Interrupted: `stop` became true; the lanes have been saved.
+        """
+        per_epoch, first = self.stream.steps_per_epoch, self.lanes[0].step
+        for epoch in range(first // per_epoch, self.recipe.epochs):
+            self._train(epoch, max(first - epoch * per_epoch, 0))
+            self._close(epoch)
+            if not self.lanes:
+                return
+
+    def _train(self, epoch: int, first: int) -> None:
+        self._each(lambda lane: lane.start_epoch(epoch))
+        for step, batches in enumerate(self.stream.epoch(epoch, first), first):
+            for slot, samples in enumerate(batches):
+                batch = self._batch(samples)
+                self._each(lambda lane, batch=batch, slot=slot: lane.local_step(batch, slot))
+            at_end = step == self.stream.steps_per_epoch - 1
+            if at_end or step % self.settle_every == 0:
+                self._each(Lane.settle)
+                self._show(epoch * self.stream.steps_per_epoch + step + 1)
+                if not self.lanes:
+                    return
+                if not at_end:
+                    self._pause()
+
+    def _batch(self, samples: Samples) -> Batch:
+        """Move a local batch to the device and run the teacher on it, once for all lanes."""
+        images, target, index = (
+            t.to(self.accelerator.device, non_blocking=True)
+            for t in (samples.images, samples.target, samples.index)
+        )
+        teacher = self._teach(images) if self.needs else None
+        return Batch(images, target, index, samples.epoch, samples.step, self.criterion, teacher)
+
+    @torch.no_grad()
+    def _teach(self, images: Tensor) -> Output:
+        with self.accelerator.autocast():
+            return self.teacher(images, stages="stages" in self.needs)
+
+    def _each(self, act: Callable[[Lane], None]) -> None:
+        """Let every lane act; one that raises is closed with its reason, where no other process waits for it."""
+        for lane in list(self.lanes):
+            try:
+                act(lane)
+            except LaneFailure as failure:
+                self._drop(lane, str(failure))
+            except (RuntimeError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError) as error:
+                if self.accelerator.num_processes > 1:
+                    raise
+                self._drop(lane, f"{type(error).__name__} at step {lane.step}: {error}")
+
+    def _drop(self, lane: Lane, reason: str) -> None:
+        self.lanes.remove(lane)
+        self._lane_view(lane).state = "failed"
+        self.failed(lane, reason)
+        if self.accelerator.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _pause(self) -> None:
+        """Between two steps: save if it is time, stop if the user wants to."""
+        stop = self._agree(self.stop())
+        if stop or self._agree(time.monotonic() - self._saved > self.checkpoint_seconds):
+            self._save()
+        if stop:
+            raise Interrupted("interrupted; all lanes are saved")
+
+    def _agree(self, wish: bool) -> bool:
+        """Whether any process wishes it."""
+        if self.accelerator.num_processes == 1:
+            return wish
+        wishes = torch.tensor(float(wish), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(wishes, "sum") > 0)
+
+    def _close(self, epoch: int) -> None:
+        """End an epoch: evaluate where the recipe asks for it, write the history, save."""
+        last = epoch == self.recipe.epochs - 1
+        due = last or (epoch + 1) % self.recipe.evaluation.every == 0
+        self._each(lambda lane: self._evaluate(lane, due))
+        self._save()
+        if not last and self._agree(self.stop()):
+            raise Interrupted("interrupted; all lanes are saved")
+
+    def _evaluate(self, lane: Lane, due: bool) -> None:
+        top1 = ema_top1 = None
+        if due:
+            with lane.evaluating.running():
+                self.results[lane.label] = evaluate(lane.method.student, self.evaluation, self.accelerator)
+                if lane.ema:
+                    ema_top1 = evaluate(lane.ema.module, self.evaluation, self.accelerator).top1
+            top1 = self._lane_view(lane).top1 = self.results[lane.label].top1
+        self.watcher.epoch(self.view, lane.label, lane.end_epoch(top1, ema_top1))
+
+    def _save(self) -> None:
+        for lane in self.lanes:
+            self.save(lane)
+        self._saved = time.monotonic()
+
+    def _show(self, step: int) -> None:
+        self.view.step = step
+        for lane in self.lanes:
+            seen = self._lane_view(lane)
+            seen.loss, seen.images_per_second = lane.mean_loss, lane.images_per_second
+        self.watcher.tick(self.view)
+
+    def _lane_view(self, lane: Lane) -> LaneView:
+        return next(view for view in self.view.lanes if view.label == lane.label)
