@@ -1,0 +1,186 @@
+"""The table of model ids, and how a network is made from one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import timm
+from timm.layers import DropPath
+from timm.models import get_pretrained_cfg
+from torch import nn
+
+from cakdbench.errors import TeacherError, UsageError, unknown
+from cakdbench.models.wide_xception import wide_xception
+
+TIMM = "timm:"
+
+
+@dataclass(frozen=True)
+class ZooEntry:
+    """One model id.
+
+    Attributes:
+        timm: the timm entry point the network is made by.
+        options: what differs from that entry point's defaults.
+        hub: the timm tag of the weights that `pretrained=True` loads; None if there are none for this network.
+        image_size: the size, in pixels, the id is used at.
+        build: makes the network where no timm entry point can.
+    """
+
+    title: str
+    timm: str
+    kind: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    hub: str | None = None
+    notes: str = ""
+    image_size: int = 224
+    build: Callable[..., nn.Module] | None = None
+
+
+def _mini(title: str, timm_name: str, kind: str, notes: str = "", **options: Any) -> ZooEntry:
+    return ZooEntry(title, timm_name, kind, options, notes=notes, image_size=64)
+
+
+_SWIN = "swin_tiny_patch4_window7_224"
+_DEMO_VIT = {"img_size": 64, "patch_size": 16}
+
+MODELS: dict[str, ZooEntry] = {
+    "resnet18": ZooEntry("ResNet18", "resnet18", "cnn", hub="resnet18.a1_in1k"),
+    "resnet34": ZooEntry("ResNet34", "resnet34", "cnn", hub="resnet34.a1_in1k"),
+    "resnet50": ZooEntry("ResNet50", "resnet50", "cnn", hub="resnet50.a1_in1k"),
+    "resnet101": ZooEntry("ResNet101", "resnet101", "cnn", hub="resnet101.a1_in1k"),
+    "resnet152": ZooEntry("ResNet152", "resnet152", "cnn", hub="resnet152.a1_in1k"),
+    "resnet50x2": ZooEntry(
+        "ResNet50x2", "resnet50", "cnn", {"channels": (128, 256, 512, 1024)},
+        notes="ResNet50 with its four stages twice as wide and the stem as it was: 15.87 G multiply-adds at 224 px, "
+        "as PCA/GL prints (15.9); BiT's R50x2 doubles the stem too and has 16.12 G",
+    ),
+    "resnet152x2": ZooEntry(
+        "ResNet152x2", "resnetv2_152x2_bit", "cnn", hub="resnetv2_152x2_bit.goog_in21k_ft_in1k",
+        notes="BiT-M; the 212 G that PCA/GL prints are those of 480 px (210.4 G)",
+    ),
+    "resnet101x3": ZooEntry(
+        "ResNet101x3", "resnetv2_101x3_bit", "cnn", hub="resnetv2_101x3_bit.goog_in21k_ft_in1k",
+        notes="BiT-M; the 205 G that PCA/GL prints are those of 384 px (204.2 G)",
+    ),
+    "mobilenetv1": ZooEntry("MobileNetV1", "mobilenetv1_100", "cnn", hub="mobilenetv1_100.ra4_e3600_r224_in1k"),
+    "mobilenetv2": ZooEntry("MobileNetV2", "mobilenetv2_100", "cnn", hub="mobilenetv2_100.ra_in1k"),
+    "convnext_t": ZooEntry("ConvNeXt-T", "convnext_tiny", "cnn", hub="convnext_tiny.fb_in1k"),
+    "efficientnet_b0": ZooEntry("EfficientNet-B0", "efficientnet_b0", "cnn", hub="efficientnet_b0.ra_in1k"),
+    "xception": ZooEntry("Xception", "legacy_xception", "cnn", hub="legacy_xception.tf_in1k"),
+    "xceptionx2": ZooEntry(
+        "Xceptionx2", "legacy_xception", "cnn", {"factor": 2}, build=wide_xception,
+        notes="every width of Xception doubled; PCA/GL gives no definition, and its 57.3 G fit no usual image size",
+    ),
+    "vit_s": ZooEntry("ViT-S", "vit_small_patch16_224", "msa", hub="vit_small_patch16_224.augreg_in21k_ft_in1k"),
+    "vit_b16": ZooEntry("ViT-B/16", "vit_base_patch16_224", "msa", hub="vit_base_patch16_224.augreg_in21k_ft_in1k"),
+    "vit_b32": ZooEntry("ViT-B/32", "vit_base_patch32_224", "msa", hub="vit_base_patch32_224.augreg_in21k_ft_in1k"),
+    "vit_l16": ZooEntry("ViT-L/16", "vit_large_patch16_224", "msa", hub="vit_large_patch16_224.augreg_in21k_ft_in1k"),
+    "deit_t": ZooEntry("DeiT-T", "deit_tiny_patch16_224", "msa", hub="deit_tiny_patch16_224.fb_in1k"),
+    "deit_b": ZooEntry("DeiT-B", "deit_base_patch16_224", "msa", hub="deit_base_patch16_224.fb_in1k"),
+    "swin_t": ZooEntry("Swin-T", _SWIN, "msa", hub="swin_tiny_patch4_window7_224.ms_in1k"),
+    "swin_b": ZooEntry(
+        "Swin-B", "swin_base_patch4_window7_224", "msa", hub="swin_base_patch4_window7_224.ms_in22k_ft_in1k"
+    ),
+    "swin_l": ZooEntry(
+        "Swin-L", "swin_large_patch4_window7_224", "msa", hub="swin_large_patch4_window7_224.ms_in22k_ft_in1k"
+    ),
+    "swin_p": ZooEntry(
+        "Swin-P", _SWIN, "msa", {"embed_dim": 48, "depths": (2, 2, 2, 2), "num_heads": (2, 4, 8, 16)},
+        notes="Swin-Pico of OFA: the CIFAR student",
+    ),
+    "swin_n": ZooEntry(
+        "Swin-N", _SWIN, "msa", {"embed_dim": 64, "depths": (2, 2, 2, 2), "num_heads": (2, 4, 8, 16)},
+        notes="Swin-Nano of OFA: the ImageNet student",
+    ),
+    "mixer_b16": ZooEntry("Mixer-B/16", "mixer_b16_224", "mlp", hub="mixer_b16_224.goog_in21k_ft_in1k"),
+    "resmlp_s12": ZooEntry("ResMLP-S12", "resmlp_12_224", "mlp", hub="resmlp_12_224.fb_in1k"),
+}
+
+
+def entry(name: str) -> ZooEntry:
+    """The entry of a model id, or one made up for `timm:NAME`.
+
+    Raises:
+        UsageError: neither the zoo nor timm knows the name.
+    """
+    if not name.startswith(TIMM):
+        if name not in MODELS:
+            raise unknown("model", name, MODELS)
+        return MODELS[name]
+    architecture, _, tag = name.removeprefix(TIMM).partition(".")
+    if not timm.is_model(architecture):
+        raise unknown("timm model", architecture, timm.list_models())
+    return ZooEntry(architecture, architecture, "", hub=f"{architecture}.{tag}" if tag else architecture)
+
+
+def create(
+    name: str,
+    num_classes: int,
+    image_size: int,
+    *,
+    pretrained: bool | str | None = False,
+    drop_path: float = 0.0,
+) -> nn.Module:
+    """Make the timm network of a model id.
+
+    Args:
+        name: a model id, or `timm:NAME`.
+        pretrained: True for the id's own hub weights, or the timm tag of others of the same shapes. A head of
+            another number of classes starts anew, as in fine-tuning.
+        drop_path: stochastic depth of the last block; 0 switches it off also where timm's default does not.
+
+    Raises:
+        UsageError: unknown name or tag, or an option the network does not take.
+        TeacherError: the weights could not be had.
+    """
+    made = entry(name)
+    options = dict(made.options, num_classes=num_classes)
+    if get_pretrained_cfg(made.timm).fixed_input_size:
+        options["img_size"] = image_size
+    if drop_path:
+        options["drop_path_rate"] = drop_path
+    tag = made.hub if pretrained is True else pretrained or None
+    if pretrained and tag is None:
+        raise TeacherError(f"no hub weights exist for {name}; train it, or give weights by path or URL")
+    net = _build(name, made, options, tag)
+    if not drop_path:
+        for module in net.modules():
+            if isinstance(module, DropPath):
+                module.drop_prob = 0.0
+    return net
+
+
+def _build(name: str, made: ZooEntry, options: dict[str, Any], tag: str | None) -> nn.Module:
+    if made.build is not None:
+        return made.build(**options)
+    weights = {"pretrained": True, "pretrained_cfg": _hub_config(tag)} if tag else {}
+    try:
+        return timm.create_model(made.timm, **weights, **options)
+    except TypeError as error:
+        raise UsageError(f"{name} cannot be made with {options}: {error}") from error
+    except (OSError, RuntimeError, ValueError) as error:
+        if not tag:
+            raise UsageError(f"{name} cannot be made with {options}: {error}") from error
+        raise TeacherError(
+            f"the weights {tag} of {name} could not be loaded from the timm hub: {error}; "
+            "download them on a machine with a connection and name the file in the teacher's entry"
+        ) from error
+
+
+def _hub_config(tag: str):
+    try:
+        config = get_pretrained_cfg(tag)
+    except RuntimeError:
+        config = None
+    if config is None:
+        raise unknown("timm weights", tag, timm.list_models(pretrained=True))
+    return config
+
+
+def hub_statistics(tag: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel that the hub weights `tag` expect their input normalised with."""
+    config = _hub_config(tag)
+    return config.mean, config.std

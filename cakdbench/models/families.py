@@ -1,0 +1,262 @@
+"""How each timm class falls into a stem, four stages and a head.
+
+A family holds what it has read off a network (block ranges, grids) but not the network itself, which is passed
+to every call; so a `StagedModel` can be copied, pickled and averaged like any other module.
+
+Stages end after the last block of the stage, before any downsampling and before any final norm.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from timm.models.convnext import ConvNeXt
+from timm.models.efficientnet import EfficientNet
+from timm.models.mlp_mixer import MlpMixer
+from timm.models.resnet import ResNet
+from timm.models.resnetv2 import ResNetV2
+from timm.models.swin_transformer import SwinTransformer
+from timm.models.vision_transformer import VisionTransformer
+from timm.models.xception import Xception
+from torch import Tensor, nn
+
+from cakdbench.errors import UsageError
+
+SPLITS = ("ofa", "even")
+
+
+class Family:
+    """A composable family with NCHW maps; the others override what differs."""
+
+    kind = "cnn"
+    composable = True
+    tokens = False
+    prefix = 0
+    multiple = 1
+    smallest = 32
+
+    def __init__(self, net: nn.Module, split: str = "ofa"):
+        """Read the geometry off `net`; `split` matters to families whose blocks all look alike."""
+
+    @classmethod
+    def fits(cls, net: nn.Module) -> bool:
+        """Whether this network of the family's class has the four stages."""
+        return True
+
+    def stem(self, net: nn.Module, images: Tensor) -> Tensor:
+        return net.stem(images)
+
+    def stage(self, net: nn.Module, number: int, x: Tensor) -> Tensor:
+        return net.stages[number - 1](x)
+
+    def finish(self, net: nn.Module, x: Tensor) -> Tensor:
+        """From the stage-4 feature to what timm's `forward_head` takes: the final norm, if there is one."""
+        return x
+
+    def run(self, net: nn.Module, images: Tensor, stages: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The final feature, and the four stage features."""
+        x, features = self.stem(net, images), []
+        for number in (1, 2, 3, 4):
+            x = self.stage(net, number, x)
+            features.append(x)
+        return self.finish(net, x), tuple(features)
+
+    def grid(self, number: int, feature: Tensor) -> tuple[int, int]:
+        """Height and width of stage `number`'s feature."""
+        return tuple(feature.shape[-2:])
+
+
+def classify(net: nn.Module, final: Tensor) -> tuple[Tensor, Tensor]:
+    """Pooled feature `(B, D)`, the exact vector the classifier consumes, and logits `(B, C)`."""
+    pooled = net.forward_head(final, pre_logits=True)
+    classifier = net.get_classifier()
+    if isinstance(classifier, nn.Conv2d):
+        return pooled, classifier(pooled[:, :, None, None]).flatten(1)
+    return pooled, classifier(pooled)
+
+
+class ResNetFamily(Family):
+    def stem(self, net, images):
+        return net.maxpool(net.act1(net.bn1(net.conv1(images))))
+
+    def stage(self, net, number, x):
+        return getattr(net, f"layer{number}")(x)
+
+
+class ResNetV2Family(Family):
+    """Pre-activation ResNets (BiT): stage features are the residual sums, before the final norm."""
+
+    def finish(self, net, x):
+        return net.norm(x)
+
+
+class ConvNeXtFamily(Family):
+    def finish(self, net, x):
+        return net.norm_pre(x)
+
+
+class EfficientNetFamily(Family):
+    """EfficientNet, MobileNet V1 and V2: a stage ends with the last block of its resolution, stage 4 with the head conv."""
+
+    def __init__(self, net, split="ofa"):
+        self.ends = _last_of_each_stride(net)
+
+    @classmethod
+    def fits(cls, net):
+        return len(_last_of_each_stride(net)) == 4
+
+    def stem(self, net, images):
+        return net.bn1(net.conv_stem(images))
+
+    def stage(self, net, number, x):
+        x = _chain(_cut(net.blocks, self.ends, number), x)
+        return net.bn2(net.conv_head(x)) if number == 4 else x
+
+
+def _last_of_each_stride(net: EfficientNet) -> list[int]:
+    """Index of the last group of blocks at strides 4, 8, 16 and 32, in order."""
+    stride, last = net.conv_stem.stride[0], {}
+    for index, group in enumerate(net.blocks):
+        for conv in (m for m in group.modules() if isinstance(m, nn.Conv2d)):
+            stride *= conv.stride[0]
+        last[stride] = index
+    return [last[s] for s in (4, 8, 16, 32) if s in last]
+
+
+class XceptionFamily(Family):
+    """Cut where the stride reaches 4, 8, 16 and 32: after blocks 1, 2 and 11, and after the exit flow.
+
+    Blocks end in a residual sum; the ReLU that follows belongs to the next block.
+    """
+
+    ends = (1, 2, 11, 12)
+
+    def stem(self, net, images):
+        x = net.act1(net.bn1(net.conv1(images)))
+        return net.act2(net.bn2(net.conv2(x)))
+
+    def stage(self, net, number, x):
+        first = 1 if number == 1 else self.ends[number - 2] + 1
+        x = _chain((getattr(net, f"block{i}") for i in range(first, self.ends[number - 1] + 1)), x)
+        if number == 4:
+            x = net.act3(net.bn3(net.conv3(x)))
+            x = net.act4(net.bn4(net.conv4(x)))
+        return x
+
+
+class SwinFamily(Family):
+    """Swin V1: tokens between the stages, timm's NHWC inside them; patch merging opens stages 2 to 4."""
+
+    kind = "msa"
+    tokens = True
+
+    def __init__(self, net, split="ofa"):
+        self.multiple = net.patch_embed.patch_size[0]
+        self.grids = [tuple(net.patch_embed.grid_size)]
+        for _ in range(3):
+            self.grids.append(tuple(math.ceil(side / 2) for side in self.grids[-1]))
+
+    @classmethod
+    def fits(cls, net):
+        return len(net.layers) == 4
+
+    def stem(self, net, images):
+        return net.patch_embed(images).flatten(1, 2)
+
+    def stage(self, net, number, x):
+        x = x.unflatten(1, self.grids[max(number - 2, 0)])
+        return net.layers[number - 1](x).flatten(1, 2)
+
+    def finish(self, net, x):
+        return net.norm(x.unflatten(1, self.grids[3]))
+
+    def grid(self, number, feature):
+        return self.grids[number - 1]
+
+
+class IsotropicFamily(Family):
+    """Networks of equal blocks on one token grid: Mixer, ResMLP, gMLP."""
+
+    kind = "mlp"
+    tokens = True
+
+    def __init__(self, net, split="ofa"):
+        embed = self.embed(net)
+        self.multiple = self.smallest = embed.patch_size[0]
+        self.side = tuple(embed.grid_size)
+        self.ends = isotropic_ends(len(net.blocks), split)
+
+    @classmethod
+    def fits(cls, net):
+        return len(net.blocks) >= 4
+
+    def embed(self, net):
+        return net.stem
+
+    def stage(self, net, number, x):
+        return _chain(_cut(net.blocks, self.ends, number), x)
+
+    def finish(self, net, x):
+        return net.norm(x)
+
+    def grid(self, number, feature):
+        return self.side
+
+
+class ViTFamily(IsotropicFamily):
+    """ViT and DeiT; prefix tokens (class, registers) come first and stay in the stage features."""
+
+    kind = "msa"
+
+    def __init__(self, net, split="ofa"):
+        super().__init__(net, split)
+        self.prefix = net.num_prefix_tokens
+
+    def embed(self, net):
+        return net.patch_embed
+
+    def stem(self, net, images):
+        return net.norm_pre(net.patch_drop(net._pos_embed(net.patch_embed(images))))
+
+
+def isotropic_ends(depth: int, split: str) -> tuple[int, int, int, int]:
+    """The last block (0-based) of each stage of `depth` equal blocks.
+
+    "ofa" cuts after blocks 1, 3, depth-3 and depth-1, as the released code of OFA (Hao et al., 2023) does; "even"
+    makes four stages of nearly equal length. Fewer than 7 blocks leave "ofa" an empty stage: they are cut evenly.
+    """
+    if split == "ofa" and depth >= 7:
+        return 1, 3, depth - 3, depth - 1
+    return tuple(depth * quarter // 4 - 1 for quarter in (1, 2, 3, 4))
+
+
+def _cut(blocks: nn.Sequential, ends: Iterable[int], number: int) -> list[nn.Module]:
+    edges = [-1, *ends]
+    return [blocks[i] for i in range(edges[number - 1] + 1, edges[number] + 1)]
+
+
+def _chain(modules: Iterable[nn.Module], x: Tensor) -> Tensor:
+    for module in modules:
+        x = module(x)
+    return x
+
+
+FAMILIES: dict[type[nn.Module], type[Family]] = {
+    ResNet: ResNetFamily,
+    ResNetV2: ResNetV2Family,
+    ConvNeXt: ConvNeXtFamily,
+    EfficientNet: EfficientNetFamily,
+    Xception: XceptionFamily,
+    SwinTransformer: SwinFamily,
+    MlpMixer: IsotropicFamily,
+    VisionTransformer: ViTFamily,
+}
+
+
+def family_of(net: nn.Module, split: str = "ofa") -> Family:
+    """The family of a timm network."""
+    family = FAMILIES.get(type(net))
+    if family is not None and family.fits(net):
+        return family(net, split)
+    raise UsageError(f"{type(net).__name__} networks cannot be cut into stages")

@@ -1,0 +1,246 @@
+"""A timm classifier seen as a stem, four stages and a head.
+
+    model = StagedModel("swin_t", num_classes=100)
+    x = model.stem(images)
+    for number in (1, 2, 3, 4):
+        x = model.stage(number, x)
+    output = model.head(x)                       # output.pooled, output.logits
+    output = model(images, stages=True)          # output.stages: the four features
+
+Calling the parts one after the other gives, bit for bit, what timm's own forward gives.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from cakdbench.errors import UsageError
+from cakdbench.models.catalog import create
+from cakdbench.models.families import SPLITS, Family, classify, family_of
+
+
+def to_map(x: Tensor, grid: tuple[int, int], prefix: int = 0) -> Tensor:
+    """Tokens `(B, prefix + H*W, D)` to a map `(B, D, H, W)`, without the prefix tokens; maps pass unchanged."""
+    return x if x.ndim == 4 else x[:, prefix:].unflatten(1, grid).permute(0, 3, 1, 2)
+
+
+def to_tokens(x: Tensor) -> Tensor:
+    """A map `(B, D, H, W)` to tokens `(B, H*W, D)`, row-major; tokens pass unchanged."""
+    return x if x.ndim == 3 else x.flatten(2).transpose(1, 2)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The form of one stage's feature: a map `(B, C, H, W)`, or tokens `(B, prefix + H*W, C)`, prefix first."""
+
+    channels: int
+    grid: tuple[int, int]
+    tokens: bool
+    prefix: int = 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one sample's feature."""
+        height, width = self.grid
+        return (self.prefix + height * width, self.channels) if self.tokens else (self.channels, height, width)
+
+    def to_map(self, x: Tensor) -> Tensor:
+        """A feature of this layout as `(B, C, H, W)`, without prefix tokens."""
+        return to_map(x, self.grid, self.prefix)
+
+    def to_tokens(self, x: Tensor, prefix: Tensor | None = None) -> Tensor:
+        """A map as tokens `(B, L, C)`, with `prefix` `(B, P, C)` put in front if given; inverse of `to_map`."""
+        tokens = to_tokens(x)
+        return tokens if prefix is None else torch.cat((prefix, tokens), dim=1)
+
+    def prefix_of(self, x: Tensor) -> Tensor:
+        """The prefix tokens `(B, prefix, C)` of a feature of this layout; `(B, 0, C)` if it has none."""
+        return x[:, : self.prefix] if self.tokens else x.new_zeros(len(x), 0, self.channels)
+
+
+@dataclass
+class Output:
+    """What a model made of a batch.
+
+    Attributes:
+        logits: `(B, num_classes)`.
+        pooled: `(B, width)`, the exact vector the classifier consumes.
+        stages: the four stage features in their layouts, or None if they were not asked for.
+    """
+
+    logits: Tensor | None
+    pooled: Tensor | None
+    stages: tuple[Tensor, ...] | None = None
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What is known of a model without its weights.
+
+    Attributes:
+        kind: "cnn", "msa" or "mlp".
+        image_size: height and width of the input, in pixels.
+        width: dimension of `Output.pooled`.
+        layouts: of the four stage features.
+        composable: whether stem, stages and head can be called one by one.
+    """
+
+    name: str
+    kind: str
+    image_size: int
+    num_classes: int
+    width: int
+    layouts: tuple[Layout, Layout, Layout, Layout]
+    composable: bool
+    parameters: int
+
+
+class StagedModel(nn.Module):
+    """A timm classifier in parts; `net` is the untouched timm network.
+
+    Stage features are NCHW maps for CNNs and tokens for everything else; Swin's are tokens `(B, H*W, C)`.
+    Networks of a class that cannot be cut open still give their stage features, as maps; their `stem`, `stage`
+    and `head` raise.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        num_classes: int,
+        image_size: int = 224,
+        *,
+        pretrained: bool | str | None = False,
+        drop_path: float = 0.0,
+        split: str = "ofa",
+    ):
+        """Make the model with fresh or hub weights.
+
+        Args:
+            name: a model id, or `timm:NAME`.
+            pretrained: True for the id's own hub weights, or the timm tag of others.
+            drop_path: stochastic depth rate of the last block.
+            split: where networks of equal blocks are cut: "ofa" (after blocks 1, 3, n-3, n-1) or "even".
+
+        Raises:
+            UsageError: unknown name, or a size or option the network does not take.
+            TeacherError: the hub weights could not be had.
+        """
+        super().__init__()
+        self.info = describe(name, num_classes, image_size, split)
+        self.net = create(name, num_classes, image_size, pretrained=pretrained, drop_path=drop_path)
+        self.family = family_of(self.net, split)
+
+    name = property(lambda self: self.info.name)
+    kind = property(lambda self: self.info.kind)
+    image_size = property(lambda self: self.info.image_size)
+    num_classes = property(lambda self: self.info.num_classes)
+    width = property(lambda self: self.info.width)
+    layouts = property(lambda self: self.info.layouts)
+    composable = property(lambda self: self.info.composable)
+
+    def stem(self, images: Tensor) -> Tensor:
+        """What stage 1 takes, from images `(B, 3, S, S)`."""
+        self._must_compose()
+        return self.family.stem(self.net, images)
+
+    def stage(self, number: int, x: Tensor) -> Tensor:
+        """Stage `number` (1 to 4), from the feature of the stage before."""
+        self._must_compose()
+        return self.family.stage(self.net, number, x)
+
+    def head(self, x: Tensor) -> Output:
+        """Final norm, pooling and classifier, from the stage-4 feature."""
+        self._must_compose()
+        pooled, logits = classify(self.net, self.family.finish(self.net, x))
+        return Output(logits, pooled)
+
+    def forward(self, images: Tensor, stages: bool = False) -> Output:
+        """The whole network, once, on images `(B, 3, S, S)`."""
+        final, features = self.family.run(self.net, images, stages)
+        pooled, logits = classify(self.net, final)
+        return Output(logits, pooled, features if stages else None)
+
+    def _must_compose(self) -> None:
+        if not self.composable:
+            raise UsageError(
+                f"{self.name} ({type(self.net).__name__}) cannot be run in parts; use a model of the zoo, or a timm "
+                "model of one of its classes"
+            )
+
+    def stage_prefix(self) -> Tensor | None:
+        """The prefix tokens a ViT starts with, position included: `(1, prefix, D)`; None without prefix tokens."""
+        prefix = self.layouts[0].prefix
+        return self._positions()[:, :prefix] if prefix else None
+
+    def patch_pos(self) -> Tensor | None:
+        """A ViT's position embedding of the patches: `(1, L, D)`; None for networks that add none."""
+        if getattr(self.net, "pos_embed", None) is None or not self.layouts[0].tokens:
+            return None
+        return self._positions()[:, self.layouts[0].prefix :]
+
+    def _positions(self) -> Tensor:
+        size = self.image_size
+        weight = next(self.net.parameters())
+        patches = self.net.patch_embed(weight.new_zeros(1, 3, size, size))
+        return self.net._pos_embed(torch.zeros_like(patches))
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters timm excludes from weight decay, named relative to this module."""
+        listed = self.net.no_weight_decay() if hasattr(self.net, "no_weight_decay") else set()
+        return {f"net.{name}" for name, _ in self.net.named_parameters() if name in listed}
+
+    def export_state(self) -> dict[str, Tensor]:
+        """The plain timm state dict."""
+        return self.net.state_dict()
+
+    def load_exported(self, state: dict[str, Tensor]) -> None:
+        """Load what `export_state` gave."""
+        self.net.load_state_dict(state)
+
+
+@functools.lru_cache(maxsize=256)
+def describe(name: str, num_classes: int, image_size: int = 224, split: str = "ofa") -> ModelInfo:
+    """Build the model on the meta device, without allocating weights, and read its shapes off a dummy pass.
+
+    Raises:
+        UsageError: unknown name, a size the network cannot take, or a network that gives no four stages.
+    """
+    if split not in SPLITS:
+        raise UsageError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
+    with torch.device("meta"):
+        net = create(name, num_classes, image_size).eval()
+        family = family_of(net, split)
+        _check_size(name, family, image_size)
+        with torch.no_grad():
+            final, stages = family.run(net, torch.zeros(1, 3, image_size, image_size), True)
+            pooled, _ = classify(net, final)
+    return ModelInfo(
+        name=name,
+        kind=family.kind,
+        image_size=image_size,
+        num_classes=num_classes,
+        width=pooled.shape[1],
+        layouts=tuple(_layout(family, number, x) for number, x in enumerate(stages, 1)),
+        composable=family.composable,
+        parameters=sum(p.numel() for p in net.parameters()),
+    )
+
+
+def _layout(family: Family, number: int, x: Tensor) -> Layout:
+    grid = family.grid(number, x)
+    return Layout(x.shape[2], grid, True, family.prefix) if family.tokens else Layout(x.shape[1], grid, False)
+
+
+def _check_size(name: str, family: Family, size: int) -> None:
+    if size < family.smallest:
+        raise UsageError(f"{name} at {size} px is too small: use image_size={family.smallest} or more")
+    if size % family.multiple:
+        below = size // family.multiple * family.multiple
+        raise UsageError(
+            f"{name} cuts images into patches of {family.multiple} px, which {size} px do not fit: "
+            f"use image_size={below} or {below + family.multiple}"
+        )

@@ -1,0 +1,37 @@
+"""Xception with every width multiplied, which timm has no entry point for."""
+
+from timm.models.xception import Block, SeparableConv2d, Xception
+from torch import nn
+
+_STRIDED = {1: (64, 128), 2: (128, 256), 3: (256, 728), 12: (728, 1024)}
+
+
+def wide_xception(num_classes: int, factor: int) -> Xception:
+    """timm's `Xception` with all channels times `factor`; its own forward runs unchanged.
+
+    `factor=1` gives the shapes of `legacy_xception`.
+    """
+    net = Xception(num_classes=num_classes)
+    net.conv1, net.bn1 = nn.Conv2d(3, 32 * factor, 3, 2, bias=False), nn.BatchNorm2d(32 * factor)
+    net.conv2, net.bn2 = nn.Conv2d(32 * factor, 64 * factor, 3, bias=False), nn.BatchNorm2d(64 * factor)
+    for number in range(1, 13):
+        setattr(net, f"block{number}", _block(number, factor))
+    net.num_features = net.head_hidden_size = 2048 * factor
+    net.conv3, net.bn3 = _separable(1024 * factor, 1536 * factor)
+    net.conv4, net.bn4 = _separable(1536 * factor, net.num_features)
+    net.fc = nn.Linear(net.num_features, num_classes)
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return net
+
+
+def _block(number: int, factor: int) -> Block:
+    inner, outer = (width * factor for width in _STRIDED.get(number, (728, 728)))
+    if number not in _STRIDED:
+        return Block(inner, outer, 3)
+    return Block(inner, outer, 2, 2, start_with_relu=number > 1, grow_first=number < 12)
+
+
+def _separable(inner: int, outer: int) -> tuple[SeparableConv2d, nn.BatchNorm2d]:
+    return SeparableConv2d(inner, outer, 3, 1, 1), nn.BatchNorm2d(outer)

@@ -1,0 +1,22 @@
+"""What can be asked of the models by name."""
+
+from __future__ import annotations
+
+from cakdbench.models.catalog import MODELS, ZooEntry, hub_statistics
+from cakdbench.models.staged import ModelInfo, describe
+
+__all__ = ["MODELS", "ZooEntry", "hub_statistics", "model_ids", "model_info"]
+
+
+def model_ids() -> list[str]:
+    """The ids of the zoo."""
+    return list(MODELS)
+
+
+def model_info(name: str, num_classes: int, image_size: int = 224) -> ModelInfo:
+    """Kind, layouts and size of a model, without allocating its weights.
+
+    Raises:
+        UsageError: unknown name, a size the network cannot take, or a network that gives no four stages.
+    """
+    return describe(name, num_classes, image_size)
