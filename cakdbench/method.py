@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from torch import Tensor, nn
 
@@ -68,6 +68,14 @@ class Step:
     @property
     def total(self) -> Tensor:
         return sum(self.losses.values())
+
+
+def check_choices(config: Any) -> None:
+    """For a Config's `__post_init__`: fields typed `Literal[...]` hold one of their choices, or ValueError."""
+    for name, hint in get_type_hints(type(config)).items():
+        choices, value = get_args(hint), getattr(config, name)
+        if get_origin(hint) is Literal and value not in choices:
+            raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}, not {value!r}")
 
 
 @dataclass(frozen=True)

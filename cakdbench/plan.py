@@ -3,6 +3,7 @@
 import tomllib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from cakdbench.data.datasets import ImageDataset, dataset_facts
@@ -110,6 +111,7 @@ def make_plan(
     seeds: Iterable[int],
     settings: Settings,
     precision: str = "fp32",
+    data_dir: Path | None = None,
 ) -> Plan:
     """All cells of methods x pairs x seeds; the baselines join by themselves.
 
@@ -124,8 +126,16 @@ def make_plan(
     seeds = list(seeds)
     for spec in specs:
         recipe = load_recipe(spec.recipe).override(settings.recipe)
+        infos = pair_info(spec.pair, recipe.image_size, data_dir)
         for label in chosen:
-            _add(plan, label, spec.pair, recipe, seeds, settings, precision)
+            method, variant = split_variant(label)
+            overrides = settings.methods.get(method.id, {})
+            config = resolve_config(method, variant, *infos, spec.pair.dataset, overrides)
+            reason = method.refuses(*infos, config)
+            if reason:
+                plan.refusals.append(Refusal(label, spec.pair, reason))
+            else:
+                plan.cells += [Cell(method, variant, config, spec.pair, recipe, seed, precision) for seed in seeds]
     return plan
 
 
@@ -135,21 +145,7 @@ def canonical_label(name: str) -> str:
     return f"{method.id}:{variant}" if variant else method.id
 
 
-def _add(
-    plan: Plan, label: str, pair: Pair, recipe: Recipe, seeds: list[int], settings: Settings, precision: str
-) -> None:
-    method, variant = split_variant(label)
-    teacher, student = pair_info(pair, recipe.image_size)
-    overrides = settings.methods.get(method.id, {})
-    config = resolve_config(method, variant, teacher, student, pair.dataset, overrides)
-    reason = method.refuses(teacher, student, config)
-    if reason:
-        plan.refusals.append(Refusal(label, pair, reason))
-    else:
-        plan.cells += [Cell(method, variant, config, pair, recipe, seed, precision) for seed in seeds]
-
-
-def pair_info(pair: Pair, image_size: int) -> tuple[ModelInfo, ModelInfo]:
+def pair_info(pair: Pair, image_size: int, data_dir: Path | None = None) -> tuple[ModelInfo, ModelInfo]:
     """What is known of teacher and student without their weights."""
-    classes = dataset_facts(pair.dataset).num_classes
+    classes = dataset_facts(pair.dataset, data_dir).num_classes
     return model_info(pair.teacher, classes, image_size), model_info(pair.student, classes, image_size)

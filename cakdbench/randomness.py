@@ -15,6 +15,15 @@ def derive(*parts: object) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
+def reseed(*parts: object) -> int:
+    """Seed Python, NumPy and torch's CPU generator from `parts` and put nothing back: for use within `seeded`."""
+    seed = derive(*parts)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.random.default_generator.manual_seed(seed)
+    return seed
+
+
 @contextlib.contextmanager
 def seeded(*parts: object, device: torch.device | None = None) -> Iterator[int]:
     """Seed Python, NumPy and torch from `parts` inside the block; put the outer states back after it.
@@ -23,13 +32,10 @@ def seeded(*parts: object, device: torch.device | None = None) -> Iterator[int]:
         parts: what the randomness may depend on, e.g. `(seed, epoch, index)`.
         device: a CUDA device whose generator is seeded and put back too.
     """
-    seed = derive(*parts)
     cuda = [device] if device is not None and device.type == "cuda" else []
     outer = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=cuda):
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        torch.random.default_generator.manual_seed(seed)
+        seed = reseed(*parts)
         for each in cuda:
             with torch.cuda.device(each):
                 torch.cuda.manual_seed(seed)

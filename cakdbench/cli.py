@@ -1,0 +1,271 @@
+"""A benchmark suite for cross-architecture knowledge distillation."""
+
+# Typer reads the options from the signatures below; torch is imported only by the commands that need it.
+
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from cakdbench.errors import CakdError, UsageError
+
+if TYPE_CHECKING:
+    from cakdbench.bench import Bench
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+teacher_app = typer.Typer(no_args_is_help=True, help="List, train and check the teachers.")
+app.add_typer(teacher_app, name="teacher")
+console = Console()
+errors = Console(stderr=True)
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "cakdbench"
+
+StoreDir = Annotated[Path, typer.Option("--store", envvar="CAKDBENCH_STORE", help="Where the runs are kept.")]
+DataDir = Annotated[Path | None, typer.Option("--data-dir", envvar="CAKDBENCH_DATA", help="Where the datasets lie.")]
+TeacherDir = Annotated[
+    Path, typer.Option("--teacher-dir", envvar="CAKDBENCH_TEACHERS", help="Where teachers' weight files lie.")
+]
+Boards = Annotated[Path, typer.Option("--boards", help="Where the boards are written.")]
+TeacherFiles = Annotated[list[Path], typer.Option("--teachers", help="TOML file with teacher entries of your own.")]
+MethodFiles = Annotated[list[Path], typer.Option("--method-file", help="Python file with methods of your own.")]
+Set = Annotated[
+    list[str], typer.Option("--set", help="Change numbers: --set recipe.epochs=5 ofa.gamma=1.2 teacher.epochs=1")
+]
+MoreSet = Annotated[list[str], typer.Argument(metavar="[KEY=VALUE]...", help="More of --set.", show_default=False)]
+Seeds = Annotated[str, typer.Option(help="For example 0, or 0,1,2.")]
+Precision = Annotated[str, typer.Option(help="fp32, or bf16 (autocast); part of a run's key.")]
+Workers = Annotated[int | None, typer.Option(help="Processes that render images; default: 0 on a CPU.")]
+Cpu = Annotated[bool, typer.Option("--cpu", help="Do not use a GPU.")]
+TeacherName = Annotated[str, typer.Argument(help="MODEL@DATASET, as in swin_t@cifar100.")]
+
+
+class Listing(StrEnum):
+    methods = "methods"
+    pairs = "pairs"
+    models = "models"
+    datasets = "datasets"
+    recipes = "recipes"
+    teachers = "teachers"
+
+
+@app.command()
+def run(
+    pairs: Annotated[str, typer.Option(help="Suites, groups, TEACHER>STUDENT@DATASET; comma-separated.")],
+    more: MoreSet = [],
+    methods: Annotated[str, typer.Option(help="Methods, METHOD:VARIANT, or all; scratch and kd always join.")] = "",
+    recipe: Annotated[str | None, typer.Option(help="A recipe for all pairs instead of each pair's own.")] = None,
+    seeds: Seeds = "0",
+    set: Set = [],
+    method_file: MethodFiles = [],
+    teachers: TeacherFiles = [],
+    store: StoreDir = Path("runs"),
+    data_dir: DataDir = None,
+    teacher_dir: TeacherDir = CACHE / "teachers",
+    boards: Boards = Path("leaderboards"),
+    precision: Precision = "fp32",
+    workers: Workers = None,
+    max_lanes: Annotated[int, typer.Option(min=1, help="Students trained side by side at most.")] = 16,
+    checkpoint_seconds: Annotated[float, typer.Option(help="Save at least this often, besides every epoch.")] = 300,
+    compile: Annotated[bool, typer.Option("--compile", help="torch.compile the training step.")] = False,
+    channels_last: Annotated[bool, typer.Option("--channels-last", help="Use the NHWC memory layout.")] = False,
+    allow_teacher_mismatch: Annotated[
+        bool, typer.Option("--allow-teacher-mismatch", help="Go on with a teacher off its entry, and record it.")
+    ] = False,
+    cpu: Cpu = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show plan and time estimate; run nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Start without asking, however long it takes.")] = False,
+) -> None:
+    """Train every cell of methods x pairs x seeds that is not done yet, then write the boards."""
+    from cakdbench.plan import Settings, make_plan
+    from cakdbench.suites import resolve_pairs
+
+    _load_methods(method_file)
+    settings = Settings.parse([*set, *more])
+    specs = resolve_pairs(pairs, recipe)
+    plan = make_plan(_names(methods), specs, _seeds(seeds), settings, precision, data_dir)
+    bench = _bench(
+        store,
+        data_dir,
+        teacher_dir,
+        teachers,
+        settings=settings,
+        precision=precision,
+        cpu=cpu,
+        workers=workers,
+        max_lanes=max_lanes,
+        checkpoint_seconds=checkpoint_seconds,
+        compile=compile,
+        channels_last=channels_last,
+        allow_teacher_mismatch=allow_teacher_mismatch,
+    )
+    bench.check(plan)
+    if dry_run:
+        bench.show(plan)
+        return
+    bench.confirm(plan, yes)
+    for refusal in plan.refusals:
+        console.print(f"refused: {refusal.label} on {refusal.pair}: {refusal.reason}", markup=False)
+    outcome = bench.run(plan.cells)
+    bench.leaderboards(specs, boards)
+    for key, reason in outcome.failed.items():
+        errors.print(f"failed: {key}: {reason}", style="red", markup=False, highlight=False)
+    raise typer.Exit(1 if outcome.failed else 0)
+
+
+@app.command("list")
+def list_(
+    what: Annotated[Listing, typer.Argument(help="What to list.")],
+    method_file: MethodFiles = [],
+    teachers: TeacherFiles = [],
+) -> None:
+    """List what can be named on the command line."""
+    from cakdbench import listing
+
+    _load_methods(method_file)
+    table = listing.teachers(teachers) if what is Listing.teachers else getattr(listing, what.value)()
+    console.print(table)
+
+
+@app.command()
+def status(store: StoreDir = Path("runs")) -> None:
+    """Show every run of the store and its state."""
+    from cakdbench.reports.status import status_table
+    from cakdbench.store import Store
+
+    console.print(status_table(Store(store)))
+
+
+@app.command()
+def leaderboard(
+    pairs: Annotated[str, typer.Option(help="Suites and groups whose boards are written; default: all with runs.")] = "",
+    method_file: MethodFiles = [],
+    store: StoreDir = Path("runs"),
+    boards: Boards = Path("leaderboards"),
+) -> None:
+    """Write the boards anew from the records of the store."""
+    from cakdbench.reports.write import write_boards
+    from cakdbench.store import Store
+    from cakdbench.suites import resolve_pairs
+
+    _load_methods(method_file)
+    write_boards(Store(store), resolve_pairs(pairs) if pairs else None, boards, console)
+
+
+@teacher_app.command("list")
+def teacher_list(teachers: TeacherFiles = []) -> None:
+    """List the teachers and where their weights come from."""
+    from cakdbench import listing
+
+    console.print(listing.teachers(teachers))
+
+
+@teacher_app.command("train")
+def teacher_train(
+    name: TeacherName,
+    recipe: Annotated[str | None, typer.Option(help="Recipe to train by; default: its entry's.")] = None,
+    teachers: TeacherFiles = [],
+    store: StoreDir = Path("runs"),
+    data_dir: DataDir = None,
+    teacher_dir: TeacherDir = CACHE / "teachers",
+    workers: Workers = None,
+    cpu: Cpu = False,
+) -> None:
+    """Train a teacher, as its entry says or by a recipe; from then on runs use it."""
+    from cakdbench.teachers import note_training
+
+    model, dataset = _teacher(name)
+    if recipe:
+        note_training(teacher_dir, model, dataset, recipe)
+    bench = _bench(store, data_dir, teacher_dir, teachers, cpu=cpu, workers=workers)
+    cell = bench.teachers.training_cell(model, dataset)
+    if cell is None:
+        raise UsageError(f"{name} comes as a file, not by training; add --recipe RECIPE to train one of your own")
+    outcome = bench.run([cell])
+    for reason in outcome.failed.values():
+        raise CakdError(f"training {name} failed: {reason}")
+    bench.check_teacher(model, dataset)
+
+
+@teacher_app.command("check")
+def teacher_check(
+    name: TeacherName,
+    teachers: TeacherFiles = [],
+    store: StoreDir = Path("runs"),
+    data_dir: DataDir = None,
+    teacher_dir: TeacherDir = CACHE / "teachers",
+    workers: Workers = None,
+    cpu: Cpu = False,
+) -> None:
+    """Evaluate a teacher and compare it with its entry."""
+    bench = _bench(store, data_dir, teacher_dir, teachers, cpu=cpu, workers=workers)
+    bench.check_teacher(*_teacher(name))
+
+
+def _bench(
+    store: Path,
+    data_dir: Path | None,
+    teacher_dir: Path,
+    teachers: list[Path],
+    *,
+    settings=None,
+    precision: str = "fp32",
+    cpu: bool = False,
+    workers: int | None = None,
+    **options,
+) -> "Bench":
+    from cakdbench.bench import Bench, make_accelerator
+    from cakdbench.group import Options
+    from cakdbench.plan import Settings
+    from cakdbench.store import Store
+    from cakdbench.teachers import Teachers
+
+    accelerator = make_accelerator(precision, cpu)
+    if workers is None:
+        workers = 0 if accelerator.device.type == "cpu" else min(8, os.cpu_count() or 1)
+    runs = Store(store)
+    registry = Teachers(runs, teacher_dir, settings or Settings(), teachers)
+    return Bench(console, runs, registry, accelerator, Options(data_dir=data_dir, workers=workers, **options))
+
+
+def _load_methods(files: list[Path]) -> None:
+    from cakdbench.registry import load_file
+
+    for path in files:
+        load_file(path)
+
+
+def _names(text: str) -> list[str]:
+    from cakdbench.registry import method_ids
+
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    return method_ids() if names == ["all"] else names
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"--seeds {text!r}: give whole numbers separated by commas, as in 0,1,2") from None
+
+
+def _teacher(name: str) -> tuple[str, str]:
+    model, at, dataset = name.partition("@")
+    if not at:
+        raise UsageError(f"{name!r}: name a teacher as MODEL@DATASET, as in swin_t@cifar100")
+    return model, dataset
+
+
+def main() -> None:
+    """Entry point: what users can mend becomes one line and an exit code, without a traceback."""
+    try:
+        app()
+    except CakdError as error:
+        errors.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        errors.print("interrupted; the same command goes on from the last checkpoints", style="red")
+        sys.exit(130)

@@ -1,0 +1,188 @@
+"""The harness: works through the cells of a plan, each once, group by group."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+
+from cakdbench.data.datasets import ImageDataset, load_dataset
+from cakdbench.errors import TeacherError
+from cakdbench.group import Group, Options, Task
+from cakdbench.models.staged import StagedModel
+from cakdbench.plan import Cell
+from cakdbench.records import TeacherFacts
+from cakdbench.store import Store
+from cakdbench.teachers import Teachers, gate
+from cakdbench.train.checkpoint import checkpoint_step
+from cakdbench.watch import Watcher
+
+
+@dataclass
+class Outcome:
+    """What became of a grid: keys of the runs that are done, and the reasons of those that failed."""
+
+    done: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+class Harness:
+    """Runs cells in this process, or in all processes of one `accelerate launch`."""
+
+    def __init__(
+        self,
+        store: Store,
+        teachers: Teachers,
+        accelerator: Accelerator,
+        watcher: Watcher,
+        options: Options,
+        stop: Callable[[], bool] = lambda: False,
+    ):
+        self.store, self.teachers, self.options = store, teachers, options
+        self.accelerator, self.watcher, self.stop = accelerator, watcher, stop
+
+    def dataset(self, name: str) -> ImageDataset:
+        return load_dataset(name, self.options.data_dir)
+
+    def run(self, cells: list[Cell]) -> Outcome:
+        """Train the teachers that are missing, then every cell that is not done.
+
+        Raises:
+            TeacherError: a teacher cannot be had or is not what its entry says.
+            Interrupted: the user stopped; all is saved.
+            StoreError: the store cannot be written.
+        """
+        missing = self.missing_teachers(cells)
+        if missing:
+            names = ", ".join(f"{cell.pair.teacher}@{cell.pair.dataset}" for cell in missing)
+            self.watcher.say(f"training first the teachers this grid needs: {names}")
+            for key, reason in self._work([self._task(cell, None) for cell in missing]).failed.items():
+                raise TeacherError(f"training the teacher {key} failed: {reason}")
+        return self._work(self.tasks(cells))
+
+    def missing_teachers(self, cells: list[Cell]) -> list[Cell]:
+        """The training runs of the teachers that the cells need and the store does not have."""
+        names = dict.fromkeys((c.pair.teacher, c.pair.dataset) for c in cells if c.needs_teacher)
+        trainings = filter(None, (self.teachers.training_cell(*name) for name in names))
+        return [cell for cell in trainings if self._task(cell, None).folder.state() != "done"]
+
+    def tasks(self, cells: list[Cell]) -> list[Task]:
+        """The cells with their keys, each key once; the teachers must be at hand."""
+        tasks: dict[str, Task] = {}
+        for cell in cells:
+            task = self._task(cell, self._teacher_sha256(cell))
+            tasks.setdefault(task.key, task)
+        return list(tasks.values())
+
+    def _teacher_sha256(self, cell: Cell) -> str | None:
+        if not cell.needs_teacher:
+            return None
+        dataset = self.dataset(cell.pair.dataset)
+        return self.teachers.sha256(cell.pair.teacher, dataset, cell.recipe.image_size)
+
+    def _task(self, cell: Cell, teacher_sha256: str | None) -> Task:
+        identity = cell.identity(self.dataset(cell.pair.dataset), teacher_sha256)
+        return Task(cell, identity, self.store.run(identity))
+
+    def _work(self, tasks: list[Task]) -> Outcome:
+        """Run what is not done. What another process works on is waited for, and taken over if it dies."""
+        outcome, pending = Outcome(), {task.key: task for task in tasks}
+        for task in tasks:
+            damage = task.folder.set_damaged_aside()
+            if damage:
+                self.watcher.say(f"{damage}; kept as record.json.damaged, the run is computed again")
+        waiting = False
+        while pending:
+            group = self._take(pending, outcome)
+            self.watcher.grid(len(outcome.done), len(outcome.failed), len(tasks))
+            if group:
+                self._train(group, outcome)
+                for task in group:
+                    del pending[task.key]
+                self.watcher.grid(len(outcome.done), len(outcome.failed), len(tasks))
+            elif pending:
+                if not waiting:
+                    self.watcher.say(f"another process works on {', '.join(pending)}: waiting for it")
+                waiting = True
+                time.sleep(1)
+        return outcome
+
+    def _take(self, pending: dict[str, Task], outcome: Outcome) -> list[Task]:
+        """Lock the tasks of one group; done ones go to the outcome. Empty if all are done or locked elsewhere."""
+        keys = [task.key for task in self._lock(pending)] if self.accelerator.is_main_process else []
+        done = [key for key, task in pending.items() if task.folder.state() == "done"]
+        keys, done = broadcast_object_list([keys, done]) if self.accelerator.num_processes > 1 else (keys, done)
+        for key in done:
+            outcome.done.append(key)
+            del pending[key]
+        return [pending[key] for key in keys]
+
+    def _lock(self, pending: dict[str, Task]) -> list[Task]:
+        for name in dict.fromkeys(map(_group_name, pending.values())):
+            group: list[Task] = []
+            for task in pending.values():
+                if _group_name(task) != name or len(group) == self.options.max_lanes:
+                    continue
+                if task.folder.state() != "done" and task.folder.acquire():
+                    if task.folder.state() == "done":
+                        task.folder.release()
+                    else:
+                        group.append(task)
+            if group:
+                return self._same_step(group)
+        return []
+
+    def _same_step(self, group: list[Task]) -> list[Task]:
+        """The tasks that stand where the first does; the others are released, for a group of their own."""
+        steps = {task.key: checkpoint_step(task.folder.checkpoints) for task in group}
+        together = [task for task in group if steps[task.key] == steps[group[0].key]]
+        for task in group:
+            if task not in together:
+                task.folder.release()
+        return together
+
+    def _train(self, tasks: list[Task], outcome: Outcome) -> None:
+        cell = tasks[0].cell
+        try:
+            for task in tasks:
+                if self.accelerator.is_main_process:
+                    task.folder.open(task.identity)
+            teacher, facts = self._gated(tasks)
+            if self.accelerator.device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats()
+
+            def failed(task: Task, reason: str) -> None:
+                outcome.failed[task.key] = reason
+                self.watcher.say(f"{task.cell.label} on {task.cell.pair} failed: {reason}")
+                if self.accelerator.is_main_process:
+                    task.folder.fail(reason)
+
+            group = Group(
+                tasks, self.dataset(cell.pair.dataset), teacher, facts, self.accelerator, self.watcher,
+                self.options, failed, self.stop,
+            )
+            outcome.done += [task.key for task in group.train()]
+        finally:
+            self.accelerator.free_memory()
+            for task in tasks:
+                task.folder.release()
+
+    def _gated(self, tasks: list[Task]) -> tuple[StagedModel | None, TeacherFacts | None]:
+        """The teacher of the group, through its gate and on the device."""
+        cell = next((task.cell for task in tasks if task.cell.needs_teacher), None)
+        if cell is None:
+            return None, None
+        dataset = self.dataset(cell.pair.dataset)
+        recipe = cell.recipe
+        teacher = self.teachers.load(cell.pair.teacher, dataset, recipe.image_size, recipe.teacher_norm)
+        facts = gate(teacher, dataset, recipe, self.accelerator, self.options.allow_teacher_mismatch)
+        return teacher.model, facts
+
+
+def _group_name(task: Task) -> tuple[str, ...]:
+    """Tasks with equal names can share one teacher and one pass over the data."""
+    cell = task.cell
+    numbers = repr(sorted(task.identity.recipe.items()))
+    return cell.pair.teacher, cell.pair.dataset, numbers, str(cell.seed), cell.precision

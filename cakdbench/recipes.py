@@ -1,0 +1,301 @@
+"""Recipes: every number of a training protocol, as a validated file.
+
+A recipe file may say `extends = "other"`: it then takes over the other's numbers (not its title, source, notes
+and defaults) and states only what differs. Where a value may be absent, the word "none" removes it.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from cakdbench.errors import UsageError, unknown
+from cakdbench.tomlio import PAIRS_DIR, Table, checked, inside, read_toml, setting_keys
+
+RECIPES_DIR = PAIRS_DIR / "recipes"
+DESCRIPTION = ("title", "source", "notes", "default_for")
+"""Fields that describe a recipe: no part of its numbers, and not taken over by `extends`."""
+
+Kind = Literal["cnn", "msa", "mlp"]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(gt=0)]
+
+
+def _none(value: Any) -> Any:
+    return None if value == "none" else value
+
+
+Absent = BeforeValidator(_none)
+
+
+class Optimizer(Table):
+    """An optimizer of timm, by timm's name; timm's `sgd` is SGD with Nesterov momentum, `momentum` is without."""
+
+    name: str
+    lr: Positive
+    weight_decay: NotNegative
+    momentum: Fraction = 0.9
+    betas: tuple[Fraction, Fraction] | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        from timm.optim import list_optimizers
+
+        known = list_optimizers()
+        if name not in known:
+            raise ValueError(str(unknown("optimizer", name, known)))
+        return name
+
+
+class Schedule(Table):
+    """A learning-rate schedule of timm.
+
+    Attributes:
+        min_lr: where a cosine ends.
+        warmup_lr: where the linear warm-up starts; the warm-up is the beginning of the schedule, not put before it.
+        decay_epochs: distance of the decays (step), or the epochs of the decays (multistep).
+        per: whether the rate changes every epoch, as in timm's script, or every step.
+    """
+
+    name: Literal["cosine", "step", "multistep"]
+    min_lr: NotNegative = 0.0
+    warmup_epochs: Annotated[int, Field(ge=0)] = 0
+    warmup_lr: NotNegative = 0.0
+    decay_epochs: Positive | tuple[Count, ...] | None = None
+    decay_rate: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    per: Literal["epoch", "step"] = "epoch"
+
+    @model_validator(mode="after")
+    def _decays(self) -> Self:
+        wanted = {"cosine": type(None), "step": float, "multistep": tuple}[self.name]
+        if not isinstance(self.decay_epochs, wanted):
+            form = {"cosine": "no decay_epochs", "step": "one number as decay_epochs", "multistep": "a list of them"}
+            raise ValueError(f"a {self.name} schedule takes {form[self.name]}")
+        if self.name != "cosine" and self.min_lr:
+            raise ValueError("only a cosine schedule has a min_lr")
+        return self
+
+
+class Augment(Table):
+    """Random changes of the training images; timm's and torchvision's transforms.
+
+    Attributes:
+        crop: "rrc" (RandomResizedCrop of `scale` and `ratio`), "pad" (resize, pad by `pad`, crop) or "none".
+        pad: pixels on each side at the recipe's image size.
+        hflip, reprob: probabilities. color_jitter: strength; timm leaves it out when `auto_augment` is set.
+        auto_augment: timm's notation, e.g. "rand-m9-mstd0.5-inc1".
+        mixup, cutmix: alpha, 0 for off.
+    """
+
+    crop: Literal["rrc", "pad", "none"]
+    scale: tuple[Positive, Positive] = (0.08, 1.0)
+    ratio: tuple[Positive, Positive] = (0.75, 4 / 3)
+    pad: Annotated[int, Field(ge=0)] = 0
+    hflip: Fraction = 0.5
+    color_jitter: NotNegative = 0.0
+    auto_augment: Annotated[str | None, Absent] = None
+    reprob: Fraction = 0.0
+    mixup: NotNegative = 0.0
+    cutmix: NotNegative = 0.0
+    interpolation: Literal["random", "bilinear", "bicubic"] = "random"
+
+    @model_validator(mode="after")
+    def _crops(self) -> Self:
+        if (self.crop == "pad") != (self.pad > 0):
+            raise ValueError('crop = "pad" and a positive pad belong together')
+        for name in ("scale", "ratio"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"{name}: {low:g} is above {high:g}")
+        return self
+
+
+class Evaluation(Table):
+    """How test images are made (resize to `image_size / crop_pct`, centre crop), and every how many epochs."""
+
+    crop_pct: Annotated[float, Field(gt=0, le=1)]
+    interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+    every: Count = 1
+
+
+class DefaultFor(Table):
+    """The recipe is taken for these students when nothing else says which."""
+
+    dataset: str
+    kinds: tuple[Kind, ...] = ("cnn", "msa", "mlp")
+
+
+class Recipe(Table):
+    """One training protocol.
+
+    Attributes:
+        global_batch: images per optimizer step, over all processes and accumulation.
+        local_batch: images that see each other: batch norm, mixup, and relations between samples.
+        init: "random", or "hub" if training starts from the ImageNet weights of timm's hub (fine-tuning).
+        drop_path: stochastic depth of the network in training.
+        clip_grad: the largest norm of the gradient.
+        ema_decay: of an exponential average of the weights, evaluated beside them.
+        teacher_norm: "own": the teacher gets images normalised as in its training; "shared": as the student's.
+    """
+
+    name: str
+    title: str
+    source: str
+    notes: str = ""
+    default_for: tuple[DefaultFor, ...] = ()
+    image_size: Count
+    epochs: Count
+    global_batch: Count
+    local_batch: Count
+    init: Literal["random", "hub"] = "random"
+    optimizer: Optimizer
+    schedule: Schedule
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    clip_grad: Annotated[Positive | None, Absent] = None
+    ema_decay: Annotated[Annotated[float, Field(gt=0, lt=1)] | None, Absent] = None
+    teacher_norm: Literal["own", "shared"] = "own"
+    augment: Augment
+    evaluation: Evaluation
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.global_batch % self.local_batch:
+            raise ValueError(
+                f"local_batch {self.local_batch} does not divide global_batch {self.global_batch}; "
+                f"take one of {', '.join(map(str, _divisors(self.global_batch)))}"
+            )
+        return self
+
+    def numbers(self) -> dict[str, Any]:
+        """Everything that can change a result, as JSON values."""
+        return self.model_dump(mode="json", exclude={"name", *DESCRIPTION})
+
+    def is_standard(self) -> bool:
+        """Whether the numbers are those of cakdbench's own recipe of this name."""
+        return self.name in recipe_names() and self.numbers() == load_recipe(self.name).numbers()
+
+    def override(self, values: Mapping[str, Any]) -> "Recipe":
+        """The recipe with other numbers, under the same name.
+
+        Args:
+            values: by dotted name (`optimizer.lr`); text is read as what the setting holds.
+
+        Raises:
+            UsageError: unknown name (the nearest are given), wrong type, or numbers that do not fit together.
+        """
+        numbers, known = self.numbers(), recipe_settings()
+        for key, value in values.items():
+            if key not in known:
+                raise unknown("recipe setting", key, known)
+            *tables, name = key.split(".")
+            target = numbers
+            for table in tables:
+                target = target[table]
+            target[name] = _value(value) if isinstance(value, str) else value
+        described = self.model_dump(mode="json", include={"name", *DESCRIPTION})
+        changed = ", ".join(f"{key}={value}" for key, value in values.items())
+        return checked(Recipe, described | numbers, f"recipe {self.name} with {changed}")
+
+
+def recipe_settings() -> list[str]:
+    """The dotted names `override` knows."""
+    return [key for key in setting_keys(Recipe) if key not in ("name", *DESCRIPTION)]
+
+
+@cache
+def recipe_names() -> tuple[str, ...]:
+    """The recipes that come with cakdbench."""
+    return tuple(sorted(path.stem for path in RECIPES_DIR.glob("*.toml")))
+
+
+def load_recipe(name: str) -> Recipe:
+    """The recipe of a name, or of a path that ends in `.toml`."""
+    return recipe_from_file(Path(name)) if name.endswith(".toml") else _built_in(name)
+
+
+@cache
+def _built_in(name: str) -> Recipe:
+    if name not in recipe_names():
+        raise unknown("recipe", name, recipe_names())
+    return recipe_from_file(RECIPES_DIR / f"{name}.toml")
+
+
+def recipe_from_file(path: Path) -> Recipe:
+    """A recipe of one's own; its name is the file's.
+
+    Raises:
+        UsageError: names the file and the key that is malformed, unknown, missing or out of range.
+    """
+    table = _extended(path)
+    if "name" in table:
+        raise UsageError(f"{path}: name: a recipe is named by its file; remove the key")
+    return checked(Recipe, table | {"name": path.stem}, path)
+
+
+def _extended(path: Path, children: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The file's table, merged over the one it extends."""
+    table = read_toml(path)
+    base = table.pop("extends", None)
+    if base is None:
+        return table
+    if not isinstance(base, str):
+        raise UsageError(f"{path}: extends: must be the name or the path of a recipe")
+    children = (*children, path.resolve())
+    parent = _file_of(base, path)
+    if parent.resolve() in children:
+        raise UsageError(f"{path}: extends: {base!r} extends this file in turn")
+    inherited = {key: value for key, value in _extended(parent, children).items() if key not in DESCRIPTION}
+    return _merged(inherited, table)
+
+
+def _file_of(base: str, path: Path) -> Path:
+    if base.endswith(".toml"):
+        return path.parent / base
+    if base not in recipe_names():
+        raise inside(path, "extends", unknown("recipe", base, recipe_names()))
+    return RECIPES_DIR / f"{base}.toml"
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = _merged(result[key], value) if both else value
+    return result
+
+
+def default_recipe(dataset: str, kind: str) -> Recipe:
+    """The recipe that declares itself the default for students of `kind` on `dataset`.
+
+    Raises:
+        UsageError: there is none.
+    """
+    for name in recipe_names():
+        recipe = load_recipe(name)
+        if any(dataset == default.dataset and kind in default.kinds for default in recipe.default_for):
+            return recipe
+    raise UsageError(
+        f"no default recipe for {kind} students on {dataset}; choose one with --recipe NAME_OR_FILE: "
+        f"{', '.join(recipe_names())}"
+    )
+
+
+def _value(text: str) -> Any:
+    """What a text stands for: a JSON value, a number, a comma list, or the text itself."""
+    for read in (json.loads, float):
+        try:
+            return read(text.strip().lower())
+        except ValueError:
+            continue
+    return [_value(part) for part in text.split(",")] if "," in text else text.strip()
+
+
+def _divisors(number: int) -> Iterator[int]:
+    return (each for each in range(1, number + 1) if number % each == 0)
