@@ -1,5 +1,6 @@
 """Accuracy on a test set."""
 
+import contextlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,11 +22,18 @@ class Evaluation:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, stream: EvalStream, accelerator: Accelerator) -> Evaluation:
-    """Run `model` (images -> logits or `Output`) over the test set in eval mode; its mode is put back."""
+def evaluate(
+    model: nn.Module, stream: EvalStream, accelerator: Accelerator, *, autocast: bool = True
+) -> Evaluation:
+    """Run a StagedModel over the test set in eval mode; its mode is put back.
+
+    Args:
+        autocast: use the accelerator's precision, otherwise float32.
+    """
     was_training = model.training
     model.eval()
-    rows = [_rows(model, *batch, accelerator) for batch in stream]
+    with accelerator.autocast() if autocast else contextlib.nullcontext():
+        rows = [_rows(model, *batch, accelerator) for batch in stream]
     model.train(was_training)
     table = np.concatenate(gather_object(rows))
     table = table[np.argsort(table[:, 0])]
@@ -35,8 +43,7 @@ def evaluate(model: nn.Module, stream: EvalStream, accelerator: Accelerator) -> 
 
 def _rows(model: nn.Module, images: Tensor, labels: Tensor, index: Tensor, accelerator: Accelerator) -> np.ndarray:
     """`(B, 4)` int64: position, predicted class, hit among the first, hit among the first five."""
-    with accelerator.autocast():
-        logits = model(images.to(accelerator.device, non_blocking=True)).logits
+    logits = model(images.to(accelerator.device, non_blocking=True)).logits
     best = logits.float().topk(min(5, logits.shape[1]), dim=1).indices.cpu()
     hits = best == labels[:, None]
     return torch.stack([index, best[:, 0], hits[:, 0].long(), hits.any(1).long()], dim=1).numpy()

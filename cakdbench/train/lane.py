@@ -212,6 +212,7 @@ def make_optimizer(method: Method, recipe: Recipe) -> torch.optim.Optimizer:
 def make_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps_per_epoch: int):
     """timm's schedule: a function of the epoch or, where the recipe says so, of the step."""
     spec = recipe.schedule
+    decay = {"step": {"decay_epochs": spec.decay_epochs}, "multistep": {"decay_milestones": spec.decay_epochs}}
     schedule, _ = create_scheduler_v2(
         optimizer,
         sched=spec.name,
@@ -219,10 +220,9 @@ def make_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps_per_ep
         min_lr=spec.min_lr,
         warmup_epochs=spec.warmup_epochs,
         warmup_lr=spec.warmup_lr,
-        decay_epochs=spec.decay_epochs,
-        decay_milestones=spec.decay_epochs,
         decay_rate=spec.decay_rate,
-        step_on_epochs=True,
+        step_on_epochs=spec.per == "epoch",
         updates_per_epoch=steps_per_epoch,
+        **decay.get(spec.name, {}),
     )
     return schedule

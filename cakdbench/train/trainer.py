@@ -79,12 +79,16 @@ class Trainer:
         Raises:
             Interrupted: `stop` became true; the lanes have been saved.
         """
+        self.watcher.group(self.view)
         per_epoch, first = self.stream.steps_per_epoch, self.lanes[0].step
         for epoch in range(first // per_epoch, self.recipe.epochs):
             self._train(epoch, max(first - epoch * per_epoch, 0))
             self._close(epoch)
             if not self.lanes:
                 return
+        for lane in self.lanes:
+            self._lane_view(lane).state = "done"
+        self.watcher.tick(self.view)
 
     def _train(self, epoch: int, first: int) -> None:
         self._each(lambda lane: lane.start_epoch(epoch))
@@ -140,7 +144,7 @@ class Trainer:
         if stop or self._agree(time.monotonic() - self._saved > self.checkpoint_seconds):
             self._save()
         if stop:
-            raise Interrupted("interrupted; all lanes are saved")
+            raise Interrupted("interrupted: all lanes are saved, the same command goes on from here")
 
     def _agree(self, wish: bool) -> bool:
         """Whether any process wishes it."""
@@ -156,7 +160,7 @@ class Trainer:
         self._each(lambda lane: self._evaluate(lane, due))
         self._save()
         if not last and self._agree(self.stop()):
-            raise Interrupted("interrupted; all lanes are saved")
+            raise Interrupted("interrupted: all lanes are saved, the same command goes on from here")
 
     def _evaluate(self, lane: Lane, due: bool) -> None:
         top1 = ema_top1 = None
