@@ -1,0 +1,121 @@
+"""The datasets by name, and what is known of each before its files are there."""
+
+import functools
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torchvision.datasets import FashionMNIST
+
+from cakdbench.data import sources
+from cakdbench.data.splits import Colour, ImageDataset, Split, from_arrays, from_files
+from cakdbench.data.timm_datasets import load_timm
+from cakdbench.errors import unknown
+
+__all__ = ["DatasetFacts", "ImageDataset", "Split", "dataset_facts", "dataset_names", "load_dataset"]
+
+
+@dataclass(frozen=True)
+class DatasetFacts:
+    """What a plan needs to know of a dataset.
+
+    Attributes:
+        mean: of pixel values in [0, 1], per RGB channel.
+        n_train: number of images.
+    """
+
+    title: str
+    num_classes: int
+    mean: Colour
+    std: Colour
+    n_train: int
+    n_test: int
+
+
+GREY_MEAN, GREY_STD = (0.2860,) * 3, (0.3530,) * 3
+FACTS = {
+    "fashion_demo": DatasetFacts("Fashion-MNIST subset, embedded", 10, GREY_MEAN, GREY_STD, 5_000, 2_000),
+    "fashion_mnist": DatasetFacts("Fashion-MNIST", 10, GREY_MEAN, GREY_STD, 60_000, 10_000),
+    "cifar10": DatasetFacts(
+        "CIFAR-10", 10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), 50_000, 10_000
+    ),
+    "cifar100": DatasetFacts(
+        "CIFAR-100", 100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), 50_000, 10_000
+    ),
+    "imagenet1k": DatasetFacts(
+        "ImageNet-1k", 1000, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, 1_281_167, 50_000
+    ),
+}
+
+
+def dataset_names() -> list[str]:
+    """The named datasets; besides them, `timm:NAME` is anything `timm.data.create_dataset` opens."""
+    return list(FACTS)
+
+
+def data_root(data_dir: Path | str | None = None) -> Path:
+    """Where datasets are: the argument, else CAKDBENCH_DATA, else ~/.cache/cakdbench/data."""
+    root = data_dir or os.environ.get("CAKDBENCH_DATA") or "~/.cache/cakdbench/data"
+    return Path(root).expanduser().absolute()
+
+
+def dataset_facts(name: str, data_dir: Path | str | None = None, download: bool = True) -> DatasetFacts:
+    """Facts of a named dataset, without touching a file; a `timm:` dataset has to be opened for them.
+
+    Raises:
+        UsageError: the name is unknown, or a `timm:` dataset cannot be opened.
+    """
+    if name.startswith("timm:"):
+        data = load_dataset(name, data_dir, download)
+        sizes = len(data.train), len(data.test)
+        return DatasetFacts(name.removeprefix("timm:"), data.num_classes, data.mean, data.std, *sizes)
+    if name not in FACTS:
+        raise unknown("dataset", name, [*FACTS, "timm:NAME"])
+    return FACTS[name]
+
+
+def load_dataset(name: str, data_dir: Path | str | None = None, download: bool = True) -> ImageDataset:
+    """A dataset by name; the same object when asked again.
+
+    Args:
+        data_dir: see `data_root`.
+        download: let torchvision fetch what is missing.
+
+    Raises:
+        UsageError: the name is unknown, or the data is missing or damaged; says which files belong where.
+    """
+    if not name.startswith("timm:"):
+        dataset_facts(name)
+    return _load(name, data_root(data_dir), download)
+
+
+@functools.lru_cache(maxsize=4)
+def _load(name: str, root: Path, download: bool) -> ImageDataset:
+    if name.startswith("timm:"):
+        return load_timm(name, root, download)
+    facts = FACTS[name]
+    statistics = {"mean": facts.mean, "std": facts.std}
+    if name == "imagenet1k":
+        halves = sources.imagenet1k(root)
+        files = ((Path(half.root), half.samples) for half in halves)
+        data = from_files(name, *files, class_names=halves[0].classes, **statistics)
+    else:
+        arrays, class_names = _arrays(name, root, download)
+        data = from_arrays(name, *arrays, class_names=class_names, **statistics)
+    if (len(data.train), len(data.test)) != (facts.n_train, facts.n_test):
+        warnings.warn(
+            f"{name} in {root} has {len(data.train)} training and {len(data.test)} test images, the original "
+            f"{facts.n_train} and {facts.n_test}: results will not be comparable",
+            stacklevel=3,
+        )
+    return data
+
+
+def _arrays(name: str, root: Path, download: bool) -> tuple[tuple[sources.Arrays, sources.Arrays], list[str]]:
+    if name == "fashion_demo":
+        return sources.fashion_demo(), FashionMNIST.classes
+    if name == "fashion_mnist":
+        return sources.fashion_mnist(root, download), FashionMNIST.classes
+    return sources.cifar(name, root, download)

@@ -1,0 +1,241 @@
+"""The one stream of samples that all methods see.
+
+Every random choice is a function of names: the order of (seed, epoch), a view of (seed, epoch, sample), mixup
+and cutmix of (seed, epoch, step, slot). Nothing depends on workers, processes, or what ran before. A step's
+global batch is cut into local batches, its slots; process r of w renders slots r, r + w, ...
+"""
+
+import functools
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from cakdbench.data.augment import eval_transform, mixing, train_transform
+from cakdbench.data.splits import ImageDataset, Split
+from cakdbench.errors import UsageError
+from cakdbench.randomness import derive, reseed, seeded
+
+if TYPE_CHECKING:
+    from cakdbench.recipes import Recipe
+
+CACHE_BYTES = 256 * 2**20
+"""Test images are kept in memory up to this size."""
+
+
+@dataclass
+class Samples:
+    """One local batch.
+
+    Attributes:
+        images: `(L, 3, S, S)` float32, normalised with the dataset's statistics.
+        target: `(L,)` int64 classes, or `(L, C)` float32 probabilities under mixup and cutmix.
+        index: `(L,)` int64 positions in the training set.
+        step: within the epoch.
+        slot: which local batch of the step's global batch.
+    """
+
+    images: Tensor
+    target: Tensor
+    index: Tensor
+    epoch: int
+    step: int
+    slot: int
+
+    def pin_memory(self) -> "Samples":
+        """Called by torch's DataLoader, for asynchronous copies to a GPU."""
+        names = ("images", "target", "index")
+        return replace(self, **{name: getattr(self, name).pin_memory() for name in names})
+
+
+class Slot(NamedTuple):
+    """The name of a local batch."""
+
+    epoch: int
+    step: int
+    slot: int
+
+
+@functools.lru_cache(maxsize=8)
+def order(seed: int, epoch: int, size: int) -> np.ndarray:
+    """`(size,)` the permutation of the training set in an epoch, by NumPy's generator of frozen output."""
+    return np.random.RandomState(derive(seed, "order", epoch) % 2**32).permutation(size)
+
+
+class LocalBatches(Dataset):
+    """The local batches of a training run: `batches[Slot(epoch, step, slot)]` renders any, at any time.
+
+    Args:
+        seed: of the run.
+    """
+
+    def __init__(self, dataset: ImageDataset, recipe: "Recipe", seed: int):
+        self.split, self.seed = dataset.train, seed
+        self.global_batch, self.local_batch = recipe.global_batch, recipe.local_batch
+        self.transform = train_transform(dataset, recipe)
+        self.mix = mixing(dataset, recipe)
+
+    def indices(self, name: Slot) -> np.ndarray:
+        """`(L,)` positions in the training set of the samples in a local batch."""
+        start = name.step * self.global_batch + name.slot * self.local_batch
+        return order(self.seed, name.epoch, len(self.split))[start : start + self.local_batch].copy()
+
+    def __getitem__(self, name: Slot) -> Samples:
+        indices = self.indices(name)
+        target = torch.from_numpy(self.split.labels[indices])
+        with seeded(self.seed, *name):
+            images = torch.stack([self._view(name.epoch, int(index)) for index in indices])
+            if self.mix:
+                reseed(self.seed, "mix", *name)
+                images, target = self.mix(images, target)
+        return Samples(images, target, torch.from_numpy(indices), *name)
+
+    def _view(self, epoch: int, index: int) -> Tensor:
+        """The augmented sample; leaves the global generators seeded."""
+        reseed(self.seed, "view", epoch, index)
+        return self.transform(self.split.image(index))
+
+
+class SampleStream:
+    """The training samples of one process, step by step.
+
+    Iterate over one epoch at a time: worker processes are shared between epochs.
+
+    Args:
+        seed: of the run.
+        workers: processes that render ahead; 0 renders in this one. The samples are the same.
+        rank: of this process among `world` processes.
+        pin_memory: for asynchronous copies to a GPU.
+
+    Raises:
+        UsageError: the recipe's batches do not fit the data or the processes.
+    """
+
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        recipe: "Recipe",
+        seed: int,
+        *,
+        workers: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        pin_memory: bool = False,
+    ):
+        _check(dataset, recipe, world)
+        self.dataset, self.recipe, self.seed = dataset, recipe, seed
+        self.slots = range(rank, recipe.global_batch // recipe.local_batch, world)
+        self.batches = LocalBatches(dataset, recipe, seed)
+        self._names: list[Slot] = []
+        self._loader = _loader(
+            self.batches, self._names, workers, pin_memory=pin_memory, persistent_workers=workers > 0
+        )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps; the last, incomplete global batch is dropped."""
+        return len(self.dataset.train) // self.recipe.global_batch
+
+    @property
+    def accumulation(self) -> int:
+        """Local batches per step in this process."""
+        return len(self.slots)
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[list[Samples]]:
+        """This process's local batches of every step from `start_step` on."""
+        steps = range(start_step, self.steps_per_epoch)
+        self._names[:] = [Slot(epoch, step, slot) for step in steps for slot in self.slots]
+        batches = iter(self._loader)
+        for _ in steps:
+            yield [next(batches) for _ in self.slots]
+
+
+def _check(dataset: ImageDataset, recipe: "Recipe", world: int) -> None:
+    size, whole, local = len(dataset.train), recipe.global_batch, recipe.local_batch
+    if whole > size:
+        raise UsageError(
+            f"the recipe's global_batch {whole} exceeds the {size} training images of {dataset.name}: "
+            f"set recipe.global_batch to at most {size}"
+        )
+    if whole % (local * world):
+        fitting = [str(n) for n in range(1, whole // local + 1) if whole % (local * n) == 0]
+        raise UsageError(
+            f"the recipe's global_batch {whole} is no multiple of {world} processes x local_batch {local}: "
+            f"start {', '.join(fitting)} processes, or set recipe.local_batch"
+        )
+    if mixing(dataset, recipe) and local % 2:
+        raise UsageError(
+            f"mixup and cutmix pair the samples of a local batch, so {local} is odd one out: "
+            "set recipe.local_batch to an even number"
+        )
+
+
+def _loader(batches: Dataset, names: Sequence, workers: int, **options: bool) -> DataLoader:
+    """Batches in the order of their `names`; the generator keeps it from drawing from torch's global one."""
+    return DataLoader(
+        batches,
+        batch_size=None,
+        sampler=names,
+        num_workers=workers,
+        generator=torch.Generator(),
+        worker_init_fn=_leave_interrupts,
+        **options,
+    )
+
+
+def _leave_interrupts(worker: int) -> None:
+    """Ctrl-C is for the training process, which still needs its workers to reach a checkpoint."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+class EvalBatches(Dataset):
+    """Images in order; an item is a batch: `(B, 3, S, S)` uint8 images, `(B,)` labels, `(B,)` positions."""
+
+    def __init__(self, split: Split, recipe: "Recipe", batch_size: int):
+        self.split, self.batch_size = split, batch_size
+        self.transform = eval_transform(recipe)
+
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
+        start = number * self.batch_size
+        index = np.arange(start, min(start + self.batch_size, len(self.split)))
+        images = torch.stack([self.transform(self.split.image(int(i))) for i in index])
+        return images, torch.from_numpy(self.split.labels[index]), torch.from_numpy(index)
+
+
+class EvalStream:
+    """The images of a split in order, for evaluation: a function of the dataset and the recipe alone.
+
+    Iterating gives images `(B, 3, S, S)` float32, normalised, labels `(B,)` and positions `(B,)` in the split.
+    The last batch may be smaller. Process r of w gets batches r, r + w, ... Small sets are kept in memory.
+
+    Args:
+        workers: processes that decode ahead; 0 decodes in this one. The images are the same.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        dataset: ImageDataset,
+        recipe: "Recipe",
+        *,
+        workers: int = 0,
+        batch_size: int = 256,
+        rank: int = 0,
+        world: int = 1,
+    ):
+        numbers = range(rank, -(-len(split) // batch_size), world)
+        self._loader = _loader(EvalBatches(split, recipe, batch_size), numbers, workers)
+        self._keep = len(split) * 3 * recipe.image_size**2 <= CACHE_BYTES
+        self._kept: list | None = None
+        self._mean, self._std = (torch.tensor(each).view(3, 1, 1) for each in (dataset.mean, dataset.std))
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        if self._keep and self._kept is None:
+            self._kept = list(self._loader)
+        for images, labels, index in self._kept or self._loader:
+            yield (images.float() / 255 - self._mean) / self._std, labels, index

@@ -1,0 +1,137 @@
+"""Datasets that `timm.data.create_dataset` opens, as `timm:NAME`."""
+
+import functools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_dataset
+from timm.data import ImageDataset as TimmDataset
+
+from cakdbench.data.sources import fetch
+from cakdbench.data.splits import ImageDataset, Split, assemble, from_arrays, from_files
+from cakdbench.errors import UsageError
+
+STREAMED = ("hfids", "tfds", "wds")
+TRAIN_NAMES = ("train", "training")
+TEST_NAMES = ("validation", "val", "valid", "eval", "evaluation", "test")
+STATISTICS = {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
+IMAGE_FOLDERS = ("torch/folder", "torch/image_folder")
+PROBES = 256
+
+
+def load_timm(name: str, root: Path, download: bool) -> ImageDataset:
+    """The dataset `timm:NAME`, normalised with ImageNet's statistics.
+
+    `timm:torch/NAME` and `timm:hfds/OWNER/NAME` have `root` as their root or cache. Any other name,
+    `timm:folder/NAME` or `timm:NAME`, is the folder `root/NAME` with `train` and `val` (or `test`) inside.
+
+    Raises:
+        UsageError: timm cannot open it, or it lacks random access, a split, or labels.
+    """
+    spec = name.removeprefix("timm:")
+    kind = spec.partition("/")[0].lower()
+    if kind in STREAMED:
+        raise UsageError(
+            f"{name}: {kind}/ is a stream; training needs random access (torch/, hfds/, folder/)"
+        )
+    named = kind in ("torch", "hfds") and spec.lower() not in IMAGE_FOLDERS
+    open_half = _open_split if named else _open_folder
+    try:
+        train, test = (open_half(spec, root, names, download) for names in (TRAIN_NAMES, TEST_NAMES))
+    except (RuntimeError, OSError, ValueError, AssertionError, ImportError) as error:
+        raise UsageError(f"timm cannot open {name} below {root}: {error}") from error
+    return _convert(name, train, test)
+
+
+def _open_split(spec: str, root: Path, names: Sequence[str], download: bool) -> Any:
+    """The first of the named splits that the dataset has."""
+    for split in names:
+        open_dataset = functools.partial(_create, spec, root, split)
+        try:
+            return fetch(open_dataset, root, download)
+        except ValueError as error:
+            reason = error
+    raise reason
+
+
+def _create(spec: str, root: Path, split: str, may_download: bool) -> Any:
+    return create_dataset(spec, str(root), split, download=may_download)
+
+
+def _open_folder(spec: str, root: Path, names: Sequence[str], download: bool) -> Any:
+    """The first of the named subfolders. Looked for here, because timm takes the parent if there is none."""
+    folder = root / spec.removeprefix("folder/")
+    found = [folder / name for name in names if (folder / name).is_dir()]
+    if not found:
+        raise FileNotFoundError(f"{folder} needs a folder {' or '.join(names)}, one folder per class in it")
+    return create_dataset("", str(found[0]), search_split=False)
+
+
+def _convert(name: str, train: Any, test: Any) -> ImageDataset:
+    halves, labels = (train, test), (_labels(train), _labels(test))
+    classes = [_class_names(half) for half in halves]
+    if classes[0] != classes[1]:
+        raise UsageError(
+            f"{name}: training and test images have different classes; give both the same folders"
+        )
+    if min(each.min() for each in labels) < 0:
+        raise UsageError(f"{name} has images without a label")
+    count = 1 + max(each.max() for each in labels)
+    known = {"class_names": classes[0] or tuple(map(str, range(count))), **STATISTICS}
+    if all(hasattr(half, "data") for half in halves):
+        pixels = [np.asarray(half.data) for half in halves]
+        return from_arrays(name, *zip(pixels, labels, strict=True), **known)
+    if all(_files(half) for half in halves):
+        return from_files(name, *map(_files, halves), **known)
+    splits = [Split(each, SampleImages(half)) for half, each in zip(halves, labels, strict=True)]
+    return assemble(name, splits, _probes(splits), **known)
+
+
+def _labels(data: Any) -> np.ndarray:
+    """`(N,)` int64 labels, without decoding images where the dataset allows it."""
+    if np.ndim(getattr(data, "targets", None)) == 1:
+        labels = data.targets
+    elif _files(data):
+        labels = [label for _, label in _files(data)[1]]
+    elif hasattr(getattr(data, "reader", None), "iter_targets"):
+        labels = list(data.reader.iter_targets())
+    else:
+        labels = [data[index][1] for index in range(len(data))]
+    return np.array(labels, np.int64)
+
+
+def _class_names(data: Any) -> tuple[str, ...]:
+    """Names in the order of the labels; empty if the dataset does not tell."""
+    if hasattr(data, "classes"):
+        return tuple(map(str, data.classes))
+    index = getattr(getattr(data, "reader", None), "class_to_idx", None) or {}
+    return tuple(sorted(index, key=index.get))
+
+
+def _files(data: Any) -> tuple[Path, list[tuple[str, int]]] | None:
+    """The folder and its files with their labels, if the dataset is of that sort."""
+    holder = getattr(data, "reader", data)
+    return (Path(holder.root), holder.samples) if hasattr(holder, "samples") else None
+
+
+class SampleImages:
+    """Images of a timm or torchvision dataset, decoded at every use."""
+
+    def __init__(self, data: Any):
+        self.data = data
+
+    def __call__(self, index: int) -> Image.Image:
+        if isinstance(self.data, TimmDataset):  # whose __getitem__ replaces an unreadable image by the next
+            return Image.open(self.data.reader[index][0]).convert("RGB")
+        return self.data[index][0].convert("RGB")
+
+
+def _probes(splits: Sequence[Split]) -> Iterator[np.ndarray]:
+    """All labels and some images, because decoding all would take hours for a large dataset."""
+    for split in splits:
+        yield split.labels
+        for index in np.unique(np.linspace(0, len(split) - 1, PROBES).astype(int)):
+            yield np.asarray(split.image(index))
