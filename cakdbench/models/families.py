@@ -1,4 +1,4 @@
-"""How each timm class falls into a stem, four stages and a head.
+"""How the timm classes that can be cut open fall into a stem, four stages and a head.
 
 A family holds what it has read off a network (block ranges, grids) but not the network itself, which is passed
 to every call; so a `StagedModel` can be copied, pickled and averaged like any other module.
@@ -20,8 +20,6 @@ from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from timm.models.xception import Xception
 from torch import Tensor, nn
-
-from cakdbench.errors import UsageError
 
 SPLITS = ("ofa", "even")
 
@@ -252,11 +250,3 @@ FAMILIES: dict[type[nn.Module], type[Family]] = {
     MlpMixer: IsotropicFamily,
     VisionTransformer: ViTFamily,
 }
-
-
-def family_of(net: nn.Module, split: str = "ofa") -> Family:
-    """The family of a timm network."""
-    family = FAMILIES.get(type(net))
-    if family is not None and family.fits(net):
-        return family(net, split)
-    raise UsageError(f"{type(net).__name__} networks cannot be cut into stages")

@@ -19,8 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from cakdbench.errors import UsageError
-from cakdbench.models.catalog import create
-from cakdbench.models.families import SPLITS, Family, classify, family_of
+from cakdbench.models.catalog import create, entry
+from cakdbench.models.fallback import family_of
+from cakdbench.models.families import SPLITS, Family, classify
+
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 def to_map(x: Tensor, grid: tuple[int, int], prefix: int = 0) -> Tensor:
@@ -132,7 +135,11 @@ class StagedModel(nn.Module):
         super().__init__()
         self.info = describe(name, num_classes, image_size, split)
         self.net = create(name, num_classes, image_size, pretrained=pretrained, drop_path=drop_path)
-        self.family = family_of(self.net, split)
+        self.family = family_of(self.net, split, name)
+        self.register_buffer("input_scale", None, persistent=False)
+        self.register_buffer("input_shift", None, persistent=False)
+        if not self.composable:
+            self._must_agree()
 
     name = property(lambda self: self.info.name)
     kind = property(lambda self: self.info.kind)
@@ -145,7 +152,7 @@ class StagedModel(nn.Module):
     def stem(self, images: Tensor) -> Tensor:
         """What stage 1 takes, from images `(B, 3, S, S)`."""
         self._must_compose()
-        return self.family.stem(self.net, images)
+        return self.family.stem(self.net, self._renormalised(images))
 
     def stage(self, number: int, x: Tensor) -> Tensor:
         """Stage `number` (1 to 4), from the feature of the stage before."""
@@ -158,11 +165,34 @@ class StagedModel(nn.Module):
         pooled, logits = classify(self.net, self.family.finish(self.net, x))
         return Output(logits, pooled)
 
+    def mean_head(self, patches: Tensor) -> Output:
+        """`head` of a network with prefix tokens, from patch tokens `(B, L, D)` alone: it reads their mean.
+
+        The mean is taken after the final norm and stands in for the class token.
+        """
+        self._must_compose()
+        mean = self.family.finish(self.net, patches).mean(1, keepdim=True)
+        pooled, logits = classify(self.net, mean.expand(-1, self.layouts[3].prefix + 1, -1))
+        return Output(logits, pooled)
+
     def forward(self, images: Tensor, stages: bool = False) -> Output:
         """The whole network, once, on images `(B, 3, S, S)`."""
-        final, features = self.family.run(self.net, images, stages)
+        final, features = self.family.run(self.net, self._renormalised(images), stages)
         pooled, logits = classify(self.net, final)
         return Output(logits, pooled, features if stages else None)
+
+    def expect_input(self, given: Statistics, wanted: Statistics) -> None:
+        """Take images normalised with `given` (mean, std per channel) and hand them to the network as `wanted`."""
+        if given == wanted:
+            self.input_scale = self.input_shift = None
+            return
+        (mean, std), (own_mean, own_std) = (torch.tensor(each, dtype=torch.float64) for each in (given, wanted))
+        device = next(self.parameters()).device
+        self.input_scale = (std / own_std).float().view(3, 1, 1).to(device)
+        self.input_shift = ((mean - own_mean) / own_std).float().view(3, 1, 1).to(device)
+
+    def _renormalised(self, images: Tensor) -> Tensor:
+        return images if self.input_scale is None else images * self.input_scale + self.input_shift
 
     def _must_compose(self) -> None:
         if not self.composable:
@@ -170,6 +200,17 @@ class StagedModel(nn.Module):
                 f"{self.name} ({type(self.net).__name__}) cannot be run in parts; use a model of the zoo, or a timm "
                 "model of one of its classes"
             )
+
+    @torch.no_grad()
+    def _must_agree(self) -> None:
+        """Networks of unknown classes: check on one image that the way taken here is timm's own forward."""
+        size = self.image_size
+        image = torch.linspace(-1, 1, 3 * size * size).view(1, 3, size, size)
+        training, _ = self.training, self.eval()
+        same = torch.equal(self(image, stages=True).logits, self.net(image))
+        self.train(training)
+        if not same:
+            raise UsageError(f"{self.name}: its logits are not its classifier applied to its pooled feature")
 
     def stage_prefix(self) -> Tensor | None:
         """The prefix tokens a ViT starts with, position included: `(1, prefix, D)`; None without prefix tokens."""
@@ -213,11 +254,9 @@ def describe(name: str, num_classes: int, image_size: int = 224, split: str = "o
         raise UsageError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
     with torch.device("meta"):
         net = create(name, num_classes, image_size).eval()
-        family = family_of(net, split)
+        family = family_of(net, split, name)
         _check_size(name, family, image_size)
-        with torch.no_grad():
-            final, stages = family.run(net, torch.zeros(1, 3, image_size, image_size), True)
-            pooled, _ = classify(net, final)
+        pooled, stages = _dummy_pass(name, net, family, image_size)
     return ModelInfo(
         name=name,
         kind=family.kind,
@@ -228,6 +267,16 @@ def describe(name: str, num_classes: int, image_size: int = 224, split: str = "o
         composable=family.composable,
         parameters=sum(p.numel() for p in net.parameters()),
     )
+
+
+@torch.no_grad()
+def _dummy_pass(name: str, net: nn.Module, family: Family, size: int) -> tuple[Tensor, tuple[Tensor, ...]]:
+    try:
+        final, stages = family.run(net, torch.zeros(1, 3, size, size), True)
+        return classify(net, final)[0], stages
+    except (AssertionError, IndexError, RuntimeError, ValueError) as error:
+        own = entry(name).image_size
+        raise UsageError(f"{name} does not run at {size} px ({error}); its own size is image_size={own}") from error
 
 
 def _layout(family: Family, number: int, x: Tensor) -> Layout:

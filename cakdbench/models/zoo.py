@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from cakdbench.models.catalog import MODELS, ZooEntry, hub_statistics
+from cakdbench.models.catalog import MODELS, ZooEntry, entry, hub_statistics
 from cakdbench.models.staged import ModelInfo, describe
 
-__all__ = ["MODELS", "ZooEntry", "hub_statistics", "model_ids", "model_info"]
+__all__ = ["MODELS", "ZooEntry", "hub_statistics", "model_ids", "model_info", "model_kind"]
 
 
 def model_ids() -> list[str]:
@@ -20,3 +20,13 @@ def model_info(name: str, num_classes: int, image_size: int = 224) -> ModelInfo:
         UsageError: unknown name, a size the network cannot take, or a network that gives no four stages.
     """
     return describe(name, num_classes, image_size)
+
+
+def model_kind(name: str) -> str:
+    """"cnn", "msa" or "mlp".
+
+    Raises:
+        UsageError: unknown name, or a network that gives no four stages.
+    """
+    made = entry(name)
+    return made.kind or describe(name, 1000, made.image_size).kind

@@ -1,5 +1,10 @@
-"""Xception with every width multiplied, which timm has no entry point for."""
+"""Networks of timm's classes that no timm entry point makes."""
 
+from functools import partial
+
+from timm.models._efficientnet_builder import decode_arch_def
+from timm.models.efficientnet import EfficientNet
+from timm.models.mlp_mixer import Affine, MlpMixer, ResBlock
 from timm.models.xception import Block, SeparableConv2d, Xception
 from torch import nn
 
@@ -35,3 +40,17 @@ def _block(number: int, factor: int) -> Block:
 
 def _separable(inner: int, outer: int) -> tuple[SeparableConv2d, nn.BatchNorm2d]:
     return SeparableConv2d(inner, outer, 3, 1, 1), nn.BatchNorm2d(outer)
+
+
+def mobilenet(num_classes: int, blocks: tuple[str, ...], stem_size: int, num_features: int, **options) -> EfficientNet:
+    """A MobileNet from timm's block strings, one per stage of blocks."""
+    groups = decode_arch_def([[block] for block in blocks])
+    return EfficientNet(
+        groups, num_classes, num_features, stem_size=stem_size, act_layer=nn.ReLU6, **options
+    )
+
+
+def resmlp(num_classes: int, init_values: float = 1e-1, **options) -> MlpMixer:
+    """A ResMLP of any size, with the block and norm of timm's `resmlp_12_224`."""
+    block = partial(ResBlock, init_values=init_values)
+    return MlpMixer(num_classes, mlp_ratio=4, block_layer=block, norm_layer=Affine, **options)
