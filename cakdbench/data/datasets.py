@@ -34,19 +34,14 @@ class DatasetFacts:
     n_test: int
 
 
+EMBEDDED = "fashion_demo"
 GREY_MEAN, GREY_STD = (0.2860,) * 3, (0.3530,) * 3
 FACTS = {
-    "fashion_demo": DatasetFacts("Fashion-MNIST subset, embedded", 10, GREY_MEAN, GREY_STD, 5_000, 2_000),
+    EMBEDDED: DatasetFacts("Fashion-MNIST subset, embedded", 10, GREY_MEAN, GREY_STD, 5_000, 2_000),
     "fashion_mnist": DatasetFacts("Fashion-MNIST", 10, GREY_MEAN, GREY_STD, 60_000, 10_000),
-    "cifar10": DatasetFacts(
-        "CIFAR-10", 10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), 50_000, 10_000
-    ),
-    "cifar100": DatasetFacts(
-        "CIFAR-100", 100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), 50_000, 10_000
-    ),
-    "imagenet1k": DatasetFacts(
-        "ImageNet-1k", 1000, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, 1_281_167, 50_000
-    ),
+    "cifar10": DatasetFacts("CIFAR-10", 10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), 50_000, 10_000),
+    "cifar100": DatasetFacts("CIFAR-100", 100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), 50_000, 10_000),
+    "imagenet1k": DatasetFacts("ImageNet-1k", 1000, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, 1_281_167, 50_000),
 }
 
 
@@ -88,7 +83,7 @@ def load_dataset(name: str, data_dir: Path | str | None = None, download: bool =
     """
     if not name.startswith("timm:"):
         dataset_facts(name)
-    return _load(name, data_root(data_dir), download)
+    return _load(name, Path() if name == EMBEDDED else data_root(data_dir), download)
 
 
 @functools.lru_cache(maxsize=4)
@@ -114,7 +109,7 @@ def _load(name: str, root: Path, download: bool) -> ImageDataset:
 
 
 def _arrays(name: str, root: Path, download: bool) -> tuple[tuple[sources.Arrays, sources.Arrays], list[str]]:
-    if name == "fashion_demo":
+    if name == EMBEDDED:
         return sources.fashion_demo(), FashionMNIST.classes
     if name == "fashion_mnist":
         return sources.fashion_mnist(root, download), FashionMNIST.classes

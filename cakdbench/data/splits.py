@@ -89,9 +89,7 @@ def from_arrays(
         train: images `(N, H, W)` or `(N, H, W, 3)` uint8, and labels `(N,)`.
         test: likewise.
     """
-    halves = [
-        (np.ascontiguousarray(images), np.asarray(labels, np.int64)) for images, labels in (train, test)
-    ]
+    halves = [(np.ascontiguousarray(images), np.asarray(labels, np.int64)) for images, labels in (train, test)]
     content = (part for images, labels in halves for part in (str(images.shape), images, labels))
     splits = [Split(labels, ArrayImages(images)) for images, labels in halves]
     return assemble(name, splits, content, class_names, mean, std)

@@ -210,11 +210,12 @@ class EvalBatches(Dataset):
 class EvalStream:
     """The images of a split in order, for evaluation: a function of the dataset and the recipe alone.
 
-    Iterating gives images `(B, 3, S, S)` float32, normalised, labels `(B,)` and positions `(B,)` in the split.
-    The last batch may be smaller. Process r of w gets batches r, r + w, ... Small sets are kept in memory.
+    Iterating gives images `(B, 3, S, S)` float32, normalised, labels `(B,)` and positions `(B,)` in the
+    split; the last batch may be smaller. Process r of w gets batches r, r + w, ... Small sets stay in memory.
 
     Args:
         workers: processes that decode ahead; 0 decodes in this one. The images are the same.
+        pin_memory: for asynchronous copies of the images to a GPU.
     """
 
     def __init__(
@@ -227,15 +228,18 @@ class EvalStream:
         batch_size: int = 256,
         rank: int = 0,
         world: int = 1,
+        pin_memory: bool = False,
     ):
         numbers = range(rank, -(-len(split) // batch_size), world)
         self._loader = _loader(EvalBatches(split, recipe, batch_size), numbers, workers)
         self._keep = len(split) * 3 * recipe.image_size**2 <= CACHE_BYTES
         self._kept: list | None = None
+        self._pin_memory = pin_memory
         self._mean, self._std = (torch.tensor(each).view(3, 1, 1) for each in (dataset.mean, dataset.std))
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         if self._keep and self._kept is None:
             self._kept = list(self._loader)
         for images, labels, index in self._kept or self._loader:
-            yield (images.float() / 255 - self._mean) / self._std, labels, index
+            images = (images.float() / 255 - self._mean) / self._std
+            yield images.pin_memory() if self._pin_memory else images, labels, index

@@ -34,9 +34,7 @@ def load_timm(name: str, root: Path, download: bool) -> ImageDataset:
     spec = name.removeprefix("timm:")
     kind = spec.partition("/")[0].lower()
     if kind in STREAMED:
-        raise UsageError(
-            f"{name}: {kind}/ is a stream; training needs random access (torch/, hfds/, folder/)"
-        )
+        raise UsageError(f"{name} is a stream; training needs random access (torch/, hfds/ or folder/)")
     named = kind in ("torch", "hfds") and spec.lower() not in IMAGE_FOLDERS
     open_half = _open_split if named else _open_folder
     try:
@@ -74,9 +72,7 @@ def _convert(name: str, train: Any, test: Any) -> ImageDataset:
     halves, labels = (train, test), (_labels(train), _labels(test))
     classes = [_class_names(half) for half in halves]
     if classes[0] != classes[1]:
-        raise UsageError(
-            f"{name}: training and test images have different classes; give both the same folders"
-        )
+        raise UsageError(f"{name} has different classes in training and test; give both the same folders")
     if min(each.min() for each in labels) < 0:
         raise UsageError(f"{name} has images without a label")
     count = 1 + max(each.max() for each in labels)
@@ -100,7 +96,7 @@ def _labels(data: Any) -> np.ndarray:
         labels = list(data.reader.iter_targets())
     else:
         labels = [data[index][1] for index in range(len(data))]
-    return np.array(labels, np.int64)
+    return np.asarray(labels).astype(np.int64)
 
 
 def _class_names(data: Any) -> tuple[str, ...]:
