@@ -86,8 +86,8 @@ class Augment(Table):
     """Random changes of the training images; timm's and torchvision's transforms.
 
     Attributes:
-        crop: "rrc" (RandomResizedCrop of `scale` and `ratio`), "pad" (resize, pad by `pad`, crop) or "none".
-        pad: pixels on each side at the recipe's image size.
+        crop: "rrc" (RandomResizedCrop of `scale` and `ratio`), "pad" (pad by `pad`, crop back, resize) or "none".
+        pad: pixels on each side of the original image, before it is resized.
         hflip, reprob: probabilities. color_jitter: strength; timm leaves it out when `auto_augment` is set.
         auto_augment: timm's notation, e.g. "rand-m9-mstd0.5-inc1".
         mixup, cutmix: alpha, 0 for off.
