@@ -152,7 +152,7 @@ def _lane_end(lane: LaneView) -> str:
 
 
 def _print(console: Console, text: str) -> None:
-    # Soft wrapping leaves long lines whole in logs; on a terminal Live needs to know how many lines there are.
+    # Soft wrapping leaves lines whole in logs; on a terminal Live has to know how many lines there are.
     console.print(text, markup=False, highlight=False, soft_wrap=not console.is_terminal)
 
 

@@ -26,9 +26,7 @@ class Clock:
 
 def make_view(**changes):
     lanes = [LaneView("scratch"), LaneView("kd"), LaneView("fbt:no_infonce")]
-    values = dict(
-        title="swin_t>resnet18@cifar100", recipe="demo", seed=3, epochs=8, steps_per_epoch=50, lanes=lanes
-    )
+    values = dict(title="swin_t>resnet18@cifar100", recipe="demo", seed=3, epochs=8, steps_per_epoch=50, lanes=lanes)
     return GroupView(**(values | changes))
 
 

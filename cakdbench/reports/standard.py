@@ -1,0 +1,93 @@
+"""The standard of a board: its columns from the suites, and what makes a record a standard run of one.
+
+Standard are the numbers of the pair's recipe as it is installed, and the method's settings as
+`resolve_config` gives them for the pair and the variant. Everything else (device, processes, compilation) may
+vary; precision is no setting: each has a block of its own.
+"""
+
+import functools
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from cakdbench.data.datasets import dataset_facts
+from cakdbench.errors import UsageError
+from cakdbench.models.staged import ModelInfo
+from cakdbench.plan import pair_info
+from cakdbench.recipes import load_recipe
+from cakdbench.records import Record
+from cakdbench.registry import resolve_config, split_variant
+from cakdbench.reports.board import Column
+from cakdbench.reports.changes import changes
+from cakdbench.suites import Pair, PairSpec, Suite
+
+
+def board_columns(suites: Iterable[Suite], board: str) -> list[Column]:
+    """The columns of one board: every pair of its suites once, in their order."""
+    specs = dict.fromkeys(spec for suite in suites if suite.board == board for spec in suite.specs)
+    return [column_of(spec) for spec in specs]
+
+
+def column_of(spec: PairSpec, data_dir: Path | None = None) -> Column:
+    """A pair and its recipe as a column; a `timm:` dataset is opened in `data_dir` to count its images."""
+    recipe, pair = load_recipe(spec.recipe), spec.pair
+    images = dataset_facts(pair.dataset, data_dir).n_test
+    return Column(pair.teacher, pair.student, pair.dataset, recipe.name, recipe.numbers(), images)
+
+
+class Standard:
+    """The rules of the installed methods.
+
+    Args:
+        data_dir: where the datasets lie; only for pairs on `timm:` datasets.
+    """
+
+    def __init__(self, data_dir: Path | None = None):
+        self.data_dir = data_dir
+
+    def differences(self, record: Record, column: Column) -> list[str]:
+        """The recipe's numbers and the method's settings that are not standard, each with both values."""
+        method = record.identity.method
+        try:
+            config = _config(method.label, column, self.data_dir)
+        except UsageError as error:
+            return [f"settings of {method.label} cannot be checked: {error}"]
+        return [
+            *changes(record.identity.recipe, column.numbers, "recipe"),
+            *changes(method.config, config, method.id),
+        ]
+
+    def refusal(self, label: str, column: Column) -> str | None:
+        """The method's own reason for not running on the pair."""
+        try:
+            return _refusal(label, column, self.data_dir)
+        except UsageError as error:
+            return str(error)
+
+    def title(self, label: str) -> str:
+        """The registered title, with the variant if any; the label if the method is not installed."""
+        try:
+            method, variant = split_variant(label)
+        except UsageError:
+            return label
+        return f"{method.title}: {variant}" if variant else method.title
+
+
+@functools.cache
+def _config(label: str, column: Column, data_dir: Path | None) -> dict[str, Any]:
+    method, variant = split_variant(label)
+    teacher, student = _infos(column, data_dir)
+    return asdict(resolve_config(method, variant, teacher, student, column.dataset))
+
+
+@functools.cache
+def _refusal(label: str, column: Column, data_dir: Path | None) -> str | None:
+    method, variant = split_variant(label)
+    teacher, student = _infos(column, data_dir)
+    return method.refuses(teacher, student, resolve_config(method, variant, teacher, student, column.dataset))
+
+
+def _infos(column: Column, data_dir: Path | None) -> tuple[ModelInfo, ModelInfo]:
+    pair = Pair(column.teacher, column.student, column.dataset)
+    return pair_info(pair, column.numbers["image_size"], data_dir)

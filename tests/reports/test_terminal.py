@@ -1,0 +1,72 @@
+"""Boards and run states as the terminal shows them."""
+
+import io
+
+import pytest
+from rich.console import Console
+from synthetic import CONFIGS, RECIPE, TestRules, column, record
+
+from cakdbench.reports.placing import build_board
+from cakdbench.reports.status import RunStatus, runs_table
+from cakdbench.reports.terminal import BoardView
+
+PAIRS = [f"{teacher}>{student}@demo" for teacher in ("cnn_mini", "msa_mini") for student in ("vit_mini", "mlp_mini")]
+
+
+def shown(renderable, width):
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    console.print(renderable)
+    return console.file.getvalue()
+
+
+def make_board(pairs=PAIRS):
+    records = [record(m, p, s, 80.0 + s) for p in pairs for m in ("scratch", "kd", "ofa") for s in (0, 1)]
+    records.append(record("kd", pairs[0], 7, recipe=RECIPE | {"epochs": 1}))
+    return build_board("demo", "Demo [x]", [column(pair) for pair in pairs], records, TestRules())
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_every_pair_is_shown_once_whatever_the_width(width):
+    text = shown(BoardView(make_board()), width)
+    assert max(map(len, text.splitlines())) <= width
+    for student in ("vit_mini", "mlp_mini"):
+        assert text.count(f"→ {student}") == 2
+    assert text.count("80.50 ± 0.71 (+0.00)") == 2 * len(PAIRS)
+    assert text.count("average") == 1
+
+
+def test_a_wide_terminal_has_one_table_and_a_narrow_one_several():
+    assert shown(BoardView(make_board()), 200).count("teacher") == 1
+    assert shown(BoardView(make_board()), 60).count("teacher") > 1
+
+
+def test_changed_runs_are_listed_with_what_differs():
+    text = shown(BoardView(make_board()), 120)
+    assert "Runs with changed settings (not comparable)" in text
+    assert "recipe.epochs = 1 (standard 8)" in text
+
+
+def test_titles_with_brackets_and_missing_runs_are_text():
+    board = build_board("demo", "Demo [x]", [column(PAIRS[0])], [record("ofa", PAIRS[0])], TestRules())
+    text = shown(BoardView(board), 80)
+    assert text.startswith("Demo [x] (fp32)\n")
+    assert "runs of these pairs not shown: 2 not measured yet" in text
+
+
+def test_all_methods_fit_sixty_columns():
+    records = [record(m, PAIRS[0], s) for m in CONFIGS for s in range(3)]
+    board = build_board("demo", "Demo", [column(PAIRS[0])], records, TestRules())
+    assert max(map(len, shown(BoardView(board), 60).splitlines())) <= 60
+
+
+def test_run_states():
+    runs = [
+        RunStatus("kd-vit-demo-s0-0123456789abcdef", "kd", PAIRS[0], 0, "done", "8/8 epochs", 81.25),
+        RunStatus("ofa-vit-demo-s1-fedcba9876543210", "ofa", PAIRS[0], 1, "failed", reason="loss [ofa] is nan"),
+    ]
+    lines = shown(runs_table(runs), 100).splitlines()
+    (done,) = [line for line in lines if "01234567" in line]
+    assert [cell.strip() for cell in done.split("│")[1:-1]] == [
+        *("kd", PAIRS[0], "0", "done", "8/8 epochs", "81.25", "01234567"),
+    ]
+    assert lines[-1] == "ofa-vit-demo-s1-fedcba9876543210: loss [ofa] is nan"
