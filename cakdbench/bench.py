@@ -3,40 +3,27 @@
 import contextlib
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
 from rich.console import Console
 from rich.table import Table
 
-from cakdbench.data.datasets import dataset_facts
+from cakdbench.data.stream import SampleStream
 from cakdbench.display import duration, watcher_for
 from cakdbench.errors import UsageError
 from cakdbench.estimate import estimate_seconds
-from cakdbench.group import Options, Task
+from cakdbench.group import Options
 from cakdbench.harness import Harness, Outcome
-from cakdbench.plan import Cell, Plan, Settings
-from cakdbench.records import Record
+from cakdbench.models.zoo import model_info
+from cakdbench.plan import Cell, Plan
+from cakdbench.recipes import default_recipe
 from cakdbench.store import Store
-from cakdbench.teachers import Teachers
-from cakdbench.train.trainer import Interrupted
-from cakdbench.watch import Silent
+from cakdbench.teachers import Teachers, gate
+from cakdbench.watch import Silent, Watcher
 
 LONG = 2 * 3600
 """Seconds on a CPU above which a run asks before it starts."""
-
-
-def make_accelerator(precision: str = "fp32", cpu: bool = False) -> Accelerator:
-    """Device, precision and processes, as Accelerate finds them."""
-    if precision not in ("fp32", "bf16"):
-        raise UsageError(f"unknown precision {precision!r}; known: fp32, bf16")
-    # Buffers stay local: NormStats averages batch norms, and a method's banks must not be overwritten.
-    # A method may leave modules unused in some steps.
-    ddp = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=True)
-    return Accelerator(mixed_precision="bf16" if precision == "bf16" else "no", cpu=cpu, kwargs_handlers=[ddp])
 
 
 class Bench:
@@ -53,8 +40,20 @@ class Bench:
         self.console, self.store, self.teachers = console, store, teachers
         self.accelerator, self.options = accelerator, options
 
-    def harness(self, watcher=None, stop: Callable[[], bool] = lambda: False) -> Harness:
+    def harness(self, watcher: Watcher | None = None, stop: Callable[[], bool] = lambda: False) -> Harness:
         return Harness(self.store, self.teachers, self.accelerator, watcher or Silent(), self.options, stop)
+
+    def check(self, plan: Plan) -> None:
+        """Find what would stop the plan before anything starts: data, teachers' entries, batches.
+
+        Raises:
+            UsageError: says what is missing or does not fit.
+        """
+        for cell in plan.cells:
+            dataset = self.harness().dataset(cell.pair.dataset)
+            SampleStream(dataset, cell.recipe, cell.seed, world=self.accelerator.num_processes)
+            if cell.needs_teacher:
+                self.teachers.training_cell(cell.pair.teacher, cell.pair.dataset)
 
     def states(self, plan: Plan) -> list[tuple[Cell, str]]:
         """The cells with the state of their runs; "planned" where the key hangs on a teacher still to be trained."""
@@ -122,6 +121,21 @@ class Bench:
         """Work through the cells under a live display; the first Ctrl-C saves all lanes and ends."""
         with stoppable() as stop, watcher_for(self.console) as watcher:
             return self.harness(watcher, stop).run(cells)
+
+    def check_teacher(self, model: str, dataset_name: str) -> None:
+        """Evaluate a teacher as the gate does, and print it beside its entry.
+
+        Raises:
+            TeacherError: it is missing, or not what its entry says.
+        """
+        dataset = self.harness().dataset(dataset_name)
+        cell = self.teachers.training_cell(model, dataset_name)
+        recipe = cell.recipe if cell else default_recipe(dataset_name, model_info(model, 2).kind)
+        teacher = self.teachers.load(model, dataset, recipe.image_size, recipe.teacher_norm)
+        facts = gate(teacher, dataset, recipe, self.accelerator, allow_mismatch=False)
+        expected = "no expectation" if facts.expected is None else f"expected {facts.expected:.2f} ± {facts.tolerance}"
+        self.console.print(f"{model}@{dataset_name} ({facts.source}): {facts.measured:.2f} %, {expected}", markup=False)
+        self.console.print(f"sha256 {teacher.sha256}", highlight=False)
 
 
 @contextlib.contextmanager

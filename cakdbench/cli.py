@@ -81,6 +81,7 @@ def run(
 ) -> None:
     """Train every cell of methods x pairs x seeds that is not done yet, then write the boards."""
     from cakdbench.plan import Settings, make_plan
+    from cakdbench.reports.write import write_boards
     from cakdbench.suites import resolve_pairs
 
     _load_methods(method_file)
@@ -110,7 +111,7 @@ def run(
     for refusal in plan.refusals:
         console.print(f"refused: {refusal.label} on {refusal.pair}: {refusal.reason}", markup=False)
     outcome = bench.run(plan.cells)
-    bench.leaderboards(specs, boards)
+    write_boards(bench.store, specs, boards, console, data_dir)
     for key, reason in outcome.failed.items():
         errors.print(f"failed: {key}: {reason}", style="red", markup=False, highlight=False)
     raise typer.Exit(1 if outcome.failed else 0)
@@ -144,6 +145,7 @@ def leaderboard(
     pairs: Annotated[str, typer.Option(help="Suites and groups whose boards are written; default: all with runs.")] = "",
     method_file: MethodFiles = [],
     store: StoreDir = Path("runs"),
+    data_dir: DataDir = None,
     boards: Boards = Path("leaderboards"),
 ) -> None:
     """Write the boards anew from the records of the store."""
@@ -152,7 +154,7 @@ def leaderboard(
     from cakdbench.suites import resolve_pairs
 
     _load_methods(method_file)
-    write_boards(Store(store), resolve_pairs(pairs) if pairs else None, boards, console)
+    write_boards(Store(store), resolve_pairs(pairs) if pairs else None, boards, console, data_dir)
 
 
 @teacher_app.command("list")
@@ -217,7 +219,8 @@ def _bench(
     workers: int | None = None,
     **options,
 ) -> "Bench":
-    from cakdbench.bench import Bench, make_accelerator
+    from cakdbench.bench import Bench
+    from cakdbench.device import make_accelerator
     from cakdbench.group import Options
     from cakdbench.plan import Settings
     from cakdbench.store import Store

@@ -91,11 +91,14 @@ class Group:
         self.teacher, self.facts, self.options = teacher, facts, options
         self.accelerator, self.watcher, self.failed, self.stop = accelerator, watcher, failed, stop
         rank, world = accelerator.process_index, accelerator.num_processes
-        workers = options.workers
-        self.stream = SampleStream(
-            dataset, self.recipe, self.seed, workers=workers, rank=rank, world=world
-        )
-        self.evaluation = EvalStream(dataset.test, dataset, self.recipe, workers=workers, rank=rank, world=world)
+        how = {
+            "workers": options.workers,
+            "rank": rank,
+            "world": world,
+            "pin_memory": accelerator.device.type == "cuda",
+        }
+        self.stream = SampleStream(dataset, self.recipe, self.seed, **how)
+        self.evaluation = EvalStream(dataset.test, dataset, self.recipe, **how)
         self.tasks = {self._label(task, tasks): task for task in tasks}
 
     @staticmethod

@@ -15,7 +15,8 @@ from cakdbench.data.datasets import ImageDataset
 from cakdbench.data.stream import EvalStream
 from cakdbench.errors import TeacherError, UsageError
 from cakdbench.models.staged import StagedModel
-from cakdbench.models.weights import input_statistics, load_weights, weights_sha256
+from cakdbench.models.weights import load_weights, weights_sha256
+from cakdbench.models.zoo import hub_statistics
 from cakdbench.plan import Cell, Settings
 from cakdbench.recipes import Recipe, load_recipe
 from cakdbench.records import TeacherFacts
@@ -25,7 +26,8 @@ from cakdbench.suites import Pair
 from cakdbench.teacher_entries import TeacherEntry, load_teachers
 from cakdbench.train.evaluate import evaluate
 
-TRAINED_TOLERANCE, FOREIGN_TOLERANCE = 0.1, 0.5
+TRAINED_TOLERANCE = 0.1
+"""Points by which a teacher of our own may differ from its record."""
 
 
 @dataclass
@@ -94,17 +96,16 @@ class Teachers:
             TeacherError: weights missing, damaged or of another model.
         """
         entry = self.entry(model, dataset.name)
-        net = StagedModel(model, dataset.num_classes, image_size, pretrained=entry.hub or False)
+        net = StagedModel(entry.zoo_model, dataset.num_classes, image_size, pretrained=entry.hub or False)
         if entry.train:
             teacher = self._trained(net, dataset)
         else:
             if not entry.hub:
                 load_weights(net, self._read(entry))
             source = entry.hub or entry.url or str(entry.path)
-            tolerance = FOREIGN_TOLERANCE if entry.tolerance is None else entry.tolerance
-            teacher = Teacher(net, weights_sha256(net), source, entry.accuracy, tolerance)
+            teacher = Teacher(net, weights_sha256(net), source, entry.accuracy, entry.tolerance)
         if norm == "own" and entry.hub:
-            net.renormalise((dataset.mean, dataset.std), input_statistics(entry.hub))
+            net.expect_input((dataset.mean, dataset.std), hub_statistics(entry.hub))
         net.requires_grad_(False).eval()
         return teacher
 
@@ -180,3 +181,16 @@ def gate(
         source=teacher.source,
         mismatch_allowed=wrong,
     )
+
+
+def note_training(folder: Path, model: str, dataset: str, recipe: str) -> None:
+    """Enter a teacher that is to be trained by `recipe` in the user's own list, `folder/teachers.toml`.
+
+    Raises:
+        UsageError: there is no such recipe.
+    """
+    load_recipe(recipe)
+    own = folder / "teachers.toml"
+    text = own.read_text() if own.is_file() else ""
+    table = f'[[teachers]]\nmodel = "{model}"\ndataset = "{dataset}"\ntrain = "{recipe}"\n'
+    write_atomic(own, (text + table).encode())

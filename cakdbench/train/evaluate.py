@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import Tensor, nn
+from torch import Tensor
 
 from cakdbench.data.stream import EvalStream
+from cakdbench.models.staged import StagedModel
 
 
 @dataclass
@@ -21,30 +22,43 @@ class Evaluation:
     top5: float
 
 
-@torch.no_grad()
+class Examiner:
+    """Collects a model's answers batch by batch, so that many models can share one pass over the images."""
+
+    def __init__(self, model: StagedModel):
+        self.model = model
+        self._rows: list[np.ndarray] = []
+
+    @torch.no_grad()
+    def see(self, images: Tensor, labels: Tensor, index: Tensor) -> None:
+        """Answer one batch in eval mode: images `(B, 3, S, S)` on the device, labels and positions `(B,)`."""
+        was_training = self.model.training
+        self.model.eval()
+        logits = self.model(images).logits.float()
+        self.model.train(was_training)
+        best = logits.topk(min(5, logits.shape[1]), dim=1).indices.cpu()
+        hits = best == labels[:, None]
+        row = torch.stack([index, best[:, 0], hits[:, 0].long(), hits.any(1).long()], dim=1)
+        self._rows.append(row.numpy())
+
+    def result(self) -> Evaluation:
+        """The answers of all processes together."""
+        table = np.concatenate(gather_object(self._rows))
+        table = table[np.argsort(table[:, 0])]
+        top1, top5 = (100 * float(table[:, column].mean()) for column in (2, 3))
+        return Evaluation(table[:, 1].astype(np.uint16), top1, top5)
+
+
 def evaluate(
-    model: nn.Module, stream: EvalStream, accelerator: Accelerator, *, autocast: bool = True
+    model: StagedModel, stream: EvalStream, accelerator: Accelerator, *, autocast: bool = True
 ) -> Evaluation:
-    """Run a StagedModel over the test set in eval mode; its mode is put back.
+    """Run one model over the test set; its mode is put back.
 
     Args:
         autocast: use the accelerator's precision, otherwise float32.
     """
-    was_training = model.training
-    model.eval()
+    examiner = Examiner(model)
     with accelerator.autocast() if autocast else contextlib.nullcontext():
-        rows = [_rows(model, *batch, accelerator) for batch in stream]
-    model.train(was_training)
-    table = np.concatenate(gather_object(rows))
-    table = table[np.argsort(table[:, 0])]
-    predictions, hit1, hit5 = table[:, 1].astype(np.uint16), table[:, 2], table[:, 3]
-    return Evaluation(predictions, 100 * float(hit1.mean()), 100 * float(hit5.mean()))
-
-
-def _rows(model: nn.Module, images: Tensor, labels: Tensor, index: Tensor, accelerator: Accelerator) -> np.ndarray:
-    """`(B, 4)` int64: position, predicted class, hit among the first, hit among the first five."""
-    logits = model(images.to(accelerator.device, non_blocking=True)).logits
-    best = logits.float().topk(min(5, logits.shape[1]), dim=1).indices.cpu()
-    hits = best == labels[:, None]
-    return torch.stack([index, best[:, 0], hits[:, 0].long(), hits.any(1).long()], dim=1).numpy()
-
+        for images, labels, index in stream:
+            examiner.see(images.to(accelerator.device, non_blocking=True), labels, index)
+    return examiner.result()

@@ -12,7 +12,7 @@ from cakdbench.errors import CakdError
 from cakdbench.method import Batch
 from cakdbench.models.staged import Output, StagedModel
 from cakdbench.recipes import Recipe
-from cakdbench.train.evaluate import Evaluation, evaluate
+from cakdbench.train.evaluate import Evaluation, Examiner
 from cakdbench.train.lane import Lane, LaneFailure
 from cakdbench.watch import GroupView, LaneView, Watcher
 
@@ -156,20 +156,35 @@ class Trainer:
     def _close(self, epoch: int) -> None:
         """End an epoch: evaluate where the recipe asks for it, write the history, save."""
         last = epoch == self.recipe.epochs - 1
-        due = last or (epoch + 1) % self.recipe.evaluation.every == 0
-        self._each(lambda lane: self._evaluate(lane, due))
+        if last or (epoch + 1) % self.recipe.evaluation.every == 0:
+            self._evaluate()
+        else:
+            self._each(lambda lane: self._write(lane, None, None))
         self._save()
         if not last and self._agree(self.stop()):
             raise Interrupted("interrupted: all lanes are saved, the same command goes on from here")
 
-    def _evaluate(self, lane: Lane, due: bool) -> None:
-        top1 = ema_top1 = None
-        if due:
-            with lane.evaluating.running():
-                self.results[lane.label] = evaluate(lane.method.student, self.evaluation, self.accelerator)
-                if lane.ema:
-                    ema_top1 = evaluate(lane.ema.module, self.evaluation, self.accelerator).top1
-            top1 = self._lane_view(lane).top1 = self.results[lane.label].top1
+    def _evaluate(self) -> None:
+        """All lanes, and their averaged weights, in one pass over the test images."""
+        examiners = {lane.label: Examiner(lane.method.student) for lane in self.lanes}
+        averaged = {lane.label: Examiner(lane.ema.module) for lane in self.lanes if lane.ema}
+
+        def see(lane: Lane) -> None:
+            with lane.evaluating.running(), self.accelerator.autocast():
+                for each in filter(None, (examiners[lane.label], averaged.get(lane.label))):
+                    each.see(images, labels, index)
+
+        for images, labels, index in self.evaluation:
+            images = images.to(self.accelerator.device, non_blocking=True)
+            self._each(see)
+        for lane in self.lanes:
+            result = self.results[lane.label] = examiners[lane.label].result()
+            ema = averaged.get(lane.label)
+            self._write(lane, result.top1, ema and ema.result().top1)
+
+    def _write(self, lane: Lane, top1: float | None, ema_top1: float | None) -> None:
+        if top1 is not None:
+            self._lane_view(lane).top1 = top1
         self.watcher.epoch(self.view, lane.label, lane.end_epoch(top1, ema_top1))
 
     def _save(self) -> None:

@@ -1,0 +1,26 @@
+"""What several test modules share."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> Path:
+    """A data folder with the small dataset `timm:folder/tiny`."""
+    from cli_lab import make_folder
+
+    return make_folder(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def shell(tiny, tmp_path, capsys, monkeypatch):
+    """The command line, in a folder of its own."""
+    from cli_lab import Shell
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    return Shell(tiny, tmp_path, capsys)

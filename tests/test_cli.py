@@ -1,0 +1,265 @@
+"""The commands as a user types them: what they do, what they say, their exit codes."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cakdbench.models.staged import StagedModel
+from cakdbench.store import Store
+
+
+def records(shell) -> dict[str, dict]:
+    """Records of the students by label."""
+    found = {}
+    for record in Store(shell.store).records()[0]:
+        if record.recipe_name == "demo":
+            found[record.identity.method.label] = record
+    return found
+
+
+@pytest.fixture
+def finished(shell):
+    code, output = shell.run("--methods", "ofa,tas")
+    assert code == 0, output
+    return shell, output
+
+
+def test_run_trains_teacher_and_students_and_keeps_everything_needed_to_trust_them(finished):
+    shell, output = finished
+    assert "resnet_m@timm:folder/tiny" in output
+    found = records(shell)
+    assert set(found) == {"scratch", "kd", "ofa", "fbt"}
+    labels = [i for i in range(10) for _ in range(6)]
+    for label, record in found.items():
+        run = Store(shell.store).run(record.identity)
+        predictions = np.load(run.predictions)
+        assert predictions.dtype == np.uint16 and len(predictions) == 60
+        assert record.result.top1 == pytest.approx(100 * np.mean(predictions == labels))
+        assert record.result.top1 == record.history[-1].top1
+        assert record.result.optimistic_top1 == max(line.top1 for line in record.history)
+        assert (record.teacher is None) == (label == "scratch")
+        assert set(record.conditions.lanes) == set(found)
+        state = load_file(run.student)
+        plain = StagedModel("vit_xs", 10, 64).export_state()
+        assert {name: value.shape for name, value in state.items()} == {n: v.shape for n, v in plain.items()}
+        assert not run.checkpoints.exists()
+    assert found["kd"].teacher.measured == found["kd"].teacher.expected
+    assert found["scratch"].extra_parameters == found["kd"].extra_parameters == 0 < found["ofa"].extra_parameters
+
+
+def test_the_same_command_again_trains_nothing(finished):
+    shell, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in shell.store.rglob("record.json")}
+    code, output = shell.run("--methods", "ofa,fbt")
+    assert code == 0 and "epoch 1/" not in output
+    assert before == {path: path.stat().st_mtime_ns for path in shell.store.rglob("record.json")}
+
+
+def test_a_damaged_record_is_named_and_computed_again(finished):
+    shell, _ = finished
+    kd = records(shell)["kd"]
+    path = Store(shell.store).run(kd.identity).path / "record.json"
+    path.write_text(path.read_text()[:-40])
+    assert "damaged" in shell("leaderboard", "--store", str(shell.store), "--boards", str(shell.boards))[1]
+    code, output = shell.run("--methods", "ofa,fbt")
+    assert code == 0 and "record.json.damaged" in output
+    again = records(shell)["kd"]
+    assert (again.weights_sha256, again.history) == (kd.weights_sha256, kd.history)
+
+
+def test_status_shows_every_run(finished):
+    shell, _ = finished
+    code, output = shell("status", "--store", str(shell.store))
+    assert code == 0 and output.count("done") >= 5
+
+
+def test_dry_run_shows_plan_states_and_an_estimate_and_starts_nothing(shell):
+    code, output = shell.run("--methods", "ofa", "--dry-run")
+    assert code == 0, output
+    assert "scratch, kd, ofa" in output and "estimate: about" in output
+    assert "teacher to train first: resnet_m" in output
+    assert not shell.store.exists()
+
+
+def test_a_changed_number_makes_other_runs(finished):
+    shell, _ = finished
+    before = set(Store(shell.store).root.iterdir())
+    from cli_lab import SHORT
+
+    code, output = shell.run("--methods", "ofa", settings=(*SHORT, "ofa.gamma=1.4"))
+    assert code == 0, output
+    new = [path for path in Store(shell.store).root.iterdir() if path not in before]
+    assert [json.loads((path / "identity.json").read_text())["method"]["config"]["gamma"] for path in new] == [1.4]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--methods", "offa"], ["offa", "ofa"]),
+        (["--methods", "fbt:no_infonse"], ["no_infonse", "no_infonce"]),
+        (["--seeds", "one"], ["--seeds", "one"]),
+        (["--recipe", "demoo"], ["demoo", "demo"]),
+        (["--precision", "fp8"], ["fp8", "bf16"]),
+        (["--method-file", "nowhere.py"], ["nowhere.py"]),
+        (["--teachers", "nowhere.toml"], ["nowhere.toml"]),
+        (["--colour"], ["--colour"]),
+    ],
+)
+def test_a_wrong_argument_ends_with_code_2_and_the_nearest_names(shell, arguments, words):
+    code, output = shell.run(*arguments)
+    assert code == 2
+    assert all(word in output for word in words), output
+    assert not shell.store.exists()
+
+
+@pytest.mark.parametrize(
+    ("pairs", "words"),
+    [
+        ("cifr_all", ["cifr_all", "cifar_all"]),
+        ("resnet_n>vit_xs@fashion_demo", ["resnet_n", "resnet_m"]),
+        ("resnet_m>vit_xs@fashion_dem", ["fashion_dem", "fashion_demo"]),
+        ("resnet_m>vit_xs", ["TEACHER>STUDENT@DATASET"]),
+        ("vit_m>mixer_xs@timm:folder/tiny", ["no teacher vit_m", "cakdbench teacher train"]),
+        ("resnet_m>vit_xs@cifar100", ["cifar100", "cifar-100-python"]),
+    ],
+)
+def test_a_wrong_pair_ends_with_code_2_and_says_what_to_do(shell, pairs, words):
+    code, output = shell.run("--methods", "kd", pairs=pairs)
+    assert code == 2
+    assert all(word in output for word in words), output
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("recipe.epoch=5", ["epoch", "epochs"]),
+        ("ofa.gama=1", ["gama", "gamma"]),
+        ("ofa.gamma=high", ["gamma", "high"]),
+        ("fbt.gamma=1", ["fbt", "not among the methods"]),
+        ("gamma=1", ["OWNER.KEY=VALUE"]),
+        ("recipe.global_batch=500", ["500", "80 training images"]),
+    ],
+)
+def test_a_wrong_setting_ends_with_code_2_and_names_it(shell, setting, words):
+    from cli_lab import SHORT
+
+    code, output = shell.run("--methods", "ofa", settings=(*SHORT, setting))
+    assert code == 2
+    assert all(word in output for word in words), output
+
+
+def test_a_teacher_off_its_entry_stops_the_run_with_both_numbers_unless_allowed(finished):
+    shell, _ = finished
+    kd = records(shell)["kd"]
+    weights = next(r for r in Store(shell.store).records()[0] if r.recipe_name == "demo_teacher")
+    student = Store(shell.store).run(weights.identity).student
+    entry = shell.work / "other.toml"
+    entry.write_text(
+        '[[teachers]]\nmodel = "resnet_m"\ndataset = "timm:folder/tiny"\n'
+        f'path = "{student}"\naccuracy = {kd.teacher.measured - 5}\n'
+    )
+    shell.store = shell.work / "fresh"
+    code, output = shell.run("--methods", "kd", "--teachers", str(entry))
+    assert code == 1
+    assert f"{kd.teacher.measured:.2f}" in output and f"{kd.teacher.measured - 5:.2f}" in output
+    assert not records(shell)
+    code, output = shell.run("--methods", "kd", "--teachers", str(entry), "--allow-teacher-mismatch")
+    assert code == 0, output
+    again = records(shell)["kd"]
+    assert again.teacher.mismatch_allowed
+    assert again.weights_sha256 == kd.weights_sha256
+
+
+def test_a_missing_teacher_file_is_asked_for_by_name(shell):
+    entry = shell.work / "other.toml"
+    entry.write_text('[[teachers]]\nmodel = "resnet_m"\ndataset = "timm:folder/tiny"\npath = "gone.pth"\n')
+    code, output = shell.run("--methods", "kd", "--teachers", str(entry))
+    assert code == 1 and "gone.pth" in output
+
+
+def test_teacher_commands_train_and_check(shell):
+    name = "vit_m@timm:folder/tiny"
+    places = [*shell.places(), "--cpu"]
+    code, output = shell("teacher", "check", name, *places)
+    assert code == 2 and "cakdbench teacher train" in output
+    recipe = shell.work / "quick.toml"
+    recipe.write_text('extends = "demo_teacher"\ntitle = "quick"\nsource = "test"\nepochs = 2\n'
+                      'global_batch = 20\nlocal_batch = 20\n')  # fmt: skip
+    code, output = shell("teacher", "train", name, "--recipe", str(recipe), *places)
+    assert code == 0, output
+    code, output = shell("teacher", "check", name, *places)
+    assert code == 0 and "sha256" in output
+    code, output = shell.run("--methods", "kd", pairs="vit_m>resnet_s@timm:folder/tiny")
+    assert code == 0, output
+
+
+@pytest.mark.parametrize("what", ["methods", "pairs", "models", "datasets", "recipes", "teachers"])
+def test_list_names_what_there_is(shell, what):
+    wanted = {
+        "methods": "fbt", "pairs": "cifar_all", "models": "swin_t", "datasets": "fashion_demo",
+        "recipes": "ofa_cifar_cnn", "teachers": "convnext_t@cifar100",
+    }  # fmt: skip
+    code, output = shell("list", what)
+    assert code == 0 and wanted[what] in output
+
+
+METHOD = '''
+from dataclasses import dataclass
+from cakdbench.method import Batch, Method, Step
+from cakdbench.registry import register
+
+@register("{id}", title="Mine", paper="none", url="")
+class Mine(Method):
+    @dataclass(frozen=True)
+    class Config:
+        factor: float = {factor}
+
+    @classmethod
+    def refuses(cls, teacher, student, config):
+        return "it has no taste for vit_xs" if config.factor < 0 else None
+
+    def distill_step(self, batch: Batch) -> Step:
+        logits = self.student(batch.images).logits
+        return Step(logits, {{"label": self.config.factor * batch.label_loss(logits)}})
+'''
+
+
+def test_a_method_from_a_file_runs_and_a_diverging_one_fails_alone(shell):
+    good, bad = shell.work / "good.py", shell.work / "bad.py"
+    good.write_text(METHOD.format(id="mine_good", factor=1.0))
+    bad.write_text(METHOD.format(id="mine_bad", factor="float('nan')"))
+    files = ["--method-file", str(good), "--method-file", str(bad)]
+    code, output = shell.run("--methods", "mine_good,mine_bad", *files)
+    assert code == 1
+    assert "mine_bad" in output and "at step 0" in output
+    assert set(records(shell)) == {"scratch", "kd", "mine_good"}
+    assert "failed" in shell("status", "--store", str(shell.store))[1]
+
+
+def test_a_refusal_is_told_with_its_reason_and_is_no_failure(shell):
+    picky = shell.work / "picky.py"
+    picky.write_text(METHOD.format(id="mine_picky", factor=-1.0))
+    code, output = shell.run("--methods", "mine_picky", "--method-file", str(picky))
+    assert code == 0 and "no taste for vit_xs" in output
+    assert set(records(shell)) == {"scratch", "kd"}
+
+
+def test_a_large_suite_without_a_gpu_is_announced_and_asked_for(shell, monkeypatch):
+    if torch.cuda.is_available():
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    from cli_lab import SHORT
+
+    code, output = shell.run("--methods", "kd", settings=(*SHORT, "recipe.epochs=2000000"))
+    assert code == 2
+    assert "no GPU" in output and "about" in output and "--yes" in output
+
+
+def test_a_store_that_cannot_be_written_is_an_error_that_names_the_place(shell):
+    shell.store.write_text("a file where the folder should be")
+    code, output = shell.run("--methods", "kd")
+    assert code == 1 and str(shell.store) in output
+    assert os.path.isfile(shell.store)

@@ -1,0 +1,123 @@
+"""A small real training: real images, real timm models, the trainer of the product."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from accelerate import Accelerator
+
+from cakdbench.data.datasets import ImageDataset, Split, load_dataset
+from cakdbench.data.stream import EvalStream, SampleStream
+from cakdbench.device import make_accelerator
+from cakdbench.method import Method
+from cakdbench.models.staged import StagedModel
+from cakdbench.randomness import seeded
+from cakdbench.recipes import Recipe, load_recipe
+from cakdbench.registry import get_method, resolve_config
+from cakdbench.train.lane import Lane
+from cakdbench.train.trainer import Trainer
+from cakdbench.watch import GroupView, LaneView, Silent
+
+TEACHER, STUDENT = "resnet_m", "vit_xs"
+SHORT = {"epochs": 2, "global_batch": 16, "local_batch": 16}
+
+
+def small_dataset(train: int = 64, test: int = 40) -> ImageDataset:
+    full = load_dataset("fashion_demo")
+    return replace(
+        full,
+        train=Split(full.train.labels[:train], full.train.image),
+        test=Split(full.test.labels[:test], full.test.image),
+    )
+
+
+def short_recipe(**changes: object) -> Recipe:
+    return load_recipe("demo").override(SHORT | changes)
+
+
+class Training:
+    """One group, ready to run; `saved` and `failed` collect what the trainer reports.
+
+    Args:
+        methods: ids of registered methods, or classes.
+        stop_at: ask the trainer to stop when this many steps have been made.
+    """
+
+    def __init__(
+        self,
+        methods: Sequence[str | type[Method]],
+        recipe: Recipe | None = None,
+        *,
+        seed: int = 0,
+        student: str = STUDENT,
+        stop_at: int | None = None,
+        checkpoint_seconds: float = 1e9,
+        accelerator: Accelerator | None = None,
+    ):
+        self.dataset, self.recipe = small_dataset(), recipe or short_recipe()
+        self.accelerator = accelerator or make_accelerator(cpu=True)
+        self.stream = SampleStream(self.dataset, self.recipe, seed)
+        with seeded("teacher"):
+            self.teacher = StagedModel(TEACHER, 10, 64).eval().requires_grad_(False)
+        self.lanes = [self._lane(method, seed, student) for method in methods]
+        self.saved: list[tuple[str, dict]] = []
+        self.failed: dict[str, str] = {}
+        self.view: GroupView | None = None
+        self._stop_at, self._checkpoint_seconds = stop_at, checkpoint_seconds
+
+    def _lane(self, method: str | type[Method], seed: int, student: str) -> Lane:
+        kind = get_method(method) if isinstance(method, str) else method
+        with seeded(seed, "student", student):
+            net = StagedModel(student, 10, 64)
+        config = resolve_config(kind, None, self.teacher.info, net.info, "fashion_demo")
+        with seeded(seed, kind.id, "modules"):
+            built = kind(net, self.teacher if kind.needs else None, config)
+        return Lane(
+            built,
+            self.recipe,
+            seed,
+            self.accelerator,
+            steps_per_epoch=self.stream.steps_per_epoch,
+            accumulation=self.stream.accumulation,
+            label=kind.id,
+        )
+
+    def run(self) -> "Training":
+        steps = self.stream.steps_per_epoch
+        self.view = GroupView(
+            "t", "demo", 0, self.recipe.epochs, steps, [LaneView(lane.label) for lane in self.lanes]
+        )
+        Trainer(
+            self.lanes,
+            self.teacher,
+            self.stream,
+            EvalStream(self.dataset.test, self.dataset, self.recipe),
+            self.accelerator,
+            view=self.view,
+            watcher=Silent(),
+            save=lambda lane: self.saved.append((lane.label, _copy(lane.state()))),
+            failed=lambda lane, reason: self.failed.update({lane.label: reason}),
+            stop=lambda: self._stop_at is not None and self.view.step >= self._stop_at,
+            checkpoint_seconds=self._checkpoint_seconds,
+        ).run()
+        return self
+
+    def lane(self, label: str) -> Lane:
+        return next(lane for lane in self.lanes if lane.label == label)
+
+    def weights(self, label: str) -> dict[str, torch.Tensor]:
+        return self.lane(label).method.state_dict()
+
+
+def _copy(state: dict) -> dict:
+    """As a checkpoint would keep it: later steps do not reach it."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=True)
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    """Bit for bit."""
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
