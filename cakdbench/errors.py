@@ -28,5 +28,6 @@ def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:
     """The error for a name nobody knows, with the nearest names that exist."""
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
+    shown = known if len(known) <= 60 else [*known[:20], f"... ({len(known)} in all)"]
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(shown)}"
     return UsageError(f"unknown {what} {name!r}; {hint}")

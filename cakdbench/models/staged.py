@@ -157,6 +157,8 @@ class StagedModel(nn.Module):
     def stage(self, number: int, x: Tensor) -> Tensor:
         """Stage `number` (1 to 4), from the feature of the stage before."""
         self._must_compose()
+        if number not in (1, 2, 3, 4):
+            raise UsageError(f"{self.name} has stages 1 to 4, and no stage {number}")
         return self.family.stage(self.net, number, x)
 
     def head(self, x: Tensor) -> Output:
