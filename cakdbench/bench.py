@@ -15,7 +15,7 @@ from cakdbench.errors import UsageError
 from cakdbench.estimate import estimate_seconds
 from cakdbench.group import Options
 from cakdbench.harness import Harness, Outcome
-from cakdbench.models.zoo import model_info
+from cakdbench.models.zoo import model_kind
 from cakdbench.plan import Cell, Plan
 from cakdbench.recipes import default_recipe
 from cakdbench.store import Store
@@ -130,7 +130,7 @@ class Bench:
         """
         dataset = self.harness().dataset(dataset_name)
         cell = self.teachers.training_cell(model, dataset_name)
-        recipe = cell.recipe if cell else default_recipe(dataset_name, model_info(model, 2).kind)
+        recipe = cell.recipe if cell else default_recipe(dataset_name, model_kind(self.teachers.entry(model, dataset_name).zoo_model))
         teacher = self.teachers.load(model, dataset, recipe.image_size, recipe.teacher_norm)
         facts = gate(teacher, dataset, recipe, self.accelerator, allow_mismatch=False)
         expected = "no expectation" if facts.expected is None else f"expected {facts.expected:.2f} ± {facts.tolerance}"

@@ -53,7 +53,7 @@ class _Clock:
     def _measure(self, cell: Cell, size: int, classes: int) -> tuple[float, float]:
         device = self.accelerator.device
         student = StagedModel(cell.pair.student, classes, size)
-        teacher = StagedModel(cell.pair.teacher, classes, size).to(device).eval() if cell.needs_teacher else None
+        teacher = StagedModel(cell.pair.teacher_model, classes, size).to(device).eval() if cell.needs_teacher else None
         method = cell.method(student, teacher and teacher.requires_grad_(False), cell.config).to(device).train()
         images = torch.randn(self.batch, 3, size, size, device=device)
         target = torch.arange(self.batch, device=device) % classes

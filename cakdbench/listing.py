@@ -63,10 +63,9 @@ def recipes() -> Table:
 def teachers(extra: list[Path]) -> Table:
     table = Table("teacher", "weights", "top-1 %", "tolerance", "also reported", "notes")
     for entry in load_teachers(extra).values():
-        source = f"trained by {entry.train}" if entry.train else f"hub {entry.hub}" if entry.hub else str(entry.url or entry.path)
         reported = ", ".join(f"{each.accuracy:g} ({each.by})" for each in entry.reported)
         accuracy = "-" if entry.accuracy is None else f"{entry.accuracy:g}"
         table.add_row(
-            f"{entry.model}@{entry.dataset}", source, accuracy, f"{entry.tolerance:g}", reported or "-", entry.notes
+            f"{entry.model}@{entry.dataset}", entry.source, accuracy, f"{entry.allowed:g}", reported or "-", entry.notes
         )
     return table

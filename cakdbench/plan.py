@@ -148,4 +148,4 @@ def canonical_label(name: str) -> str:
 def pair_info(pair: Pair, image_size: int, data_dir: Path | None = None) -> tuple[ModelInfo, ModelInfo]:
     """What is known of teacher and student without their weights."""
     classes = dataset_facts(pair.dataset, data_dir).num_classes
-    return model_info(pair.teacher, classes, image_size), model_info(pair.student, classes, image_size)
+    return model_info(pair.teacher_model, classes, image_size), model_info(pair.student, classes, image_size)

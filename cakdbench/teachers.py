@@ -21,13 +21,10 @@ from cakdbench.plan import Cell, Settings
 from cakdbench.recipes import Recipe, load_recipe
 from cakdbench.records import TeacherFacts
 from cakdbench.registry import get_method
-from cakdbench.store import RunFolder, Store
+from cakdbench.store import RunFolder, Store, write_atomic
 from cakdbench.suites import Pair
 from cakdbench.teacher_entries import TeacherEntry, load_teachers
 from cakdbench.train.evaluate import evaluate
-
-TRAINED_TOLERANCE = 0.1
-"""Points by which a teacher of our own may differ from its record."""
 
 
 @dataclass
@@ -70,7 +67,7 @@ class Teachers:
         if entry.train is None:
             return None
         recipe = load_recipe(entry.train).override(self.settings.teacher)
-        return training_cell(model, dataset, recipe)
+        return training_cell(entry.zoo_model, dataset, recipe)
 
     def run(self, model: str, dataset: ImageDataset) -> RunFolder | None:
         """The run folder of a trained teacher, finished or not; None for one from elsewhere."""
@@ -98,19 +95,18 @@ class Teachers:
         entry = self.entry(model, dataset.name)
         net = StagedModel(entry.zoo_model, dataset.num_classes, image_size, pretrained=entry.hub or False)
         if entry.train:
-            teacher = self._trained(net, dataset)
+            teacher = self._trained(net, model, dataset)
         else:
             if not entry.hub:
                 load_weights(net, self._read(entry))
-            source = entry.hub or entry.url or str(entry.path)
-            teacher = Teacher(net, weights_sha256(net), source, entry.accuracy, entry.tolerance)
+            teacher = Teacher(net, weights_sha256(net), entry.source, entry.accuracy, entry.allowed)
         if norm == "own" and entry.hub:
             net.expect_input((dataset.mean, dataset.std), hub_statistics(entry.hub))
         net.requires_grad_(False).eval()
         return teacher
 
-    def _trained(self, net: StagedModel, dataset: ImageDataset) -> Teacher:
-        run = self.run(net.name, dataset)
+    def _trained(self, net: StagedModel, model: str, dataset: ImageDataset) -> Teacher:
+        run = self.run(model, dataset)
         record = run.record()
         load_weights(net, load_file(run.student))
         sha256 = weights_sha256(net)
@@ -119,7 +115,8 @@ class Teachers:
                 f"the weights in {run.student} are not those of its record; delete the folder {run.path} "
                 "and run the same command again: the teacher is trained anew"
             )
-        return Teacher(net, sha256, f"trained: {record.recipe_name}", record.result.top1, TRAINED_TOLERANCE)
+        entry = self.entry(model, dataset.name)
+        return Teacher(net, sha256, entry.source, record.result.top1, entry.allowed)
 
     def _read(self, entry: TeacherEntry) -> dict[str, torch.Tensor]:
         path = self.file(entry)
@@ -135,7 +132,7 @@ class Teachers:
     def file(self, entry: TeacherEntry) -> Path:
         """Where an entry's weights lie, or will."""
         if entry.path:
-            return entry.path
+            return Path(entry.path)
         return self.folder / (entry.file or f"{entry.model}@{entry.dataset}.pth")
 
     def _download(self, entry: TeacherEntry, path: Path) -> None:

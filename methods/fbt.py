@@ -1,0 +1,346 @@
+"""FBT: transfer through a model fused from the front of one network and the back of the other (Li et al., 2025).
+
+First published as TAS. `T`, `S` and `F` are the teacher, the student and the fused model. F runs the front's
+stages 1 to `front_k`, the L2G module, and the back's stages from `back_j` on with its head. A CNN is the front
+of a pair with exactly one CNN; otherwise the student is. Both papers leave open how much the pieces differ in
+width or lack class tokens; every such choice is a setting below.
+"""
+
+import contextlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from cakdbench.methods.ofa import ofa_loss
+from timm.models.swin_transformer_v2 import SwinTransformerV2Block
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cakdbench.method import Batch, Method, Setting, Step, check_choices
+from cakdbench.models.staged import Layout, ModelInfo, Output, StagedModel, to_map
+from cakdbench.numerics import full_precision
+from cakdbench.registry import register
+
+MAX_SCALE = 100.0  # of the cosine similarities, as in CLIP
+
+
+@full_precision
+def info_nce_loss(learner: Tensor, supervisor: Tensor, scale: Tensor | float) -> Tensor:
+    """Each learner feature picks the supervisor's feature of the same sample out of the batch, eq. 3 of FBT.
+
+    Features are normalised to length 1; there is one direction only.
+
+    Args:
+        learner: `(B, D)`, the anchors.
+        supervisor: `(B, D)`, the keys.
+        scale: `1 / tau`, scalar.
+    """
+    similarity = F.normalize(learner, dim=1) @ F.normalize(supervisor, dim=1).T
+    return F.cross_entropy(scale * similarity, torch.arange(len(learner), device=learner.device))
+
+
+@full_precision
+def feature_mse_loss(learner: Tensor, supervisor: Tensor) -> Tensor:
+    """Mean squared difference of two features `(B, D)`, the papers' alternative to InfoNCE."""
+    return F.mse_loss(learner, supervisor)
+
+
+class L2G(nn.Module):
+    """Patch embedding and one attention block, from a front's stage to the entry of a back's stage.
+
+    Args:
+        front: layout of the feature that comes in.
+        back: layout of the feature the back's stage `back_j` takes, that is of its stage before.
+        block: `swin` (one Swin-V2 block, no shift), `vit` or `none`.
+        prefix: `(1, P, D)`, initial value of the prefix tokens it owns for the back, if it owns any.
+    """
+
+    def __init__(
+        self,
+        front: Layout,
+        back: Layout,
+        block: str = "swin",
+        heads: int = 8,
+        window: int = 7,
+        prefix: Tensor | None = None,
+    ):
+        super().__init__()
+        self.front, self.grid = front, back.grid
+        self.divides = all(side % wanted == 0 for side, wanted in zip(front.grid, back.grid))
+        kernel = tuple(side // wanted for side, wanted in zip(front.grid, back.grid)) if self.divides else 1
+        self.patch_embed = nn.Conv2d(front.channels, back.channels, kernel, kernel)
+        self.block = _attention(block, back, heads, window)
+        self.prefix = None if prefix is None else nn.Parameter(prefix.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The front's feature to tokens `(B, H*W, D)` of the back, without prefix."""
+        x = self.patch_embed(self._fit(self.front.to_map(x)))
+        return self.block(x.permute(0, 2, 3, 1)).reshape(len(x), -1, x.shape[1])
+
+    def _fit(self, x: Tensor) -> Tensor:
+        """Bring a grid the patch embedding cannot divide to the back's: up bilinearly, down by averaging."""
+        if self.divides:
+            return x
+        if x.shape[-2] < self.grid[0] or x.shape[-1] < self.grid[1]:
+            return F.interpolate(x, self.grid, mode="bilinear", align_corners=False)
+        return F.adaptive_avg_pool2d(x, self.grid)
+
+
+def _attention(block: str, layout: Layout, heads: int, window: int) -> nn.Module:
+    if block == "swin":
+        return SwinTransformerV2Block(layout.channels, layout.grid, heads, window)
+    if block == "vit":
+        return nn.Sequential(nn.Flatten(1, 2), Block(layout.channels, heads, qkv_bias=True))
+    return nn.Identity()
+
+
+@contextlib.contextmanager
+def statistics_kept(model: nn.Module) -> Iterator[None]:
+    """Batch norms normalise by the batch inside the block, as in training, but do not record it."""
+    norms = [m for m in model.modules() if getattr(m, "track_running_stats", False)]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
+
+
+@register(
+    "fbt", title="FBT", paper="Li et al., ICCV 2025", url="https://arxiv.org/abs/2410.12342", aliases=("tas",)
+)
+class FBT(Method):
+    """Labels, and knowledge from T to S, from T to F and from F to S; the giving side never gets a gradient."""
+
+    needs = frozenset({"logits", "pooled", "stages"})
+
+    @dataclass(frozen=True)
+    class Config:
+        """Defaults: the papers' where they speak, else what their tables of costs and results fit best.
+
+        Attributes:
+            gamma: of `ofa_loss`, 1.5 on ImageNet.
+            form: of `ofa_loss`.
+            tau: initial temperature of InfoNCE; learned, shared, never below 1 / 100.
+            ts_weight: of everything from T to S; 0 leaves it out. `tf_weight`, `fs_weight` likewise.
+            ofa_weight: of every loss on logits. `feature_weight`: of every loss on features.
+            feature_loss: `nce` or `mse`.
+            feature: `pre_logits` is what the classifier takes, `avg` the mean of the normalised patch tokens.
+            proj: widths meet by a linear map of the learner's feature, or by average `pool`ing to the smaller.
+            fuse_front: the model that gives F's first stages; `auto` is the CNN if there is exactly one.
+            front_k: last stage of the front. `back_j`: first stage of the back, 5 for its head alone.
+            l2g_block, l2g_heads, l2g_window: of L2G's attention; a window is cut to the grid.
+            l2g_pos: `model` adds the back's position embedding to L2G's tokens.
+            fused_cls: class token for a back that reads one: a vector `learned` from the back's own, the `model`'s
+                own, the `mean` of L2G's tokens, or `gap`: none, the back averages its patch tokens instead.
+            ce_on_fused: weight of the label loss of F.
+        """
+
+        gamma: float = 1.0
+        form: Literal["code", "paper"] = "code"
+        tau: float = 0.07
+        ts_weight: float = 1.0
+        tf_weight: float = 1.0
+        fs_weight: float = 1.0
+        ofa_weight: float = 1.0
+        feature_weight: float = 1.0
+        feature_loss: Literal["nce", "mse"] = "nce"
+        feature: Literal["pre_logits", "avg"] = "pre_logits"
+        proj: Literal["linear", "pool"] = "linear"
+        fuse_front: Literal["auto", "student", "teacher"] = "auto"
+        front_k: int = 3
+        back_j: int = 4
+        l2g_block: Literal["swin", "vit", "none"] = "swin"
+        l2g_heads: int = 8
+        l2g_window: int = 7
+        l2g_pos: Literal["none", "model"] = "none"
+        fused_cls: Literal["learned", "model", "mean", "gap"] = "learned"
+        ce_on_fused: float = 0.0
+
+        def __post_init__(self):
+            check_choices(self)
+            if self.gamma <= 0 or self.tau < 1 / MAX_SCALE:
+                raise ValueError(f"gamma must be above 0 and tau at least {1 / MAX_SCALE}")
+            if self.front_k not in range(1, 5) or self.back_j not in range(2, 6):
+                raise ValueError(f"front_k must be 1 to 4 and back_j 2 to 5, not {self.front_k} and {self.back_j}")
+            if min(self.l2g_heads, self.l2g_window) < 1:
+                raise ValueError("l2g_heads and l2g_window must be at least 1")
+
+        def fronts_student(self, teacher: ModelInfo | StagedModel, student: ModelInfo | StagedModel) -> bool:
+            """Whether the student is the front and the teacher the back."""
+            if self.fuse_front != "auto":
+                return self.fuse_front == "student"
+            return student.kind == "cnn" or teacher.kind != "cnn"
+
+    settings = (Setting({"dataset": "imagenet1k"}, {"gamma": 1.5}),)
+    variants = {
+        "no_ts": {"ts_weight": 0.0},
+        "no_tf": {"tf_weight": 0.0},
+        "no_fs": {"fs_weight": 0.0},
+        "no_infonce": {"feature_weight": 0.0},
+        "no_ofa_loss": {"ofa_weight": 0.0},
+        "mse": {"feature_loss": "mse"},
+        "paper_form": {"form": "paper"},
+        "vit_block": {"l2g_block": "vit"},
+        "heads_6": {"l2g_heads": 6},
+        "window_14": {"l2g_window": 14},
+        "no_stage4": {"back_j": 5, "fused_cls": "gap"},  # rows B and A of TAS Table 4
+        "no_stage4_no_block": {"back_j": 5, "fused_cls": "gap", "l2g_block": "none"},
+        # TAS Table 5: front stages 1 to k, back stages from j
+        **{f"split_{k}_{j}": {"front_k": k, "back_j": j} for k, j in [(1, 2), (2, 3), (3, 2), (3, 3)]},
+        **{f"split_{k}_4": {"front_k": k} for k in (1, 2, 4)},
+        "split_4_fc": {"front_k": 4, "back_j": 5, "fused_cls": "gap"},
+        "front_student": {"fuse_front": "student"},
+        "front_teacher": {"fuse_front": "teacher"},
+        **{f"cls_{choice}": {"fused_cls": choice} for choice in ("model", "mean", "gap")},
+        "pos_model": {"l2g_pos": "model"},
+        "feature_avg": {"feature": "avg"},
+        "proj_pool": {"proj": "pool"},
+        "ce_on_fused": {"ce_on_fused": 1.0},
+    }
+
+    @classmethod
+    def refuses(cls, teacher: ModelInfo, student: ModelInfo, config: Config) -> str | None:
+        """A back that does not compose, or that L2G's heads or class token do not fit."""
+        back = teacher if config.fronts_student(teacher, student) else student
+        if not back.composable:
+            return (
+                f"fbt enters {back.name} at stage {config.back_j}, and only models of the known families can be "
+                f"entered there: choose another model, or set fbt.fuse_front so that {back.name} is the front"
+            )
+        entry = back.layouts[config.back_j - 2]
+        if config.l2g_block != "none" and entry.channels % config.l2g_heads:
+            fit = max(n for n in range(1, config.l2g_heads) if entry.channels % n == 0)
+            return (
+                f"fbt's L2G attends with {config.l2g_heads} heads, which do not divide the width {entry.channels} "
+                f"of stage {config.back_j - 1} of {back.name}: set fbt.l2g_heads={fit}"
+            )
+        if config.back_j == 5 and entry.prefix and config.fused_cls in ("learned", "model"):
+            return (
+                f"the head of {back.name} reads its class token alone, which says nothing about the image "
+                "when the back has no stage (fbt.back_j=5): set fbt.fused_cls=gap or mean"
+            )
+        return None
+
+    def build(self) -> None:
+        """L2G, the feature projector and the temperature, as far as the weights leave them something to do."""
+        config = self.config
+        self.student_in_front = config.fronts_student(self.teacher, self.student)
+        self.entry = self.back.layouts[config.back_j - 2]
+        self.transfers = [name for name in ("ts", "tf", "fs") if getattr(config, f"{name}_weight")]
+        self.fuses = bool(config.tf_weight or config.fs_weight or config.ce_on_fused)
+        if self.fuses:
+            self._build_l2g()
+        if self.transfers and config.feature_weight:
+            self._build_feature_path()
+
+    def _build_l2g(self) -> None:
+        config, front = self.config, self.student if self.student_in_front else self.teacher
+        prefix = self.back.stage_prefix() if self.entry.prefix and config.fused_cls == "learned" else None
+        layout = front.layouts[config.front_k - 1]
+        self.l2g = L2G(layout, self.entry, config.l2g_block, config.l2g_heads, config.l2g_window, prefix)
+        # without a loss on F nothing trains L2G; saying so keeps it out of the optimizer, the counts and DDP
+        self.l2g.requires_grad_(bool(config.tf_weight or config.ce_on_fused))
+
+    def _build_feature_path(self) -> None:
+        widths = {"t": self.teacher.width, "s": self.student.width, "f": self.back.width}
+        differ = any(widths[giver] != widths[learner] for giver, learner in self.transfers)
+        if differ and self.config.proj == "linear":
+            self.projector = nn.Linear(widths["s"], widths["t"])
+        if self.config.feature_loss == "nce":
+            self.log_scale = nn.Parameter(torch.tensor(-math.log(self.config.tau)))
+
+    @property
+    def back(self) -> StagedModel:
+        """The model that gives F's last stages and head."""
+        return self.teacher if self.student_in_front else self.student
+
+    def no_weight_decay(self) -> set[str]:
+        """The student's list, the temperature, and of L2G what Swin-V2 and ViT exempt."""
+        exempt = ("log_scale", "l2g.prefix", "l2g.block.attn.logit_scale", "l2g.block.attn.cpb_mlp")
+        own = {name for name, _ in self.named_parameters() if name.startswith(exempt)}
+        return super().no_weight_decay() | own
+
+    def distill_step(self, batch: Batch) -> Step:
+        """S once, T's stages as given, then L2G and the back; the front never runs again."""
+        config, student = self.config, self.student(batch.images, stages=True)
+        known = {"t": self._known(self.teacher, batch.teacher), "s": self._known(self.student, student)}
+        losses = {"label": batch.label_loss(student.logits)}
+        if self.fuses:
+            front = student if self.student_in_front else batch.teacher
+            known["f"] = self.fuse(front.stages[config.front_k - 1])
+        for giver, learner in self.transfers:
+            losses |= self._transfer(giver + learner, known[giver], known[learner], batch.hard_target)
+        if config.ce_on_fused:
+            losses["label_f"] = config.ce_on_fused * batch.label_loss(known["f"].logits)
+        return Step(student.logits, losses)
+
+    def fuse(self, feature: Tensor) -> Output:
+        """What F knows, from the front's feature of stage `front_k`.
+
+        A student back runs here for the second time in the step: batch norms do not record it.
+        """
+        with contextlib.nullcontext() if self.student_in_front else statistics_kept(self.student):
+            x = self._enter(self.l2g(feature))
+            for stage in range(self.config.back_j, 5):
+                x = self.back.stage(stage, x)
+            if self.entry.prefix and self.config.fused_cls == "gap":
+                return self.back.mean_head(x)
+            output = self.back.head(x)
+            return self._known(self.back, Output(output.logits, output.pooled, (x,)))
+
+    def _enter(self, tokens: Tensor) -> Tensor:
+        """L2G's tokens `(B, H*W, D)` as the feature the back's stage takes."""
+        if not self.entry.tokens:
+            return to_map(tokens, self.entry.grid)
+        if self.config.l2g_pos == "model" and (positions := self.back.patch_pos()) is not None:
+            tokens = tokens + positions.detach()
+        prefix = self._prefix(tokens)
+        return tokens if prefix is None else torch.cat([prefix.expand(len(tokens), -1, -1), tokens], 1)
+
+    def _prefix(self, tokens: Tensor) -> Tensor | None:
+        choice, count = self.config.fused_cls, self.entry.prefix
+        if not count or choice == "gap":
+            return None
+        if choice == "mean":
+            return tokens.mean(1, keepdim=True).expand(-1, count, -1)
+        return self.l2g.prefix if choice == "learned" else self.back.stage_prefix().detach()
+
+    def _known(self, model: StagedModel, output: Output) -> Output:
+        """The logits, and as `pooled` the feature the settings ask for; the last of `output.stages` is stage 4."""
+        prefix = model.layouts[3].prefix
+        if self.config.feature == "pre_logits" or not prefix:
+            return output
+        return Output(output.logits, model.mean_head(output.stages[-1][:, prefix:]).pooled)
+
+    def _transfer(self, name: str, giver: Output, learner: Output, target: Tensor) -> dict[str, Tensor]:
+        """The weighted losses of `ts`, `tf` or `fs`; the giver gets no gradient, a loss of weight 0 is left out."""
+        config, losses = self.config, {}
+        weight = getattr(config, f"{name}_weight")
+        if config.ofa_weight:
+            loss = ofa_loss(learner.logits, giver.logits.detach(), target, config.gamma, form=config.form)
+            losses[f"ofa_{name}"] = weight * config.ofa_weight * loss
+        if config.feature_weight:
+            loss = self._feature_loss(*self._meet(learner.pooled, giver.pooled.detach()))
+            losses[f"{config.feature_loss}_{name}"] = weight * config.feature_weight * loss
+        return losses
+
+    def _meet(self, learner: Tensor, giver: Tensor) -> tuple[Tensor, Tensor]:
+        """Both features in one width; where they differ the learner has the student's, the giver the teacher's."""
+        if learner.shape[1] == giver.shape[1]:
+            return learner, giver
+        if self.config.proj == "linear":
+            return self.projector(learner), giver
+        width = min(learner.shape[1], giver.shape[1])
+        return F.adaptive_avg_pool1d(learner, width), F.adaptive_avg_pool1d(giver, width)
+
+    def _feature_loss(self, learner: Tensor, giver: Tensor) -> Tensor:
+        if self.config.feature_loss == "mse":
+            return feature_mse_loss(learner, giver)
+        with torch.no_grad():  # as CLIP does: clamped in the graph alone, it would get no gradient any more
+            self.log_scale.clamp_(max=math.log(MAX_SCALE))
+        return info_nce_loss(learner, giver, self.log_scale.exp().clamp(max=MAX_SCALE))

@@ -1,0 +1,52 @@
+"""KD: match the teacher's softened class probabilities (Hinton et al., 2015)."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from cakdbench.method import Batch, Method, Step
+from cakdbench.numerics import full_precision
+from cakdbench.registry import register
+
+
+@full_precision
+def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """`T^2 * mean_b KL(softmax(z_t / T) || softmax(z_s / T))`, eq. 1-2 of arXiv:1503.02531 in its KL form.
+
+    Args:
+        student_logits: `(B, C)`.
+        teacher_logits: `(B, C)`.
+    """
+    student = F.log_softmax(student_logits / temperature, 1)
+    teacher = F.log_softmax(teacher_logits / temperature, 1)
+    return temperature**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+
+
+@register("kd", title="KD", paper="Hinton et al., 2015", url="https://arxiv.org/abs/1503.02531")
+class KD(Method):
+    """Labels plus the teacher's softened probabilities; defaults of the OFA code base."""
+
+    @dataclass(frozen=True)
+    class Config:
+        """Softening of both sides, and the weights of the two losses."""
+
+        temperature: float = 1.0
+        weight: float = 1.0
+        label_weight: float = 1.0
+
+        def __post_init__(self):
+            if self.temperature <= 0:
+                raise ValueError(f"temperature must be above 0, not {self.temperature}")
+
+    variants = {
+        "mdistiller_cifar": {"temperature": 4.0, "weight": 0.9, "label_weight": 0.1},
+        "mdistiller_imagenet": {"temperature": 1.0, "weight": 0.5, "label_weight": 0.5},
+        "dist_imagenet": {"temperature": 4.0, "weight": 1.0, "label_weight": 0.9},
+    }
+
+    def distill_step(self, batch: Batch) -> Step:
+        config, logits = self.config, self.student(batch.images).logits
+        distilled = kd_loss(logits, batch.teacher.logits, config.temperature)
+        label = config.label_weight * batch.label_loss(logits)
+        return Step(logits, {"label": label, "kd": config.weight * distilled})

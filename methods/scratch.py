@@ -1,0 +1,15 @@
+"""The student alone: the reference every gain is measured from."""
+
+from cakdbench.method import Batch, Method, Step
+from cakdbench.registry import register
+
+
+@register("scratch", title="From scratch", paper="labels only", url="")
+class Scratch(Method):
+    """Train the student on the labels; no teacher is built."""
+
+    needs = frozenset()
+
+    def distill_step(self, batch: Batch) -> Step:
+        logits = self.student(batch.images).logits
+        return Step(logits, {"label": batch.label_loss(logits)})

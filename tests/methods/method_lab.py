@@ -1,0 +1,66 @@
+"""Small models and batches the method tests share."""
+
+import copy
+import functools
+
+import torch
+from torch import nn
+
+from cakdbench.method import Batch
+from cakdbench.models.staged import StagedModel
+from cakdbench.randomness import seeded
+
+CLASSES, SIZE = 10, 64
+MINI = {"cnn": "resnet18", "cnn2": "mobilenetv2", "vit": "deit_t", "swin": "swin_p", "mlp": "resmlp_s12"}
+
+
+@functools.cache
+def _model(name, classes, size):
+    with seeded("model", name):
+        return StagedModel(name, classes, size)
+
+
+def student(name, classes=CLASSES, size=SIZE):
+    """A fresh copy, in train mode, of the small model of that family (or of any model by its own name)."""
+    return copy.deepcopy(_model(MINI.get(name, name), classes, size)).train()
+
+
+def teacher(name, classes=CLASSES, size=SIZE):
+    """The same, frozen; other weights than the student's of that name."""
+    frozen = student(name, classes, size).requires_grad_(False).eval()
+    with seeded("teacher", name), torch.no_grad():
+        for parameter in frozen.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    return frozen
+
+
+def make(method, teacher, student, **config):
+    """The method in training on one pair, its extra modules seeded."""
+    with seeded("extra", method.id):
+        return method(student, teacher, method.Config(**config)).train()
+
+
+def batch_for(teacher=None, size=4, classes=CLASSES, pixels=SIZE, soft=False):
+    """A batch of noise with the teacher's outputs on it, as the trainer makes it."""
+    with seeded("batch", size, pixels):
+        images = torch.randn(size, 3, pixels, pixels)
+        target = torch.randint(classes, (size,))
+    if soft:
+        target = torch.nn.functional.one_hot(target, classes).float()
+    outputs = None
+    if teacher is not None:
+        with torch.no_grad():
+            outputs = teacher(images, stages=True)
+    return Batch(images, target, torch.arange(size), 0, 0, nn.CrossEntropyLoss(), outputs)
+
+
+def gradients(loss, parameters):
+    """Parameter name to gradient; None where the loss does not reach."""
+    names, tensors = zip(*parameters)
+    found = torch.autograd.grad(loss, tensors, allow_unused=True, retain_graph=True)
+    return dict(zip(names, found))
+
+
+def reached(found):
+    """Names of the parameters whose gradient exists and is not zero."""
+    return {name for name, grad in found.items() if grad is not None and grad.abs().max() > 0}
