@@ -138,7 +138,9 @@ def _leftovers(
             aside.append(Aside(record, pair, tuple(found[place])))
         else:
             others[record.recipe_name] += 1
-    aside.sort(key=lambda a: (a.pair, _label(a.record), a.record.identity.seed, a.record.key))
+    aside.sort(
+        key=lambda a: (a.record.identity.student, a.pair, _label(a.record), a.record.identity.seed, a.record.key)
+    )
     return tuple(aside), dict(sorted(others.items()))
 
 

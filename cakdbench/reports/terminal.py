@@ -29,12 +29,11 @@ class BoardView:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         for block in self.board.blocks:
             yield Text(f"{self.board.title} ({block.precision})", style="bold")
-            places = list(range(len(block.columns)))
-            while places:
-                count = _fitting(block, places, console, options)
-                yield _table(block, places[:count], last=count == len(places))
-                places = places[count:]
-            yield from _notes(block)
+            if any(column.records for column in block.columns):
+                yield from _tables(block, console, options)
+                yield from _notes(block)
+            else:
+                yield Text("no standard run yet")
         if self.board.aside:
             yield _aside_table(self.board)
         others = {
@@ -47,13 +46,22 @@ class BoardView:
 
 
 def _aside_table(board: Board) -> Table:
-    table = Table("method", "pair", "seed", "top-1", "what differs", title_justify="left")
-    table.title = "Runs with changed settings (not comparable)"
+    table = Table(title="Runs with changed settings (not comparable)", title_justify="left")
+    for head in ("method", "pair", "seed", "top-1", "what differs"):
+        table.add_column(head, overflow="fold")
     for run in board.aside:
         identity = run.record.identity
         cells = (identity.method.label, run.pair, str(identity.seed), points(run.record.result.top1))
         table.add_row(*map(Text, cells), Text("; ".join(run.reasons)))
     return table
+
+
+def _tables(block: Block, console: Console, options: ConsoleOptions) -> Iterator[Table]:
+    places = list(range(len(block.columns)))
+    while places:
+        count = _fitting(block, places, console, options)
+        yield _table(block, places[:count], last=count == len(places))
+        places = places[count:]
 
 
 def _fitting(block: Block, places: list[int], console: Console, options: ConsoleOptions) -> int:

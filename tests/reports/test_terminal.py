@@ -46,6 +46,14 @@ def test_changed_runs_are_listed_with_what_differs():
     assert "recipe.epochs = 1 (standard 8)" in text
 
 
+def test_a_board_without_standard_runs_says_so_instead_of_an_empty_table():
+    odd = record("kd", PAIRS[0], 0, 12.5, recipe=RECIPE | {"epochs": 1})
+    board = build_board("demo", "Demo", [column(pair) for pair in PAIRS], [odd], TestRules())
+    text = shown(BoardView(board), 60)
+    assert "no standard run yet" in text and "average" not in text
+    assert "12.50" in text
+
+
 def test_titles_with_brackets_and_missing_runs_are_text():
     board = build_board("demo", "Demo [x]", [column(PAIRS[0])], [record("ofa", PAIRS[0])], TestRules())
     text = shown(BoardView(board), 80)
