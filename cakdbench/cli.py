@@ -111,7 +111,8 @@ def run(
     for refusal in plan.refusals:
         console.print(f"refused: {refusal.label} on {refusal.pair}: {refusal.reason}", markup=False)
     outcome = bench.run(plan.cells)
-    write_boards(bench.store, specs, boards, console, data_dir)
+    if bench.accelerator.is_main_process:
+        write_boards(bench.store, specs, boards, console, data_dir)
     for key, reason in outcome.failed.items():
         errors.print(f"failed: {key}: {reason}", style="red", markup=False, highlight=False)
     raise typer.Exit(1 if outcome.failed else 0)
@@ -227,6 +228,7 @@ def _bench(
     from cakdbench.teachers import Teachers
 
     accelerator = make_accelerator(precision, cpu)
+    console.quiet = not accelerator.is_main_process
     if workers is None:
         workers = 0 if accelerator.device.type == "cpu" else min(8, os.cpu_count() or 1)
     runs = Store(store)

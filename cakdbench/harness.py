@@ -54,19 +54,26 @@ class Harness:
             Interrupted: the user stopped; all is saved.
             StoreError: the store cannot be written.
         """
-        missing = self.missing_teachers(cells)
+        trainings = self._trainings(cells)
+        self._set_damaged_aside(trainings)
+        missing = [task for task in trainings if not task.folder.is_done]
         if missing:
-            names = ", ".join(f"{cell.pair.teacher}@{cell.pair.dataset}" for cell in missing)
+            names = ", ".join(f"{task.cell.pair.student}@{task.cell.pair.dataset}" for task in missing)
             self.watcher.say(f"training first the teachers this grid needs: {names}")
-            for key, reason in self._work([self._task(cell, None) for cell in missing]).failed.items():
+            for key, reason in self._work(missing).failed.items():
                 raise TeacherError(f"training the teacher {key} failed: {reason}")
-        return self._work(self.tasks(cells))
+        tasks = self.tasks(cells)
+        self._set_damaged_aside(tasks)
+        return self._work(tasks)
 
     def missing_teachers(self, cells: list[Cell]) -> list[Cell]:
         """The training runs of the teachers that the cells need and the store does not have."""
+        return [task.cell for task in self._trainings(cells) if not task.folder.is_done]
+
+    def _trainings(self, cells: list[Cell]) -> list[Task]:
         names = dict.fromkeys((c.pair.teacher, c.pair.dataset) for c in cells if c.needs_teacher)
         trainings = filter(None, (self.teachers.training_cell(*name) for name in names))
-        return [cell for cell in trainings if self._task(cell, None).folder.state() != "done"]
+        return [self._task(cell, None) for cell in trainings]
 
     def tasks(self, cells: list[Cell]) -> list[Task]:
         """The cells with their keys, each key once; the teachers must be at hand."""
@@ -89,10 +96,6 @@ class Harness:
     def _work(self, tasks: list[Task]) -> Outcome:
         """Run what is not done. What another process works on is waited for, and taken over if it dies."""
         outcome, pending = Outcome(), {task.key: task for task in tasks}
-        for task in tasks:
-            damage = task.folder.set_damaged_aside()
-            if damage:
-                self.watcher.say(f"{damage}; kept as record.json.damaged, the run is computed again")
         waiting = False
         while pending:
             group = self._take(pending, outcome)
@@ -111,13 +114,23 @@ class Harness:
 
     def _take(self, pending: dict[str, Task], outcome: Outcome) -> list[Task]:
         """Lock the tasks of one group; done ones go to the outcome. Empty if all are done or locked elsewhere."""
-        keys = [task.key for task in self._lock(pending)] if self.accelerator.is_main_process else []
-        done = [key for key, task in pending.items() if task.folder.state() == "done"]
-        keys, done = broadcast_object_list([keys, done]) if self.accelerator.num_processes > 1 else (keys, done)
+        keys, done = [], []
+        if self.accelerator.is_main_process:
+            keys = [task.key for task in self._lock(pending)]
+            done = [key for key, task in pending.items() if task.folder.is_done]
+        keys, done = broadcast_object_list([keys, done])
         for key in done:
             outcome.done.append(key)
             del pending[key]
         return [pending[key] for key in keys]
+
+    def _set_damaged_aside(self, tasks: list[Task]) -> None:
+        if self.accelerator.is_main_process:
+            for task in tasks:
+                damage = task.folder.set_damaged_aside()
+                if damage:
+                    self.watcher.say(f"{damage}; kept as record.json.damaged, the run is computed again")
+        self.accelerator.wait_for_everyone()
 
     def _lock(self, pending: dict[str, Task]) -> list[Task]:
         for name in dict.fromkeys(map(_group_name, pending.values())):
@@ -125,8 +138,8 @@ class Harness:
             for task in pending.values():
                 if _group_name(task) != name or len(group) == self.options.max_lanes:
                     continue
-                if task.folder.state() != "done" and task.folder.acquire():
-                    if task.folder.state() == "done":
+                if not task.folder.is_done and task.folder.acquire():
+                    if task.folder.is_done:
                         task.folder.release()
                     else:
                         group.append(task)

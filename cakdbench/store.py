@@ -88,9 +88,13 @@ class RunFolder:
     def key(self) -> str:
         return self.path.name
 
+    @property
+    def is_done(self) -> bool:
+        return self._record.exists()
+
     def state(self) -> str:
         """One of `STATES`."""
-        if self._record.exists():
+        if self.is_done:
             return "done"
         if self._locked_elsewhere():
             return "running"

@@ -4,11 +4,13 @@ A trained teacher is a `scratch` run whose student is the teacher's model: it ha
 the record of any other run, and lives in the same store.
 """
 
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from cakdbench.data.datasets import ImageDataset
@@ -108,7 +110,7 @@ class Teachers:
     def _trained(self, net: StagedModel, model: str, dataset: ImageDataset) -> Teacher:
         run = self.run(model, dataset)
         record = run.record()
-        load_weights(net, load_file(run.student))
+        load_weights(net, _read_weights(run.student))
         sha256 = weights_sha256(net)
         if sha256 != record.weights_sha256:
             raise TeacherError(
@@ -122,12 +124,7 @@ class Teachers:
         path = self.file(entry)
         if not path.is_file():
             self._download(entry, path)
-        try:
-            if path.suffix == ".safetensors":
-                return load_file(path)
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # whatever a damaged file makes the two readers raise
-            raise TeacherError(f"cannot read the teacher's weights in {path}: {error}") from error
+        return _read_weights(path)
 
     def file(self, entry: TeacherEntry) -> Path:
         """Where an entry's weights lie, or will."""
@@ -146,6 +143,13 @@ class Teachers:
                 f"no weights for the teacher {entry.model} on {entry.dataset} ({error}): put the file at {path}"
                 + (f" (from {entry.url})" if entry.url else "")
             ) from error
+
+
+def _read_weights(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
+        raise TeacherError(f"cannot read the teacher's weights in {path}: {error}") from error
 
 
 def training_cell(model: str, dataset: str, recipe: Recipe, seed: int = 0) -> Cell:
