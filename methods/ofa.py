@@ -91,10 +91,10 @@ class TokenBranch(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens `(B, prefix + H*W, D)` to logits `(B, C)`."""
-        prefix = self.layout.prefix_of(x)
         patches = self.merge(self.layout.to_map(x).permute(0, 2, 3, 1)).flatten(1, 2)
-        x = self.blocks(torch.cat([prefix, patches], 1))
-        return self.classifier(x[:, 0] if self.layout.prefix else x.mean(1))
+        if not self.layout.prefix:
+            return self.classifier(self.blocks(patches).mean(1))
+        return self.classifier(self.blocks(torch.cat([self.layout.prefix_of(x), patches], 1))[:, 0])
 
 
 def init_weights(branches: nn.Module) -> None:

@@ -11,7 +11,15 @@ from cakdbench.models.staged import StagedModel
 from cakdbench.randomness import seeded
 
 CLASSES, SIZE = 10, 64
-MINI = {"cnn": "resnet18", "cnn2": "mobilenetv2", "vit": "deit_t", "swin": "swin_p", "mlp": "resmlp_s12"}
+MINI = {
+    "cnn": "resnet_s",
+    "mobilenet": "mobilenet_s",
+    "convnext": "convnext_m",
+    "vit": "vit_xs",
+    "swin": "swin_xs",
+    "mixer": "mixer_xs",
+    "resmlp": "resmlp_xs",
+}
 
 
 @functools.cache
