@@ -1,7 +1,7 @@
 """Recipes: every number of a training protocol, as a validated file.
 
-A recipe file may say `extends = "other"`: it then takes over the other's numbers (not its title, source, notes
-and defaults) and states only what differs. Where a value may be absent, the word "none" removes it.
+A recipe file may say `extends = "other"`: it then takes over the other's numbers (not its title, source,
+notes and defaults) and states only what differs. Where a value may be absent, the word "none" removes it.
 """
 
 import json
@@ -34,7 +34,7 @@ Absent = BeforeValidator(_none)
 
 
 class Optimizer(Table):
-    """An optimizer of timm, by timm's name; timm's `sgd` is SGD with Nesterov momentum, `momentum` is without."""
+    """An optimizer by timm's name; its `sgd` is SGD with Nesterov momentum, `momentum` is SGD without."""
 
     name: str
     lr: Positive
@@ -58,7 +58,7 @@ class Schedule(Table):
 
     Attributes:
         min_lr: where a cosine ends.
-        warmup_lr: where the linear warm-up starts; the warm-up is the beginning of the schedule, not put before it.
+        warmup_lr: where the linear warm-up starts; it takes the place of the schedule's first epochs.
         decay_epochs: distance of the decays (step), or the epochs of the decays (multistep).
         per: whether the rate changes every epoch, as in timm's script, or every step.
     """
@@ -73,10 +73,14 @@ class Schedule(Table):
 
     @model_validator(mode="after")
     def _decays(self) -> Self:
-        wanted = {"cosine": type(None), "step": float, "multistep": tuple}[self.name]
-        if not isinstance(self.decay_epochs, wanted):
-            form = {"cosine": "no decay_epochs", "step": "one number as decay_epochs", "multistep": "a list of them"}
-            raise ValueError(f"a {self.name} schedule takes {form[self.name]}")
+        held, form = {
+            "cosine": (type(None), "no decay_epochs"),
+            "step": (float, "one number as decay_epochs"),
+            "multistep": (tuple, "a list as decay_epochs"),
+        }[self.name]
+        fits = isinstance(self.decay_epochs, held)
+        if not fits:
+            raise ValueError(f"a {self.name} schedule takes {form}")
         if self.name != "cosine" and self.min_lr:
             raise ValueError("only a cosine schedule has a min_lr")
         return self
@@ -86,7 +90,7 @@ class Augment(Table):
     """Random changes of the training images; timm's and torchvision's transforms.
 
     Attributes:
-        crop: "rrc" (RandomResizedCrop of `scale` and `ratio`), "pad" (pad by `pad`, crop back, resize) or "none".
+        crop: "rrc" (RandomResizedCrop of `scale` and `ratio`), "pad" (pad, crop back, resize) or "none".
         pad: pixels on each side of the original image, before it is resized.
         hflip, reprob: probabilities. color_jitter: strength; timm leaves it out when `auto_augment` is set.
         auto_augment: timm's notation, e.g. "rand-m9-mstd0.5-inc1".
@@ -117,7 +121,7 @@ class Augment(Table):
 
 
 class Evaluation(Table):
-    """How test images are made (resize to `image_size / crop_pct`, centre crop), and every how many epochs."""
+    """How test images are made (resize to `image_size / crop_pct`, centre crop), and how often."""
 
     crop_pct: Annotated[float, Field(gt=0, le=1)]
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
@@ -141,7 +145,8 @@ class Recipe(Table):
         drop_path: stochastic depth of the network in training.
         clip_grad: the largest norm of the gradient.
         ema_decay: of an exponential average of the weights, evaluated beside them.
-        teacher_norm: "own": the teacher gets images normalised as in its training; "shared": as the student's.
+        teacher_norm: the teacher's images are normalised as in its training ("own") or as the student's
+            ("shared").
     """
 
     name: str
@@ -249,6 +254,8 @@ def _extended(path: Path, children: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise UsageError(f"{path}: extends: must be the name or the path of a recipe")
     children = (*children, path.resolve())
     parent = _file_of(base, path)
+    if not parent.is_file():
+        raise UsageError(f"{path}: extends: no file at {parent}")
     if parent.resolve() in children:
         raise UsageError(f"{path}: extends: {base!r} extends this file in turn")
     inherited = {key: value for key, value in _extended(parent, children).items() if key not in DESCRIPTION}

@@ -10,7 +10,8 @@ from pydantic import BeforeValidator
 
 from cakdbench.data.datasets import dataset_names
 from cakdbench.errors import UsageError, unknown
-from cakdbench.models.zoo import MODELS, model_kind
+from cakdbench.models.zoo import entry as model_entry
+from cakdbench.models.zoo import model_kind
 from cakdbench.recipes import default_recipe, load_recipe
 from cakdbench.tomlio import PAIRS_DIR, Table, checked, inside, read_toml
 
@@ -21,8 +22,8 @@ TIMM = "timm:"
 class Pair:
     """A teacher and a student on a dataset, written `swin_t>resnet18@cifar100`.
 
-    Models are ids of the zoo or `timm:NAME`. A teacher known with several weights names those it means after a
-    colon, as its entry does: `resnet50:tv`.
+    Models are ids of the zoo or `timm:NAME`. A teacher known with several weights names those it means after
+    a colon, as its entry does: `resnet50:tv`.
     """
 
     teacher: str
@@ -48,9 +49,10 @@ class Pair:
         student, at, dataset = rest.partition("@")
         pair = cls(*(part.strip() for part in (teacher, student, dataset)))
         if not (arrow and at and pair.teacher and pair.student and pair.dataset):
-            raise UsageError(f"{text!r} is no pair: write TEACHER>STUDENT@DATASET, as in swin_t>resnet18@cifar100")
-        check_model(pair.teacher_model)
-        check_model(pair.student)
+            form = "write TEACHER>STUDENT@DATASET, as in swin_t>resnet18@cifar100"
+            raise UsageError(f"{text!r} is no pair: {form}")
+        model_entry(pair.teacher_model)
+        model_entry(pair.student)
         check_dataset(pair.dataset)
         return pair
 
@@ -65,7 +67,7 @@ class PairSpec:
 
 @dataclass(frozen=True)
 class Suite:
-    """A named list of pairs; `board` names the leaderboard its results go to, `groups` the suites it is made of."""
+    """A named list of pairs; `board` is the leaderboard of its results, `groups` the suites it is made of."""
 
     name: str
     title: str
@@ -86,7 +88,7 @@ class _PairTable(Table):
 
 
 class _SuiteTable(Table):
-    """`recipe` is that of the pairs that name none; `groups` are earlier suites of the file, taken in whole."""
+    """`recipe` is for the pairs that name none; `groups` are suites above it in the file, taken in whole."""
 
     title: str
     source: str = ""
@@ -99,18 +101,6 @@ class _SuiteTable(Table):
 class _SuiteFile(Table):
     board: str
     suites: dict[str, _SuiteTable]
-
-
-def check_model(name: str) -> None:
-    """Raise UsageError, with the nearest names, if neither the zoo nor timm has the model."""
-    if name.startswith(TIMM):
-        import timm
-
-        architecture = name.removeprefix(TIMM).partition(".")[0]
-        if not timm.is_model(architecture):
-            raise unknown("timm model", architecture, timm.list_models())
-    elif name not in MODELS:
-        raise unknown("model", name, MODELS)
 
 
 def check_dataset(name: str) -> None:
@@ -149,7 +139,7 @@ def suites_from_file(path: Path) -> dict[str, Suite]:
         specs = [spec for suite in members for spec in suite.specs] + list(_specs(path, name, table))
         if not specs:
             raise UsageError(f"{path}: suites.{name}: has neither pairs nor groups")
-        described = {"title": table.title, "source": table.source, "notes": table.notes, "groups": table.groups}
+        described = table.model_dump(include={"title", "source", "notes", "groups"})
         found[name] = Suite(name, board=file.board, specs=tuple(dict.fromkeys(specs)), **described)
     return found
 
@@ -196,22 +186,21 @@ def resolve_pairs(text: str, recipe: str | None = None) -> list[PairSpec]:
     if not names:
         raise UsageError(f"no pairs named; name suites ({', '.join(suites())}) or TEACHER>STUDENT@DATASET")
     chosen = _recipe_name(recipe, Path()) if recipe else None
-    specs = [PairSpec(pair, chosen) if chosen else spec for name in names for pair, spec in _named(name, chosen)]
-    return list(dict.fromkeys(specs))
+    return list(dict.fromkeys(spec for name in names for spec in _named(name, chosen)))
 
 
-def _named(name: str, recipe: str | None) -> Iterator[tuple[Pair, PairSpec | None]]:
+def _named(name: str, recipe: str | None) -> list[PairSpec]:
     if ">" in name:
         pair = Pair.parse(name)
-        yield pair, None if recipe else _spec_of(pair)
-        return
+        return [PairSpec(pair, recipe) if recipe else _spec_of(pair)]
     if name.endswith(".toml"):
         members = suites_from_file(Path(name).expanduser()).values()
     elif name in suites():
         members = [suites()[name]]
     else:
         raise unknown("suite or pair", name, suites())
-    yield from ((spec.pair, spec) for suite in members for spec in suite.specs)
+    specs = [spec for suite in members for spec in suite.specs]
+    return [PairSpec(spec.pair, recipe) for spec in specs] if recipe else specs
 
 
 def _spec_of(pair: Pair) -> PairSpec:

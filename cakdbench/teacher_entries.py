@@ -7,12 +7,14 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from cakdbench.errors import UsageError
+from cakdbench.models.zoo import entry as model_entry
+from cakdbench.models.zoo import hub_statistics
 from cakdbench.recipes import load_recipe
-from cakdbench.suites import TIMM, check_dataset, check_model
+from cakdbench.suites import TIMM, check_dataset
 from cakdbench.tomlio import PAIRS_DIR, Table, checked, inside, read_toml
 
 TRAINED_TOLERANCE, FOREIGN_TOLERANCE = 0.1, 0.5
-"""Points of accuracy: for teachers trained here, and for other people's files (their test transform is not ours)."""
+"""Points of accuracy: for teachers trained here, and for files of others, whose test transform is another."""
 
 SOURCES = ("hub", "url", "path", "train")
 Percent = Annotated[float, Field(ge=0, le=100)]
@@ -29,7 +31,7 @@ class TeacherEntry(Table):
     """One teacher; exactly one of `hub`, `url`, `path` and `train` says where its weights come from.
 
     Attributes:
-        model: a model id or `timm:NAME`; `resnet50:tv` is the model resnet50 with other weights than `resnet50`.
+        model: a model id or `timm:NAME`; `resnet50:tv` is resnet50 with other weights than plain `resnet50`.
         hub: a timm tag.
         path: a weight file; a relative one is taken from the folder of the TOML file.
         train: the recipe it is trained by on first use.
@@ -54,9 +56,9 @@ class TeacherEntry(Table):
     def _one_source(self) -> Self:
         given = [name for name in SOURCES if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError(f"give exactly one of {', '.join(SOURCES)} (given: {', '.join(given) or 'none'})")
+            raise ValueError(f"give one of {', '.join(SOURCES)} (given: {', '.join(given) or 'none'})")
         if self.train and self.accuracy is not None:
-            raise ValueError("a trained teacher is expected to reach what its own record says; leave accuracy out")
+            raise ValueError("a trained teacher must reach what its own record says; leave accuracy out")
         return self
 
     @property
@@ -80,13 +82,23 @@ class _TeacherFile(Table):
     teachers: tuple[TeacherEntry, ...]
 
 
-def load_teachers(extra: Iterable[Path] = ()) -> dict[tuple[str, str], TeacherEntry]:
-    """All entries by (model, dataset); those of `extra` files win over the registry's, later files over earlier.
+class TeacherEntries(dict[tuple[str, str], TeacherEntry]):
+    """Entries by (model, dataset). On ImageNet a free timm name needs none: its own hub weights are meant."""
+
+    def __missing__(self, key: tuple[str, str]) -> TeacherEntry:
+        model, dataset = key
+        if dataset != "imagenet1k" or not model.startswith(TIMM):
+            raise KeyError(key)
+        return TeacherEntry(model=model, dataset=dataset, hub=model_entry(model).hub)
+
+
+def load_teachers(extra: Iterable[Path] = ()) -> TeacherEntries:
+    """All entries; those of `extra` files win over the registry's, later files over earlier.
 
     Raises:
         UsageError: names the file and the key that is wrong.
     """
-    entries: dict[tuple[str, str], TeacherEntry] = {}
+    entries = TeacherEntries()
     for path in (PAIRS_DIR / "teachers.toml", *extra):
         entries.update(teachers_from_file(Path(path)))
     return entries
@@ -102,7 +114,9 @@ def teachers_from_file(path: Path) -> dict[tuple[str, str], TeacherEntry]:
     for number, entry in enumerate(checked(_TeacherFile, read_toml(path), path).teachers, 1):
         key = f"teachers[{number}]"
         try:
-            check_model(entry.zoo_model)
+            model_entry(entry.zoo_model)
+            if entry.hub:
+                hub_statistics(entry.hub)
             check_dataset(entry.dataset)
             if entry.train:
                 load_recipe(entry.train)

@@ -47,7 +47,7 @@ def checked(model: type[T], table: Mapping[str, Any], where: str | Path) -> T:
     """`table` as a `model`, without any change of type.
 
     Raises:
-        UsageError: starts with `where`; one `key: problem` for each thing wrong, nearest keys for unknown ones.
+        UsageError: `where`, then `key: problem` for each thing wrong, with the nearest keys for unknown ones.
     """
     try:
         # JSON is the strict mode that takes arrays for tuples and 1 for 1.0, as TOML writers expect.
@@ -87,7 +87,7 @@ def _problem(model: type[BaseModel], detail: Mapping[str, Any]) -> str:
 
 def _siblings(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
     """The keys known where an unknown one stands, written from the top of the file."""
-    for depth, part in enumerate(location[:-1]):
+    for part in location[:-1]:
         field = model.model_fields.get(part) if isinstance(part, str) else None
         model = (_table_in(field.annotation) if field else None) or model
     above = [str(part) for part in location[:-1] if isinstance(part, str)]
