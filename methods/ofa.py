@@ -220,10 +220,11 @@ def _obstacles(student: ModelInfo, config: OFA.Config) -> Iterable[str | None]:
             continue
         merges = count_merges(layout.grid, student.image_size)
         if merges is None:
-            side = student.image_size // 32
+            side, grid = student.image_size // 32, "x".join(map(str, layout.grid))
             yield (
-                f"ofa merges 2x2 patches down to a {side}x{side} grid (image size / 32), and {name} is "
-                f"{layout.grid[0]}x{layout.grid[1]}: use image_size=224, or leave the stage out of ofa.stages"
+                f"ofa merges 2x2 patches down to {side}x{side} (image size / 32), which {name} with its {grid} patches "
+                "cannot reach: use an image size that is a multiple of 32 and a student with patches of 4, 8, 16 or "
+                f"32 px, or leave {stage} out of ofa.stages"
             )
         if layout.channels != student.width and (layout.prefix or not merges):
             yield f"ofa needs {name} as wide as the final feature ({student.width}), not {layout.channels}"

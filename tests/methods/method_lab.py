@@ -23,23 +23,22 @@ MINI = {
 
 
 @functools.cache
-def _model(name, classes, size):
-    with seeded("model", name):
-        return StagedModel(name, classes, size)
+def _model(name, classes, size, salt):
+    with seeded(salt, name), torch.no_grad():
+        model = StagedModel(name, classes, size)
+        nn.init.normal_(model.net.get_classifier().weight, std=0.1)  # timm starts some classifiers at zero
+    return model
 
 
 def student(name, classes=CLASSES, size=SIZE):
     """A fresh copy, in train mode, of the small model of that family (or of any model by its own name)."""
-    return copy.deepcopy(_model(MINI.get(name, name), classes, size)).train()
+    return copy.deepcopy(_model(MINI.get(name, name), classes, size, "student")).train()
 
 
 def teacher(name, classes=CLASSES, size=SIZE):
-    """The same, frozen; other weights than the student's of that name."""
-    frozen = student(name, classes, size).requires_grad_(False).eval()
-    with seeded("teacher", name), torch.no_grad():
-        for parameter in frozen.parameters():
-            parameter.add_(0.02 * torch.randn_like(parameter))
-    return frozen
+    """The same with other weights, frozen."""
+    frozen = copy.deepcopy(_model(MINI.get(name, name), classes, size, "teacher"))
+    return frozen.requires_grad_(False).eval()
 
 
 def make(method, teacher, student, **config):
