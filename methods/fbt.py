@@ -341,6 +341,6 @@ class FBT(Method):
     def _feature_loss(self, learner: Tensor, giver: Tensor) -> Tensor:
         if self.config.feature_loss == "mse":
             return feature_mse_loss(learner, giver)
-        with torch.no_grad():  # as CLIP does: clamped in the graph alone, it would get no gradient any more
-            self.log_scale.clamp_(max=math.log(MAX_SCALE))
-        return info_nce_loss(learner, giver, self.log_scale.exp().clamp(max=MAX_SCALE))
+        with torch.no_grad():  # as CLIP does: clamped in the graph instead, it would get no gradient any more
+            self.log_scale.clamp_(max=math.log(MAX_SCALE) - 1e-6)  # rounded to float32, its exp is below 100
+        return info_nce_loss(learner, giver, self.log_scale.exp())

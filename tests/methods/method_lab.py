@@ -26,7 +26,8 @@ MINI = {
 def _model(name, classes, size, salt):
     with seeded(salt, name), torch.no_grad():
         model = StagedModel(name, classes, size)
-        nn.init.normal_(model.net.get_classifier().weight, std=0.1)  # timm starts some classifiers at zero
+        for parameter in model.parameters():  # timm starts some at zero, where gradients end
+            parameter.add_(0.02 * torch.randn_like(parameter))
     return model
 
 
