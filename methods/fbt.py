@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from cakdbench.methods.ofa import ofa_loss
 from timm.models.swin_transformer_v2 import SwinTransformerV2Block
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cakdbench.method import Batch, Method, Setting, Step, check_choices
+from cakdbench.methods.ofa import ofa_loss
 from cakdbench.models.staged import Layout, ModelInfo, Output, StagedModel, to_map
 from cakdbench.numerics import full_precision
 from cakdbench.registry import register
@@ -110,9 +110,7 @@ def statistics_kept(model: nn.Module) -> Iterator[None]:
             norm.track_running_stats = True
 
 
-@register(
-    "fbt", title="FBT", paper="Li et al., ICCV 2025", url="https://arxiv.org/abs/2410.12342", aliases=("tas",)
-)
+@register("fbt", title="FBT", paper="Li et al., ICCV 2025", url="https://arxiv.org/abs/2410.12342", aliases=("tas",))
 class FBT(Method):
     """Labels, and knowledge from T to S, from T to F and from F to S; the giving side never gets a gradient."""
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -64,7 +65,7 @@ def sep_conv(width: int, out: int) -> nn.Sequential:
 def map_branch(layout: Layout, blocks: int, width: int, num_classes: int) -> nn.Sequential:
     """Branch of a stage that is a map `(B, C, H, W)`: `blocks` halvings (none: a 1x1 convolution), then logits."""
     widths = [layout.channels * 2**i for i in range(blocks)] + [width]
-    convs = [sep_conv(*pair) for pair in zip(widths, widths[1:])]
+    convs = [sep_conv(*pair) for pair in pairwise(widths)]
     convs = convs or [nn.Conv2d(layout.channels, width, 1)]
     return nn.Sequential(*convs, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, num_classes))
 
@@ -229,4 +230,5 @@ def _obstacles(student: ModelInfo, config: OFA.Config) -> Iterable[str | None]:
         if layout.channels != student.width and (layout.prefix or not merges):
             yield f"ofa needs {name} as wide as the final feature ({student.width}), not {layout.channels}"
     if student.width % HEADS and any(student.layouts[i - 1].tokens for i in config.branch_gammas):
-        yield f"ofa's branches attend with {HEADS} heads, which do not divide the width {student.width} of {student.name}"
+        width = f"the width {student.width} of {student.name}"
+        yield f"ofa's branches attend with {HEADS} heads, which do not divide {width}"

@@ -22,7 +22,7 @@ MINI = {
 }
 
 
-@functools.cache
+@functools.lru_cache(maxsize=16)
 def _model(name, classes, size, salt):
     with seeded(salt, name), torch.no_grad():
         model = StagedModel(name, classes, size)
@@ -72,3 +72,20 @@ def gradients(loss, parameters):
 def reached(found):
     """Names of the parameters whose gradient exists and is not zero."""
     return {name for name, grad in found.items() if grad is not None and grad.abs().max() > 0}
+
+
+def parts_of(method):
+    """Names of the parameters of S up to stage 3, of S after it, of L2G, and of the rest."""
+    names = {name for name, _ in method.named_parameters()}
+    early = {f"student.{name}" for name in early_parameters(method.student.name)}
+    inside = {name for name in names if name.startswith("student.")}
+    l2g = {name for name in names if name.startswith("l2g.")}
+    return {"early": early, "late": inside - early, "l2g": l2g, "rest": names - inside - l2g}
+
+
+@functools.cache
+def early_parameters(name):
+    """Names of the parameters that a model's stage-3 feature depends on."""
+    model = student(name)
+    stage_3 = model(batch_for().images, stages=True).stages[2]
+    return reached(gradients(stage_3.square().sum(), model.named_parameters()))

@@ -1,12 +1,10 @@
 """FBT as a method: which side is the front, what L2G is, the settings, and what is left after training."""
 
-import math
 from dataclasses import replace
 
 import pytest
 import timm
 import torch
-from method_lab import CLASSES, MINI, batch_for, gradients, make, reached, student, teacher
 from torch import nn
 
 from cakdbench.errors import UsageError
@@ -16,6 +14,7 @@ from cakdbench.methods.ofa import OFA
 from cakdbench.models.staged import Layout, StagedModel
 from cakdbench.models.zoo import model_info
 from cakdbench.registry import get_method, resolve_config
+from method_lab import CLASSES, MINI, batch_for, gradients, make, reached, student, teacher
 
 SMALL_PAIRS = [("vit", "cnn"), ("cnn", "vit"), ("mixer", "swin")]  # cases A, B and H
 
@@ -180,7 +179,7 @@ class TestClassToken:
     """A back that reads a class token, which the front cannot give."""
 
     def test_learned_starts_as_the_backs_own_and_is_trained(self):
-        method, batch = fbt(("vit", "cnn"))
+        method, _ = fbt(("vit", "cnn"))
         assert torch.equal(method.l2g.prefix, method.teacher.stage_prefix())
         assert method.l2g.prefix.requires_grad and "l2g.prefix" in method.no_weight_decay()
 
@@ -215,7 +214,7 @@ class TestClassToken:
 
     def test_positions_are_added_to_the_tokens_if_asked(self):
         plain, _ = fbt(("vit", "cnn"))
-        placed, batch = fbt(("vit", "cnn"), l2g_pos="model")
+        placed, _ = fbt(("vit", "cnn"), l2g_pos="model")
         tokens = torch.randn(2, 16, placed.entry.channels)
         shift = placed._enter(tokens)[:, 1:] - plain._enter(tokens)[:, 1:]
         assert torch.allclose(shift, placed.teacher.patch_pos().expand(2, -1, -1), atol=1e-6)

@@ -4,10 +4,10 @@ import copy
 
 import pytest
 import torch
-from method_lab import batch_for, gradients, make, reached, student, teacher
 
 from cakdbench.methods.fbt import FBT
 from cakdbench.methods.kd import KD
+from method_lab import batch_for, gradients, make, parts_of, reached, student, teacher
 
 CASES = {
     "A": [("vit", "cnn"), ("swin", "cnn"), ("mixer", "mobilenet"), ("resmlp", "convnext")],
@@ -15,16 +15,6 @@ CASES = {
     "H": [("cnn", "mobilenet"), ("mixer", "vit"), ("swin", "resmlp"), ("vit", "swin"), ("mixer", "swin")],
 }
 PAIRS = [(case, *pair) for case, pairs in CASES.items() for pair in pairs]
-
-
-def parts_of(method, images):
-    """Names of the parameters of S up to stage 3, of S after it, of L2G, and of the rest."""
-    names = {name for name, _ in method.named_parameters()}
-    stage_3 = method.student(images, stages=True).stages[2]
-    early = reached(gradients(stage_3.square().sum(), method.named_parameters()))
-    inside = {name for name in names if name.startswith("student.")}
-    l2g = {name for name in names if name.startswith("l2g.")}
-    return {"early": early, "late": inside - early, "l2g": l2g, "rest": names - inside - l2g}
 
 
 def trained_by(method, batch, pair):
@@ -43,27 +33,27 @@ def case(request):
 
 def test_teacher_to_fused(case):
     letter, method, batch, _ = case
-    parts = parts_of(method, batch.images)
+    parts = parts_of(method)
     shared = parts["late"] | parts["rest"] if letter == "B" else parts["early"] | {"log_scale"}
     assert trained_by(method, batch, "tf") == parts["l2g"] | shared
 
 
 def test_teacher_to_student(case):
     _, method, batch, _ = case
-    parts = parts_of(method, batch.images)
+    parts = parts_of(method)
     assert trained_by(method, batch, "ts") == parts["early"] | parts["late"] | parts["rest"]
 
 
 def test_fused_to_student(case):
     letter, method, batch, _ = case
-    parts = parts_of(method, batch.images)
+    parts = parts_of(method)
     rest = {"log_scale"} if letter == "B" else parts["rest"]
     assert trained_by(method, batch, "fs") == parts["early"] | parts["late"] | rest
 
 
 def test_labels_train_the_student_alone(case):
     _, method, batch, _ = case
-    parts = parts_of(method, batch.images)
+    parts = parts_of(method)
     assert reached(gradients(method(batch).losses["label"], method.named_parameters())) == (
         parts["early"] | parts["late"]
     )

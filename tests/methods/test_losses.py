@@ -4,12 +4,13 @@ import math
 
 import pytest
 import torch
-from cakdbench.methods.fbt import feature_mse_loss, info_nce_loss
-from cakdbench.methods.kd import kd_loss
-from cakdbench.methods.ofa import ofa_loss
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
+
+from cakdbench.methods.fbt import feature_mse_loss, info_nce_loss
+from cakdbench.methods.kd import kd_loss
+from cakdbench.methods.ofa import ofa_loss
 
 seeds = st.integers(0, 2**31)
 temperatures = st.floats(0.5, 8.0)

@@ -1,0 +1,62 @@
+"""One real step of kd, ofa and fbt on every published pair, at 224 px with the pair's number of classes."""
+
+import pytest
+
+from cakdbench.data.datasets import dataset_facts
+from cakdbench.methods.fbt import FBT
+from cakdbench.methods.kd import KD
+from cakdbench.methods.ofa import OFA
+from cakdbench.registry import resolve_config
+from cakdbench.suites import resolve_pairs
+from method_lab import batch_for, gradients, make, parts_of, reached, student, teacher
+
+PAIRS = sorted({spec.pair for spec in resolve_pairs("cifar_all,imagenet_all")}, key=lambda p: (p.dataset, p.teacher))
+
+
+@pytest.fixture(scope="module", params=PAIRS, ids=str)
+def cell(request):
+    """The pair, its models and one batch; the three methods share them."""
+    classes = dataset_facts(request.param.dataset).num_classes
+    frozen = teacher(request.param.teacher, classes, 224)
+    model = student(request.param.student, classes, 224)
+    return request.param, frozen, model, batch_for(frozen, size=2, classes=classes, pixels=224)
+
+
+def step_of(method, cell):
+    pair, frozen, model, batch = cell
+    config = resolve_config(method, None, frozen.info, model.info, pair.dataset)
+    assert method.refuses(frozen.info, model.info, config) is None
+    trained = make(method, frozen, model, **vars(config))
+    losses = trained(batch).losses
+    assert all(loss.isfinite() for loss in losses.values())
+    assert all(p.grad is None and not p.requires_grad for p in frozen.parameters())
+    return trained, losses
+
+
+def trained_by(losses, method):
+    found = gradients(sum(losses), method.named_parameters())
+    assert all(grad is None or grad.isfinite().all() for grad in found.values())
+    return reached(found)
+
+
+def everything(method):
+    return {name for name, _ in method.named_parameters()}
+
+
+def test_the_published_pairs_are_26():
+    assert len(PAIRS) == 26
+
+
+@pytest.mark.parametrize("method", [KD, OFA])
+def test_logit_methods_train_all_they_have(cell, method):
+    trained, losses = step_of(method, cell)
+    assert trained_by(losses.values(), trained) == everything(trained)
+
+
+def test_fbt_trains_what_each_loss_may(cell):
+    trained, losses = step_of(FBT, cell)
+    to_fused = [losses.pop("ofa_tf"), losses.pop("nce_tf")]
+    parts = parts_of(trained)
+    shared = parts["early"] | {"log_scale"} if trained.student_in_front else parts["late"] | parts["rest"]
+    assert trained_by(to_fused, trained) == parts["l2g"] | shared
+    assert trained_by(losses.values(), trained) == everything(trained) - parts["l2g"]
