@@ -45,12 +45,10 @@ def _separable(inner: int, outer: int) -> tuple[SeparableConv2d, nn.BatchNorm2d]
 def mobilenet(num_classes: int, blocks: tuple[str, ...], stem_size: int, num_features: int, **options) -> EfficientNet:
     """A MobileNet from timm's block strings, one per stage of blocks."""
     groups = decode_arch_def([[block] for block in blocks])
-    return EfficientNet(
-        groups, num_classes, num_features, stem_size=stem_size, act_layer=nn.ReLU6, **options
-    )
+    return EfficientNet(groups, num_classes, num_features, stem_size=stem_size, act_layer=nn.ReLU6, **options)
 
 
-def resmlp(num_classes: int, init_values: float = 1e-1, **options) -> MlpMixer:
+def resmlp(num_classes: int, init_values: float = 1.0, **options) -> MlpMixer:
     """A ResMLP of any size, with the block and norm of timm's `resmlp_12_224`."""
     block = partial(ResBlock, init_values=init_values)
     return MlpMixer(num_classes, mlp_ratio=4, block_layer=block, norm_layer=Affine, **options)

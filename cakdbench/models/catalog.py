@@ -54,16 +54,25 @@ MODELS: dict[str, ZooEntry] = {
     "resnet101": ZooEntry("ResNet101", "resnet101", "cnn", hub="resnet101.a1_in1k"),
     "resnet152": ZooEntry("ResNet152", "resnet152", "cnn", hub="resnet152.a1_in1k"),
     "resnet50x2": ZooEntry(
-        "ResNet50x2", "resnet50", "cnn", {"channels": (128, 256, 512, 1024)},
+        "ResNet50x2",
+        "resnet50",
+        "cnn",
+        {"channels": (128, 256, 512, 1024)},
         notes="ResNet50 with its four stages twice as wide and the stem as it was: 15.87 G multiply-adds at 224 px, "
         "as PCA/GL prints (15.9); BiT's R50x2 doubles the stem too and has 16.12 G",
     ),
     "resnet152x2": ZooEntry(
-        "ResNet152x2", "resnetv2_152x2_bit", "cnn", hub="resnetv2_152x2_bit.goog_in21k_ft_in1k",
+        "ResNet152x2",
+        "resnetv2_152x2_bit",
+        "cnn",
+        hub="resnetv2_152x2_bit.goog_in21k_ft_in1k",
         notes="BiT-M; the 212 G that PCA/GL prints are those of 480 px (210.4 G)",
     ),
     "resnet101x3": ZooEntry(
-        "ResNet101x3", "resnetv2_101x3_bit", "cnn", hub="resnetv2_101x3_bit.goog_in21k_ft_in1k",
+        "ResNet101x3",
+        "resnetv2_101x3_bit",
+        "cnn",
+        hub="resnetv2_101x3_bit.goog_in21k_ft_in1k",
         notes="BiT-M; the 205 G that PCA/GL prints are those of 384 px (204.2 G)",
     ),
     "mobilenetv1": ZooEntry("MobileNetV1", "mobilenetv1_100", "cnn", hub="mobilenetv1_100.ra4_e3600_r224_in1k"),
@@ -72,7 +81,11 @@ MODELS: dict[str, ZooEntry] = {
     "efficientnet_b0": ZooEntry("EfficientNet-B0", "efficientnet_b0", "cnn", hub="efficientnet_b0.ra_in1k"),
     "xception": ZooEntry("Xception", "legacy_xception", "cnn", hub="legacy_xception.tf_in1k"),
     "xceptionx2": ZooEntry(
-        "Xceptionx2", "legacy_xception", "cnn", {"factor": 2}, build=wide_xception,
+        "Xceptionx2",
+        "legacy_xception",
+        "cnn",
+        {"factor": 2},
+        build=wide_xception,
         notes="every width of Xception doubled; PCA/GL gives no definition, and its 57.3 G fit no usual image size",
     ),
     "vit_s": ZooEntry("ViT-S", "vit_small_patch16_224", "msa", hub="vit_small_patch16_224.augreg_in21k_ft_in1k"),
@@ -89,17 +102,24 @@ MODELS: dict[str, ZooEntry] = {
         "Swin-L", "swin_large_patch4_window7_224", "msa", hub="swin_large_patch4_window7_224.ms_in22k_ft_in1k"
     ),
     "swin_p": ZooEntry(
-        "Swin-P", _SWIN, "msa", {"embed_dim": 48, "depths": (2, 2, 2, 2), "num_heads": (2, 4, 8, 16)},
+        "Swin-P",
+        _SWIN,
+        "msa",
+        {"embed_dim": 48, "depths": (2, 2, 2, 2), "num_heads": (2, 4, 8, 16)},
         notes="Swin-Pico of OFA: the CIFAR student",
     ),
     "swin_n": ZooEntry(
-        "Swin-N", _SWIN, "msa", {"embed_dim": 64, "depths": (2, 2, 2, 2), "num_heads": (2, 4, 8, 16)},
+        "Swin-N",
+        _SWIN,
+        "msa",
+        {"embed_dim": 64, "depths": (2, 2, 2, 2), "num_heads": (2, 4, 8, 16)},
         notes="Swin-Nano of OFA: the ImageNet student",
     ),
     "mixer_b16": ZooEntry("Mixer-B/16", "mixer_b16_224", "mlp", hub="mixer_b16_224.goog_in21k_ft_in1k"),
     "resmlp_s12": ZooEntry("ResMLP-S12", "resmlp_12_224", "mlp", hub="resmlp_12_224.fb_in1k"),
     # The demo: few and wide layers, which two CPU cores train fastest, on the grids of 224 px: at 64 px the 4 x 4
-    # tokens of patch 16 are the stage-3 grid of the pyramids, as 14 x 14 are at 224 px.
+    # tokens of patch 16 are the stage-3 grid of the pyramids, as 14 x 14 are at 224 px. Short training calls for the
+    # ViT init that scales with the width, and for ResMLP branches that start at full strength.
     "resnet_m": _mini("ResNet-mini", "resnet18", "cnn", channels=(32, 64, 128, 192), **_THIN_STEM),
     "convnext_m": _mini(
         "ConvNeXt-mini", "convnext_tiny", "cnn", depths=(1, 1, 2, 1), dims=(32, 64, 128, 224), conv_mlp=True
@@ -107,17 +127,24 @@ MODELS: dict[str, ZooEntry] = {
     "swin_m": _mini(
         "Swin-mini", _SWIN, "msa", embed_dim=24, depths=(1, 1, 2, 1), num_heads=(1, 2, 4, 8), window_size=4
     ),
-    "vit_m": _mini("ViT-mini", "vit_small_patch16_224", "msa", embed_dim=96, depth=8, num_heads=3),
+    "vit_m": _mini("ViT-mini", "vit_small_patch16_224", "msa", embed_dim=96, depth=8, num_heads=3, weight_init="jax"),
     "mixer_m": _mini("Mixer-mini", "mixer_b16_224", "mlp", MlpMixer, embed_dim=112, num_blocks=8),
     "resnet_s": _mini("ResNet-small", "resnet18", "cnn", channels=(16, 32, 64, 128), **_THIN_STEM),
     "mobilenet_s": _mini(
-        "MobileNet-small", "mobilenetv2_100", "cnn", mobilenet, stem_size=8, num_features=320,
+        "MobileNet-small",
+        "mobilenetv2_100",
+        "cnn",
+        mobilenet,
+        stem_size=8,
+        num_features=320,
         blocks=("ds_r1_k3_s2_c16", "ir_r1_k3_s2_e4_c32", "ir_r2_k3_s2_e4_c64", "ir_r1_k3_s2_e4_c96"),
     ),
     "swin_xs": _mini(
         "Swin-tiny-mini", _SWIN, "msa", embed_dim=16, depths=(1, 1, 2, 1), num_heads=(1, 2, 4, 8), window_size=4
     ),
-    "vit_xs": _mini("ViT-tiny-mini", "vit_small_patch16_224", "msa", embed_dim=64, depth=8, num_heads=2),
+    "vit_xs": _mini(
+        "ViT-tiny-mini", "vit_small_patch16_224", "msa", embed_dim=64, depth=8, num_heads=2, weight_init="jax"
+    ),
     "mixer_xs": _mini("Mixer-tiny-mini", "mixer_b16_224", "mlp", MlpMixer, embed_dim=64, num_blocks=8),
     "resmlp_xs": _mini("ResMLP-tiny-mini", "resmlp_12_224", "mlp", resmlp, embed_dim=64, num_blocks=8),
 }

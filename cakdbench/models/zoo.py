@@ -23,7 +23,7 @@ def model_info(name: str, num_classes: int, image_size: int = 224) -> ModelInfo:
 
 
 def model_kind(name: str) -> str:
-    """"cnn", "msa" or "mlp".
+    """What a network mixes positions with: "cnn", "msa" or "mlp".
 
     Raises:
         UsageError: unknown name, or a network that gives no four stages.

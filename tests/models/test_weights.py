@@ -90,7 +90,13 @@ def test_a_head_of_another_class_count_is_an_error(name):
 
 @pytest.mark.parametrize(
     ("other", "name"),
-    [("resnet_s", "swin_xs"), ("swin_xs", "resnet_s"), ("resnet_m", "resnet_s"), ("swin_m", "swin_xs"), ("vit_m", "vit_xs")],
+    [
+        ("resnet_s", "swin_xs"),
+        ("swin_xs", "resnet_s"),
+        ("resnet_m", "resnet_s"),
+        ("swin_m", "swin_xs"),
+        ("vit_m", "vit_xs"),
+    ],
 )
 def test_a_checkpoint_of_another_network_is_an_error(other, name):
     with pytest.raises(TeacherError, match=name):

@@ -7,11 +7,11 @@ from cakdbench.errors import TeacherError, UsageError
 from cakdbench.models.staged import Layout, StagedModel, describe
 from cakdbench.models.zoo import MODELS, hub_statistics, model_ids, model_info, model_kind
 
-SUITES = """
-    resnet18 resnet34 resnet50 resnet152 resnet50x2 resnet152x2 resnet101x3 mobilenetv1 mobilenetv2 convnext_t
-    efficientnet_b0 xception xceptionx2 vit_s vit_b16 vit_b32 vit_l16 deit_t deit_b swin_t swin_b swin_l swin_p swin_n
-    mixer_b16 resmlp_s12
-""".split()
+SUITES = [
+    "resnet18", "resnet34", "resnet50", "resnet152", "resnet50x2", "resnet152x2", "resnet101x3", "mobilenetv1",
+    "mobilenetv2", "convnext_t", "efficientnet_b0", "xception", "xceptionx2", "vit_s", "vit_b16", "vit_b32",
+    "vit_l16", "deit_t", "deit_b", "swin_t", "swin_b", "swin_l", "swin_p", "swin_n", "mixer_b16", "resmlp_s12",
+]  # fmt: skip
 PYRAMID = (56, 28, 14, 7)
 
 
