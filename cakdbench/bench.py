@@ -1,10 +1,12 @@
 """What the commands do, for any front end: plan, estimate, run, report."""
 
 import contextlib
+import os
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 
+import torch
 from accelerate import Accelerator
 from rich.console import Console
 from rich.table import Table
@@ -15,6 +17,7 @@ from cakdbench.errors import UsageError
 from cakdbench.estimate import estimate_seconds
 from cakdbench.group import Options
 from cakdbench.harness import Harness, Outcome
+from cakdbench.jobs import helpers
 from cakdbench.models.zoo import model_kind
 from cakdbench.plan import Cell, Plan
 from cakdbench.recipes import default_recipe
@@ -117,10 +120,25 @@ class Bench:
         if not (self.console.is_interactive and self.console.input("Start all the same? [y/N] ").lower() == "y"):
             raise UsageError("not started; add --yes to run it on the CPU all the same, or use a smaller suite (demo)")
 
-    def run(self, cells: list[Cell]) -> Outcome:
-        """Work through the cells under a live display; the first Ctrl-C saves all lanes and ends."""
-        with stoppable() as stop, watcher_for(self.console) as watcher:
+    def run(self, cells: list[Cell], jobs: int | None = None) -> Outcome:
+        """Work through the cells under a live display; the first Ctrl-C saves all lanes and ends.
+
+        Args:
+            jobs: processes that share the groups; None for one per core on a CPU.
+        """
+        if jobs is None:
+            jobs = (os.cpu_count() or 1) // torch.get_num_threads() if self._alone_on_cpu() else 1
+        more = min(jobs, self.harness().groups_left(cells)) - 1
+        with stoppable() as stop, helpers(max(more, 0)), watcher_for(self.console) as watcher:
             return self.harness(watcher, stop).run(cells)
+
+    def _alone_on_cpu(self) -> bool:
+        return self.accelerator.device.type == "cpu" and self.accelerator.num_processes == 1
+
+    def help(self, cells: list[Cell], parent: int) -> None:
+        """Work through the cells in silence, as a helper of the process `parent`, for as long as that lives."""
+        with stoppable() as asked:
+            self.harness(stop=lambda: asked() or os.getppid() != parent).run(cells)
 
     def check_teacher(self, model: str, dataset_name: str) -> None:
         """Evaluate a teacher as the gate does, and print it beside its entry.

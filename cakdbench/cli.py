@@ -39,6 +39,7 @@ MoreSet = Annotated[list[str], typer.Argument(metavar="[KEY=VALUE]...", help="Mo
 Seeds = Annotated[str, typer.Option(help="For example 0, or 0,1,2.")]
 Precision = Annotated[str, typer.Option(help="fp32, or bf16 (autocast); part of a run's key.")]
 Workers = Annotated[int | None, typer.Option(help="Processes that render images; default: 0 on a CPU.")]
+Threads = Annotated[int, typer.Option(min=1, help="CPU threads; other numbers may round results differently.")]
 Cpu = Annotated[bool, typer.Option("--cpu", help="Do not use a GPU.")]
 TeacherName = Annotated[str, typer.Argument(help="MODEL@DATASET, as in swin_t@cifar100.")]
 
@@ -75,7 +76,12 @@ def run(
     allow_teacher_mismatch: Annotated[
         bool, typer.Option("--allow-teacher-mismatch", help="Go on with a teacher off its entry, and record it.")
     ] = False,
+    threads: Threads = 1,
     cpu: Cpu = False,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Processes that share the groups; default: one per core on a CPU, else 1.")
+    ] = None,
+    helper_of: Annotated[int | None, typer.Option(hidden=True)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show plan and time estimate; run nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Start without asking, however long it takes.")] = False,
 ) -> None:
@@ -96,6 +102,7 @@ def run(
         settings=settings,
         precision=precision,
         cpu=cpu,
+        threads=threads,
         workers=workers,
         max_lanes=max_lanes,
         checkpoint_seconds=checkpoint_seconds,
@@ -110,7 +117,10 @@ def run(
     bench.confirm(plan, yes)
     for refusal in plan.refusals:
         console.print(f"refused: {refusal.label} on {refusal.pair}: {refusal.reason}", markup=False)
-    outcome = bench.run(plan.cells)
+    if helper_of:
+        bench.help(plan.cells, helper_of)
+        return
+    outcome = bench.run(plan.cells, jobs)
     if bench.accelerator.is_main_process:
         write_boards(bench.store, specs, boards, console, data_dir)
     for key, reason in outcome.failed.items():
@@ -175,6 +185,7 @@ def teacher_train(
     data_dir: DataDir = None,
     teacher_dir: TeacherDir = CACHE / "teachers",
     workers: Workers = None,
+    threads: Threads = 1,
     cpu: Cpu = False,
 ) -> None:
     """Train a teacher, as its entry says or by a recipe; from then on runs use it."""
@@ -183,11 +194,11 @@ def teacher_train(
     model, dataset = _teacher(name)
     if recipe:
         note_training(teacher_dir, model, dataset, recipe)
-    bench = _bench(store, data_dir, teacher_dir, teachers, cpu=cpu, workers=workers)
+    bench = _bench(store, data_dir, teacher_dir, teachers, cpu=cpu, threads=threads, workers=workers)
     cell = bench.teachers.training_cell(model, dataset)
     if cell is None:
         raise UsageError(f"{name} comes as a file, not by training; add --recipe RECIPE to train one of your own")
-    outcome = bench.run([cell])
+    outcome = bench.run([cell], jobs=1)
     for reason in outcome.failed.values():
         raise CakdError(f"training {name} failed: {reason}")
     bench.check_teacher(model, dataset)
@@ -201,10 +212,11 @@ def teacher_check(
     data_dir: DataDir = None,
     teacher_dir: TeacherDir = CACHE / "teachers",
     workers: Workers = None,
+    threads: Threads = 1,
     cpu: Cpu = False,
 ) -> None:
     """Evaluate a teacher and compare it with its entry."""
-    bench = _bench(store, data_dir, teacher_dir, teachers, cpu=cpu, workers=workers)
+    bench = _bench(store, data_dir, teacher_dir, teachers, cpu=cpu, threads=threads, workers=workers)
     bench.check_teacher(*_teacher(name))
 
 
@@ -217,6 +229,7 @@ def _bench(
     settings=None,
     precision: str = "fp32",
     cpu: bool = False,
+    threads: int = 1,
     workers: int | None = None,
     **options,
 ) -> "Bench":
@@ -227,7 +240,7 @@ def _bench(
     from cakdbench.store import Store
     from cakdbench.teachers import Teachers
 
-    accelerator = make_accelerator(precision, cpu)
+    accelerator = make_accelerator(precision, cpu, threads)
     console.quiet = not accelerator.is_main_process
     if workers is None:
         workers = 0 if accelerator.device.type == "cpu" else min(8, os.cpu_count() or 1)

@@ -70,6 +70,14 @@ class Harness:
         """The training runs of the teachers that the cells need and the store does not have."""
         return [task.cell for task in self._trainings(cells) if not task.folder.is_done]
 
+    def groups_left(self, cells: list[Cell]) -> int:
+        """How many processes the work that is left can keep busy: in the teachers' or the students' phase."""
+        missing = self.missing_teachers(cells)
+        waiting = {(cell.pair.student, cell.pair.dataset) for cell in missing}
+        students = [cell for cell in cells if (cell.pair.teacher_model, cell.pair.dataset) in waiting]
+        left = [task.cell for task in self.tasks([c for c in cells if c not in students]) if not task.folder.is_done]
+        return max(len(missing), len({_shared(cell) for cell in students + left}))
+
     def _trainings(self, cells: list[Cell]) -> list[Task]:
         names = dict.fromkeys((c.pair.teacher, c.pair.dataset) for c in cells if c.needs_teacher)
         trainings = filter(None, (self.teachers.training_cell(*name) for name in names))
@@ -107,7 +115,7 @@ class Harness:
                 self.watcher.grid(len(outcome.done), len(outcome.failed), len(tasks))
             elif pending:
                 if not waiting:
-                    self.watcher.say(f"another process works on {', '.join(pending)}: waiting for it")
+                    self.watcher.say(f"waiting for {len(pending)} runs that another process works on")
                 waiting = True
                 time.sleep(1)
         return outcome
@@ -133,10 +141,10 @@ class Harness:
         self.accelerator.wait_for_everyone()
 
     def _lock(self, pending: dict[str, Task]) -> list[Task]:
-        for name in dict.fromkeys(map(_group_name, pending.values())):
+        for shared in dict.fromkeys(_shared(task.cell) for task in pending.values()):
             group: list[Task] = []
             for task in pending.values():
-                if _group_name(task) != name or len(group) == self.options.max_lanes:
+                if _shared(task.cell) != shared or len(group) == self.options.max_lanes:
                     continue
                 if not task.folder.is_done and task.folder.acquire():
                     if task.folder.is_done:
@@ -194,8 +202,6 @@ class Harness:
         return teacher.model, facts
 
 
-def _group_name(task: Task) -> tuple[str, ...]:
-    """Tasks with equal names can share one teacher and one pass over the data."""
-    cell = task.cell
-    numbers = repr(sorted(task.identity.recipe.items()))
-    return cell.pair.teacher, cell.pair.dataset, numbers, str(cell.seed), cell.precision
+def _shared(cell: Cell) -> tuple[object, ...]:
+    """Cells that agree in this can share one teacher and one pass over the data."""
+    return cell.pair.teacher, cell.pair.dataset, cell.recipe, cell.seed, cell.precision

@@ -54,6 +54,6 @@ class Shell:
     def run(self, *arguments: str, pairs: str = PAIR, settings: tuple[str, ...] = SHORT) -> tuple[int, str]:
         more = ["--recipe", "demo"] if "--recipe" not in arguments else []
         return self(
-            "run", "--pairs", pairs, *self.places(), "--boards", str(self.boards), "--cpu", *more,
+            "run", "--pairs", pairs, *self.places(), "--boards", str(self.boards), "--cpu", "--jobs", "1", *more,
             "--teachers", str(self.data / "teachers.toml"), *arguments, "--set", *settings,
         )  # fmt: skip

@@ -2,6 +2,8 @@
 
 import json
 import os
+import resource
+import signal
 
 import numpy as np
 import pytest
@@ -263,3 +265,34 @@ def test_a_store_that_cannot_be_written_is_an_error_that_names_the_place(shell):
     code, output = shell.run("--methods", "kd")
     assert code == 1 and str(shell.store) in output
     assert os.path.isfile(shell.store)
+
+
+def test_a_full_disk_stops_the_run_with_its_reason_and_the_same_command_goes_on_later(shell):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, before[1]))  # no checkpoint fits, small files do
+    try:
+        code, output = shell.run("--methods", "kd")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert code == 1
+    assert "cannot write" in output and "run the same command again" in output
+    assert not list(shell.store.rglob("*.tmp"))
+    code, output = shell.run("--methods", "kd")
+    assert code == 0, output
+    assert set(records(shell)) == {"scratch", "kd"}
+
+
+def test_a_trained_teacher_whose_weights_were_changed_is_refused(finished):
+    shell, _ = finished
+    teacher = next(r for r in Store(shell.store).records()[0] if r.recipe_name == "demo_teacher")
+    path = Store(shell.store).run(teacher.identity).student
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+    code, output = shell.run("--methods", "ofa", "--seeds", "1")
+    assert code == 1 and "not those of its record" in output
+    path.unlink()
+    code, output = shell.run("--methods", "ofa", "--seeds", "1")
+    assert code == 1 and str(path) in output

@@ -5,9 +5,9 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
+import pytest
 from cli_lab import SHORT, Shell
 
 from cakdbench.store import Store
@@ -24,7 +24,7 @@ def command(tiny: Path, work: Path, *more: str) -> list[str]:
     teachers.write_text(entry.format("resnet_m") + entry.format("swin_m"))
     shell = Shell(tiny, work, None)
     return [
-        "run", "--methods", "fbt,ofa", "--pairs", PAIRS, *shell.places(), "--boards", str(work / "boards"), "--cpu",
+        "run", "--methods", "fbt,ofa", "--pairs", PAIRS, *shell.places(), "--boards", str(work / "boards"), "--cpu", "--jobs", "1",
         "--recipe", "demo", "--teachers", str(teachers), "--checkpoint-seconds", "0.2", *more, "--set", *GRID,
     ]  # fmt: skip
 
@@ -47,59 +47,73 @@ def run(tiny: Path, work: Path, kills: int, longest: float = 5.0) -> dict:
     return report
 
 
-def test_a_grid_killed_at_random_moments_ends_as_if_nothing_had_happened(tiny, tmp_path):
-    assert run(tiny, tmp_path / "quiet", kills=0)["done"] == 14
+@pytest.fixture(scope="module")
+def quiet(tiny, tmp_path_factory) -> dict[str, tuple]:
+    """The results of the undisturbed grid."""
+    work = tmp_path_factory.mktemp("grid") / "quiet"
+    assert run(tiny, work, kills=0)["done"] == 14
+    return results(work / "runs")
+
+
+def test_a_grid_killed_at_random_moments_ends_as_if_nothing_had_happened(tiny, tmp_path, quiet):
     report = run(tiny, tmp_path / "killed", kills=KILLS)
     assert report["kills"] >= 20
     assert (report["lost"], report["repeated"]) == ([], [])
-    assert results(tmp_path / "killed" / "runs") == results(tmp_path / "quiet" / "runs")
+    assert results(tmp_path / "killed" / "runs") == quiet
 
 
-def _start(tiny: Path, work: Path) -> subprocess.Popen:
-    program = [sys.executable, "-m", "cakdbench", *command(tiny, work)]
+def start(tiny: Path, work: Path, *more: str) -> subprocess.Popen:
+    program = [sys.executable, "-m", "cakdbench", *command(tiny, work, *more)]
     return subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def test_two_processes_on_one_store_share_the_work_and_do_nothing_twice(tiny, tmp_path):
-    both = [_start(tiny, tmp_path) for _ in range(2)]
+def wait_for(process: subprocess.Popen, *words: str) -> None:
+    """Read what a process prints up to a line with all the words."""
+    for line in process.stdout:
+        if all(word in line for word in words):
+            return
+    raise AssertionError(f"the process ended without printing {words}")
+
+
+def test_two_processes_on_one_store_share_the_work_and_do_nothing_twice(tiny, tmp_path, quiet):
+    both = [start(tiny, tmp_path) for _ in range(2)]
     outputs = [process.communicate()[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
-    trained = [line for output in outputs for line in output.splitlines() if "epoch 4/4" in line and "test" in line]
-    assert len(trained) == len(set(trained)) == 12
-    assert len(results(tmp_path / "runs")) == 14
+    ends = [line for output in outputs for line in output.splitlines() if "epoch 4/4: " in line]
+    assert len(ends) == 12
+    assert results(tmp_path / "runs") == quiet
 
 
-def test_ctrl_c_saves_the_lanes_says_how_to_go_on_and_loses_no_step(tiny, tmp_path):
-    process = _start(tiny, tmp_path)
-    for line in process.stdout:
-        if "epoch 2/4" in line:
-            break
+def test_one_command_can_keep_two_processes_busy(tiny, tmp_path, quiet):
+    process = start(tiny, tmp_path, "--jobs", "2")
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert output.count("epoch 4/4: ") < 12, "the helper has trained nothing"
+    assert results(tmp_path / "runs") == quiet
+
+
+def test_ctrl_c_saves_all_lanes_and_says_how_to_go_on(tiny, tmp_path):
+    process = start(tiny, tmp_path)
+    wait_for(process, "scratch > vit_xs: epoch 2/4")
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "same command" in output
-    saved = list((tmp_path / "runs").glob("*/checkpoints/step-*.pt"))
-    assert saved
-    again = _start(tiny, tmp_path)
-    output, _ = again.communicate()
-    assert again.returncode == 0 and "epoch 1/4: " not in output.partition("mixer_xs")[0]
+    assert "the same command goes on from here" in output
+    lanes = {path.parents[1].name for path in (tmp_path / "runs").glob("*/checkpoints/step-*.pt")}
+    assert len(lanes) == 8
+    steps = {max(path.name for path in (tmp_path / "runs" / lane / "checkpoints").iterdir())[:14] for lane in lanes}
+    assert len(steps) == 1
 
 
-def test_a_lane_behind_the_others_catches_up_in_a_group_of_its_own(tiny, tmp_path):
-    run(tiny, tmp_path / "whole", kills=0)
-    behind = tmp_path / "behind"
-    behind.mkdir()
-    process = _start(tiny, behind)
-    for line in process.stdout:
-        if "epoch 2/4" in line and "fbt" in line:
-            break
+def test_a_lane_with_a_damaged_checkpoint_goes_back_one_and_catches_up_in_a_group_of_its_own(tiny, tmp_path, quiet):
+    process = start(tiny, tmp_path)
+    wait_for(process, "fbt > vit_xs: epoch 2/4")
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    time.sleep(0.1)
-    lane = next((behind / "runs").glob("kd-*/checkpoints"))
-    for path in lane.iterdir():
-        path.unlink()
-    again = _start(tiny, behind)
+    newest = max((tmp_path / "runs").glob("kd-vit_xs-*/checkpoints/step-*.pt"))
+    newest.write_bytes(newest.read_bytes()[:-100])
+    again = start(tiny, tmp_path)
     output, _ = again.communicate()
     assert again.returncode == 0, output
-    assert results(behind / "runs") == results(tmp_path / "whole" / "runs")
+    assert f"{newest} is damaged" in output
+    assert results(tmp_path / "runs") == quiet

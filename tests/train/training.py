@@ -51,6 +51,7 @@ class Training:
         *,
         seed: int = 0,
         student: str = STUDENT,
+        teacher: str = TEACHER,
         stop_at: int | None = None,
         checkpoint_seconds: float = 1e9,
         accelerator: Accelerator | None = None,
@@ -59,7 +60,7 @@ class Training:
         self.accelerator = accelerator or make_accelerator(cpu=True)
         self.stream = SampleStream(self.dataset, self.recipe, seed)
         with seeded("teacher"):
-            self.teacher = StagedModel(TEACHER, 10, 64).eval().requires_grad_(False)
+            self.teacher = StagedModel(teacher, 10, self.recipe.image_size).eval().requires_grad_(False)
         self.lanes = [self._lane(method, seed, student) for method in methods]
         self.saved: list[tuple[str, dict]] = []
         self.failed: dict[str, str] = {}
@@ -69,7 +70,7 @@ class Training:
     def _lane(self, method: str | type[Method], seed: int, student: str) -> Lane:
         kind = get_method(method) if isinstance(method, str) else method
         with seeded(seed, "student", student):
-            net = StagedModel(student, 10, 64)
+            net = StagedModel(student, 10, self.recipe.image_size)
         config = resolve_config(kind, None, self.teacher.info, net.info, "fashion_demo")
         with seeded(seed, kind.id, "modules"):
             built = kind(net, self.teacher if kind.needs else None, config)
