@@ -1,11 +1,11 @@
 """What several test modules share."""
 
-import sys
+import os
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
+os.environ["OMP_NUM_THREADS"] = "1"  # tests run side by side; before torch is imported, for their processes too
 
 
 @pytest.fixture(scope="session")

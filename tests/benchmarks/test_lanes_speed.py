@@ -1,16 +1,10 @@
 """Four methods beside each other on one teacher pass, against one after the other, each with a pass of its own.
 
-Run `pytest tests/benchmarks/test_lanes_speed.py --benchmark-only`; compare the rows of a pair, medians of one process.
+Run `pytest tests/benchmarks/test_lanes_speed.py -n 0`; compare the rows of a pair, medians of one process.
 """
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "train"))
-
-from training import Training, short_recipe  # noqa: E402
+from training import Training, short_recipe
 
 METHODS = ("scratch", "kd", "ofa", "fbt")
 PAIRS = {

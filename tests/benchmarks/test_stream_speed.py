@@ -1,4 +1,4 @@
-"""Speed of the sample stream on one core: `pytest tests/benchmarks --benchmark-only`."""
+"""Speed of the sample stream on one core: `pytest tests/benchmarks/test_stream_speed.py -n 0`."""
 
 import pytest
 import torch
