@@ -148,7 +148,8 @@ class Bench:
         """
         dataset = self.harness().dataset(dataset_name)
         cell = self.teachers.training_cell(model, dataset_name)
-        recipe = cell.recipe if cell else default_recipe(dataset_name, model_kind(self.teachers.entry(model, dataset_name).zoo_model))
+        kind = model_kind(self.teachers.entry(model, dataset_name).zoo_model)
+        recipe = cell.recipe if cell else default_recipe(dataset_name, kind)
         teacher = self.teachers.load(model, dataset, recipe.image_size, recipe.teacher_norm)
         facts = gate(teacher, dataset, recipe, self.accelerator, allow_mismatch=False)
         expected = "no expectation" if facts.expected is None else f"expected {facts.expected:.2f} ± {facts.tolerance}"

@@ -153,7 +153,7 @@ def status(store: StoreDir = Path("runs")) -> None:
 
 @app.command()
 def leaderboard(
-    pairs: Annotated[str, typer.Option(help="Suites and groups whose boards are written; default: all with runs.")] = "",
+    pairs: Annotated[str, typer.Option(help="Suites whose boards are written; default: all with runs.")] = "",
     method_file: MethodFiles = [],
     store: StoreDir = Path("runs"),
     data_dir: DataDir = None,

@@ -12,7 +12,7 @@ from cli_lab import SHORT, Shell
 
 from cakdbench.store import Store
 
-PAIRS = "resnet_m>vit_xs@timm:folder/tiny,swin_m>resnet_s@timm:folder/tiny,resnet_m>mixer_xs@timm:folder/tiny"
+PAIRS = ",".join(f"{pair}@timm:folder/tiny" for pair in ("resnet_m>vit_xs", "swin_m>resnet_s", "resnet_m>mixer_xs"))
 GRID = (*(s for s in SHORT if "epochs" not in s), "recipe.epochs=4", "teacher.epochs=3")
 KILLS = 22
 

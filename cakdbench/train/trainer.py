@@ -169,14 +169,14 @@ class Trainer:
         examiners = {lane.label: Examiner(lane.method.student) for lane in self.lanes}
         averaged = {lane.label: Examiner(lane.ema.module) for lane in self.lanes if lane.ema}
 
-        def see(lane: Lane) -> None:
+        def see(lane: Lane, *batch: Tensor) -> None:
             with lane.evaluating.running(), self.accelerator.autocast():
                 for each in filter(None, (examiners[lane.label], averaged.get(lane.label))):
-                    each.see(images, labels, index)
+                    each.see(*batch)
 
         for images, labels, index in self.evaluation:
-            images = images.to(self.accelerator.device, non_blocking=True)
-            self._each(see)
+            batch = images.to(self.accelerator.device, non_blocking=True), labels, index
+            self._each(lambda lane, batch=batch: see(lane, *batch))
         for lane in self.lanes:
             result = self.results[lane.label] = examiners[lane.label].result()
             ema = averaged.get(lane.label)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import timm
 import torch
+from method_lab import CLASSES, MINI, batch_for, gradients, make, reached, student, teacher
 from torch import nn
 
 from cakdbench.errors import UsageError
@@ -14,7 +15,6 @@ from cakdbench.methods.ofa import OFA
 from cakdbench.models.staged import Layout, StagedModel
 from cakdbench.models.zoo import model_info
 from cakdbench.registry import get_method, resolve_config
-from method_lab import CLASSES, MINI, batch_for, gradients, make, reached, student, teacher
 
 SMALL_PAIRS = [("vit", "cnn"), ("cnn", "vit"), ("mixer", "swin")]  # cases A, B and H
 

@@ -1,6 +1,7 @@
 """One real step of kd, ofa and fbt on every published pair, at 224 px with the pair's number of classes."""
 
 import pytest
+from method_lab import batch_for, gradients, make, parts_of, reached, student, teacher
 
 from cakdbench.data.datasets import dataset_facts
 from cakdbench.methods.fbt import FBT
@@ -8,7 +9,6 @@ from cakdbench.methods.kd import KD
 from cakdbench.methods.ofa import OFA
 from cakdbench.registry import resolve_config
 from cakdbench.suites import resolve_pairs
-from method_lab import batch_for, gradients, make, parts_of, reached, student, teacher
 
 PAIRS = sorted({spec.pair for spec in resolve_pairs("cifar_all,imagenet_all")}, key=lambda p: (p.dataset, p.teacher))
 

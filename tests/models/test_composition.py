@@ -115,6 +115,24 @@ def test_where_equal_blocks_are_cut(depth, split, ends):
     assert isotropic_ends(depth, split) == ends
 
 
+@pytest.mark.parametrize(
+    ("name", "taps"),
+    [
+        ("resnet_s", (1, 2, 3, 4)), ("timm:resnetv2_50", (1, 2, 3, 4)), ("convnext_m", (0, 1, 2, 3)),
+        ("swin_xs", (0, 1, 2, 3)), ("xception", (1, 2, 3, 4)), ("mobilenetv1", (1, 2, 3, 4)),
+        ("mobilenetv2", (1, 2, 3)), ("vit_xs", (1, 3, 5, 7)), ("mixer_xs", (1, 3, 5, 7)),
+    ],
+)  # fmt: skip
+@torch.no_grad()
+def test_stages_end_where_timm_taps_them(name, taps):
+    model = awake(name, 10, 64).eval()
+    own = model(images(64), stages=True).stages
+    theirs = model.net.forward_intermediates(images(64), indices=list(taps), norm=False, intermediates_only=True)
+    for layout, feature, tapped in zip(model.layouts, own, theirs, strict=len(taps) == 4):
+        feature = layout.to_map(feature)
+        assert torch.equal(feature.relu() if name == "xception" else feature, tapped)
+
+
 def test_stages_of_equal_blocks_are_those_of_the_split():
     model = awake("deit_t", 10, 32).eval()
     x = model.stem(images(32))
@@ -141,6 +159,11 @@ def test_other_classes_say_that_they_have_no_parts(part):
     model = StagedModel("timm:regnety_002", 10, 64)
     with pytest.raises(UsageError, match="timm:regnety_002 .RegNet. cannot be run in parts"):
         part(model)
+
+
+@pytest.mark.parametrize(("name", "sides"), zip(TAPPED, [[16, 8, 4, 2]] * 3 + [[4, 4, 4, 4]], strict=True))
+def test_other_classes_are_tapped_at_the_last_feature_of_each_resolution(name, sides):
+    assert [layout.grid[0] for layout in StagedModel(name, 10, 64).layouts] == sides
 
 
 def test_kinds_of_other_classes():
