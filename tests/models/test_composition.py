@@ -161,7 +161,7 @@ def test_other_classes_say_that_they_have_no_parts(part):
         part(model)
 
 
-@pytest.mark.parametrize(("name", "sides"), zip(TAPPED, [[16, 8, 4, 2]] * 3 + [[4, 4, 4, 4]], strict=True))
+@pytest.mark.parametrize(("name", "sides"), list(zip(TAPPED, [[16, 8, 4, 2]] * 3 + [[4] * 4], strict=True)))
 def test_other_classes_are_tapped_at_the_last_feature_of_each_resolution(name, sides):
     assert [layout.grid[0] for layout in StagedModel(name, 10, 64).layouts] == sides
 
