@@ -24,8 +24,8 @@ def command(tiny: Path, work: Path, *more: str) -> list[str]:
     teachers.write_text(entry.format("resnet_m") + entry.format("swin_m"))
     shell = Shell(tiny, work, None)
     return [
-        "run", "--methods", "fbt,ofa", "--pairs", PAIRS, *shell.places(), "--boards", str(work / "boards"), "--cpu", "--jobs", "1",
-        "--recipe", "demo", "--teachers", str(teachers), "--checkpoint-seconds", "0.2", *more, "--set", *GRID,
+        "run", "--methods", "fbt,ofa", "--pairs", PAIRS, *shell.places(), "--boards", str(work / "boards"),
+        "--cpu", "--jobs", "1", "--recipe", "demo", "--teachers", str(teachers), "--checkpoint-seconds", "0.2", *more, "--set", *GRID,
     ]  # fmt: skip
 
 
