@@ -11,7 +11,6 @@ from accelerate import Accelerator
 from rich.console import Console
 from rich.table import Table
 
-from cakdbench.data.stream import SampleStream
 from cakdbench.display import duration, watcher_for
 from cakdbench.errors import UsageError
 from cakdbench.estimate import estimate_seconds
@@ -19,6 +18,7 @@ from cakdbench.group import Options
 from cakdbench.harness import Harness, Outcome
 from cakdbench.jobs import helpers
 from cakdbench.models.zoo import model_kind
+from cakdbench.outlook import Outlook, look_ahead
 from cakdbench.plan import Cell, Plan
 from cakdbench.recipes import default_recipe
 from cakdbench.store import Store
@@ -46,66 +46,51 @@ class Bench:
     def harness(self, watcher: Watcher | None = None, stop: Callable[[], bool] = lambda: False) -> Harness:
         return Harness(self.store, self.teachers, self.accelerator, watcher or Silent(), self.options, stop)
 
-    def check(self, plan: Plan) -> None:
-        """Find what would stop the plan before anything starts: data, teachers' entries, batches.
+    def look_ahead(self, plan: Plan) -> Outlook:
+        return look_ahead(self.harness(), plan.cells)
 
-        Raises:
-            UsageError: says what is missing or does not fit.
-        """
-        for cell in plan.cells:
-            dataset = self.harness().dataset(cell.pair.dataset)
-            SampleStream(dataset, cell.recipe, cell.seed, world=self.accelerator.num_processes)
-            if cell.needs_teacher:
-                self.teachers.training_cell(cell.pair.teacher, cell.pair.dataset)
-
-    def states(self, plan: Plan) -> list[tuple[Cell, str]]:
-        """The cells with the state of their runs; "planned" where the key hangs on a teacher still to be trained."""
-        harness = self.harness()
-        waiting = {(c.pair.teacher, c.pair.dataset) for c in harness.missing_teachers(plan.cells)}
-        rows = []
-        for cell in plan.cells:
-            waits = cell.needs_teacher and (cell.pair.teacher, cell.pair.dataset) in waiting
-            rows.append((cell, "planned" if waits else harness.tasks([cell])[0].folder.state()))
-        return rows
-
-    def show(self, plan: Plan) -> None:
-        """Print the plan: cells, refusals, teachers to train, and an estimate."""
-        states = self.states(plan)
+    def show(self, plan: Plan, outlook: Outlook) -> None:
+        """Print the plan: cells, refusals, teachers to train, obstacles, and an estimate."""
         table = Table("pair", "recipe", "seed", "methods", title="plan", title_justify="left")
         rows: dict[tuple, list[str]] = {}
-        for cell, state in states:
+        for cell, state in outlook.states:
             name = cell.label if state == "planned" else f"{cell.label} ({state})"
             rows.setdefault((str(cell.pair), cell.recipe.name, str(cell.seed)), []).append(name)
         for row, labels in rows.items():
             table.add_row(*row, ", ".join(labels))
         self.console.print(table)
         for refusal in plan.refusals:
-            self.console.print(f"refused: {refusal.label} on {refusal.pair}: {refusal.reason}", markup=False)
-        for cell in self.harness().missing_teachers(plan.cells):
-            self.console.print(f"teacher to train first: {cell.pair.teacher} ({cell.recipe.name})", markup=False)
-        counts = Counter(state for _, state in states)
-        self.console.print(", ".join(f"{count} {state}" for state, count in sorted(counts.items())))
-        self.console.print(f"estimate: {self.estimate(states)[1]}", highlight=False)
+            self._say(f"refused: {refusal.label} on {refusal.pair}: {refusal.reason}")
+        for cell in outlook.trainings:
+            self._say(f"teacher to train first: {cell.pair.student} ({cell.recipe.name})")
+        for obstacle in outlook.obstacles:
+            self._say(f"missing before it can start: {obstacle}")
+        counts = Counter(state for _, state in outlook.states)
+        self._say(", ".join(f"{count} {state}" for state, count in sorted(counts.items())))
+        self._say(f"estimate: {self.estimate(outlook)[1]}")
 
-    def estimate(self, states: list[tuple[Cell, str]]) -> tuple[float, str]:
-        """Seconds, and a sentence, for what is not done; missing teachers are counted in."""
-        cells = [cell for cell, state in states if state != "done"]
-        if not cells:
+    def _say(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def estimate(self, outlook: Outlook) -> tuple[float, str]:
+        """Seconds, and a sentence, for what is not done."""
+        if not outlook.left:
             return 0.0, "nothing left to do"
-        cells += self.harness().missing_teachers(cells)
         with self.console.status("timing one training step of each kind"):
-            seconds = estimate_seconds(cells, self.accelerator, self._probe(cells), self.harness().dataset)
+            seconds = estimate_seconds(outlook.left, self.accelerator, self._probe(outlook.left), self.options.data_dir)
+        device = self.accelerator.device.type
         return seconds, (
-            f"about {duration(seconds)} on this {self.accelerator.device.type.upper()}, from one timed step of each "
-            "kind; rendering, evaluation and checkpoints come on top"
+            f"about {duration(seconds)} in one process on this {'CPU' if device == 'cpu' else 'GPU'}, from one timed "
+            "step of each kind; rendering, evaluation and checkpoints come on top"
         )
 
     def _probe(self, cells: list[Cell]) -> int:
+        """Images in a timed step: the recipe's batch on a GPU, a few on a CPU."""
         if self.accelerator.device.type == "cuda":
             return min(cell.recipe.local_batch for cell in cells)
         return 32 if max(cell.recipe.image_size for cell in cells) <= 96 else 4
 
-    def confirm(self, plan: Plan, yes: bool) -> None:
+    def confirm(self, outlook: Outlook, yes: bool) -> None:
         """Say what a long run without a GPU will cost, and ask.
 
         Raises:
@@ -113,27 +98,28 @@ class Bench:
         """
         if yes or self.accelerator.device.type == "cuda":
             return
-        seconds, sentence = self.estimate(self.states(plan))
+        seconds, sentence = self.estimate(outlook)
         if seconds < LONG:
             return
-        self.console.print(f"There is no GPU here. Estimate: {sentence}.", highlight=False)
+        self._say(f"There is no GPU here. Estimate: {sentence}.")
         if not (self.console.is_interactive and self.console.input("Start all the same? [y/N] ").lower() == "y"):
-            raise UsageError("not started; add --yes to run it on the CPU all the same, or use a smaller suite (demo)")
+            raise UsageError("not started; add --yes to run it on the CPU all the same, or take a smaller suite (demo)")
 
-    def run(self, cells: list[Cell], jobs: int | None = None) -> Outcome:
+    def run(self, cells: list[Cell], jobs: int = 1) -> Outcome:
         """Work through the cells under a live display; the first Ctrl-C saves all lanes and ends.
 
         Args:
-            jobs: processes that share the groups; None for one per core on a CPU.
+            jobs: processes that share the groups.
         """
-        if jobs is None:
-            jobs = (os.cpu_count() or 1) // torch.get_num_threads() if self._alone_on_cpu() else 1
-        more = min(jobs, self.harness().groups_left(cells)) - 1
-        with stoppable() as stop, helpers(max(more, 0)), watcher_for(self.console) as watcher:
+        with stoppable() as stop, helpers(jobs - 1), watcher_for(self.console) as watcher:
             return self.harness(watcher, stop).run(cells)
 
-    def _alone_on_cpu(self) -> bool:
-        return self.accelerator.device.type == "cpu" and self.accelerator.num_processes == 1
+    def jobs(self, outlook: Outlook, wanted: int | None) -> int:
+        """Processes to share the groups: one per core on a CPU unless the user says otherwise, never idle ones."""
+        if wanted is None:
+            alone_on_cpu = self.accelerator.device.type == "cpu" and self.accelerator.num_processes == 1
+            wanted = (os.cpu_count() or 1) // torch.get_num_threads() if alone_on_cpu else 1
+        return max(1, min(wanted, outlook.groups))
 
     def help(self, cells: list[Cell], parent: int) -> None:
         """Work through the cells in silence, as a helper of the process `parent`, for as long as that lives."""

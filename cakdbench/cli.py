@@ -110,17 +110,19 @@ def run(
         channels_last=channels_last,
         allow_teacher_mismatch=allow_teacher_mismatch,
     )
-    bench.check(plan)
+    outlook = bench.look_ahead(plan)
     if dry_run:
-        bench.show(plan)
+        bench.show(plan, outlook)
         return
-    bench.confirm(plan, yes)
+    for obstacle in outlook.obstacles:
+        raise obstacle
+    bench.confirm(outlook, yes)
     for refusal in plan.refusals:
         console.print(f"refused: {refusal.label} on {refusal.pair}: {refusal.reason}", markup=False)
     if helper_of:
         bench.help(plan.cells, helper_of)
         return
-    outcome = bench.run(plan.cells, jobs)
+    outcome = bench.run(plan.cells, bench.jobs(outlook, jobs))
     if bench.accelerator.is_main_process:
         write_boards(bench.store, specs, boards, console, data_dir)
     for key, reason in outcome.failed.items():
@@ -198,7 +200,7 @@ def teacher_train(
     cell = bench.teachers.training_cell(model, dataset)
     if cell is None:
         raise UsageError(f"{name} comes as a file, not by training; add --recipe RECIPE to train one of your own")
-    outcome = bench.run([cell], jobs=1)
+    outcome = bench.run([cell])
     for reason in outcome.failed.values():
         raise CakdError(f"training {name} failed: {reason}")
     bench.check_teacher(model, dataset)

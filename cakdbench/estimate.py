@@ -2,11 +2,12 @@
 
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 
-from cakdbench.data.datasets import ImageDataset
+from cakdbench.data.datasets import dataset_facts
 from cakdbench.method import Batch
 from cakdbench.models.staged import StagedModel
 from cakdbench.plan import Cell
@@ -14,7 +15,7 @@ from cakdbench.train.trainer import label_criterion
 
 
 def estimate_seconds(
-    cells: Iterable[Cell], accelerator: Accelerator, batch: int, dataset: Callable[[str], ImageDataset]
+    cells: Iterable[Cell], accelerator: Accelerator, batch: int, data_dir: Path | None = None
 ) -> float:
     """Seconds of training for all cells, each teacher run once for the cells that share it.
 
@@ -25,9 +26,9 @@ def estimate_seconds(
     passes: dict[tuple, float] = {}
     total = 0.0
     for cell in cells:
-        data = dataset(cell.pair.dataset)
-        images = len(data.train) * cell.recipe.epochs / accelerator.num_processes
-        student, teacher = clock.per_image(cell, data.num_classes)
+        facts = dataset_facts(cell.pair.dataset, data_dir)
+        images = facts.n_train * cell.recipe.epochs / accelerator.num_processes
+        student, teacher = clock.per_image(cell, facts.num_classes)
         total += images * student
         shared = cell.pair.teacher, cell.pair.dataset, cell.recipe, cell.seed
         passes[shared] = max(passes.get(shared, 0.0), images * teacher)

@@ -66,18 +66,6 @@ class Harness:
         self._set_damaged_aside(tasks)
         return self._work(tasks)
 
-    def missing_teachers(self, cells: list[Cell]) -> list[Cell]:
-        """The training runs of the teachers that the cells need and the store does not have."""
-        return [task.cell for task in self._trainings(cells) if not task.folder.is_done]
-
-    def groups_left(self, cells: list[Cell]) -> int:
-        """How many processes the work that is left can keep busy: in the teachers' or the students' phase."""
-        missing = self.missing_teachers(cells)
-        waiting = {(cell.pair.student, cell.pair.dataset) for cell in missing}
-        students = [cell for cell in cells if (cell.pair.teacher_model, cell.pair.dataset) in waiting]
-        left = [task.cell for task in self.tasks([c for c in cells if c not in students]) if not task.folder.is_done]
-        return max(len(missing), len({_shared(cell) for cell in students + left}))
-
     def _trainings(self, cells: list[Cell]) -> list[Task]:
         names = dict.fromkeys((c.pair.teacher, c.pair.dataset) for c in cells if c.needs_teacher)
         trainings = filter(None, (self.teachers.training_cell(*name) for name in names))
@@ -141,10 +129,10 @@ class Harness:
         self.accelerator.wait_for_everyone()
 
     def _lock(self, pending: dict[str, Task]) -> list[Task]:
-        for shared in dict.fromkeys(_shared(task.cell) for task in pending.values()):
+        for shared in dict.fromkeys(task.cell.shared for task in pending.values()):
             group: list[Task] = []
             for task in pending.values():
-                if _shared(task.cell) != shared or len(group) == self.options.max_lanes:
+                if task.cell.shared != shared or len(group) == self.options.max_lanes:
                     continue
                 if not task.folder.is_done and task.folder.acquire():
                     if task.folder.is_done:
@@ -200,8 +188,3 @@ class Harness:
         teacher = self.teachers.load(cell.pair.teacher, dataset, recipe.image_size, recipe.teacher_norm)
         facts = gate(teacher, dataset, recipe, self.accelerator, self.options.allow_teacher_mismatch)
         return teacher.model, facts
-
-
-def _shared(cell: Cell) -> tuple[object, ...]:
-    """Cells that agree in this can share one teacher and one pass over the data."""
-    return cell.pair.teacher, cell.pair.dataset, cell.recipe, cell.seed, cell.precision

@@ -40,6 +40,11 @@ class Cell:
     def needs_teacher(self) -> bool:
         return bool(self.method.needs)
 
+    @property
+    def shared(self) -> tuple[object, ...]:
+        """Cells that agree in this can share one teacher and one pass over the data."""
+        return self.pair.teacher, self.pair.dataset, self.recipe, self.seed, self.precision
+
     def identity(self, dataset: ImageDataset, teacher_sha256: str | None) -> Identity:
         """All that can change the result of the cell's run."""
         return Identity(

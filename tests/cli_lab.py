@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from accelerate.state import AcceleratorState
 
 from cakdbench import cli
 from cakdbench.data.datasets import load_dataset
@@ -36,7 +37,8 @@ class Shell:
         self.store, self.boards = work / "runs", work / "boards"
 
     def __call__(self, *arguments: str) -> tuple[int, str]:
-        """Exit code and all output, on one line each as written."""
+        """Exit code and all output."""
+        AcceleratorState._reset_state()  # every command is a process of its own, with its own precision
         sys.argv = ["cakdbench", *arguments]
         code = 0
         try:

@@ -296,3 +296,35 @@ def test_a_trained_teacher_whose_weights_were_changed_is_refused(finished):
     path.unlink()
     code, output = shell.run("--methods", "ofa", "--seeds", "1")
     assert code == 1 and str(path) in output
+
+
+def test_bf16_and_channels_last_are_options_that_the_record_names(shell):
+    pair = "resnet_m>mobilenet_s@timm:folder/tiny"
+    code, output = shell.run("--methods", "fbt", "--precision", "bf16", "--channels-last", pairs=pair)
+    assert code == 0, output
+    record = records(shell)["fbt"]
+    assert (record.identity.precision, record.conditions.channels_last) == ("bf16", True)
+    state = load_file(Store(shell.store).run(record.identity).student)
+    assert state.keys() == StagedModel("mobilenet_s", 10, 64).export_state().keys()
+
+
+def test_models_of_timm_by_name_are_trained_as_teacher_and_student(shell):
+    recipe = shell.work / "quick.toml"
+    recipe.write_text(
+        'extends = "demo"\ntitle = "quick"\nsource = "test"\nepochs = 1\nglobal_batch = 20\nlocal_batch = 20\n'
+    )
+    name = "timm:resnet10t@timm:folder/tiny"
+    code, output = shell("teacher", "train", name, "--recipe", str(recipe), *shell.places(), "--cpu")
+    assert code == 0, output
+    pair = "timm:resnet10t>timm:mobilenetv3_small_050@timm:folder/tiny"
+    code, output = shell.run("--methods", "ofa,fbt", pairs=pair)
+    assert code == 0, output
+    assert {"scratch", "kd", "ofa"} <= set(records(shell))
+
+
+def test_a_dry_run_without_the_data_still_shows_plan_and_estimate_and_what_is_missing(shell):
+    pair = "swin_t>resnet18@cifar100"
+    arguments = ["--pairs", pair, "--methods", "kd", *shell.places(), "--cpu", "--dry-run"]
+    code, output = shell("run", *arguments)
+    assert code == 0, output
+    assert all(word in output for word in ("estimate: about", "missing before it can start", "cifar-100-python"))

@@ -237,8 +237,8 @@ class StagedModel(nn.Module):
         return {f"net.{name}" for name, _ in self.net.named_parameters() if name in listed}
 
     def export_state(self) -> dict[str, Tensor]:
-        """The plain timm state dict."""
-        return self.net.state_dict()
+        """The plain timm state dict, in the default memory layout."""
+        return {name: value.contiguous() for name, value in self.net.state_dict().items()}
 
     def load_exported(self, state: dict[str, Tensor]) -> None:
         """Load what `export_state` gave."""

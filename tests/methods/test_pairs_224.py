@@ -10,7 +10,7 @@ from cakdbench.methods.ofa import OFA
 from cakdbench.registry import resolve_config
 from cakdbench.suites import resolve_pairs
 
-PAIRS = sorted({spec.pair for spec in resolve_pairs("cifar_all,imagenet_all")}, key=lambda p: (p.dataset, p.teacher))
+PAIRS = sorted({spec.pair for spec in resolve_pairs("cifar_all,imagenet_all")}, key=str)
 
 
 @pytest.fixture(scope="module", params=PAIRS, ids=str)

@@ -1,0 +1,74 @@
+"""What can be said of a plan before anything starts: states, teachers to train, obstacles."""
+
+from dataclasses import dataclass, field
+
+from cakdbench.data.stream import SampleStream
+from cakdbench.errors import CakdError, StoreError
+from cakdbench.harness import Harness
+from cakdbench.plan import Cell
+
+
+@dataclass
+class Outlook:
+    """A plan as it stands.
+
+    Attributes:
+        states: the cells with the states of their runs; "planned" also where a key hangs on what is missing.
+        trainings: runs of teachers that come first.
+        obstacles: missing data and teachers, batches that do not fit: what would stop the run.
+    """
+
+    states: list[tuple[Cell, str]] = field(default_factory=list)
+    trainings: list[Cell] = field(default_factory=list)
+    obstacles: list[CakdError] = field(default_factory=list)
+
+    @property
+    def left(self) -> list[Cell]:
+        """What has to be computed, teachers first."""
+        return self.trainings + [cell for cell, state in self.states if state != "done"]
+
+    @property
+    def groups(self) -> int:
+        """How many processes the work can keep busy, in the teachers' or the students' phase."""
+        students = {cell.shared for cell, state in self.states if state != "done"}
+        return max(len(self.trainings), len(students))
+
+
+def look_ahead(harness: Harness, cells: list[Cell]) -> Outlook:
+    """Find out about data and teachers once each, then about every run."""
+    outlook = Outlook()
+    data = {cell.pair.dataset: _data(harness, cell, outlook) for cell in {c.shared: c for c in cells}.values()}
+    pupils = {(cell.pair.teacher, cell.pair.dataset): cell for cell in cells if cell.needs_teacher}
+    ready = {name: data[cell.pair.dataset] and _teacher(harness, cell, outlook) for name, cell in pupils.items()}
+    for cell in cells:
+        taught = not cell.needs_teacher or ready[cell.pair.teacher, cell.pair.dataset]
+        known = data[cell.pair.dataset] and taught
+        outlook.states.append((cell, harness.tasks([cell])[0].folder.state() if known else "planned"))
+    return outlook
+
+
+def _data(harness: Harness, cell: Cell, outlook: Outlook) -> bool:
+    """Whether the cell's data are there and its batches fit."""
+    try:
+        dataset = harness.dataset(cell.pair.dataset)
+        SampleStream(dataset, cell.recipe, cell.seed, world=harness.accelerator.num_processes)
+    except CakdError as error:
+        outlook.obstacles.append(error)
+        return False
+    return True
+
+
+def _teacher(harness: Harness, cell: Cell, outlook: Outlook) -> bool:
+    """Whether the cell's teacher is at hand; one that has to be trained joins the trainings."""
+    try:
+        training = harness.teachers.training_cell(cell.pair.teacher, cell.pair.dataset)
+        if training and not harness.teachers.run(cell.pair.teacher, harness.dataset(cell.pair.dataset)).is_done:
+            outlook.trainings.append(training)
+            return False
+        harness.tasks([cell])
+    except StoreError:
+        return False  # a damaged record of the teacher: it is set aside and trained again
+    except CakdError as error:
+        outlook.obstacles.append(error)
+        return False
+    return True
