@@ -118,7 +118,7 @@ class Bench:
         """Processes to share the groups: one per core on a CPU unless the user says otherwise, never idle ones."""
         if wanted is None:
             alone_on_cpu = self.accelerator.device.type == "cpu" and self.accelerator.num_processes == 1
-            wanted = (os.cpu_count() or 1) // torch.get_num_threads() if alone_on_cpu else 1
+            wanted = len(os.sched_getaffinity(0)) // torch.get_num_threads() if alone_on_cpu else 1
         return max(1, min(wanted, outlook.groups))
 
     def help(self, cells: list[Cell], parent: int) -> None:
@@ -136,8 +136,8 @@ class Bench:
         cell = self.teachers.training_cell(model, dataset_name)
         kind = model_kind(self.teachers.entry(model, dataset_name).zoo_model)
         recipe = cell.recipe if cell else default_recipe(dataset_name, kind)
-        teacher = self.teachers.load(model, dataset, recipe.image_size, recipe.teacher_norm)
-        facts = gate(teacher, dataset, recipe, self.accelerator, allow_mismatch=False)
+        teacher = self.teachers.load(model, dataset, recipe)
+        facts = gate(teacher, dataset, recipe, self.accelerator, **self.options.rendering(self.accelerator))
         expected = "no expectation" if facts.expected is None else f"expected {facts.expected:.2f} ± {facts.tolerance}"
         self.console.print(f"{model}@{dataset_name} ({facts.source}): {facts.measured:.2f} %, {expected}", markup=False)
         self.console.print(f"sha256 {teacher.sha256}", highlight=False)

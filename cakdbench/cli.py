@@ -247,7 +247,7 @@ def _bench(
     if workers is None:
         workers = 0 if accelerator.device.type == "cpu" else min(8, os.cpu_count() or 1)
     runs = Store(store)
-    registry = Teachers(runs, teacher_dir, settings or Settings(), teachers)
+    registry = Teachers(runs, teacher_dir, settings or Settings(), teachers, precision)
     return Bench(console, runs, registry, accelerator, Options(data_dir=data_dir, workers=workers, **options))
 
 
@@ -286,6 +286,7 @@ def main() -> None:
     except CakdError as error:
         errors.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        errors.print("interrupted; the same command goes on from the last checkpoints", style="red")
-        sys.exit(130)
+    except SystemExit as leaving:
+        if leaving.code == 130:  # Ctrl-C where nothing was listening for it
+            errors.print("interrupted; the same command goes on from the last checkpoints", style="red")
+        raise

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import accelerate
 import numpy as np
@@ -19,7 +20,6 @@ from safetensors.torch import save
 import cakdbench
 from cakdbench.data.datasets import ImageDataset
 from cakdbench.data.stream import EvalStream, SampleStream
-from cakdbench.errors import CakdError
 from cakdbench.models.staged import StagedModel
 from cakdbench.models.weights import weights_sha256
 from cakdbench.plan import Cell
@@ -64,6 +64,15 @@ class Options:
     channels_last: bool = False
     allow_teacher_mismatch: bool = False
 
+    def rendering(self, accelerator: Accelerator) -> dict[str, Any]:
+        """How this process renders its share of the images: arguments of the streams."""
+        return {
+            "workers": self.workers,
+            "rank": accelerator.process_index,
+            "world": accelerator.num_processes,
+            "pin_memory": accelerator.device.type == "cuda",
+        }
+
 
 class Group:
     """Trains the tasks of one group and writes their records.
@@ -90,15 +99,9 @@ class Group:
         self.recipe, self.seed, self.dataset = first.recipe, first.seed, dataset
         self.teacher, self.facts, self.options = teacher, facts, options
         self.accelerator, self.watcher, self.failed, self.stop = accelerator, watcher, failed, stop
-        rank, world = accelerator.process_index, accelerator.num_processes
-        how = {
-            "workers": options.workers,
-            "rank": rank,
-            "world": world,
-            "pin_memory": accelerator.device.type == "cuda",
-        }
-        self.stream = SampleStream(dataset, self.recipe, self.seed, **how)
-        self.evaluation = EvalStream(dataset.test, dataset, self.recipe, **how)
+        rendering = options.rendering(accelerator)
+        self.stream = SampleStream(dataset, self.recipe, self.seed, **rendering)
+        self.evaluation = EvalStream(dataset.test, dataset, self.recipe, **rendering)
         self.tasks = {self._label(task, tasks): task for task in tasks}
 
     @staticmethod
@@ -141,7 +144,7 @@ class Group:
                 self.watcher.say(sentence)
             if state:
                 lane.load(state)
-        except (CakdError, RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+        except Exception as error:  # a method may raise anything, and must not take the others with it
             self.failed(task, f"{type(error).__name__} while building: {error}")
             return None
         return lane
@@ -155,6 +158,7 @@ class Group:
                 self.recipe.image_size,
                 pretrained=self.recipe.init == "hub",
                 drop_path=self.recipe.drop_path,
+                split=self.recipe.split,
             )
         with seeded(self.seed, cell.method.id, "modules"):
             method = cell.method(student, self.teacher if cell.needs_teacher else None, cell.config)

@@ -17,6 +17,7 @@ from cakdbench.records import TeacherFacts
 from cakdbench.store import Store
 from cakdbench.teachers import Teachers, gate
 from cakdbench.train.checkpoint import checkpoint_step
+from cakdbench.train.trainer import Interrupted
 from cakdbench.watch import Watcher
 
 
@@ -42,15 +43,17 @@ class Harness:
     ):
         self.store, self.teachers, self.options = store, teachers, options
         self.accelerator, self.watcher, self.stop = accelerator, watcher, stop
+        self._gated: dict[tuple[object, ...], TeacherFacts] = {}
+        self._started = time.time()
 
     def dataset(self, name: str) -> ImageDataset:
         return load_dataset(name, self.options.data_dir)
 
     def run(self, cells: list[Cell]) -> Outcome:
-        """Train the teachers that are missing, then every cell that is not done.
+        """Train the teachers that are missing, put all through their gates, then run every cell that is not done.
 
         Raises:
-            TeacherError: a teacher cannot be had or is not what its entry says.
+            TeacherError: a teacher cannot be had or is not what its entry says; no student has been trained.
             Interrupted: the user stopped; all is saved.
             StoreError: the store cannot be written.
         """
@@ -64,29 +67,40 @@ class Harness:
                 raise TeacherError(f"training the teacher {key} failed: {reason}")
         tasks = self.tasks(cells)
         self._set_damaged_aside(tasks)
+        for task in tasks:
+            if task.cell.needs_teacher and not task.folder.is_done:
+                self._facts(task.cell)
         return self._work(tasks)
+
+    def _facts(self, cell: Cell) -> TeacherFacts:
+        """What the gate says of the cell's teacher; it is asked once for all runs with the same test images."""
+        pair, recipe = cell.pair, cell.recipe
+        name = pair.teacher, pair.dataset, recipe.image_size, recipe.split, recipe.teacher_norm, recipe.evaluation
+        if name not in self._gated:
+            dataset, allowed = self.dataset(pair.dataset), self.options.allow_teacher_mismatch
+            teacher = self.teachers.load(pair.teacher, dataset, recipe)
+            rendering = self.options.rendering(self.accelerator)
+            self._gated[name] = gate(teacher, dataset, recipe, self.accelerator, allowed, **rendering)
+        return self._gated[name]
 
     def _trainings(self, cells: list[Cell]) -> list[Task]:
         names = dict.fromkeys((c.pair.teacher, c.pair.dataset) for c in cells if c.needs_teacher)
         trainings = filter(None, (self.teachers.training_cell(*name) for name in names))
-        return [self._task(cell, None) for cell in trainings]
+        return [self._task(cell) for cell in trainings]
 
     def tasks(self, cells: list[Cell]) -> list[Task]:
         """The cells with their keys, each key once; the teachers must be at hand."""
         tasks: dict[str, Task] = {}
         for cell in cells:
-            task = self._task(cell, self._teacher_sha256(cell))
+            task = self._task(cell)
             tasks.setdefault(task.key, task)
         return list(tasks.values())
 
-    def _teacher_sha256(self, cell: Cell) -> str | None:
-        if not cell.needs_teacher:
-            return None
-        dataset = self.dataset(cell.pair.dataset)
-        return self.teachers.sha256(cell.pair.teacher, dataset, cell.recipe.image_size)
-
-    def _task(self, cell: Cell, teacher_sha256: str | None) -> Task:
-        identity = cell.identity(self.dataset(cell.pair.dataset), teacher_sha256)
+    def _task(self, cell: Cell) -> Task:
+        dataset, teacher = self.dataset(cell.pair.dataset), None
+        if cell.needs_teacher:
+            teacher = self.teachers.identity(cell.pair.teacher, dataset, cell.recipe)
+        identity = cell.identity(dataset, teacher)
         return Task(cell, identity, self.store.run(identity))
 
     def _work(self, tasks: list[Task]) -> Outcome:
@@ -109,14 +123,24 @@ class Harness:
         return outcome
 
     def _take(self, pending: dict[str, Task], outcome: Outcome) -> list[Task]:
-        """Lock the tasks of one group; done ones go to the outcome. Empty if all are done or locked elsewhere."""
-        keys, done = [], []
-        if self.accelerator.is_main_process:
-            keys = [task.key for task in self._lock(pending)]
+        """Lock the tasks of one group. What is done or has failed since the start goes to the outcome.
+
+        Empty if nothing is left, or all that is left is locked by other processes.
+
+        Raises:
+            Interrupted: the user wants to stop.
+        """
+        keys, done, failed, stop = [], [], {}, self.stop()
+        if self.accelerator.is_main_process and not stop:
+            failed = {k: r for k, task in pending.items() if (r := task.folder.failure(self._started))}
+            keys = [task.key for task in self._lock([t for k, t in pending.items() if k not in failed])]
             done = [key for key, task in pending.items() if task.folder.is_done]
-        keys, done = broadcast_object_list([keys, done])
-        for key in done:
-            outcome.done.append(key)
+        keys, done, failed, stop = broadcast_object_list([keys, done, failed, stop])
+        if stop:
+            raise Interrupted("interrupted: the same command goes on from here")
+        outcome.done += done
+        outcome.failed |= failed
+        for key in (*done, *failed):
             del pending[key]
         return [pending[key] for key in keys]
 
@@ -128,10 +152,10 @@ class Harness:
                     self.watcher.say(f"{damage}; kept as record.json.damaged, the run is computed again")
         self.accelerator.wait_for_everyone()
 
-    def _lock(self, pending: dict[str, Task]) -> list[Task]:
-        for shared in dict.fromkeys(task.cell.shared for task in pending.values()):
+    def _lock(self, pending: list[Task]) -> list[Task]:
+        for shared in dict.fromkeys(task.cell.shared for task in pending):
             group: list[Task] = []
-            for task in pending.values():
+            for task in pending:
                 if task.cell.shared != shared or len(group) == self.options.max_lanes:
                     continue
                 if not task.folder.is_done and task.folder.acquire():
@@ -158,7 +182,7 @@ class Harness:
             for task in tasks:
                 if self.accelerator.is_main_process:
                     task.folder.open(task.identity)
-            teacher, facts = self._gated(tasks)
+            teacher, facts = self._teacher(tasks)
             if self.accelerator.device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats()
 
@@ -178,13 +202,11 @@ class Harness:
             for task in tasks:
                 task.folder.release()
 
-    def _gated(self, tasks: list[Task]) -> tuple[StagedModel | None, TeacherFacts | None]:
-        """The teacher of the group, through its gate and on the device."""
+    def _teacher(self, tasks: list[Task]) -> tuple[StagedModel | None, TeacherFacts | None]:
+        """The teacher of a group, on the device, and what its gate said."""
         cell = next((task.cell for task in tasks if task.cell.needs_teacher), None)
         if cell is None:
             return None, None
-        dataset = self.dataset(cell.pair.dataset)
-        recipe = cell.recipe
-        teacher = self.teachers.load(cell.pair.teacher, dataset, recipe.image_size, recipe.teacher_norm)
-        facts = gate(teacher, dataset, recipe, self.accelerator, self.options.allow_teacher_mismatch)
-        return teacher.model, facts
+        facts = self._facts(cell)
+        teacher = self.teachers.load(cell.pair.teacher, self.dataset(cell.pair.dataset), cell.recipe)
+        return teacher.model.to(self.accelerator.device), facts

@@ -22,6 +22,11 @@ class Outlook:
     trainings: list[Cell] = field(default_factory=list)
     obstacles: list[CakdError] = field(default_factory=list)
 
+    def obstruct(self, error: CakdError) -> None:
+        """Note an obstacle, once."""
+        if str(error) not in map(str, self.obstacles):
+            self.obstacles.append(error)
+
     @property
     def left(self) -> list[Cell]:
         """What has to be computed, teachers first."""
@@ -37,12 +42,15 @@ class Outlook:
 def look_ahead(harness: Harness, cells: list[Cell]) -> Outlook:
     """Find out about data and teachers once each, then about every run."""
     outlook = Outlook()
-    data = {cell.pair.dataset: _data(harness, cell, outlook) for cell in {c.shared: c for c in cells}.values()}
+    once = {(cell.pair.dataset, cell.recipe): cell for cell in cells}
+    data = {name: _data(harness, cell, outlook) for name, cell in once.items()}
     pupils = {(cell.pair.teacher, cell.pair.dataset): cell for cell in cells if cell.needs_teacher}
-    ready = {name: data[cell.pair.dataset] and _teacher(harness, cell, outlook) for name, cell in pupils.items()}
+    ready = {
+        name: data[cell.pair.dataset, cell.recipe] and _teacher(harness, cell, outlook) for name, cell in pupils.items()
+    }
     for cell in cells:
         taught = not cell.needs_teacher or ready[cell.pair.teacher, cell.pair.dataset]
-        known = data[cell.pair.dataset] and taught
+        known = data[cell.pair.dataset, cell.recipe] and taught
         outlook.states.append((cell, harness.tasks([cell])[0].folder.state() if known else "planned"))
     return outlook
 
@@ -53,7 +61,7 @@ def _data(harness: Harness, cell: Cell, outlook: Outlook) -> bool:
         dataset = harness.dataset(cell.pair.dataset)
         SampleStream(dataset, cell.recipe, cell.seed, world=harness.accelerator.num_processes)
     except CakdError as error:
-        outlook.obstacles.append(error)
+        outlook.obstruct(error)
         return False
     return True
 
@@ -69,6 +77,6 @@ def _teacher(harness: Harness, cell: Cell, outlook: Outlook) -> bool:
     except StoreError:
         return False  # a damaged record of the teacher: it is set aside and trained again
     except CakdError as error:
-        outlook.obstacles.append(error)
+        outlook.obstruct(error)
         return False
     return True

@@ -45,7 +45,7 @@ class Cell:
         """Cells that agree in this can share one teacher and one pass over the data."""
         return self.pair.teacher, self.pair.dataset, self.recipe, self.seed, self.precision
 
-    def identity(self, dataset: ImageDataset, teacher_sha256: str | None) -> Identity:
+    def identity(self, dataset: ImageDataset, teacher: TeacherIdentity | None) -> Identity:
         """All that can change the result of the cell's run."""
         return Identity(
             method=MethodIdentity(
@@ -55,7 +55,7 @@ class Cell:
                 source=source_hash(self.method),
             ),
             student=self.pair.student,
-            teacher=TeacherIdentity(model=self.pair.teacher, sha256=teacher_sha256) if self.needs_teacher else None,
+            teacher=teacher,
             dataset=DatasetIdentity(name=dataset.name, fingerprint=dataset.fingerprint),
             recipe=self.recipe.numbers(),
             precision=self.precision,
@@ -131,7 +131,7 @@ def make_plan(
     seeds = list(seeds)
     for spec in specs:
         recipe = load_recipe(spec.recipe).override(settings.recipe)
-        infos = pair_info(spec.pair, recipe.image_size, data_dir)
+        infos = pair_info(spec.pair, recipe.image_size, recipe.split, data_dir)
         for label in chosen:
             method, variant = split_variant(label)
             overrides = settings.methods.get(method.id, {})
@@ -150,7 +150,10 @@ def canonical_label(name: str) -> str:
     return f"{method.id}:{variant}" if variant else method.id
 
 
-def pair_info(pair: Pair, image_size: int, data_dir: Path | None = None) -> tuple[ModelInfo, ModelInfo]:
+def pair_info(
+    pair: Pair, image_size: int, split: str = "ofa", data_dir: Path | None = None
+) -> tuple[ModelInfo, ModelInfo]:
     """What is known of teacher and student without their weights."""
     classes = dataset_facts(pair.dataset, data_dir).num_classes
-    return model_info(pair.teacher_model, classes, image_size), model_info(pair.student, classes, image_size)
+    models = pair.teacher_model, pair.student
+    return tuple(model_info(name, classes, image_size, split) for name in models)

@@ -143,6 +143,7 @@ class Recipe(Table):
         local_batch: images that see each other: batch norm, mixup, and relations between samples.
         init: "random", or "hub" if training starts from the ImageNet weights of timm's hub (fine-tuning).
         drop_path: stochastic depth of the network in training.
+        split: where networks of equal blocks are cut into stages: as OFA does (after blocks 1, 3, n-3, n-1), or evenly.
         clip_grad: the largest norm of the gradient.
         ema_decay: of an exponential average of the weights, evaluated beside them.
         teacher_norm: the teacher's images are normalised as in its training ("own") or as the student's
@@ -163,6 +164,7 @@ class Recipe(Table):
     schedule: Schedule
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    split: Literal["ofa", "even"] = "ofa"
     clip_grad: Annotated[Positive | None, Absent] = None
     ema_decay: Annotated[Annotated[float, Field(gt=0, lt=1)] | None, Absent] = None
     teacher_norm: Literal["own", "shared"] = "own"

@@ -30,8 +30,11 @@ class DatasetIdentity(_Part):
 
 
 class TeacherIdentity(_Part):
+    """A teacher's weights, and the mean and deviation per channel it is fed with (None: the dataset's)."""
+
     model: str
     sha256: str
+    statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
 
 class Identity(_Part):
@@ -58,6 +61,8 @@ class TeacherFacts(_Part):
     tolerance: float
     source: str
     mismatch_allowed: bool = False
+    standard: bool = True
+    """Whether it is the registry's teacher, made as the registry says."""
 
 
 class Epoch(_Part):

@@ -46,17 +46,26 @@ def discover() -> None:
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"cakdbench.methods.{module.name}")
     for entry in importlib.metadata.entry_points(group="cakdbench.methods"):
-        entry.load()
+        try:
+            entry.load()
+        except Exception as error:  # other people's code, whatever it raises
+            raise UsageError(f"the method package {entry.value} cannot be loaded: {error!r}") from error
 
 
 def load_file(path: Path) -> None:
     """Register the methods defined in a Python file (`--method-file`)."""
     if not path.is_file():
         raise UsageError(f"no method file at {path}")
-    spec = importlib.util.spec_from_file_location(f"cakdbench_file_{path.stem}", path)
+    place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
+    spec = importlib.util.spec_from_file_location(f"cakdbench_file_{path.stem}_{place}", path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except UsageError:
+        raise
+    except Exception as error:  # other people's code, whatever it raises
+        raise UsageError(f"the method file {path} cannot be loaded: {error!r}") from error
 
 
 def method_ids() -> list[str]:
@@ -109,7 +118,7 @@ def resolve_config(
 
 
 def source_hash(method: type[Method]) -> str:
-    """sha256 over the source of the method's file and of the method files it imports from."""
+    """sha256 over the source of the method's file and of the modules of its package that it imports from."""
     texts = {m.__name__: inspect.getsource(m) for m in _source_modules(sys.modules[method.__module__])}
     return hashlib.sha256("\0".join(texts[name] for name in sorted(texts)).encode()).hexdigest()
 
@@ -117,9 +126,11 @@ def source_hash(method: type[Method]) -> str:
 def _source_modules(module: ModuleType, seen: set[str] | None = None) -> list[ModuleType]:
     seen = {module.__name__} if seen is None else seen
     found = [module]
+    ours = module.__name__.startswith("cakdbench.")
+    package = "cakdbench.methods." if ours else module.__name__.partition(".")[0] + "."
     for value in vars(module).values():
         home = value.__name__ if inspect.ismodule(value) else getattr(value, "__module__", None) or ""
-        if home.startswith("cakdbench.methods.") and home not in seen:
+        if home.startswith(package) and home not in seen:
             seen.add(home)
             found += _source_modules(sys.modules[home], seen)
     return found

@@ -11,6 +11,7 @@
 Files appear whole or not at all (temporary file, fsync, rename), so that a kill at any moment is harmless.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -44,7 +45,8 @@ def write_atomic(path: Path, content: bytes) -> None:
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise StoreError(
             f"cannot write {path}: {error.strerror}; nothing finished is lost. "
             "Free some space or mend the permissions, then run the same command again"
@@ -144,32 +146,49 @@ class RunFolder:
             raise StoreError(f"damaged file {path}: {str(error).splitlines()[0]}") from error
 
     def set_damaged_aside(self) -> str | None:
-        """Rename a record that cannot be read, so that the run counts as unfinished; says what was wrong."""
-        if not self._record.exists():
+        """Rename the record of a run whose files are not whole, so that it counts as unfinished; says what is wrong."""
+        if not self.is_done:
             return None
         try:
-            self.record()
+            self._check_files(self.record())
         except StoreError as error:
             os.replace(self._record, self._record.with_suffix(".json.damaged"))
             return str(error)
+        self._sweep()
         return None
+
+    def _check_files(self, record: Record) -> None:
+        if not self.student.is_file():
+            raise StoreError(f"missing file {self.student}")
+        try:
+            found = hashlib.sha256(self.predictions.read_bytes()).hexdigest()
+        except OSError as error:
+            raise StoreError(f"missing file {self.predictions}") from error
+        if found != record.predictions_sha256:
+            raise StoreError(f"damaged file {self.predictions}: not the predictions of the record")
+
+    def _sweep(self) -> None:
+        """A finished run needs no checkpoints."""
+        for checkpoint in self.checkpoints.glob("*"):
+            checkpoint.unlink(missing_ok=True)
+        if self.checkpoints.is_dir():
+            self.checkpoints.rmdir()
 
     def finish(self, record: Record) -> None:
         """Make the run done: everything it refers to is on disk before the record appears."""
         write_atomic(self._record, (record.model_dump_json(indent=1) + "\n").encode())
-        for checkpoint in self.checkpoints.glob("*"):
-            checkpoint.unlink()
-        if self.checkpoints.is_dir():
-            self.checkpoints.rmdir()
+        self._sweep()
 
     def fail(self, reason: str) -> None:
         write_atomic(self._failure, json.dumps({"reason": reason}).encode())
 
-    def failure(self) -> str | None:
-        """The reason why the last attempt failed."""
+    def failure(self, since: float = 0.0) -> str | None:
+        """The reason why the last attempt failed, if it failed after `since` (seconds of the epoch)."""
         try:
+            if self._failure.stat().st_mtime < since:
+                return None
             return json.loads(self._failure.read_bytes())["reason"]
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (ValueError, KeyError, TypeError):
             return f"unreadable {self._failure}"

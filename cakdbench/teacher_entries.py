@@ -36,6 +36,7 @@ class TeacherEntry(Table):
         path: a weight file; a relative one is taken from the folder of the TOML file.
         train: the recipe it is trained by on first use.
         file: the name a downloaded file gets.
+        statistics: the timm tag whose input mean and deviation the weights expect; a hub tag stands for its own.
         accuracy: expected top-1 in percent; None if nobody stated it, and nothing is expected.
         tolerance: points by which the measured accuracy may differ.
     """
@@ -47,6 +48,7 @@ class TeacherEntry(Table):
     path: str | None = None
     train: str | None = None
     file: str | None = None
+    statistics: str | None = None
     accuracy: Percent | None = None
     tolerance: Annotated[float, Field(ge=0)] | None = None
     reported: tuple[Reported, ...] = ()
@@ -115,8 +117,8 @@ def teachers_from_file(path: Path) -> dict[tuple[str, str], TeacherEntry]:
         key = f"teachers[{number}]"
         try:
             model_entry(entry.zoo_model)
-            if entry.hub:
-                hub_statistics(entry.hub)
+            for tag in filter(None, (entry.hub, entry.statistics)):
+                hub_statistics(tag)
             check_dataset(entry.dataset)
             if entry.train:
                 load_recipe(entry.train)

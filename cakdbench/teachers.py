@@ -4,6 +4,7 @@ A trained teacher is a `scratch` run whose student is the teacher's model: it ha
 the record of any other run, and lives in the same store.
 """
 
+import json
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,21 +13,25 @@ import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from timm.models import get_pretrained_cfg
 
 from cakdbench.data.datasets import ImageDataset
 from cakdbench.data.stream import EvalStream
 from cakdbench.errors import TeacherError, UsageError
+from cakdbench.models.catalog import entry as model_entry
 from cakdbench.models.staged import StagedModel
-from cakdbench.models.weights import load_weights, weights_sha256
+from cakdbench.models.weights import load_weights, state_sha256, weights_sha256
 from cakdbench.models.zoo import hub_statistics
-from cakdbench.plan import Cell, Settings
+from cakdbench.plan import ALWAYS, Cell, Settings
 from cakdbench.recipes import Recipe, load_recipe
-from cakdbench.records import TeacherFacts
+from cakdbench.records import TeacherFacts, TeacherIdentity
 from cakdbench.registry import get_method
 from cakdbench.store import RunFolder, Store, write_atomic
-from cakdbench.suites import Pair
-from cakdbench.teacher_entries import TeacherEntry, load_teachers
+from cakdbench.suites import Pair, check_dataset
+from cakdbench.teacher_entries import TeacherEntry, load_teachers, teachers_from_file
 from cakdbench.train.evaluate import evaluate
+
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 @dataclass
@@ -38,6 +43,7 @@ class Teacher:
     source: str
     expected: float | None
     tolerance: float
+    standard: bool
 
 
 class Teachers:
@@ -46,12 +52,21 @@ class Teachers:
     Args:
         folder: where weight files lie, or are downloaded to.
         extra: TOML files with entries of the user's own; they win over the registry's.
+        precision: that teachers are trained in.
     """
 
-    def __init__(self, store: Store, folder: Path, settings: Settings, extra: list[Path] | None = None):
-        self.store, self.folder, self.settings = store, folder, settings
-        self._hashes: dict[tuple[str, str], str] = {}
+    def __init__(
+        self,
+        store: Store,
+        folder: Path,
+        settings: Settings,
+        extra: list[Path] | None = None,
+        precision: str = "fp32",
+    ):
+        self.store, self.folder, self.settings, self.precision = store, folder, settings, precision
+        self._hashes: dict[tuple[str, str, int], str] = {}
         own = folder / "teachers.toml"
+        self.registry = load_teachers()
         self.entries = load_teachers([*([own] if own.is_file() else []), *(extra or [])])
 
     def entry(self, model: str, dataset: str) -> TeacherEntry:
@@ -63,62 +78,87 @@ class Teachers:
                 "--recipe RECIPE`, or give an entry with the path of its weights in a file (--teachers FILE)"
             ) from None
 
+    def is_standard(self, model: str, dataset: str) -> bool:
+        """Whether it is made as the registry says; where the registry says nothing, every teacher is as good."""
+        entry, name = self.entry(model, dataset), (model, dataset)
+        changed = entry.train is not None and bool(self.settings.teacher)
+        return not changed and (name not in self.registry or self.registry[name] == entry)
+
     def training_cell(self, model: str, dataset: str) -> Cell | None:
         """The run that makes a teacher; None for one whose weights come from elsewhere."""
         entry = self.entry(model, dataset)
         if entry.train is None:
             return None
         recipe = load_recipe(entry.train).override(self.settings.teacher)
-        return training_cell(entry.zoo_model, dataset, recipe)
+        scratch = get_method(ALWAYS[0])
+        pair = Pair(entry.zoo_model, entry.zoo_model, dataset)
+        return Cell(scratch, None, scratch.Config(), pair, recipe, seed=0, precision=self.precision)
 
     def run(self, model: str, dataset: ImageDataset) -> RunFolder | None:
         """The run folder of a trained teacher, finished or not; None for one from elsewhere."""
         cell = self.training_cell(model, dataset.name)
         return cell and self.store.run(cell.identity(dataset, None))
 
-    def sha256(self, model: str, dataset: ImageDataset, image_size: int) -> str:
-        """What the teacher's weights hash to: part of the key of every run it teaches."""
+    def identity(self, model: str, dataset: ImageDataset, recipe: Recipe) -> TeacherIdentity:
+        """The part of a run's key that is the teacher's; a trained one must have been trained."""
         run = self.run(model, dataset)
-        if run:
-            return run.record().weights_sha256
-        if (model, dataset.name) not in self._hashes:
-            self._hashes[model, dataset.name] = self.load(model, dataset, image_size).sha256
-        return self._hashes[model, dataset.name]
+        name = model, dataset.name, recipe.image_size
+        if run is None and name not in self._hashes:
+            self._hashes[name] = self.load(model, dataset, recipe).sha256
+        sha256 = run.record().weights_sha256 if run else self._hashes[name]
+        return TeacherIdentity(model=model, sha256=sha256, statistics=self._statistics(model, dataset, recipe))
 
-    def load(self, model: str, dataset: ImageDataset, image_size: int, norm: str = "own") -> Teacher:
-        """The teacher with its weights; a trained one must have been trained.
+    def _statistics(self, model: str, dataset: ImageDataset, recipe: Recipe) -> Statistics | None:
+        """Mean and deviation the teacher is fed with, where they are not the dataset's."""
+        entry = self.entry(model, dataset.name)
+        tag = entry.statistics or entry.hub
+        if recipe.teacher_norm == "shared" or tag is None:
+            return None
+        wanted = tuple(map(tuple, hub_statistics(tag)))
+        return None if wanted == (tuple(dataset.mean), tuple(dataset.std)) else wanted
 
-        Args:
-            norm: "own" feeds it images normalised as it was trained, "shared" as the student gets them.
+    def load(self, model: str, dataset: ImageDataset, recipe: Recipe) -> Teacher:
+        """The teacher with its weights, fed with images normalised as in its training or as `recipe` says.
 
         Raises:
-            TeacherError: weights missing, damaged or of another model.
+            TeacherError: weights missing, damaged, or of another model or dataset.
         """
         entry = self.entry(model, dataset.name)
-        net = StagedModel(entry.zoo_model, dataset.num_classes, image_size, pretrained=entry.hub or False)
-        if entry.train:
-            teacher = self._trained(net, model, dataset)
-        else:
-            if not entry.hub:
-                load_weights(net, self._read(entry))
-            teacher = Teacher(net, weights_sha256(net), entry.source, entry.accuracy, entry.allowed)
-        if norm == "own" and entry.hub:
-            net.expect_input((dataset.mean, dataset.std), hub_statistics(entry.hub))
+        if entry.hub:
+            check_hub_classes(entry.hub, dataset.num_classes)
+        net = StagedModel(
+            entry.zoo_model,
+            dataset.num_classes,
+            recipe.image_size,
+            pretrained=entry.hub or False,
+            split=recipe.split,
+        )
+        sha256, expected = self._fill(net, entry, dataset)
+        statistics = self._statistics(model, dataset, recipe)
+        if statistics:
+            net.expect_input((dataset.mean, dataset.std), statistics)
         net.requires_grad_(False).eval()
-        return teacher
+        standard = self.is_standard(model, dataset.name)
+        return Teacher(net, sha256, entry.source, expected, entry.allowed, standard)
 
-    def _trained(self, net: StagedModel, model: str, dataset: ImageDataset) -> Teacher:
+    def _fill(self, net: StagedModel, entry: TeacherEntry, dataset: ImageDataset) -> tuple[str, float | None]:
+        """Load the weights a hub net does not have yet; their hash, and the accuracy they should reach."""
+        if entry.train:
+            return self._trained(net, entry.model, dataset)
+        if not entry.hub:
+            load_weights(net, self._read(entry))
+        return weights_sha256(net), entry.accuracy
+
+    def _trained(self, net: StagedModel, model: str, dataset: ImageDataset) -> tuple[str, float]:
         run = self.run(model, dataset)
-        record = run.record()
-        load_weights(net, _read_weights(run.student))
-        sha256 = weights_sha256(net)
-        if sha256 != record.weights_sha256:
+        record, state = run.record(), _read_weights(run.student)
+        if state_sha256(state) != record.weights_sha256:
             raise TeacherError(
                 f"the weights in {run.student} are not those of its record; delete the folder {run.path} "
                 "and run the same command again: the teacher is trained anew"
             )
-        entry = self.entry(model, dataset.name)
-        return Teacher(net, sha256, entry.source, record.result.top1, entry.allowed)
+        load_weights(net, state)
+        return record.weights_sha256, record.result.top1
 
     def _read(self, entry: TeacherEntry) -> dict[str, torch.Tensor]:
         path = self.file(entry)
@@ -152,27 +192,43 @@ def _read_weights(path: Path) -> dict[str, torch.Tensor]:
         raise TeacherError(f"cannot read the teacher's weights in {path}: {error}") from error
 
 
-def training_cell(model: str, dataset: str, recipe: Recipe, seed: int = 0) -> Cell:
-    """A teacher's training: the scratch run of its model."""
-    scratch = get_method("scratch")
-    return Cell(scratch, None, scratch.Config(), Pair(model, model, dataset), recipe, seed)
+def check_hub_classes(tag: str, num_classes: int) -> None:
+    """Hub weights teach only the classes they were trained on: with others, timm would draw a new head.
+
+    Raises:
+        TeacherError: the weights have another number of classes.
+    """
+    found = get_pretrained_cfg(tag).num_classes
+    if found != num_classes:
+        raise TeacherError(
+            f"the hub weights {tag} tell {found} classes apart and the dataset has {num_classes}: take weights that "
+            "were fine-tuned on it, or train a teacher with `cakdbench teacher train`"
+        )
 
 
 def gate(
-    teacher: Teacher, dataset: ImageDataset, recipe: Recipe, accelerator: Accelerator, allow_mismatch: bool
+    teacher: Teacher,
+    dataset: ImageDataset,
+    recipe: Recipe,
+    accelerator: Accelerator,
+    allow_mismatch: bool = False,
+    **rendering: object,
 ) -> TeacherFacts:
-    """Evaluate a teacher on the test set as the students will be, in float32, before any of them trains.
+    """Evaluate a teacher on the test set as the students will be, before any of them trains.
+
+    Args:
+        rendering: workers, rank and so on, for the `EvalStream`.
 
     Raises:
         TeacherError: its accuracy is not the expected one, and that is not allowed.
     """
     model = teacher.model.to(accelerator.device)
-    measured = evaluate(model, EvalStream(dataset.test, dataset, recipe), accelerator, autocast=False).top1
+    measured = evaluate(model, EvalStream(dataset.test, dataset, recipe, **rendering), accelerator).top1
     wrong = teacher.expected is not None and abs(measured - teacher.expected) > teacher.tolerance + 1e-6
     if wrong and not allow_mismatch:
         raise TeacherError(
             f"the teacher {model.name} on {dataset.name} ({teacher.source}) reaches {measured:.2f} %, its entry "
-            f"says {teacher.expected:.2f} % (tolerance {teacher.tolerance}); nothing was trained. Check the "
+            f"says {teacher.expected:.2f} % (tolerance {teacher.tolerance}); no student was trained. Check the "
             "weights and the image transform, or accept and record it with --allow-teacher-mismatch"
         )
     return TeacherFacts(
@@ -181,6 +237,7 @@ def gate(
         tolerance=teacher.tolerance,
         source=teacher.source,
         mismatch_allowed=wrong,
+        standard=teacher.standard,
     )
 
 
@@ -188,10 +245,20 @@ def note_training(folder: Path, model: str, dataset: str, recipe: str) -> None:
     """Enter a teacher that is to be trained by `recipe` in the user's own list, `folder/teachers.toml`.
 
     Raises:
-        UsageError: there is no such recipe.
+        UsageError: there is no such model, dataset or recipe.
     """
+    if recipe.endswith(".toml"):
+        recipe = str(Path(recipe).expanduser().resolve())
     load_recipe(recipe)
+    model_entry(TeacherEntry(model=model, dataset=dataset, train=recipe).zoo_model)
+    check_dataset(dataset)
     own = folder / "teachers.toml"
-    text = own.read_text() if own.is_file() else ""
-    table = f'[[teachers]]\nmodel = "{model}"\ndataset = "{dataset}"\ntrain = "{recipe}"\n'
-    write_atomic(own, (text + table).encode())
+    entries = dict(teachers_from_file(own)) if own.is_file() else {}
+    entries[model, dataset] = TeacherEntry(model=model, dataset=dataset, train=recipe)
+    write_atomic(own, "".join(map(_toml, entries.values())).encode())
+
+
+def _toml(entry: TeacherEntry) -> str:
+    """An entry as TOML; strings in JSON's notation are strings in TOML's."""
+    values = entry.model_dump(exclude_defaults=True, exclude={"reported"})
+    return "[[teachers]]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items()) + "\n"

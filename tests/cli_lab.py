@@ -54,8 +54,15 @@ class Shell:
         ]  # fmt: skip
 
     def run(self, *arguments: str, pairs: str = PAIR, settings: tuple[str, ...] = SHORT) -> tuple[int, str]:
+        return self(*self._run(*arguments, pairs=pairs, settings=settings))
+
+    def program(self, *arguments: str, pairs: str, settings: tuple[str, ...]) -> list[str]:
+        """The same command as `run`, for a process of its own."""
+        return [sys.executable, "-m", "cakdbench", *self._run(*arguments, pairs=pairs, settings=settings)]
+
+    def _run(self, *arguments: str, pairs: str, settings: tuple[str, ...]) -> list[str]:
         more = ["--recipe", "demo"] if "--recipe" not in arguments else []
-        return self(
+        return [
             "run", "--pairs", pairs, *self.places(), "--boards", str(self.boards), "--cpu", "--jobs", "1", *more,
             "--teachers", str(self.data / "teachers.toml"), *arguments, "--set", *settings,
-        )  # fmt: skip
+        ]  # fmt: skip

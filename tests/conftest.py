@@ -21,6 +21,9 @@ def shell(tiny, tmp_path, capsys, monkeypatch):
     """The command line, in a folder of its own."""
     from cli_lab import Shell
 
+    from cakdbench import cli
+
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
+    for console in (cli.console, cli.errors):
+        monkeypatch.setattr(console, "width", 220)
     return Shell(tiny, tmp_path, capsys)

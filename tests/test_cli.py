@@ -4,14 +4,21 @@ import json
 import os
 import resource
 import signal
+import subprocess
 
 import numpy as np
 import pytest
 import torch
+from cli_lab import SHORT
 from safetensors.torch import load_file
 
 from cakdbench.models.staged import StagedModel
+from cakdbench.plan import Settings
 from cakdbench.store import Store
+from cakdbench.teacher_entries import teachers_from_file
+from cakdbench.teachers import Teachers, note_training
+
+PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
 
 
 def records(shell) -> dict[str, dict]:
@@ -90,8 +97,6 @@ def test_dry_run_shows_plan_states_and_an_estimate_and_starts_nothing(shell):
 def test_a_changed_number_makes_other_runs(finished):
     shell, _ = finished
     before = set(Store(shell.store).root.iterdir())
-    from cli_lab import SHORT
-
     code, output = shell.run("--methods", "ofa", settings=(*SHORT, "ofa.gamma=1.4"))
     assert code == 0, output
     new = [path for path in Store(shell.store).root.iterdir() if path not in before]
@@ -147,8 +152,6 @@ def test_a_wrong_pair_ends_with_code_2_and_says_what_to_do(shell, pairs, words):
     ],
 )
 def test_a_wrong_setting_ends_with_code_2_and_names_it(shell, setting, words):
-    from cli_lab import SHORT
-
     code, output = shell.run("--methods", "ofa", settings=(*SHORT, setting))
     assert code == 2
     assert all(word in output for word in words), output
@@ -174,6 +177,54 @@ def test_a_teacher_off_its_entry_stops_the_run_with_both_numbers_unless_allowed(
     again = records(shell)["kd"]
     assert again.teacher.mismatch_allowed
     assert again.weights_sha256 == kd.weights_sha256
+
+
+def test_no_student_is_trained_before_all_teachers_are_through_their_gates(shell):
+    entry = shell.work / "second.toml"
+    shell.run("--methods", "kd", pairs="resnet_m>mixer_xs@timm:folder/tiny")
+    teacher = next(r for r in Store(shell.store).records()[0] if r.recipe_name == "demo_teacher")
+    weights = Store(shell.store).run(teacher.identity).student
+    entry.write_text(
+        f'[[teachers]]\nmodel = "resnet_m:other"\ndataset = "timm:folder/tiny"\npath = "{weights}"\naccuracy = 99\n'
+    )
+    before = len(Store(shell.store).records()[0])
+    pairs = "resnet_m>vit_xs@timm:folder/tiny,resnet_m:other>mobilenet_s@timm:folder/tiny"
+    code, output = shell.run("--methods", "kd", "--teachers", str(entry), pairs=pairs)
+    assert code == 1 and "99.00" in output
+    assert len(Store(shell.store).records()[0]) == before
+
+
+def test_training_a_teacher_twice_or_by_a_wrong_name_leaves_its_list_usable(shell):
+    places = [*shell.places(), "--cpu"]
+    for name, word in (("vit_n@timm:folder/tiny", "vit_m"), ("vit_m@fashion_dem", "fashion_demo")):
+        code, output = shell("teacher", "train", name, "--recipe", "demo_teacher", *places)
+        assert code == 2 and word in output
+    for recipe in ("demo_teacher", "demo"):
+        note_training(shell.work / "teachers", "vit_m", "timm:folder/tiny", recipe)
+    entries = teachers_from_file(shell.work / "teachers" / "teachers.toml")
+    assert [entry.train for entry in entries.values()] == ["demo"]
+
+
+def test_a_teacher_made_otherwise_than_the_registry_says_is_not_standard(finished):
+    shell, _ = finished
+    store = Store(shell.store)
+    standard = Teachers(store, shell.work, Settings())
+    changed = Teachers(store, shell.work, Settings(teacher={"epochs": 1}))
+    assert standard.is_standard("resnet_m", "fashion_demo")
+    assert not changed.is_standard("resnet_m", "fashion_demo")
+    own = shell.work / "own.toml"
+    own.write_text('[[teachers]]\nmodel = "resnet_m"\ndataset = "fashion_demo"\ntrain = "demo"\n')
+    assert not Teachers(store, shell.work, Settings(), [own]).is_standard("resnet_m", "fashion_demo")
+
+
+def test_hub_weights_of_other_classes_are_no_teacher(shell):
+    entry = shell.work / "hub.toml"
+    entry.write_text(
+        '[[teachers]]\nmodel = "resnet18"\ndataset = "timm:folder/tiny"\nhub = "resnet18.a1_in1k"\n'
+    )
+    pair = "resnet18>vit_xs@timm:folder/tiny"
+    code, output = shell.run("--methods", "kd", "--teachers", str(entry), pairs=pair)
+    assert code == 1 and "1000 classes" in output and "has 10" in output
 
 
 def test_a_missing_teacher_file_is_asked_for_by_name(shell):
@@ -242,6 +293,31 @@ def test_a_method_from_a_file_runs_and_a_diverging_one_fails_alone(shell):
     assert "failed" in shell("status", "--store", str(shell.store))[1]
 
 
+@pytest.mark.parametrize("text", ["def", "import nothing_of_this_name", "raise ValueError('no')"])
+def test_a_broken_method_file_is_an_error_that_names_it(shell, text):
+    broken = shell.work / "broken.py"
+    broken.write_text(text)
+    code, output = shell.run("--methods", "kd", "--method-file", str(broken))
+    assert code == 2 and "broken.py" in output
+
+
+def test_a_failed_run_is_not_tried_again_by_the_other_process(shell):
+    bad = shell.work / "bad.py"
+    text = METHOD.format(id="mine_nan", factor="float('nan')")
+    bad.write_text(text.replace("self.config.factor *", "(1 if batch.epoch < 20 else self.config.factor) *"))
+    pairs = "resnet_m>vit_xs@timm:folder/tiny,resnet_m>mixer_xs@timm:folder/tiny"
+    arguments = ["--methods", "mine_nan", "--method-file", str(bad), "--max-lanes", "3"]
+    longer = (*SHORT, "recipe.epochs=22", "recipe.evaluation.every=22")  # so that both have started when it fails
+    program = shell.program(*arguments, pairs=pairs, settings=longer)
+    shell.run(pairs=pairs)
+    processes = [subprocess.Popen(program, **PIPES) for _ in range(2)]
+    outputs = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [1, 1], outputs
+    told = "\n".join(outputs)
+    assert told.count("mine_nan on resnet_m>vit_xs@timm:folder/tiny failed") == 1
+    assert all(output.count("failed: mine_nan") == 2 for output in outputs)
+
+
 def test_a_refusal_is_told_with_its_reason_and_is_no_failure(shell):
     picky = shell.work / "picky.py"
     picky.write_text(METHOD.format(id="mine_picky", factor=-1.0))
@@ -253,8 +329,6 @@ def test_a_refusal_is_told_with_its_reason_and_is_no_failure(shell):
 def test_a_large_suite_without_a_gpu_is_announced_and_asked_for(shell, monkeypatch):
     if torch.cuda.is_available():
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    from cli_lab import SHORT
-
     code, output = shell.run("--methods", "kd", settings=(*SHORT, "recipe.epochs=2000000"))
     assert code == 2
     assert "no GPU" in output and "about" in output and "--yes" in output
@@ -293,9 +367,20 @@ def test_a_trained_teacher_whose_weights_were_changed_is_refused(finished):
     path.write_bytes(content)
     code, output = shell.run("--methods", "ofa", "--seeds", "1")
     assert code == 1 and "not those of its record" in output
-    path.unlink()
-    code, output = shell.run("--methods", "ofa", "--seeds", "1")
-    assert code == 1 and str(path) in output
+
+
+def test_a_finished_run_whose_files_are_gone_or_damaged_is_computed_again(finished):
+    shell, _ = finished
+    before = {record.key: record.weights_sha256 for record in Store(shell.store).records()[0]}
+    teacher = next(r for r in Store(shell.store).records()[0] if r.recipe_name == "demo_teacher")
+    student = Store(shell.store).run(teacher.identity).student
+    predictions = Store(shell.store).run(records(shell)["kd"].identity).predictions
+    student.unlink()
+    predictions.write_bytes(predictions.read_bytes()[:-2])
+    code, output = shell.run("--methods", "ofa,fbt")
+    assert code == 0, output
+    assert f"missing file {student}" in output and f"damaged file {predictions}" in output
+    assert before == {record.key: record.weights_sha256 for record in Store(shell.store).records()[0]}
 
 
 def test_bf16_and_channels_last_are_options_that_the_record_names(shell):

@@ -95,7 +95,7 @@ class ConvNeXtFamily(Family):
 
 
 class EfficientNetFamily(Family):
-    """EfficientNet, MobileNet V1 and V2: a stage ends with the last block of its resolution, stage 4 with the head conv."""
+    """EfficientNet, MobileNet V1, V2: a stage ends with the last block of its resolution, stage 4 with the head."""
 
     def __init__(self, net, split="ofa"):
         self.ends = _last_of_each_stride(net)

@@ -79,9 +79,14 @@ def _check_tensors(model: StagedModel, state: dict[str, Tensor]) -> None:
 
 
 def weights_sha256(model: StagedModel) -> str:
-    """The hash of all weights and buffers: names, types, shapes and bytes; the same on every device."""
+    """The hash of all weights and buffers of a model, as `state_sha256`."""
+    return state_sha256(model.export_state())
+
+
+def state_sha256(state: Mapping[str, Tensor]) -> str:
+    """The hash of tensors: names, types, shapes and bytes; the same on every device."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.export_state().items()):
+    for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -13,13 +13,13 @@ def model_ids() -> list[str]:
     return list(MODELS)
 
 
-def model_info(name: str, num_classes: int, image_size: int = 224) -> ModelInfo:
+def model_info(name: str, num_classes: int, image_size: int = 224, split: str = "ofa") -> ModelInfo:
     """Kind, layouts and size of a model, without allocating its weights.
 
     Raises:
         UsageError: unknown name, a size the network cannot take, or a network that gives no four stages.
     """
-    return describe(name, num_classes, image_size)
+    return describe(name, num_classes, image_size, split)
 
 
 def model_kind(name: str) -> str:

@@ -53,9 +53,11 @@ class Standard:
             config = _config(method.label, column, self.data_dir)
         except UsageError as error:
             return [f"settings of {method.label} cannot be checked: {error}"]
+        own = record.teacher is not None and not record.teacher.standard
         return [
             *changes(record.identity.recipe, column.numbers, "recipe"),
             *changes(method.config, config, method.id),
+            *([f"a teacher that is not the registry's ({record.teacher.source})"] if own else []),
         ]
 
     def refusal(self, label: str, column: Column) -> str | None:
@@ -90,4 +92,4 @@ def _refusal(label: str, column: Column, data_dir: Path | None) -> str | None:
 
 def _infos(column: Column, data_dir: Path | None) -> tuple[ModelInfo, ModelInfo]:
     pair = Pair(column.teacher, column.student, column.dataset)
-    return pair_info(pair, column.numbers["image_size"], data_dir)
+    return pair_info(pair, column.numbers["image_size"], column.numbers["split"], data_dir)

@@ -41,11 +41,9 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
 
 
 def checkpoint_step(folder: Path) -> int:
-    """Optimizer steps made at the newest whole checkpoint; 0 without one."""
-    for path in _newest_first(folder):
-        if _digest(path.read_bytes()) == _NAME.fullmatch(path.name)[2]:
-            return int(_NAME.fullmatch(path.name)[1])
-    return 0
+    """Optimizer steps made at the checkpoint `load_checkpoint` gives; 0 without one."""
+    state, _ = load_checkpoint(folder)
+    return state["step"] if state else 0
 
 
 def _newest_first(folder: Path) -> list[Path]:

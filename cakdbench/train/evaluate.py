@@ -1,6 +1,5 @@
 """Accuracy on a test set."""
 
-import contextlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,16 +48,10 @@ class Examiner:
         return Evaluation(table[:, 1].astype(np.uint16), top1, top5)
 
 
-def evaluate(
-    model: StagedModel, stream: EvalStream, accelerator: Accelerator, *, autocast: bool = True
-) -> Evaluation:
-    """Run one model over the test set; its mode is put back.
-
-    Args:
-        autocast: use the accelerator's precision, otherwise float32.
-    """
+def evaluate(model: StagedModel, stream: EvalStream, accelerator: Accelerator) -> Evaluation:
+    """Run one model over the test set; its mode is put back."""
     examiner = Examiner(model)
-    with accelerator.autocast() if autocast else contextlib.nullcontext():
+    with accelerator.autocast():
         for images, labels, index in stream:
             examiner.see(images.to(accelerator.device, non_blocking=True), labels, index)
     return examiner.result()

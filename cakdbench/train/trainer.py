@@ -5,12 +5,14 @@ from collections.abc import Callable
 
 import torch
 from accelerate import Accelerator
+from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
 
 from cakdbench.data.stream import EvalStream, Samples, SampleStream
 from cakdbench.errors import CakdError
 from cakdbench.method import Batch
 from cakdbench.models.staged import Output, StagedModel
+from cakdbench.numerics import full_precision
 from cakdbench.recipes import Recipe
 from cakdbench.train.evaluate import Evaluation, Examiner
 from cakdbench.train.lane import Lane, LaneFailure
@@ -24,15 +26,17 @@ class Interrupted(CakdError):
 
 
 def label_criterion(recipe: Recipe) -> Callable[[Tensor, Tensor], Tensor]:
-    """Cross-entropy in float32 of class indices (smoothed as the recipe says) or of soft targets.
+    """timm's cross-entropy, in float32, of class indices (smoothed as the recipe says) or of soft targets.
 
     Soft targets, from mixup and cutmix, carry the smoothing already.
     """
+    smoothing = recipe.label_smoothing
+    hard = LabelSmoothingCrossEntropy(smoothing) if smoothing else nn.CrossEntropyLoss()
+    soft = SoftTargetCrossEntropy()
 
+    @full_precision
     def criterion(logits: Tensor, target: Tensor) -> Tensor:
-        smoothing = recipe.label_smoothing if target.ndim == 1 else 0.0
-        with torch.autocast(logits.device.type, enabled=False):
-            return nn.functional.cross_entropy(logits.float(), target, label_smoothing=smoothing)
+        return (hard if target.ndim == 1 else soft)(logits, target)
 
     return criterion
 
@@ -126,7 +130,7 @@ class Trainer:
                 act(lane)
             except LaneFailure as failure:
                 self._drop(lane, str(failure))
-            except (RuntimeError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError) as error:
+            except Exception as error:  # a method may raise anything, and must not take the others with it
                 if self.accelerator.num_processes > 1:
                     raise
                 self._drop(lane, f"{type(error).__name__} at step {lane.step}: {error}")

@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
-from synthetic import record
+from synthetic import record, taught_by
 
 from cakdbench.plan import Settings, make_plan
 from cakdbench.records import Record
@@ -24,7 +24,7 @@ def planned(methods, specs, settings=()):
     """The records that a plan's runs would leave, by column."""
     plan = make_plan(methods, specs, [0], Settings.parse(settings))
     for cell in plan.cells:
-        identity = cell.identity(DATASET, "a" * 64)
+        identity = cell.identity(DATASET, taught_by(cell))
         made = record("kd").model_dump() | {"identity": identity.model_dump(), "recipe_name": cell.recipe.name}
         (spec,) = [spec for spec in specs if spec.pair == cell.pair]
         yield column_of(spec), Record.model_validate_json(Record.model_validate(made).model_dump_json())

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from pages import main_table
 from rich.console import Console
-from synthetic import record
+from synthetic import record, taught_by
 
 from cakdbench.plan import Settings, make_plan
 from cakdbench.reports.status import run_status, status_table
@@ -21,7 +21,7 @@ DATASET = SimpleNamespace(name="cifar100", fingerprint="f" * 64)
 def fill(store, specs=(SPEC,), seeds=(0,), settings=()):
     """Finish the runs of scratch and kd; kd is a point better."""
     for cell in make_plan([], specs, seeds, Settings.parse(settings)).cells:
-        identity = cell.identity(DATASET, "a" * 64)
+        identity = cell.identity(DATASET, taught_by(cell))
         folder = store.run(identity)
         assert folder.acquire()
         folder.open(identity)
@@ -98,7 +98,7 @@ def test_a_damaged_record_is_named_and_the_rest_is_written(store, console, tmp_p
 def test_failed_runs_are_not_counted_but_have_a_state(store, console, tmp_path):
     fill(store)
     (cell,) = make_plan([], [SPEC], [1], Settings()).cells[1:]
-    identity = cell.identity(DATASET, "a" * 64)
+    identity = cell.identity(DATASET, taught_by(cell))
     folder = store.run(identity)
     assert folder.acquire()
     folder.open(identity)
