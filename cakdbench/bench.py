@@ -5,6 +5,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 from accelerate import Accelerator
@@ -123,6 +124,7 @@ class Bench:
 
     def help(self, cells: list[Cell], parent: int) -> None:
         """Work through the cells in silence, as a helper of the process `parent`, for as long as that lives."""
+        self.options = replace(self.options, from_the_end=True)
         with stoppable() as asked:
             self.harness(stop=lambda: asked() or os.getppid() != parent).run(cells)
 

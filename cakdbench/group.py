@@ -54,6 +54,7 @@ class Options:
         data_dir: where the datasets lie; None for the default place.
         workers: processes that render images, per training process.
         max_lanes: students trained side by side at most.
+        from_the_end: take the last group first, as helpers do, to keep out of each other's way.
     """
 
     data_dir: Path | None = None
@@ -63,6 +64,7 @@ class Options:
     compile: bool = False
     channels_last: bool = False
     allow_teacher_mismatch: bool = False
+    from_the_end: bool = False
 
     def rendering(self, accelerator: Accelerator) -> dict[str, Any]:
         """How this process renders its share of the images: arguments of the streams."""

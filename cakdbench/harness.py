@@ -153,7 +153,8 @@ class Harness:
         self.accelerator.wait_for_everyone()
 
     def _lock(self, pending: list[Task]) -> list[Task]:
-        for shared in dict.fromkeys(task.cell.shared for task in pending):
+        names = list(dict.fromkeys(task.cell.shared for task in pending))
+        for shared in reversed(names) if self.options.from_the_end else names:
             group: list[Task] = []
             for task in pending:
                 if task.cell.shared != shared or len(group) == self.options.max_lanes:

@@ -7,17 +7,18 @@ import pytest
 from training import Training, short_recipe
 
 METHODS = ("scratch", "kd", "ofa", "fbt")
-PAIRS = {
-    "resnet_m>vit_xs, 64 px, 16 steps of 32": ("resnet_m", "vit_xs", 64, 32),
-    "swin_t>mobilenetv2, 224 px, 8 steps of 8": ("swin_t", "mobilenetv2", 224, 8),
+PAIRS = {  # teacher, student, image size, epochs of 64 images, batch, rounds
+    "resnet_m>vit_xs, 64 px, 512 images": ("resnet_m", "vit_xs", 64, 8, 32, 5),
+    "swin_t>mobilenetv2, 224 px, 64 images": ("swin_t", "mobilenetv2", 224, 1, 16, 2),
 }
 
 
 @pytest.mark.parametrize("pair", PAIRS)
 @pytest.mark.parametrize("lanes", ["together", "apart"])
 def test_four_methods(benchmark, pair, lanes):
-    teacher, student, size, batch = PAIRS[pair]
-    recipe = short_recipe(image_size=size, epochs=8 if size == 64 else 1, global_batch=batch, local_batch=batch)
+    teacher, student, size, epochs, batch, rounds = PAIRS[pair]
+    numbers = {"evaluation.every": epochs, "schedule.warmup_epochs": 0}
+    recipe = short_recipe(image_size=size, epochs=epochs, global_batch=batch, local_batch=batch, **numbers)
     groups = [METHODS] if lanes == "together" else [(method,) for method in METHODS]
 
     def setup():
@@ -28,4 +29,4 @@ def test_four_methods(benchmark, pair, lanes):
             training.run()
 
     benchmark.group = pair
-    benchmark.pedantic(train, setup=setup, rounds=5, warmup_rounds=1)
+    benchmark.pedantic(train, setup=setup, rounds=rounds)
