@@ -1,10 +1,11 @@
 """The store: states, locks, atomic files, damage."""
 
 import json
-import multiprocessing
 import os
 import resource
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -75,24 +76,24 @@ def test_a_new_run_is_planned_then_interrupted_then_failed(tmp_path):
     assert run.failure() is None
 
 
-def _hold(path, ready, leave):
-    run = RunFolder(path)
-    run.acquire()
-    ready.set()
-    leave.wait(30)
+HOLD = """
+import sys, time
+from pathlib import Path
+from cakdbench.store import RunFolder
+assert RunFolder(Path(sys.argv[1])).acquire()
+print("held", flush=True)
+time.sleep(60)
+"""
 
 
 def test_a_run_held_by_another_process_cannot_be_taken_until_that_process_dies(tmp_path):
     run = Store(tmp_path).run(identity())
-    context = multiprocessing.get_context("spawn")
-    ready, leave = context.Event(), context.Event()
-    holder = context.Process(target=_hold, args=(run.path, ready, leave))
-    holder.start()
-    assert ready.wait(30)
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(run.path)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "held\n"
     assert not run.acquire()
     assert run.state() == "running"
-    os.kill(holder.pid, 9)
-    holder.join()
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.wait()
     assert run.acquire()
     run.release()
 
