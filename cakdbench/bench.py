@@ -81,7 +81,7 @@ class Bench:
             seconds = estimate_seconds(outlook.left, self.accelerator, self._probe(outlook.left), self.options.data_dir)
         device = self.accelerator.device.type
         return seconds, (
-            f"about {duration(seconds)} in one process on this {'CPU' if device == 'cpu' else 'GPU'}, from one timed "
+            f"about {_rough(seconds)} in one process on this {'CPU' if device == 'cpu' else 'GPU'}, from one timed "
             "step of each kind; rendering, evaluation and checkpoints come on top"
         )
 
@@ -143,6 +143,11 @@ class Bench:
         expected = "no expectation" if facts.expected is None else f"expected {facts.expected:.2f} ± {facts.tolerance}"
         self.console.print(f"{model}@{dataset_name} ({facts.source}): {facts.measured:.2f} %, {expected}", markup=False)
         self.console.print(f"sha256 {teacher.sha256}", highlight=False)
+
+
+def _rough(seconds: float) -> str:
+    """A duration, no finer than an estimate deserves."""
+    return duration(seconds) if seconds < 2 * 3600 else f"{seconds / 3600:,.0f} hours"
 
 
 @contextlib.contextmanager

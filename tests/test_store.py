@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from cakdbench.errors import StoreError
 from cakdbench.records import Identity
-from cakdbench.store import RunFolder, Store, run_key, write_atomic
+from cakdbench.store import Store, run_key, write_atomic
 from cakdbench.train.checkpoint import checkpoint_step, load_checkpoint, save_checkpoint
 
 IDENTITY = {
@@ -80,7 +80,8 @@ HOLD = """
 import sys, time
 from pathlib import Path
 from cakdbench.store import RunFolder
-assert RunFolder(Path(sys.argv[1])).acquire()
+run = RunFolder(Path(sys.argv[1]))
+assert run.acquire()
 print("held", flush=True)
 time.sleep(60)
 """
