@@ -53,9 +53,9 @@ class _Clock:
 
     def _measure(self, cell: Cell, size: int, classes: int) -> tuple[float, float]:
         device = self.accelerator.device
-        student = StagedModel(cell.pair.student, classes, size)
-        teacher = StagedModel(cell.pair.teacher_model, classes, size).to(device).eval() if cell.needs_teacher else None
-        method = cell.method(student, teacher and teacher.requires_grad_(False), cell.config).to(device).train()
+        student = StagedModel(cell.pair.student, classes, size, split=cell.recipe.split)
+        teacher = self._teacher(cell, classes) if cell.needs_teacher else None
+        method = cell.method(student, teacher, cell.config).to(device).train()
         images = torch.randn(self.batch, 3, size, size, device=device)
         target = torch.arange(self.batch, device=device) % classes
         batch = Batch(images, target, target, 0, 0, label_criterion(cell.recipe))
@@ -69,6 +69,10 @@ class _Clock:
 
         taught = self._time(teach) if teacher else 0.0
         return self._time(learn), taught
+
+    def _teacher(self, cell: Cell, classes: int) -> StagedModel:
+        net = StagedModel(cell.pair.teacher_model, classes, cell.recipe.image_size, split=cell.recipe.split)
+        return net.to(self.accelerator.device).eval().requires_grad_(False)
 
     def _time(self, act: Callable[[], None]) -> float:
         """Seconds per image of the second of two calls."""

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from cakdbench.models.staged import ModelInfo, Output, StagedModel
 
 TEACHER_PARTS = frozenset({"logits", "pooled", "stages"})
+"""What a method may need of the teacher: the fields of `Output`."""
 
 
 @dataclass

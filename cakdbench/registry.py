@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from cakdbench.errors import UsageError, unknown
-from cakdbench.method import Method
+from cakdbench.method import TEACHER_PARTS, Method
 from cakdbench.models.staged import ModelInfo
 
 _methods: dict[str, type[Method]] = {}
@@ -31,6 +31,9 @@ def register(id: str, *, title: str, paper: str, url: str, aliases: tuple[str, .
             holder = _methods.get(_aliases.get(name, name))
             if holder and (holder.__module__, holder.__qualname__) != (cls.__module__, cls.__qualname__):
                 raise UsageError(f"method id {name!r} is taken by {holder.__module__}.{holder.__qualname__}")
+        if not cls.needs <= TEACHER_PARTS:
+            strange, known = ", ".join(sorted(cls.needs - TEACHER_PARTS)), ", ".join(sorted(TEACHER_PARTS))
+            raise UsageError(f"method {id!r} needs {strange} of the teacher; what it can give is {known}")
         cls.id, cls.title, cls.paper, cls.url = id, title, paper, url
         _methods[id] = cls
         _aliases.update(dict.fromkeys(aliases, id))

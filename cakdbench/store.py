@@ -26,8 +26,6 @@ from pydantic import BaseModel, ValidationError
 from cakdbench.errors import StoreError
 from cakdbench.records import Identity, Record
 
-STATES = ("done", "running", "failed", "interrupted", "planned")
-
 
 def write_atomic(path: Path, content: bytes) -> None:
     """Write a file so that a reader, or a crash, sees the old content or the new, never a part.
@@ -95,7 +93,7 @@ class RunFolder:
         return self._record.exists()
 
     def state(self) -> str:
-        """One of `STATES`."""
+        """One of done, running, failed, interrupted, planned."""
         if self.is_done:
             return "done"
         if self._locked_elsewhere():
