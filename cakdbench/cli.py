@@ -259,9 +259,10 @@ def _load_methods(files: list[Path]) -> None:
 
 
 def _names(text: str) -> list[str]:
+    from cakdbench.labels import expand
     from cakdbench.registry import method_ids
 
-    names = [name.strip() for name in text.split(",") if name.strip()]
+    names = expand(text)
     return method_ids() if names == ["all"] else names
 
 

@@ -163,7 +163,8 @@ class Group:
                 split=self.recipe.split,
             )
         with seeded(self.seed, cell.method.id, "modules"):
-            method = cell.method(student, self.teacher if cell.needs_teacher else None, cell.config)
+            teacher, labels = self.teacher if cell.needs_teacher else None, torch.from_numpy(self.dataset.train.labels)
+            method = cell.method(student, teacher, cell.config, labels)
         if self.options.channels_last:
             method.to(memory_format=torch.channels_last)
         return Lane(

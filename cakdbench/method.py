@@ -7,26 +7,32 @@ A method MUST
 
 A method MAY
 - create extra modules in `build` (trained with the student, dropped from the exported student),
-- set `needs`: what it reads of `batch.teacher`; an empty set means that no teacher is built,
-- refuse a pair with a reason (`refuses`), hook the start of an epoch (`epoch_start`),
+- set `needs`: what it uses of the teacher; an empty set means that no teacher is built,
+- refuse a pair with a reason (`refuses`), hook the start of an epoch and the end of a step,
+- train an adversary of the student with an optimizer of its own (`extra_optimizers`, `Step.adversary`),
 - give settings per dataset or architecture (`settings`) and named `variants` as data.
 
-A method MUST NOT draw seeds, touch the optimizer, or ask for a model's class. State that has to survive a
-resume belongs in buffers.
+A method MUST NOT draw seeds, touch the recipe's optimizer, or ask for a model's class. State that has to survive
+a resume belongs in buffers, or in `get_extra_state`. What `cakdbench explain` shows of a method is its module's and
+its Config's docstring.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
+import torch
 from torch import Tensor, nn
 
 from cakdbench.models.staged import ModelInfo, Output, StagedModel
 
-TEACHER_PARTS = frozenset({"logits", "pooled", "stages"})
-"""What a method may need of the teacher: the fields of `Output`."""
+TEACHER_PARTS = frozenset({"logits", "pooled", "stages", "preacts", "attention", "model"})
+"""What a method may need of the teacher: fields of `batch.teacher`, or `model`, to call `self.teacher` itself."""
+
+KINDS = ("labels", "logits", "features", "relations", "fused", "adversarial")
+"""What a method transfers, or how; the order of the lists."""
 
 
 @dataclass
@@ -37,6 +43,7 @@ class Batch:
         images: `(B, 3, H, W)`, normalised with the dataset's statistics.
         target: `(B,)` class indices, or `(B, C)` probabilities under mixup and cutmix.
         index: `(B,)` positions of the samples in the training set.
+        place: which local batch of the step this is, counted over all processes.
         teacher: the frozen teacher's outputs on these images (no gradient), or None.
         criterion: the recipe's label loss, `(logits, target) -> scalar`.
     """
@@ -48,6 +55,7 @@ class Batch:
     step: int
     criterion: Callable[[Tensor, Tensor], Tensor]
     teacher: Output | None = None
+    place: int = 0
 
     def label_loss(self, logits: Tensor) -> Tensor:
         """The recipe's loss of `logits` `(B, C)` against the labels."""
@@ -61,10 +69,17 @@ class Batch:
 
 @dataclass
 class Step:
-    """The student's logits `(B, C)` and the named losses whose sum is minimised; weights are inside."""
+    """What a method made of a local batch.
+
+    Attributes:
+        logits: `(B, C)` of the student.
+        losses: named; the student and the extra modules minimise their sum, so weights are inside.
+        adversary: named; must depend on nothing but the parameters of `extra_optimizers`, which minimise their sum.
+    """
 
     logits: Tensor
     losses: dict[str, Tensor]
+    adversary: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def total(self) -> Tensor:
@@ -94,7 +109,8 @@ class Method(nn.Module):
     """A student in training under one distillation method.
 
     The student and the extra modules are submodules; the frozen teacher is reachable as `self.teacher` but is
-    no submodule, so that it never enters `state_dict`, the optimizer or DDP.
+    no submodule, so that it never enters `state_dict`, the optimizer or DDP. `labels` `(N,)` are the classes of the
+    training samples, in the order that `batch.index` counts in.
     """
 
     @dataclass(frozen=True)
@@ -108,12 +124,16 @@ class Method(nn.Module):
     title: ClassVar[str]
     paper: ClassVar[str]
     url: ClassVar[str]
+    year: ClassVar[int | None]
+    kind: ClassVar[str]
 
-    def __init__(self, student: StagedModel, teacher: StagedModel | None, config: Config):
+    def __init__(
+        self, student: StagedModel, teacher: StagedModel | None, config: Config, labels: Tensor | None = None
+    ):
         super().__init__()
         self.student = student
         self.config = config
-        self._frozen = (teacher,)
+        self._frozen = teacher, labels
         self.build()
 
     @property
@@ -121,8 +141,13 @@ class Method(nn.Module):
         """The frozen teacher, in eval mode; call its parts with gradients on to pass through its weights."""
         return self._frozen[0]
 
+    @property
+    def labels(self) -> Tensor | None:
+        """`(N,)` on the CPU: the class of every training sample."""
+        return self._frozen[1]
+
     def build(self) -> None:
-        """Create the extra modules. `self.student`, `self.teacher` and `self.config` are set."""
+        """Create the extra modules; `self.needs` may be narrowed to what `self.config` leaves of it."""
 
     def distill_step(self, batch: Batch) -> Step:
         """One forward pass: the student's logits and the named losses."""
@@ -133,6 +158,16 @@ class Method(nn.Module):
 
     def epoch_start(self, epoch: int) -> None:
         """Called before the first step of every epoch, a resumed one included."""
+
+    def step_end(self) -> None:
+        """Called after every optimizer step, on every process: the time to renew what batches of a step share."""
+
+    def extra_optimizers(self) -> list[torch.optim.Optimizer]:
+        """Optimizers of an adversary's parameters, which the recipe's optimizer then leaves alone.
+
+        They step with the recipe's, and skip parameters that `Step.adversary` did not reach.
+        """
+        return []
 
     @classmethod
     def refuses(cls, teacher: ModelInfo, student: ModelInfo, config: Config) -> str | None:

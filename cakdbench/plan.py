@@ -1,6 +1,5 @@
 """The plan: names from the command line become the cells of the grid, and the refusals."""
 
-import tomllib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from cakdbench.data.datasets import ImageDataset, dataset_facts
 from cakdbench.errors import UsageError
+from cakdbench.labels import label, split, toml_value
 from cakdbench.method import Method
 from cakdbench.models.staged import ModelInfo
 from cakdbench.models.zoo import model_info
@@ -34,7 +34,7 @@ class Cell:
 
     @property
     def label(self) -> str:
-        return f"{self.method.id}:{self.variant}" if self.variant else self.method.id
+        return label(self.method.id, self.variant)
 
     @property
     def needs_teacher(self) -> bool:
@@ -96,18 +96,10 @@ class Settings:
             if not (equals and dot and key):
                 raise UsageError(f"--set {item!r}: write OWNER.KEY=VALUE, as in recipe.epochs=5 or ofa.gamma=1.2")
             if owner in ("recipe", "teacher"):
-                getattr(settings, owner)[key] = _value(text)
+                getattr(settings, owner)[key] = toml_value(text)
             else:
-                settings.methods.setdefault(get_method(owner).id, {})[key] = _value(text)
+                settings.methods.setdefault(get_method(owner).id, {})[key] = toml_value(text)
         return settings
-
-
-def _value(text: str) -> Any:
-    """A TOML value, or the text itself."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
 
 
 def make_plan(
@@ -125,20 +117,20 @@ def make_plan(
     """
     chosen = list(dict.fromkeys((*ALWAYS, *(canonical_label(name) for name in methods))))
     for id in settings.methods:
-        if id not in {label.partition(":")[0] for label in chosen}:
+        if id not in {split(name)[0] for name in chosen}:
             raise UsageError(f"--set {id}.…: {id} is not among the methods of this run ({', '.join(chosen)})")
     plan = Plan([], [])
     seeds = list(seeds)
     for spec in specs:
         recipe = load_recipe(spec.recipe).override(settings.recipe)
         infos = pair_info(spec.pair, recipe.image_size, recipe.split, data_dir)
-        for label in chosen:
-            method, variant = split_variant(label)
+        for name in chosen:
+            method, variant = split_variant(name)
             overrides = settings.methods.get(method.id, {})
             config = resolve_config(method, variant, *infos, spec.pair.dataset, overrides)
             reason = method.refuses(*infos, config)
             if reason:
-                plan.refusals.append(Refusal(label, spec.pair, reason))
+                plan.refusals.append(Refusal(name, spec.pair, reason))
             else:
                 plan.cells += [Cell(method, variant, config, spec.pair, recipe, seed, precision) for seed in seeds]
     return plan
@@ -147,7 +139,7 @@ def make_plan(
 def canonical_label(name: str) -> str:
     """`tas:no_infonce` -> `fbt:no_infonce`."""
     method, variant = split_variant(name)
-    return f"{method.id}:{variant}" if variant else method.id
+    return label(method.id, variant)
 
 
 def pair_info(

@@ -4,6 +4,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from cakdbench.labels import label
+
 SCHEMA_VERSION = 1
 """Part of every run's key: raise it when a change of the engine can change results."""
 
@@ -21,7 +23,7 @@ class MethodIdentity(_Part):
 
     @property
     def label(self) -> str:
-        return f"{self.id}:{self.variant}" if self.variant else self.id
+        return label(self.id, self.variant)
 
 
 class DatasetIdentity(_Part):

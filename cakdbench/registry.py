@@ -1,5 +1,6 @@
 """The method registry: how a class becomes a name on the command line."""
 
+import ast
 import functools
 import hashlib
 import importlib
@@ -8,6 +9,7 @@ import importlib.util
 import inspect
 import pkgutil
 import sys
+import tokenize
 from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
@@ -15,16 +17,30 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from cakdbench import labels
 from cakdbench.errors import UsageError, unknown
-from cakdbench.method import TEACHER_PARTS, Method
+from cakdbench.method import KINDS, TEACHER_PARTS, Method
 from cakdbench.models.staged import ModelInfo
 
 _methods: dict[str, type[Method]] = {}
 _aliases: dict[str, str] = {}
 
 
-def register(id: str, *, title: str, paper: str, url: str, aliases: tuple[str, ...] = ()):
-    """Class decorator that enters a Method under `id`; a taken id or alias is an error."""
+def register(
+    id: str,
+    *,
+    title: str,
+    paper: str,
+    url: str,
+    year: int | None = None,
+    kind: str = "logits",
+    aliases: tuple[str, ...] = (),
+):
+    """Class decorator that enters a Method under `id`; a taken id or alias is an error.
+
+    Args:
+        kind: one of `cakdbench.method.KINDS`.
+    """
 
     def enter(cls: type[Method]) -> type[Method]:
         for name in (id, *aliases):
@@ -34,7 +50,9 @@ def register(id: str, *, title: str, paper: str, url: str, aliases: tuple[str, .
         if not cls.needs <= TEACHER_PARTS:
             strange, known = ", ".join(sorted(cls.needs - TEACHER_PARTS)), ", ".join(sorted(TEACHER_PARTS))
             raise UsageError(f"method {id!r} needs {strange} of the teacher; what it can give is {known}")
-        cls.id, cls.title, cls.paper, cls.url = id, title, paper, url
+        if kind not in KINDS:
+            raise unknown(f"kind of {id}", kind, KINDS)
+        cls.id, cls.title, cls.paper, cls.url, cls.year, cls.kind = id, title, paper, url, year, kind
         _methods[id] = cls
         _aliases.update(dict.fromkeys(aliases, id))
         return cls
@@ -86,12 +104,19 @@ def get_method(name: str) -> type[Method]:
 
 
 def split_variant(name: str) -> tuple[type[Method], str | None]:
-    """`fbt:no_infonce` -> (FBT, "no_infonce"); an unknown method or variant is an error."""
-    base, _, variant = name.partition(":")
+    """`fbt:no_infonce` -> (FBT, "no_infonce"), `ofa[gamma=1.5]` -> (OFA, "[gamma=1.5]"); unknown names are errors."""
+    base, variant = labels.split(name)
     method = get_method(base)
-    if variant and variant not in method.variants:
-        raise unknown(f"variant of {method.id}", variant, method.variants)
-    return method, variant or None
+    named = labels.split(variant or "")[0]
+    if named and named not in method.variants:
+        raise unknown(f"variant of {method.id}", named, method.variants)
+    return method, variant
+
+
+def variant_values(method: type[Method], variant: str | None) -> dict[str, Any]:
+    """The Config values a variant stands for: of the named one, then those in its brackets."""
+    named = labels.split(variant or "")[0]
+    return dict(method.variants[named] if named else {}) | labels.changes(variant or "")
 
 
 def resolve_config(
@@ -108,7 +133,7 @@ def resolve_config(
     for setting in method.settings:
         if all(facts[key] == wanted for key, wanted in setting.where.items()):
             values.update(setting.values)
-    values.update(method.variants[variant] if variant else {})
+    values.update(variant_values(method, variant))
     values.update(overrides or {})
     known = [field.name for field in fields(method.Config)]
     for key in values:
@@ -121,9 +146,25 @@ def resolve_config(
 
 
 def source_hash(method: type[Method]) -> str:
-    """sha256 over the source of the method's file and of the modules of its package that it imports from."""
-    texts = {m.__name__: inspect.getsource(m) for m in _source_modules(sys.modules[method.__module__])}
-    return hashlib.sha256("\0".join(texts[name] for name in sorted(texts)).encode()).hexdigest()
+    """sha256 over the code of the method's file and of the modules of its package that it imports from.
+
+    Docstrings, comments and blank lines, which cannot change a result, are no part of it.
+    """
+    codes = {m.__name__: bare(inspect.getsource(m)) for m in _source_modules(sys.modules[method.__module__])}
+    return hashlib.sha256("\0".join(codes[name] for name in sorted(codes)).encode()).hexdigest()
+
+
+def bare(source: str) -> str:
+    """Python source without docstrings, comments and blank lines; the same text in every version of Python."""
+    lines = source.splitlines(keepends=True)
+    cuts = [(*t.start, *t.end) for t in tokenize.generate_tokens(iter(lines).__next__) if t.type == tokenize.COMMENT]
+    for node in ast.walk(ast.parse(source)):
+        text = node.body[0] if isinstance(getattr(node, "body", None), list) and node.body else None
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant) and isinstance(text.value.value, str):
+            cuts.append((text.lineno, text.col_offset, text.end_lineno, text.end_col_offset))
+    for first, start, last, end in sorted(cuts, reverse=True):
+        lines[first - 1 : last] = [lines[first - 1][:start] + lines[last - 1][end:], *[""] * (last - first)]
+    return "\n".join(line.rstrip() for line in lines if line.strip())
 
 
 def _source_modules(module: ModuleType, seen: set[str] | None = None) -> list[ModuleType]:

@@ -110,11 +110,19 @@ def statistics_kept(model: nn.Module) -> Iterator[None]:
             norm.track_running_stats = True
 
 
-@register("fbt", title="FBT", paper="Li et al., ICCV 2025", url="https://arxiv.org/abs/2410.12342", aliases=("tas",))
+@register(
+    "fbt",
+    title="FBT",
+    paper="Li et al., ICCV 2025",
+    url="https://arxiv.org/abs/2410.12342",
+    year=2025,
+    kind="fused",
+    aliases=("tas",),
+)
 class FBT(Method):
     """Labels, and knowledge from T to S, from T to F and from F to S; the giving side never gets a gradient."""
 
-    needs = frozenset({"logits", "pooled", "stages"})
+    needs = frozenset({"logits", "pooled", "stages", "model"})
 
     @dataclass(frozen=True)
     class Config:

@@ -1,4 +1,13 @@
-"""KD: match the teacher's softened class probabilities (Hinton et al., 2015)."""
+"""KD: match the teacher's softened class probabilities (Hinton et al., 2015).
+
+    L = label_weight * CE(z_s, y) + weight * T^2 * mean_b KL(softmax(z_t / T) || softmax(z_s / T))
+
+Defaults are those of the released code of OFA, for CIFAR-100 and ImageNet alike. Other code bases weigh differently,
+see the variants: `mdistiller` and RepDistiller on CIFAR, `mdistiller` on ImageNet, DIST's repository on ImageNet.
+
+Paper and code: the paper averages the two losses with a weight "much lower" for the labels and gives no numbers for
+these datasets. The code of OFA takes the recipe's label smoothing into CE and does not soften the labels otherwise.
+"""
 
 from dataclasses import dataclass
 
@@ -23,13 +32,26 @@ def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float =
     return temperature**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
 
 
-@register("kd", title="KD", paper="Hinton et al., 2015", url="https://arxiv.org/abs/1503.02531")
+@register(
+    "kd",
+    title="KD",
+    paper="Hinton et al., NeurIPS workshop 2014",
+    url="https://arxiv.org/abs/1503.02531",
+    year=2014,
+    kind="logits",
+)
 class KD(Method):
-    """Labels plus the teacher's softened probabilities; defaults of the OFA code base."""
+    """Labels plus the teacher's softened probabilities."""
 
     @dataclass(frozen=True)
     class Config:
-        """Softening of both sides, and the weights of the two losses."""
+        """Defaults of OFA's code.
+
+        Attributes:
+            temperature: T, of both sides.
+            weight: of the distillation loss.
+            label_weight: of the label loss.
+        """
 
         temperature: float = 1.0
         weight: float = 1.0

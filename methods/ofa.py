@@ -116,7 +116,14 @@ def count_merges(grid: tuple[int, int], image_size: int) -> int | None:
     return merges if merges >= 0 and grid == (last * 2**merges,) * 2 else None
 
 
-@register("ofa", title="OFA", paper="Hao et al., NeurIPS 2023", url="https://arxiv.org/abs/2310.19444")
+@register(
+    "ofa",
+    title="OFA",
+    paper="Hao et al., NeurIPS 2023",
+    url="https://arxiv.org/abs/2310.19444",
+    year=2023,
+    kind="logits",
+)
 class OFA(Method):
     """Labels, the teacher's logits, and the same logits read out of the student's stages by exit branches."""
 

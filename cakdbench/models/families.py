@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from timm.models.convnext import ConvNeXt
 from timm.models.efficientnet import EfficientNet
@@ -22,6 +23,27 @@ from timm.models.xception import Xception
 from torch import Tensor, nn
 
 SPLITS = ("ofa", "even")
+
+
+class Ending(NamedTuple):
+    """The activation a stage ends in, and the batch norm before it; None if it ends in something else."""
+
+    activation: nn.Module | None = None
+    norm: nn.Module | None = None
+
+
+class LastAttention(NamedTuple):
+    """The last attention of a network that sees every patch from a fixed window.
+
+    Attributes:
+        stage: the stage it is in.
+        module: with `qkv`, a linear map to the three of them, and `num_heads`.
+        window: height and width of the windows that attend within themselves; None: all tokens to all.
+    """
+
+    stage: int
+    module: nn.Module
+    window: tuple[int, int] | None = None
 
 
 class Family:
@@ -45,8 +67,24 @@ class Family:
     def stem(self, net: nn.Module, images: Tensor) -> Tensor:
         return net.stem(images)
 
-    def stage(self, net: nn.Module, number: int, x: Tensor) -> Tensor:
+    def enter(self, net: nn.Module, number: int, x: Tensor) -> Tensor:
+        """From the feature of the stage before to what the first block of stage `number` takes."""
+        return x
+
+    def blocks(self, net: nn.Module, number: int, x: Tensor) -> Tensor:
+        """The rest of stage `number`."""
         return net.stages[number - 1](x)
+
+    def stage(self, net: nn.Module, number: int, x: Tensor) -> Tensor:
+        return self.blocks(net, number, self.enter(net, number, x))
+
+    def ending(self, net: nn.Module, number: int) -> Ending:
+        """What stage `number` ends in."""
+        return Ending()
+
+    def attention(self, net: nn.Module) -> LastAttention | None:
+        """The attention a method can look into, if there is one."""
+        return None
 
     def finish(self, net: nn.Module, x: Tensor) -> Tensor:
         """From the stage-4 feature to what timm's `forward_head` takes: the final norm, if there is one."""
@@ -78,8 +116,12 @@ class ResNetFamily(Family):
     def stem(self, net, images):
         return net.maxpool(net.act1(net.bn1(net.conv1(images))))
 
-    def stage(self, net, number, x):
+    def blocks(self, net, number, x):
         return getattr(net, f"layer{number}")(x)
+
+    def ending(self, net, number):
+        block = getattr(net, f"layer{number}")[-1]
+        return Ending(block.act3, block.bn3) if hasattr(block, "act3") else Ending(block.act2, block.bn2)
 
 
 class ResNetV2Family(Family):
@@ -107,9 +149,16 @@ class EfficientNetFamily(Family):
     def stem(self, net, images):
         return net.bn1(net.conv_stem(images))
 
-    def stage(self, net, number, x):
+    def blocks(self, net, number, x):
         x = _chain(_cut(net.blocks, self.ends, number), x)
         return net.bn2(net.conv_head(x)) if number == 4 else x
+
+    def ending(self, net, number):
+        block = net.blocks[self.ends[number - 1]][-1]
+        norm = net.bn2 if number == 4 else getattr(block, "bn3", getattr(block, "bn2", None))
+        residual = number < 4 and getattr(block, "has_skip", False)
+        linear = residual or norm is None or isinstance(norm.act, nn.Identity)
+        return Ending() if linear else Ending(norm.act, norm)
 
 
 def _last_of_each_stride(net: EfficientNet) -> list[int]:
@@ -134,13 +183,16 @@ class XceptionFamily(Family):
         x = net.act1(net.bn1(net.conv1(images)))
         return net.act2(net.bn2(net.conv2(x)))
 
-    def stage(self, net, number, x):
+    def blocks(self, net, number, x):
         first = 1 if number == 1 else self.ends[number - 2] + 1
         x = _chain((getattr(net, f"block{i}") for i in range(first, self.ends[number - 1] + 1)), x)
         if number == 4:
             x = net.act3(net.bn3(net.conv3(x)))
             x = net.act4(net.bn4(net.conv4(x)))
         return x
+
+    def ending(self, net, number):
+        return Ending(net.act4, net.bn4) if number == 4 else Ending()
 
 
 class SwinFamily(Family):
@@ -162,9 +214,17 @@ class SwinFamily(Family):
     def stem(self, net, images):
         return net.patch_embed(images).flatten(1, 2)
 
-    def stage(self, net, number, x):
+    def enter(self, net, number, x):
         x = x.unflatten(1, self.grids[max(number - 2, 0)])
-        return net.layers[number - 1](x).flatten(1, 2)
+        return net.layers[number - 1].downsample(x).flatten(1, 2)
+
+    def blocks(self, net, number, x):
+        return net.layers[number - 1].blocks(x.unflatten(1, self.grids[number - 1])).flatten(1, 2)
+
+    def attention(self, net):
+        """Of stage 3, the last stage with many windows: its last block whose windows are not shifted."""
+        block = [b for b in net.layers[2].blocks if not any(b.shift_size)][-1]
+        return LastAttention(3, block.attn, tuple(block.window_size))
 
     def finish(self, net, x):
         return net.norm(x.unflatten(1, self.grids[3]))
@@ -192,7 +252,7 @@ class IsotropicFamily(Family):
     def embed(self, net):
         return net.stem
 
-    def stage(self, net, number, x):
+    def blocks(self, net, number, x):
         return _chain(_cut(net.blocks, self.ends, number), x)
 
     def finish(self, net, x):
@@ -216,6 +276,10 @@ class ViTFamily(IsotropicFamily):
 
     def stem(self, net, images):
         return net.norm_pre(net.patch_drop(net._pos_embed(net.patch_embed(images))))
+
+    def attention(self, net):
+        module = getattr(net.blocks[-1], "attn", None)
+        return LastAttention(4, module) if hasattr(module, "qkv") and hasattr(module, "num_heads") else None
 
 
 def isotropic_ends(depth: int, split: str) -> tuple[int, int, int, int]:

@@ -12,6 +12,7 @@ Calling the parts one after the other gives, bit for bit, what timm's own forwar
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ from cakdbench.errors import UsageError
 from cakdbench.models.catalog import create, entry
 from cakdbench.models.fallback import family_of
 from cakdbench.models.families import SPLITS, Family, classify
+from cakdbench.models.looking import QKV, before_activations, heads_of, projections
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -73,11 +75,28 @@ class Output:
         logits: `(B, num_classes)`.
         pooled: `(B, width)`, the exact vector the classifier consumes.
         stages: the four stage features in their layouts, or None if they were not asked for.
+        preacts: the same before the activation that a stage ends in; where it ends in none, the stage features.
+        attention: Q, K and V `(B, heads, prefix + H*W, d)` of `ModelInfo.attention`.
     """
 
     logits: Tensor | None
     pooled: Tensor | None
     stages: tuple[Tensor, ...] | None = None
+    preacts: tuple[Tensor, ...] | None = None
+    attention: QKV | None = None
+
+
+@dataclass(frozen=True)
+class AttentionLayout:
+    """The attention a method can look into, that of the last block, or of Swin's last unshifted one in stage 3.
+
+    Its tokens lie as those of `layouts[stage - 1]`; with a `window`, tokens attend only within windows of that
+    height and width, the first of which starts at the grid's corner.
+    """
+
+    stage: int
+    heads: int
+    window: tuple[int, int] | None
 
 
 @dataclass(frozen=True)
@@ -90,6 +109,8 @@ class ModelInfo:
         width: dimension of `Output.pooled`.
         layouts: of the four stage features.
         composable: whether stem, stages and head can be called one by one.
+        entries: layouts of what the first block of each stage takes; None if not composable.
+        attention: where `Output.attention` comes from; None if there is none to look into.
     """
 
     name: str
@@ -100,6 +121,8 @@ class ModelInfo:
     layouts: tuple[Layout, Layout, Layout, Layout]
     composable: bool
     parameters: int
+    entries: tuple[Layout, Layout, Layout, Layout] | None = None
+    attention: AttentionLayout | None = None
 
 
 class StagedModel(nn.Module):
@@ -148,6 +171,8 @@ class StagedModel(nn.Module):
     width = property(lambda self: self.info.width)
     layouts = property(lambda self: self.info.layouts)
     composable = property(lambda self: self.info.composable)
+    entries = property(lambda self: self.info.entries)
+    attention = property(lambda self: self.info.attention)
 
     def stem(self, images: Tensor) -> Tensor:
         """What stage 1 takes, from images `(B, 3, S, S)`."""
@@ -155,11 +180,18 @@ class StagedModel(nn.Module):
         return self.family.stem(self.net, self._renormalised(images))
 
     def stage(self, number: int, x: Tensor) -> Tensor:
-        """Stage `number` (1 to 4), from the feature of the stage before."""
-        self._must_compose()
-        if number not in (1, 2, 3, 4):
-            raise UsageError(f"{self.name} has stages 1 to 4, and no stage {number}")
-        return self.family.stage(self.net, number, x)
+        """Stage `number` (1 to 4), from the feature of the stage before: `enter`, then `blocks`."""
+        return self.blocks(number, self.enter(number, x))
+
+    def enter(self, number: int, x: Tensor) -> Tensor:
+        """What the first block of stage `number` takes: Swin merges patches here, the others do nothing."""
+        self._must_compose(number)
+        return self.family.enter(self.net, number, x)
+
+    def blocks(self, number: int, x: Tensor) -> Tensor:
+        """Stage `number` from its first block on."""
+        self._must_compose(number)
+        return self.family.blocks(self.net, number, x)
 
     def head(self, x: Tensor) -> Output:
         """Final norm, pooling and classifier, from the stage-4 feature."""
@@ -177,11 +209,27 @@ class StagedModel(nn.Module):
         pooled, logits = classify(self.net, mean.expand(-1, self.layouts[3].prefix + 1, -1))
         return Output(logits, pooled)
 
-    def forward(self, images: Tensor, stages: bool = False) -> Output:
-        """The whole network, once, on images `(B, 3, S, S)`."""
-        final, features = self.family.run(self.net, self._renormalised(images), stages)
+    def forward(
+        self, images: Tensor, stages: bool = False, preacts: bool = False, attention: bool = False
+    ) -> Output:
+        """The whole network, once, on images `(B, 3, S, S)`; the arguments choose the fields of `Output`."""
+        with contextlib.ExitStack() as looking:
+            before = looking.enter_context(before_activations(self.family, self.net)) if preacts else None
+            last = self.family.attention(self.net) if attention else None
+            projected = looking.enter_context(projections(last)) if last else None
+            final, features = self.family.run(self.net, self._renormalised(images), stages or preacts)
         pooled, logits = classify(self.net, final)
-        return Output(logits, pooled, features if stages else None)
+        return Output(
+            logits,
+            pooled,
+            features if stages else None,
+            tuple(x if x is not None else stage for x, stage in zip(before, features)) if preacts else None,
+            heads_of(last, projected[0], self.layouts[last.stage - 1].grid) if last else None,
+        )
+
+    def end_norms(self) -> tuple[nn.Module | None, ...]:
+        """The batch norms just before the activations that the four stages end in; None for a stage without."""
+        return tuple(self.family.ending(self.net, number).norm for number in (1, 2, 3, 4))
 
     def expect_input(self, given: Statistics, wanted: Statistics) -> None:
         """Take images normalised with `given` (mean, std per channel) and hand them to the network as `wanted`."""
@@ -196,7 +244,9 @@ class StagedModel(nn.Module):
     def _renormalised(self, images: Tensor) -> Tensor:
         return images if self.input_scale is None else images * self.input_scale + self.input_shift
 
-    def _must_compose(self) -> None:
+    def _must_compose(self, number: int = 1) -> None:
+        if number not in (1, 2, 3, 4):
+            raise UsageError(f"{self.name} has stages 1 to 4, and no stage {number}")
         if not self.composable:
             raise UsageError(
                 f"{self.name} ({type(self.net).__name__}) cannot be run in parts; use a model of the zoo, or a timm "
@@ -259,6 +309,7 @@ def describe(name: str, num_classes: int, image_size: int = 224, split: str = "o
         family = family_of(net, split, name)
         _check_size(name, family, image_size)
         pooled, stages = _dummy_pass(name, net, family, image_size)
+        entries = _entries(net, family, image_size) if family.composable else None
     return ModelInfo(
         name=name,
         kind=family.kind,
@@ -268,7 +319,24 @@ def describe(name: str, num_classes: int, image_size: int = 224, split: str = "o
         layouts=tuple(_layout(family, number, x) for number, x in enumerate(stages, 1)),
         composable=family.composable,
         parameters=sum(p.numel() for p in net.parameters()),
+        entries=entries,
+        attention=_attention(family, net),
     )
+
+
+def _attention(family: Family, net: nn.Module) -> AttentionLayout | None:
+    last = family.attention(net)
+    return AttentionLayout(last.stage, last.module.num_heads, last.window) if last else None
+
+
+@torch.no_grad()
+def _entries(net: nn.Module, family: Family, size: int) -> tuple[Layout, ...]:
+    x, layouts = family.stem(net, torch.zeros(1, 3, size, size)), []
+    for number in (1, 2, 3, 4):
+        x = family.enter(net, number, x)
+        layouts.append(_layout(family, number, x))
+        x = family.blocks(net, number, x)
+    return tuple(layouts)
 
 
 @torch.no_grad()

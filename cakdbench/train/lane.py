@@ -70,7 +70,8 @@ class Lane:
         self.module = accelerator.prepare_model(method)
         if compile:
             method.compile()
-        self.optimizer = make_optimizer(method, recipe)
+        self.extra_optimizers = method.extra_optimizers()
+        self.optimizer = make_optimizer(method, recipe, self.extra_optimizers)
         self.schedule = make_schedule(self.optimizer, recipe, steps_per_epoch)
         self.ema = ModelEmaV3(method.student, recipe.ema_decay) if recipe.ema_decay else None
         self.norms = NormStats(method, accumulation, accelerator.num_processes)
@@ -90,9 +91,8 @@ class Lane:
     def local_step(self, batch: Batch, slot: int) -> None:
         """Forward and backward on one local batch; the last of a step also moves the weights."""
         first, last = slot == 0, slot == self.accumulation - 1
-        place = slot * self.accelerator.num_processes + self.accelerator.process_index
         device = self.accelerator.device
-        with self.training.running(), seeded(self.seed, self.method.id, self.step, place, device=device):
+        with self.training.running(), seeded(self.seed, self.method.id, self.step, batch.place, device=device):
             if first:
                 self.norms.start_step()
                 self.schedule.step_update(self.step)
@@ -107,17 +107,20 @@ class Lane:
         with sync:
             with self.accelerator.autocast():
                 out: Step = self.module(batch)
-            self.accelerator.backward(out.total / self.accumulation)
+            losses = out.losses | out.adversary
+            self.accelerator.backward(sum(losses.values()) / self.accumulation)
         correct = (out.logits.detach().argmax(1) == batch.hard_target).sum()
-        losses = {name: loss.detach().reshape(()) for name, loss in out.losses.items()}
+        losses = {name: loss.detach().reshape(()) for name, loss in losses.items()}
         self._pending.append(Pending(self.step, losses, correct, len(batch.target)))
 
     def _move(self) -> None:
         if self.recipe.clip_grad:
-            torch.nn.utils.clip_grad_norm_(self.method.parameters(), self.recipe.clip_grad)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+            torch.nn.utils.clip_grad_norm_(parameters_of(self.optimizer), self.recipe.clip_grad)
+        for optimizer in (self.optimizer, *self.extra_optimizers):
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         self.norms.end_step()
+        self.method.step_end()
         if self.ema:
             self.ema.update(self.method.student)
         self.step += 1
@@ -182,6 +185,7 @@ class Lane:
             "step": self.step,
             "method": self.method.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "extra_optimizers": [optimizer.state_dict() for optimizer in self.extra_optimizers],
             "ema": self.ema.module.state_dict() if self.ema else None,
             "history": [line.model_dump() for line in self.history],
             "tally": asdict(self.tally),
@@ -194,19 +198,33 @@ class Lane:
         self.training.seconds, self.evaluating.seconds = state["seconds"]
         self.method.load_state_dict(state["method"])
         self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(self.extra_optimizers, state["extra_optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         if self.ema:
             self.ema.module.load_state_dict(state["ema"])
         self.history = [Epoch(**line) for line in state["history"]]
         self.tally = Tally(**state["tally"])
 
 
-def make_optimizer(method: Method, recipe: Recipe) -> torch.optim.Optimizer:
-    """timm's optimizer over the student and the extra modules, by the same parameter-group rules."""
+def parameters_of(*optimizers: torch.optim.Optimizer) -> list[Tensor]:
+    return [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
+
+
+def make_optimizer(
+    method: Method, recipe: Recipe, others: list[torch.optim.Optimizer] = []
+) -> torch.optim.Optimizer:
+    """timm's optimizer over the student and the extra modules that `others` leave, by the same parameter groups."""
     spec = recipe.optimizer
     more = {"betas": tuple(spec.betas)} if spec.betas else {}
-    return create_optimizer_v2(
+    taken = parameters_of(*others)
+    for parameter in taken:  # timm passes over what needs no gradient
+        parameter.requires_grad_(False)
+    optimizer = create_optimizer_v2(
         method, opt=spec.name, lr=spec.lr, weight_decay=spec.weight_decay, momentum=spec.momentum, **more
     )
+    for parameter in taken:
+        parameter.requires_grad_(True)
+    return optimizer
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps_per_epoch: int):

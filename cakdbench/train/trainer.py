@@ -115,13 +115,13 @@ class Trainer:
             t.to(self.accelerator.device, non_blocking=True)
             for t in (samples.images, samples.target, samples.index)
         )
-        teacher = self._teach(images) if self.needs else None
-        return Batch(images, target, index, samples.epoch, samples.step, self.criterion, teacher)
+        teacher = self._teach(images) if self.needs - {"model"} else None
+        return Batch(images, target, index, samples.epoch, samples.step, self.criterion, teacher, samples.slot)
 
     @torch.no_grad()
     def _teach(self, images: Tensor) -> Output:
         with self.accelerator.autocast():
-            return self.teacher(images, stages="stages" in self.needs)
+            return self.teacher(images, **{part: part in self.needs for part in ("stages", "preacts", "attention")})
 
     def _each(self, act: Callable[[Lane], None]) -> None:
         """Let every lane act; one that raises is closed with its reason, where no other process waits for it."""

@@ -43,9 +43,9 @@ def teacher(name, classes=CLASSES, size=SIZE):
 
 
 def make(method, teacher, student, **config):
-    """The method in training on one pair, its extra modules seeded."""
+    """The method in training on one pair, its extra modules seeded; the training set has 40 samples."""
     with seeded("extra", method.id):
-        return method(student, teacher, method.Config(**config)).train()
+        return method(student, teacher, method.Config(**config), torch.arange(40) % CLASSES).train()
 
 
 def batch_for(teacher=None, size=4, classes=CLASSES, pixels=SIZE, soft=False):
@@ -58,7 +58,7 @@ def batch_for(teacher=None, size=4, classes=CLASSES, pixels=SIZE, soft=False):
     outputs = None
     if teacher is not None:
         with torch.no_grad():
-            outputs = teacher(images, stages=True)
+            outputs = teacher(images, stages=True, preacts=True, attention=True)
     return Batch(images, target, torch.arange(size), 0, 0, nn.CrossEntropyLoss(), outputs)
 
 
