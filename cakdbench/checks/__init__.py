@@ -1,0 +1,5 @@
+"""`cakdbench check`: whether a method keeps its contract, found out on small models before hours are spent on it."""
+
+from cakdbench.checks.check import Finding, check_method, findings_table
+
+__all__ = ["Finding", "check_method", "findings_table"]

@@ -1,0 +1,87 @@
+"""All checks of a method, one finding each."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.table import Table
+from rich.text import Text
+
+from cakdbench.checks import steps, training
+from cakdbench.checks.lab import Fault, Lab
+
+CHECKS: dict[str, Callable[[Lab], str]] = {
+    "described": steps.described,
+    "refusals have reasons": steps.refusals,
+    "finite in fp32": steps.finite(autocast=False),
+    "finite under bf16": steps.finite(autocast=True),
+    "trains the student, not the teacher": steps.trains_the_student_alone,
+    "needs what it declares": steps.needs,
+    "every form of labels": steps.label_forms,
+    "odd batch sizes": steps.batch_sizes,
+    "leaves seeds alone": steps.keeps_seeds,
+    "exported student is plain": steps.export,
+    "extra parameters move": training.optimized,
+    "state survives a checkpoint": training.checkpoint,
+    "alone as beside others": training.beside_others,
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found.
+
+    Attributes:
+        detail: what was looked at, or what is wrong.
+        fix: what to do about it; empty if nothing is wrong.
+    """
+
+    title: str
+    passed: bool
+    detail: str
+    fix: str = ""
+    seconds: float = 0.0
+
+
+def check_method(lab: Lab, files: list[Path] = [], processes: bool = True) -> Iterator[Finding]:
+    """Find out whether a method keeps its contract, check by check, on the CPU.
+
+    Args:
+        files: method files that a second process has to load too.
+        processes: whether to train with two processes as well, which takes some seconds more.
+    """
+    checks = CHECKS | ({"two processes as one": lambda lab: training.two_processes(lab, files)} if processes else {})
+    for title, check in checks.items():
+        begun = time.monotonic()
+        passed, detail, fix = _run(check, lab)
+        yield Finding(title, passed, detail, fix, time.monotonic() - begun)
+        if not passed and title in ("described", "refusals have reasons"):
+            return
+
+
+def _run(check: Callable[[Lab], str], lab: Lab) -> tuple[bool, str, str]:
+    try:
+        return True, check(lab), ""
+    except Fault as fault:
+        return False, fault.what, fault.fix
+    except Exception as error:  # a method may raise anything
+        where = _place(error)
+        return False, f"{type(error).__name__}: {error}", f"raised {where}"
+
+
+def _place(error: BaseException) -> str:
+    frame = error.__traceback__
+    while frame.tb_next:
+        frame = frame.tb_next
+    return f"in {Path(frame.tb_frame.f_code.co_filename).name}, line {frame.tb_lineno}"
+
+
+def findings_table(name: str, findings: list[Finding]) -> Table:
+    """One line per check, and what to do below each that failed."""
+    table = Table("check", "", "found", "s", title=name, title_justify="left")
+    for each in findings:
+        mark = Text("ok", "green") if each.passed else Text("FAILED", "bold red")
+        found = Text(each.detail if each.passed else f"{each.detail}\n-> {each.fix}")
+        table.add_row(each.title, mark, found, f"{each.seconds:.1f}")
+    return table

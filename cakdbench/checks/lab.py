@@ -1,0 +1,199 @@
+"""Small models, batches and lanes that methods are checked on."""
+
+import copy
+import functools
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from cakdbench.data.datasets import ImageDataset, Split, load_dataset
+from cakdbench.data.stream import EvalStream, SampleStream
+from cakdbench.device import make_accelerator
+from cakdbench.labels import label
+from cakdbench.method import Batch, Method
+from cakdbench.models.staged import Output, StagedModel
+from cakdbench.randomness import seeded
+from cakdbench.recipes import Recipe, load_recipe
+from cakdbench.registry import resolve_config
+from cakdbench.train.lane import Lane
+from cakdbench.train.trainer import Trainer, label_criterion
+from cakdbench.watch import GroupView, LaneView, Silent
+
+MODELS = {"cnn": "resnet_s", "msa": "vit_xs", "mlp": "mixer_xs"}
+CLASSES, SIZE, SAMPLES = 10, 64, 40
+
+
+class Fault(Exception):
+    """A method does not keep its contract: what is wrong, and what to do about it."""
+
+    def __init__(self, what: str, fix: str):
+        super().__init__(what)
+        self.what, self.fix = what, fix
+
+
+@dataclass(frozen=True)
+class Direction:
+    """Kinds of teacher and student."""
+
+    teacher: str
+    student: str
+
+    def __str__(self) -> str:
+        return f"{self.teacher} > {self.student}"
+
+
+DIRECTIONS = [Direction(*kinds) for kinds in itertools.product(MODELS, repeat=2)]
+
+
+@functools.lru_cache(maxsize=16)
+def _model(name: str, classes: int, size: int, salt: str) -> StagedModel:
+    with seeded(salt, name), torch.no_grad():
+        model = StagedModel(name, classes, size)
+        for parameter in model.parameters():  # timm starts some at zero, where gradients end
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    return model
+
+
+def student_model(name: str, classes: int = CLASSES, size: int = SIZE) -> StagedModel:
+    """A fresh copy in train mode; all its parameters get gradients."""
+    return copy.deepcopy(_model(name, classes, size, "student")).train()
+
+
+def teacher_model(name: str, classes: int = CLASSES, size: int = SIZE) -> StagedModel:
+    """The same with other weights, frozen."""
+    return copy.deepcopy(_model(name, classes, size, "teacher")).requires_grad_(False).eval()
+
+
+def small_dataset(train: int = SAMPLES, test: int = 10) -> ImageDataset:
+    """The first images of the embedded dataset."""
+    full = load_dataset("fashion_demo")
+    return replace(
+        full,
+        train=Split(full.train.labels[:train], full.train.image),
+        test=Split(full.test.labels[:test], full.test.image),
+    )
+
+
+def short_recipe(**changes: object) -> Recipe:
+    """Two steps of two local batches; SGD, in which rounding does not grow."""
+    sgd = {"optimizer.name": "sgd", "optimizer.lr": 0.02, "optimizer.weight_decay": 1e-4}
+    numbers = {"epochs": 1, "global_batch": 20, "local_batch": 10} | sgd
+    return load_recipe("demo").override(numbers | changes)
+
+
+@dataclass(frozen=True)
+class Lab:
+    """One method with the settings of one of its variants.
+
+    Attributes:
+        variant: of the method, in the notation of the command line.
+    """
+
+    method: type[Method]
+    variant: str | None = None
+
+    @property
+    def label(self) -> str:
+        return label(self.method.id, self.variant)
+
+    def config(self, direction: Direction) -> Method.Config:
+        infos = (_model(MODELS[kind], CLASSES, SIZE, "student").info for kind in (direction.teacher, direction.student))
+        return resolve_config(self.method, self.variant, *infos, "fashion_demo")
+
+    def refusal(self, direction: Direction) -> str | None:
+        infos = [_model(MODELS[kind], CLASSES, SIZE, "student").info for kind in (direction.teacher, direction.student)]
+        return self.method.refuses(*infos, self.config(direction))
+
+    @functools.cached_property
+    def accepted(self) -> list[Direction]:
+        """The directions the method does not refuse."""
+        return [direction for direction in DIRECTIONS if self.refusal(direction) is None]
+
+    @property
+    def some(self) -> list[Direction]:
+        """One direction for every kind of student, with unlike teachers where there is a choice."""
+        chosen = {}
+        for direction in self.accepted:
+            if direction.student not in chosen or direction.teacher != direction.student:
+                chosen[direction.student] = direction
+        return list(chosen.values())
+
+    def make(self, direction: Direction, teacher: StagedModel | None = None) -> Method:
+        """The method in train mode, its extra modules seeded."""
+        teacher = teacher or teacher_model(MODELS[direction.teacher])
+        student = student_model(MODELS[direction.student])
+        labels = torch.from_numpy(small_dataset().train.labels)
+        with seeded("extra", self.method.id):
+            given = teacher if self.method.needs else None
+            return self.method(student, given, self.config(direction), labels).train()
+
+    def lane(self, direction: Direction, recipe: Recipe | None = None, accelerator: Accelerator | None = None) -> Lane:
+        """The method in training as the engine trains it."""
+        recipe, accelerator = recipe or short_recipe(), accelerator or make_accelerator(cpu=True)
+        local = recipe.global_batch // recipe.local_batch
+        return Lane(
+            self.make(direction),
+            recipe,
+            0,
+            accelerator,
+            steps_per_epoch=SAMPLES // recipe.global_batch,
+            accumulation=local // accelerator.num_processes,
+            label=self.method.id,
+        )
+
+
+def make_batch(teacher: StagedModel | None, size: int = 4, labels: str = "hard", first: int = 0) -> Batch:
+    """A batch of noise with all that a teacher can give on it.
+
+    Args:
+        labels: "hard", "smoothed", "one_hot" or "mixup".
+        first: index of the first sample; other batches hold other images.
+    """
+    index = torch.arange(first, first + size) % SAMPLES
+    target = torch.from_numpy(small_dataset().train.labels)[index]
+    with seeded("check", first, size):
+        images = torch.randn(size, 3, SIZE, SIZE)
+    if labels in ("one_hot", "mixup"):
+        target = nn.functional.one_hot(target, CLASSES).float()
+    if labels == "mixup":
+        target = 0.7 * target + 0.3 * target.flip(0)
+    criterion = label_criterion(short_recipe(label_smoothing=0.1 if labels == "smoothed" else 0.0))
+    return Batch(images, target, index, 0, 0, criterion, given(teacher, images) if teacher else None)
+
+
+@torch.no_grad()
+def given(teacher: StagedModel, images: Tensor) -> Output:
+    return teacher(images, stages=True, preacts=True, attention=True)
+
+
+def streams(recipe: Recipe, rank: int = 0, world: int = 1) -> tuple[SampleStream, EvalStream]:
+    dataset = small_dataset()
+    return (
+        SampleStream(dataset, recipe, 0, rank=rank, world=world),
+        EvalStream(dataset.test, dataset, recipe, rank=rank, world=world),
+    )
+
+
+def train(lanes: list[Lane], direction: Direction, rank: int = 0) -> Iterator[str]:
+    """Train lanes to the end of their recipe in one pass; gives the reasons of those that fail."""
+    accelerator, recipe, failed = lanes[0].accelerator, lanes[0].recipe, []
+    stream, evaluation = streams(recipe, rank, accelerator.num_processes)
+    views = [LaneView(str(number)) for number, _ in enumerate(lanes)]
+    for number, lane in enumerate(lanes):
+        lane.label = str(number)
+    Trainer(
+        lanes,
+        teacher_model(MODELS[direction.teacher]),
+        stream,
+        evaluation,
+        accelerator,
+        view=GroupView("check", recipe.name, 0, recipe.epochs, stream.steps_per_epoch, views),
+        watcher=Silent(),
+        save=lambda lane: None,
+        failed=lambda lane, reason: failed.append(reason),
+    ).run()
+    return failed
