@@ -1,0 +1,165 @@
+"""IRG: match logits, distances between samples, and how features change between stages (Liu et al., 2019).
+
+    L = CE(z_s, y) + vertex_weight * mean (z_s - z_t)^2 + edge_weight * mean_layers mean_ij (E_s - E_t)^2
+        + transform_weight * mean_b (R_s - R_t)^2
+    E_ij = |x_i - x_j|^2 / max_ij      of one layer, over the batch
+    R_b = |a_b - c_b|^2 / max_b        of one network's features a and c of two stages
+
+Weights are KD-Zoo's, and so are the layers: edges of the final feature and of the last two stages, the transformation
+between these two. Stage features enter edges flattened, without prefix tokens. For the transformation they are
+averaged over positions; where the two differ in width, neighbouring channels of the wider one are averaged, as KD-Zoo
+does for a ratio of 2. Distances are those within a local batch.
+
+Paper and code: the authors' Caffe code weighs with 0.005, but sums over the batch where KD-Zoo averages; it trains
+edges and transformation in separate recipes, both without the vertex term. It holds the maximum constant in the
+backward pass, as is done here, and differentiates the distances for one of the two samples only, which is not; KD-Zoo
+differentiates the maximum too, and takes the transformation between maps instead of averaged features.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cakdbench.method import Batch, Method, Step
+from cakdbench.models.staged import Output, StagedModel
+from cakdbench.numerics import full_precision
+from cakdbench.registry import register
+
+EPS = 1e-12  # least maximum that distances are divided by
+
+
+@full_precision
+def irg_vertex_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared difference of the logits `(B, C)`, the paper's vertices in KD-Zoo's normalisation."""
+    return F.mse_loss(student, teacher)
+
+
+@full_precision
+def irg_edge_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared difference of the edges, in KD-Zoo's normalisation; the maximum is a constant.
+
+    Args:
+        student: `(B, D)`.
+        teacher: `(B, E)`.
+    """
+    return F.mse_loss(_edges(student), _edges(teacher))
+
+
+@full_precision
+def irg_transform_loss(student_a: Tensor, student_b: Tensor, teacher_a: Tensor, teacher_b: Tensor) -> Tensor:
+    """Mean squared difference of the transformations, in KD-Zoo's normalisation; the maximum is a constant.
+
+    Args:
+        student_a: `(B, D)` of one stage.
+        student_b: `(B, E)` of another.
+        teacher_a: likewise, of the teacher.
+    """
+    return F.mse_loss(_transformation(student_a, student_b), _transformation(teacher_a, teacher_b))
+
+
+def _edges(x: Tensor) -> Tensor:
+    """`(B, B)` squared distances over their maximum."""
+    x = x - x.detach().mean(0)  # distances stay as they are, and cancel less
+    length = x.square().sum(1)
+    distance = (length[:, None] + length - 2 * x @ x.T).clamp(min=0)
+    return _over_maximum(distance * (1 - torch.eye(len(x), dtype=x.dtype, device=x.device)))
+
+
+def _transformation(a: Tensor, b: Tensor) -> Tensor:
+    """`(B,)` squared distances over their maximum."""
+    width = min(a.shape[1], b.shape[1])
+    return _over_maximum((_narrowed(a, width) - _narrowed(b, width)).square().sum(1))
+
+
+def _narrowed(x: Tensor, width: int) -> Tensor:
+    return x if x.shape[1] == width else F.adaptive_avg_pool1d(x, width)
+
+
+def _over_maximum(distance: Tensor) -> Tensor:
+    return distance / distance.detach().max().clamp(min=EPS)
+
+
+@register(
+    "irg",
+    title="IRG",
+    paper="Liu et al., CVPR 2019",
+    url="https://openaccess.thecvf.com/content_CVPR_2019/html/"
+    "Liu_Knowledge_Distillation_via_Instance_Relationship_Graph_CVPR_2019_paper.html",
+    year=2019,
+    kind="relations",
+)
+class IRG(Method):
+    """Labels, logits as vertices, distances of samples as edges, and the transformation between two stages."""
+
+    needs = frozenset({"logits", "pooled", "stages"})
+
+    @dataclass(frozen=True)
+    class Config:
+        """Defaults of KD-Zoo; a weight of 0 leaves its term out.
+
+        Attributes:
+            vertex_weight: of the logits' term.
+            edge_weight: of the mean over the layers' edges.
+            transform_weight: of the transformation.
+            edge_stages: stages whose edges count beside those of the final feature.
+            transform_stages: the two stages whose features are compared.
+        """
+
+        vertex_weight: float = 0.1
+        edge_weight: float = 5.0
+        transform_weight: float = 5.0
+        edge_stages: tuple[int, ...] = (3, 4)
+        transform_stages: tuple[int, int] = (3, 4)
+
+        def __post_init__(self):
+            for name in ("edge_stages", "transform_stages"):
+                stages = getattr(self, name)
+                if not set(stages) <= {1, 2, 3, 4} or len(set(stages)) < len(stages):
+                    raise ValueError(f"{name} must be some of 1, 2, 3, 4, each once, not {stages}")
+            if len(self.transform_stages) != 2:
+                raise ValueError(f"transform_stages must be two stages, not {self.transform_stages}")
+
+    variants = {
+        "vertices_only": {"edge_weight": 0.0, "transform_weight": 0.0},
+        "edges_only": {"vertex_weight": 0.0, "transform_weight": 0.0},
+        "transform_only": {"vertex_weight": 0.0, "edge_weight": 0.0},
+        "no_vertices": {"vertex_weight": 0.0},
+        "no_edges": {"edge_weight": 0.0},
+        "no_transform": {"transform_weight": 0.0},
+        "edges_pooled": {"edge_stages": ()},
+    }
+
+    def build(self) -> None:
+        """No modules; what the weights leave out is not needed of the teacher."""
+        config = self.config
+        parts = {"logits": config.vertex_weight, "pooled": config.edge_weight}
+        parts["stages"] = config.transform_weight or (config.edge_weight and config.edge_stages)
+        self.needs = frozenset(part for part, used in parts.items() if used)
+
+    def distill_step(self, batch: Batch) -> Step:
+        config, student = self.config, self.student(batch.images, stages="stages" in self.needs)
+        losses = {"label": batch.label_loss(student.logits)}
+        if config.vertex_weight:
+            losses["irg_vertex"] = config.vertex_weight * irg_vertex_loss(student.logits, batch.teacher.logits)
+        if config.edge_weight:
+            layers = zip(self._layers(self.student, student), self._layers(self.teacher, batch.teacher))
+            edges = torch.stack([irg_edge_loss(*pair) for pair in layers])
+            losses["irg_edge"] = config.edge_weight * edges.mean()
+        if config.transform_weight:
+            means = (*self._means(self.student, student), *self._means(self.teacher, batch.teacher))
+            losses["irg_transform"] = config.transform_weight * irg_transform_loss(*means)
+        return Step(student.logits, losses)
+
+    def _layers(self, model: StagedModel, output: Output) -> Iterator[Tensor]:
+        """`(B, D)` of each layer with edges: the final feature, and stages without their prefix tokens."""
+        yield output.pooled
+        for stage in self.config.edge_stages:
+            yield model.layouts[stage - 1].to_map(output.stages[stage - 1]).flatten(1)
+
+    def _means(self, model: StagedModel, output: Output) -> Iterator[Tensor]:
+        """`(B, C)` of the two stages, averaged over positions."""
+        for stage in self.config.transform_stages:
+            yield model.layouts[stage - 1].to_map(output.stages[stage - 1]).mean((2, 3))
