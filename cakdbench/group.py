@@ -196,6 +196,7 @@ class Group:
         )
 
     def _save(self, lane: Lane) -> None:
+        lane.method.before_save()
         if self.accelerator.is_main_process:
             save_checkpoint(self.tasks[lane.label].folder.checkpoints, lane.step, lane.state())
         self.accelerator.wait_for_everyone()

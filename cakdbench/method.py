@@ -35,6 +35,11 @@ KINDS = ("labels", "logits", "features", "relations", "fused", "adversarial")
 """What a method transfers, or how; the order of the lists."""
 
 
+def forward_options(needs: frozenset[str]) -> dict[str, bool]:
+    """The arguments of the teacher's forward pass that give what is needed."""
+    return {part: part in needs for part in ("stages", "preacts", "attention")}
+
+
 @dataclass
 class Batch:
     """One local batch, the same for every lane.
@@ -127,9 +132,7 @@ class Method(nn.Module):
     year: ClassVar[int | None]
     kind: ClassVar[str]
 
-    def __init__(
-        self, student: StagedModel, teacher: StagedModel | None, config: Config, labels: Tensor | None = None
-    ):
+    def __init__(self, student: StagedModel, teacher: StagedModel | None, config: Config, labels: Tensor | None = None):
         super().__init__()
         self.student = student
         self.config = config
@@ -161,6 +164,9 @@ class Method(nn.Module):
 
     def step_end(self) -> None:
         """Called after every optimizer step, on every process: the time to renew what batches of a step share."""
+
+    def before_save(self) -> None:
+        """Called on every process before the state of the first is saved: the time to gather what only others have."""
 
     def extra_optimizers(self) -> list[torch.optim.Optimizer]:
         """Optimizers of an adversary's parameters, which the recipe's optimizer then leaves alone.

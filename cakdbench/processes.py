@@ -7,10 +7,11 @@ from torch import Tensor
 
 def together(x: Tensor) -> Tensor:
     """The `(B, ...)` of every process, `(processes * B, ...)` in the order of their ranks; no gradient."""
+    x = x.detach().contiguous()
     if not dist.is_initialized():
-        return x.detach()
+        return x
     parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, x.detach().contiguous())
+    dist.all_gather(parts, x)
     return torch.cat(parts)
 
 

@@ -210,9 +210,7 @@ def parameters_of(*optimizers: torch.optim.Optimizer) -> list[Tensor]:
     return [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
 
 
-def make_optimizer(
-    method: Method, recipe: Recipe, others: list[torch.optim.Optimizer] = []
-) -> torch.optim.Optimizer:
+def make_optimizer(method: Method, recipe: Recipe, others: list[torch.optim.Optimizer] = []) -> torch.optim.Optimizer:
     """timm's optimizer over the student and the extra modules that `others` leave, by the same parameter groups."""
     spec = recipe.optimizer
     more = {"betas": tuple(spec.betas)} if spec.betas else {}

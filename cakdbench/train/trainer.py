@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cakdbench.data.stream import EvalStream, Samples, SampleStream
 from cakdbench.errors import CakdError
-from cakdbench.method import Batch
+from cakdbench.method import Batch, forward_options
 from cakdbench.models.staged import Output, StagedModel
 from cakdbench.numerics import full_precision
 from cakdbench.recipes import Recipe
@@ -112,8 +112,7 @@ class Trainer:
     def _batch(self, samples: Samples) -> Batch:
         """Move a local batch to the device and run the teacher on it, once for all lanes."""
         images, target, index = (
-            t.to(self.accelerator.device, non_blocking=True)
-            for t in (samples.images, samples.target, samples.index)
+            t.to(self.accelerator.device, non_blocking=True) for t in (samples.images, samples.target, samples.index)
         )
         teacher = self._teach(images) if self.needs - {"model"} else None
         return Batch(images, target, index, samples.epoch, samples.step, self.criterion, teacher, samples.slot)
@@ -121,7 +120,7 @@ class Trainer:
     @torch.no_grad()
     def _teach(self, images: Tensor) -> Output:
         with self.accelerator.autocast():
-            return self.teacher(images, **{part: part in self.needs for part in ("stages", "preacts", "attention")})
+            return self.teacher(images, **forward_options(self.needs))
 
     def _each(self, act: Callable[[Lane], None]) -> None:
         """Let every lane act; one that raises is closed with its reason, where no other process waits for it."""
