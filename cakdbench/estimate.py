@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 
 from cakdbench.data.datasets import dataset_facts
-from cakdbench.method import Batch
+from cakdbench.method import Batch, forward_options
 from cakdbench.models.staged import StagedModel
 from cakdbench.plan import Cell
 from cakdbench.train.trainer import label_criterion
@@ -55,17 +55,20 @@ class _Clock:
         device = self.accelerator.device
         student = StagedModel(cell.pair.student, classes, size, split=cell.recipe.split)
         teacher = self._teacher(cell, classes) if cell.needs_teacher else None
-        method = cell.method(student, teacher, cell.config).to(device).train()
+        labels = torch.arange(max(self.batch, classes)) % classes
+        method = cell.method(student, teacher, cell.config, labels).to(device).train()
         images = torch.randn(self.batch, 3, size, size, device=device)
         target = torch.arange(self.batch, device=device) % classes
         batch = Batch(images, target, target, 0, 0, label_criterion(cell.recipe))
 
         def teach() -> None:
             with torch.no_grad():
-                batch.teacher = teacher(images, stages="stages" in method.needs)
+                batch.teacher = teacher(images, **forward_options(method.needs))
 
         def learn() -> None:
-            method(batch).total.backward()
+            made = method(batch)
+            sum((*made.losses.values(), *made.adversary.values())).backward()
+            method.step_end()
 
         taught = self._time(teach) if teacher else 0.0
         return self._time(learn), taught

@@ -194,8 +194,15 @@ class Harness:
                     task.folder.fail(reason)
 
             group = Group(
-                tasks, self.dataset(cell.pair.dataset), teacher, facts, self.accelerator, self.watcher,
-                self.options, failed, self.stop,
+                tasks,
+                self.dataset(cell.pair.dataset),
+                teacher,
+                facts,
+                self.accelerator,
+                self.watcher,
+                self.options,
+                failed,
+                self.stop,
             )
             outcome.done += [task.key for task in group.train()]
         finally:

@@ -7,19 +7,8 @@ from rich.table import Table
 from cakdbench.data.datasets import dataset_facts, dataset_names
 from cakdbench.models.zoo import MODELS, model_info
 from cakdbench.recipes import load_recipe, recipe_names
-from cakdbench.registry import get_method, method_ids
 from cakdbench.suites import suites
 from cakdbench.teacher_entries import load_teachers
-
-
-def methods() -> Table:
-    table = Table("method", "title", "reads of the teacher", "paper", "variants")
-    for id in method_ids():
-        method = get_method(id)
-        table.add_row(
-            id, method.title, ", ".join(sorted(method.needs)) or "-", method.paper, ", ".join(method.variants) or "-"
-        )
-    return table
 
 
 def pairs() -> Table:
@@ -54,9 +43,7 @@ def recipes() -> Table:
         recipe = load_recipe(name)
         batch = f"{recipe.global_batch} ({recipe.local_batch})"
         optimizer = recipe.optimizer
-        table.add_row(
-            name, recipe.title, str(recipe.epochs), batch, optimizer.name, f"{optimizer.lr:g}", recipe.source
-        )
+        table.add_row(name, recipe.title, str(recipe.epochs), batch, optimizer.name, f"{optimizer.lr:g}", recipe.source)
     return table
 
 

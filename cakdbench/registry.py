@@ -73,8 +73,8 @@ def discover() -> None:
             raise UsageError(f"the method package {entry.value} cannot be loaded: {error!r}") from error
 
 
-def load_file(path: Path) -> None:
-    """Register the methods defined in a Python file (`--method-file`)."""
+def load_file(path: Path) -> list[str]:
+    """Register the methods defined in a Python file (`--method-file`); returns their ids."""
     if not path.is_file():
         raise UsageError(f"no method file at {path}")
     place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
@@ -87,11 +87,18 @@ def load_file(path: Path) -> None:
         raise
     except Exception as error:  # other people's code, whatever it raises
         raise UsageError(f"the method file {path} cannot be loaded: {error!r}") from error
+    return [id for id, method in _methods.items() if method.__module__ == spec.name]
 
 
 def method_ids() -> list[str]:
     discover()
     return sorted(_methods)
+
+
+def taken(name: str) -> bool:
+    """Whether a method or an alias has this name."""
+    discover()
+    return name in _methods or name in _aliases
 
 
 def get_method(name: str) -> type[Method]:

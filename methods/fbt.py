@@ -1,9 +1,16 @@
 """FBT: transfer through a model fused from the front of one network and the back of the other (Li et al., 2025).
 
-First published as TAS. `T`, `S` and `F` are the teacher, the student and the fused model. F runs the front's
-stages 1 to `front_k`, the L2G module, and the back's stages from `back_j` on with its head. A CNN is the front
-of a pair with exactly one CNN; otherwise the student is. Both papers leave open how much the pieces differ in
-width or lack class tokens; every such choice is a setting below.
+    L = CE(z_S, y) + D(T -> S) + D(T -> F) + D(F -> S)
+    D(a -> b) = OFA loss of b's logits under a's + InfoNCE of b's final feature under a's; a gets no gradient
+
+First published as TAS. T, S and F are the teacher, the student and the fused model. F runs the front's stages 1 to
+`front_k`, the L2G module (patch embedding and one Swin-V2 block), and the back's stages from `back_j` on with its head.
+A CNN is the front of a pair with exactly one CNN; otherwise the student is.
+
+Paper and code: there is no released code. The papers give the loss, gamma (1.0 on CIFAR-100, 1.5 on ImageNet) and the
+modules; they leave open the temperature of InfoNCE (here learned, from 0.07), the heads of L2G (8 fits their parameter
+counts best), what a class-token back reads (a learned token), how features of unlike width meet (a linear map), and how
+networks of equal blocks are cut (as in OFA's code). Every such choice is a setting.
 """
 
 import contextlib
@@ -132,14 +139,20 @@ class FBT(Method):
             gamma: of `ofa_loss`, 1.5 on ImageNet.
             form: of `ofa_loss`.
             tau: initial temperature of InfoNCE; learned, shared, never below 1 / 100.
-            ts_weight: of everything from T to S; 0 leaves it out. `tf_weight`, `fs_weight` likewise.
-            ofa_weight: of every loss on logits. `feature_weight`: of every loss on features.
+            ts_weight: of everything from T to S; 0 leaves it out.
+            tf_weight: of everything from T to F.
+            fs_weight: of everything from F to S.
+            ofa_weight: of every loss on logits.
+            feature_weight: of every loss on features.
             feature_loss: `nce` or `mse`.
             feature: `pre_logits` is what the classifier takes, `avg` the mean of the normalised patch tokens.
             proj: widths meet by a linear map of the learner's feature, or by average `pool`ing to the smaller.
             fuse_front: the model that gives F's first stages; `auto` is the CNN if there is exactly one.
-            front_k: last stage of the front. `back_j`: first stage of the back, 5 for its head alone.
-            l2g_block, l2g_heads, l2g_window: of L2G's attention; a window is cut to the grid.
+            front_k: last stage of the front.
+            back_j: first stage of the back, 5 for its head alone.
+            l2g_block: L2G's attention: one Swin-V2 block without shift, one `vit` block, or `none`.
+            l2g_heads: of that block.
+            l2g_window: of a `swin` block, cut to the grid.
             l2g_pos: `model` adds the back's position embedding to L2G's tokens.
             fused_cls: class token for a back that reads one: a vector `learned` from the back's own, the `model`'s
                 own, the `mean` of L2G's tokens, or `gap`: none, the back averages its patch tokens instead.

@@ -8,7 +8,7 @@ import pytest
 
 from cakdbench.errors import UsageError
 from cakdbench.method import Method
-from cakdbench.registry import get_method, load_file, register, source_hash
+from cakdbench.registry import bare, get_method, load_file, register, source_hash
 
 
 def enter(id: str, aliases: tuple[str, ...] = (), **attributes: object) -> type[Method]:
@@ -23,12 +23,17 @@ def test_a_taken_id_or_alias_is_refused(id, aliases):
 
 
 def test_what_the_teacher_cannot_give_is_refused_with_what_it_can():
-    with pytest.raises(UsageError, match="needs tokens of the teacher; what it can give is logits, pooled, stages"):
+    with pytest.raises(UsageError, match="needs tokens of the teacher; what it can give is attention, logits, model"):
         enter("greedy", needs=frozenset({"logits", "tokens"}))
 
 
 def test_an_alias_is_the_method_itself():
     assert get_method("tas") is get_method("fbt")
+
+
+def test_an_unknown_kind_is_refused():
+    with pytest.raises(UsageError, match="unknown kind of odd 'magic'"):
+        register("odd", title="", paper="", url="", kind="magic")(type("Odd", (Method,), {}))
 
 
 METHOD = """
@@ -41,18 +46,37 @@ class Mine(Method):
 """
 
 
+def hash_of(path: Path, text: str) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    (id,) = load_file(path)
+    return source_hash(get_method(id))
+
+
 def test_two_files_of_one_name_are_two_methods_each_with_the_hash_of_its_own_source(tmp_path):
-    hashes = []
-    for folder, factor in (("a", 1), ("b", 2)):
-        path = tmp_path / folder / "same_name.py"
-        path.parent.mkdir()
-        path.write_text(METHOD.format(id=f"mine_{folder}", factor=factor))
-        load_file(path)
-        hashes.append((f"mine_{folder}", hashlib.sha256(path.read_bytes()).hexdigest()))
-    assert [(id, source_hash(get_method(id))) for id, _ in hashes] == hashes
+    hashes = [
+        hash_of(tmp_path / folder / "same_name.py", METHOD.format(id=f"mine_{folder}", factor=1)) for folder in "ab"
+    ]
+    expected = [bare(METHOD.format(id=f"mine_{folder}", factor=1)) for folder in "ab"]
+    assert hashes == [hashlib.sha256(text.encode()).hexdigest() for text in expected]
+
+
+def test_words_about_the_code_do_not_change_the_hash_and_code_does(tmp_path):
+    plain = METHOD.format(id="words", factor=3)
+    told = '"""What it does,\nin two lines – with a dash."""\n# a remark\n' + plain.replace(
+        "    factor", '    """A class."""\n\n    # why\n    factor'
+    ).replace("factor = 3", "factor = 3  # as in the paper")
+    first = hash_of(tmp_path / "words.py", plain)
+    assert bare(told) == bare(plain) and hash_of(tmp_path / "words.py", told) == first
+    assert hash_of(tmp_path / "words.py", plain.replace("3", "4")) != first
+
+
+def test_strings_that_look_like_comments_stay_in_the_hashed_code():
+    assert bare('x = "# not a comment"\n') == 'x = "# not a comment"'
+    assert bare('def f():\n    """Doc."""\n    return """a # b"""\n') == 'def f():\n    return """a # b"""'
 
 
 def test_the_source_hash_of_fbt_covers_the_ofa_loss_it_imports():
-    own = Path(sys.modules[get_method("fbt").__module__].__file__).read_bytes()
-    both = b"\0".join([own, Path(sys.modules[get_method("ofa").__module__].__file__).read_bytes()])
-    assert source_hash(get_method("fbt")) == hashlib.sha256(both).hexdigest()
+    texts = [Path(sys.modules[get_method(id).__module__].__file__).read_text() for id in ("fbt", "ofa")]
+    both = "\0".join(bare(text) for text in texts)
+    assert source_hash(get_method("fbt")) == hashlib.sha256(both.encode()).hexdigest()

@@ -209,9 +209,7 @@ class StagedModel(nn.Module):
         pooled, logits = classify(self.net, mean.expand(-1, self.layouts[3].prefix + 1, -1))
         return Output(logits, pooled)
 
-    def forward(
-        self, images: Tensor, stages: bool = False, preacts: bool = False, attention: bool = False
-    ) -> Output:
+    def forward(self, images: Tensor, stages: bool = False, preacts: bool = False, attention: bool = False) -> Output:
         """The whole network, once, on images `(B, 3, S, S)`; the arguments choose the fields of `Output`."""
         with contextlib.ExitStack() as looking:
             before = looking.enter_context(before_activations(self.family, self.net)) if preacts else None

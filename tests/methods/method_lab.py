@@ -1,16 +1,14 @@
 """Small models and batches the method tests share."""
 
-import copy
 import functools
 
 import torch
 from torch import nn
 
+from cakdbench.checks.lab import CLASSES, SIZE, student_model, teacher_model
 from cakdbench.method import Batch
-from cakdbench.models.staged import StagedModel
 from cakdbench.randomness import seeded
 
-CLASSES, SIZE = 10, 64
 MINI = {
     "cnn": "resnet_s",
     "mobilenet": "mobilenet_s",
@@ -22,24 +20,14 @@ MINI = {
 }
 
 
-@functools.lru_cache(maxsize=16)
-def _model(name, classes, size, salt):
-    with seeded(salt, name), torch.no_grad():
-        model = StagedModel(name, classes, size)
-        for parameter in model.parameters():  # timm starts some at zero, where gradients end
-            parameter.add_(0.02 * torch.randn_like(parameter))
-    return model
-
-
 def student(name, classes=CLASSES, size=SIZE):
     """A fresh copy, in train mode, of the small model of that family (or of any model by its own name)."""
-    return copy.deepcopy(_model(MINI.get(name, name), classes, size, "student")).train()
+    return student_model(MINI.get(name, name), classes, size)
 
 
 def teacher(name, classes=CLASSES, size=SIZE):
     """The same with other weights, frozen."""
-    frozen = copy.deepcopy(_model(MINI.get(name, name), classes, size, "teacher"))
-    return frozen.requires_grad_(False).eval()
+    return teacher_model(MINI.get(name, name), classes, size)
 
 
 def make(method, teacher, student, **config):
