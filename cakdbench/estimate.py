@@ -70,7 +70,7 @@ class _Clock:
             sum((*made.losses.values(), *made.adversary.values())).backward()
             method.step_end()
 
-        taught = self._time(teach) if teacher else 0.0
+        taught = self._time(teach) if method.needs - {"model"} else 0.0
         return self._time(learn), taught
 
     def _teacher(self, cell: Cell, classes: int) -> StagedModel:

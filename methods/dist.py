@@ -1,4 +1,4 @@
-"""DIST: match correlations of the predictions, not their values, within samples and within classes (Huang et al., 2022).
+"""DIST: match correlations of the predictions, not their values, within samples and classes (Huang et al., 2022).
 
     L     = label_weight * CE(z_s, y) + weight * tau^2 * (beta * inter + gamma * intra)
     P     = softmax(z / tau)                                        (B, C)

@@ -10,7 +10,7 @@ what the authors' scripts set for CIFAR-100 and ImageNet alike; alpha and beta a
 weight 1: the authors' 0.1 on CIFAR-100 belongs to that zoo's recipe, see the variant `lskd_cifar`.
 
 Paper and code: the paper divides the standard deviation by C, the code by C - 1, which is adopted here; it amounts to
-a factor sqrt(C / (C - 1)) of T. Pairs tuned by the authors lie at T 2 to 4 and weights 1 to 18. Where a student's logits
+a factor sqrt(C / (C - 1)) of T. The authors' tuned pairs lie at T 2 to 4 and weights 1 to 18. Where a student's logits
 are all equal, as those of timm's MLP students at the start, Z is as steep as 1 / eps: clip gradients, or raise `eps`.
 """
 

@@ -81,7 +81,13 @@ def small_dataset(train: int = SAMPLES, test: int = 10) -> ImageDataset:
 def short_recipe(**changes: object) -> Recipe:
     """Two steps of two local batches; SGD, in which rounding does not grow."""
     sgd = {"optimizer.name": "sgd", "optimizer.lr": 0.02, "optimizer.weight_decay": 1e-4}
-    numbers = {"epochs": 1, "global_batch": 20, "local_batch": 10} | sgd
+    numbers = {
+        "epochs": 1,
+        "global_batch": 20,
+        "local_batch": 10,
+        "schedule.warmup_epochs": 0,
+        "clip_grad": "none",
+    } | sgd
     return load_recipe("demo").override(numbers | changes)
 
 

@@ -8,7 +8,7 @@ from dataclasses import fields
 import torch
 from torch import Tensor
 
-from cakdbench.checks.lab import DIRECTIONS, MODELS, Fault, Lab, make_batch, teacher_model
+from cakdbench.checks.lab import DIRECTIONS, MODELS, Fault, Lab, make_batch, student_model, teacher_model
 from cakdbench.method import Method, Step
 from cakdbench.models.staged import Output
 from cakdbench.randomness import seeded
@@ -203,7 +203,7 @@ def export(lab: Lab) -> str:
         teacher = teacher_model(MODELS[direction.teacher])
         method = lab.make(direction, teacher)
         backward(method, step(method, make_batch(teacher)))
-        student, plain = method.student.eval(), lab.make(direction, teacher).student.eval()
+        student, plain = method.student.eval(), student_model(MODELS[direction.student]).eval()
         state = student.export_state()
         if state.keys() != plain.export_state().keys():
             extra = sorted(state.keys() ^ plain.export_state().keys())

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cakdbench.checks.lab import MODELS, Direction, Fault, Lab, make_batch, teacher_model, train
+from cakdbench.checks.lab import MODELS, Direction, Fault, Lab, make_batch, short_recipe, teacher_model, train
 from cakdbench.method import Batch
 from cakdbench.registry import get_method
 from cakdbench.train.lane import Lane, parameters_of
@@ -22,10 +22,11 @@ STEPS = 16
 
 def optimized(lab: Lab) -> str:
     """Every extra parameter is in an optimizer, gets a gradient within some steps, and moves."""
-    extra = 0
+    adam = {"optimizer.name": "adamw", "optimizer.lr": 1e-3}  # moves by its rate however small the gradient
+    extra, recipe = 0, short_recipe(epochs=STEPS, **adam)
     for direction in lab.some:
         teacher = teacher_model(MODELS[direction.teacher])
-        lane = lab.lane(direction)
+        lane = lab.lane(direction, recipe)
         inside = {id(p) for p in lane.method.student.parameters()}
         own = {name: p for name, p in lane.method.named_parameters() if p.requires_grad and id(p) not in inside}
         held = {id(p) for p in parameters_of(lane.optimizer, *lane.extra_optimizers)}

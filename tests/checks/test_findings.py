@@ -26,19 +26,29 @@ class Sound(KD):
         return {"more": (student.logits - batch.teacher.logits).square().mean()}
 
 
+class Silent(Sound):
+    pass
+
+
 class Mute(Sound):
+    """Refuses without saying why."""
+
     @classmethod
     def refuses(cls, teacher, student, config):
         return "no"
 
 
 class RefusesAll(Sound):
+    """Refuses whatever it is given."""
+
     @classmethod
     def refuses(cls, teacher, student, config):
         return "this one is for another kind of model"
 
 
 class WrongVariant(Sound):
+    """Misspells a setting."""
+
     variants = {"odd": {"temprature": 1.0}}
 
 
@@ -166,6 +176,7 @@ class Broken:
 
 
 BROKEN = [
+    Broken(Silent, "described", "no docstring"),
     Broken(WrongVariant, "described", "temprature"),
     Broken(Mute, "refusals have reasons", "is refused with 'no'"),
     Broken(RefusesAll, "refusals have reasons", "every direction is refused"),
