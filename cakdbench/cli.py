@@ -4,14 +4,33 @@
 
 import os
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
+from cakdbench import cli_methods
+from cakdbench.cli_methods import load_methods
 from cakdbench.errors import CakdError, UsageError
+from cakdbench.options import (
+    CACHE,
+    Boards,
+    Cpu,
+    DataDir,
+    MethodFiles,
+    MoreSet,
+    Precision,
+    Seeds,
+    Set,
+    StoreDir,
+    TeacherDir,
+    TeacherFiles,
+    TeacherName,
+    Threads,
+    Workers,
+    console,
+    errors,
+)
 
 if TYPE_CHECKING:
     from cakdbench.bench import Bench
@@ -19,39 +38,6 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 teacher_app = typer.Typer(no_args_is_help=True, help="List, train and check the teachers.")
 app.add_typer(teacher_app, name="teacher")
-console = Console()
-errors = Console(stderr=True)
-
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "cakdbench"
-
-StoreDir = Annotated[Path, typer.Option("--store", envvar="CAKDBENCH_STORE", help="Where the runs are kept.")]
-DataDir = Annotated[Path | None, typer.Option("--data-dir", envvar="CAKDBENCH_DATA", help="Where the datasets lie.")]
-TeacherDir = Annotated[
-    Path, typer.Option("--teacher-dir", envvar="CAKDBENCH_TEACHERS", help="Where teachers' weight files lie.")
-]
-Boards = Annotated[Path, typer.Option("--boards", help="Where the boards are written.")]
-TeacherFiles = Annotated[list[Path], typer.Option("--teachers", help="TOML file with teacher entries of your own.")]
-MethodFiles = Annotated[list[Path], typer.Option("--method-file", help="Python file with methods of your own.")]
-Set = Annotated[
-    list[str], typer.Option("--set", help="Change numbers: --set recipe.epochs=5 ofa.gamma=1.2 teacher.epochs=1")
-]
-MoreSet = Annotated[list[str], typer.Argument(metavar="[KEY=VALUE]...", help="More of --set.", show_default=False)]
-Seeds = Annotated[str, typer.Option(help="For example 0, or 0,1,2.")]
-Precision = Annotated[str, typer.Option(help="fp32, or bf16 (autocast); part of a run's key.")]
-Workers = Annotated[int | None, typer.Option(help="Processes that render images; default: 0 on a CPU.")]
-Threads = Annotated[int, typer.Option(min=1, help="CPU threads; other numbers may round results differently.")]
-Cpu = Annotated[bool, typer.Option("--cpu", help="Do not use a GPU.")]
-CardPair = Annotated[str, typer.Option("--pair", help="The pair extra parameters are counted on.")]
-TeacherName = Annotated[str, typer.Argument(help="MODEL@DATASET, as in swin_t@cifar100.")]
-
-
-class Listing(StrEnum):
-    methods = "methods"
-    pairs = "pairs"
-    models = "models"
-    datasets = "datasets"
-    recipes = "recipes"
-    teachers = "teachers"
 
 
 @app.command()
@@ -91,7 +77,7 @@ def run(
     from cakdbench.reports.write import write_boards
     from cakdbench.suites import resolve_pairs
 
-    _load_methods(method_file)
+    load_methods(method_file)
     settings = Settings.parse([*set, *more])
     specs = resolve_pairs(pairs, recipe)
     plan = make_plan(_names(methods), specs, _seeds(seeds), settings, precision, data_dir)
@@ -131,84 +117,7 @@ def run(
     raise typer.Exit(1 if outcome.failed else 0)
 
 
-@app.command("list")
-def list_(
-    what: Annotated[Listing, typer.Argument(help="What to list.")],
-    method_file: MethodFiles = [],
-    teachers: TeacherFiles = [],
-    variants: Annotated[bool, typer.Option("--variants", help="With methods: list their variants.")] = False,
-    pair: CardPair = "swin_t>resnet18@cifar100",
-) -> None:
-    """List what can be named on the command line."""
-    from cakdbench import cards, listing
-
-    _load_methods(method_file)
-    if what is Listing.methods:
-        table = cards.variants_table() if variants else cards.methods_table(pair)
-    else:
-        table = listing.teachers(teachers) if what is Listing.teachers else getattr(listing, what.value)()
-    console.print(table)
-
-
-@app.command()
-def explain(
-    method: Annotated[str, typer.Argument(help="A method's id or alias.")],
-    method_file: MethodFiles = [],
-    pair: CardPair = "swin_t>resnet18@cifar100",
-) -> None:
-    """Show a method's card: formula, settings and their sources, deviations from paper and code, variants."""
-    from cakdbench import cards
-    from cakdbench.registry import split_variant
-
-    _load_methods(method_file)
-    for part in cards.explanation(split_variant(method)[0], pair):
-        console.print(part, highlight=False)
-        console.print()
-
-
-@app.command()
-def check(
-    methods: Annotated[str, typer.Argument(help="Methods, METHOD:VARIANT, Python files with methods, or all.")],
-    method_file: MethodFiles = [],
-    processes: Annotated[bool, typer.Option(help="Also train with two processes.")] = True,
-) -> None:
-    """Check on small models, in under a minute a method, that it keeps the contract."""
-    import torch
-
-    from cakdbench.checks import check_method, findings_table
-    from cakdbench.checks.lab import Lab
-    from cakdbench.registry import split_variant
-
-    torch.set_num_threads(1)
-    files, failed = [*method_file], False
-    for name in _methods_in(methods, files):
-        lab = Lab(*split_variant(name))
-        with console.status(f"checking {name}"):
-            findings = list(check_method(lab, files, processes))
-        console.print(findings_table(name, findings))
-        failed |= not all(finding.passed for finding in findings)
-    raise typer.Exit(1 if failed else 0)
-
-
-@app.command()
-def new(
-    name: Annotated[str, typer.Argument(help="The method's id: small letters, digits and underscores.")],
-    folder: Annotated[Path, typer.Option(help="Where the two files are written.")] = Path(),
-) -> None:
-    """Write a method file that works, a variant of KD to start from, and a test of it."""
-    from cakdbench.scaffold import write_method
-
-    method, test = write_method(name, folder)
-    console.print(
-        f"wrote {method} and {test}\n\nnext:\n"
-        f"  edit {method}: the loss, the settings, the card in the docstring\n"
-        f"  cakdbench check {method}\n"
-        f"  pytest {test}\n"
-        f"  cakdbench run --method-file {method} --methods {name} --pairs demo",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+app.add_typer(cli_methods.app)
 
 
 @app.command()
@@ -233,7 +142,7 @@ def leaderboard(
     from cakdbench.store import Store
     from cakdbench.suites import resolve_pairs
 
-    _load_methods(method_file)
+    load_methods(method_file)
     write_boards(Store(store), resolve_pairs(pairs) if pairs else None, boards, console, data_dir)
 
 
@@ -316,31 +225,6 @@ def _bench(
     runs = Store(store)
     registry = Teachers(runs, teacher_dir, settings or Settings(), teachers, precision)
     return Bench(console, runs, registry, accelerator, Options(data_dir=data_dir, workers=workers, **options))
-
-
-def _load_methods(files: list[Path]) -> None:
-    from cakdbench.registry import load_file
-
-    for path in files:
-        load_file(path)
-
-
-def _methods_in(names: str, files: list[Path]) -> list[str]:
-    """The labels in `names`; a file stands for the methods it registers, and joins `files`."""
-    from cakdbench.labels import expand
-    from cakdbench.registry import load_file, method_ids
-
-    _load_methods(files)
-    chosen = []
-    for name in expand(names):
-        if name == "all":
-            chosen += method_ids()
-        elif name.endswith(".py"):
-            files.append(Path(name))
-            chosen += load_file(Path(name))
-        else:
-            chosen.append(name)
-    return chosen
 
 
 def _names(text: str) -> list[str]:

@@ -1,0 +1,162 @@
+"""What is known of a model without its weights: kind, shapes of its features, where it can be entered."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from cakdbench.errors import UsageError
+from cakdbench.models.catalog import create, entry
+from cakdbench.models.fallback import family_of
+from cakdbench.models.families import SPLITS, Family, classify
+
+
+def to_map(x: Tensor, grid: tuple[int, int], prefix: int = 0) -> Tensor:
+    """Tokens `(B, prefix + H*W, D)` to a map `(B, D, H, W)`, without the prefix tokens; maps pass unchanged."""
+    return x if x.ndim == 4 else x[:, prefix:].unflatten(1, grid).permute(0, 3, 1, 2)
+
+
+def to_tokens(x: Tensor) -> Tensor:
+    """A map `(B, D, H, W)` to tokens `(B, H*W, D)`, row-major; tokens pass unchanged."""
+    return x if x.ndim == 3 else x.flatten(2).transpose(1, 2)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The form of one stage's feature: a map `(B, C, H, W)`, or tokens `(B, prefix + H*W, C)`, prefix first."""
+
+    channels: int
+    grid: tuple[int, int]
+    tokens: bool
+    prefix: int = 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one sample's feature."""
+        height, width = self.grid
+        return (self.prefix + height * width, self.channels) if self.tokens else (self.channels, height, width)
+
+    def to_map(self, x: Tensor) -> Tensor:
+        """A feature of this layout as `(B, C, H, W)`, without prefix tokens."""
+        return to_map(x, self.grid, self.prefix)
+
+    def to_tokens(self, x: Tensor, prefix: Tensor | None = None) -> Tensor:
+        """A map as tokens `(B, L, C)`, with `prefix` `(B, P, C)` put in front if given; inverse of `to_map`."""
+        tokens = to_tokens(x)
+        return tokens if prefix is None else torch.cat((prefix, tokens), dim=1)
+
+    def prefix_of(self, x: Tensor) -> Tensor:
+        """The prefix tokens `(B, prefix, C)` of a feature of this layout; `(B, 0, C)` if it has none."""
+        return x[:, : self.prefix] if self.tokens else x.new_zeros(len(x), 0, self.channels)
+
+
+@dataclass(frozen=True)
+class AttentionLayout:
+    """The attention a method can look into, that of the last block, or of Swin's last unshifted one in stage 3.
+
+    Its tokens lie as those of `layouts[stage - 1]`; with a `window`, tokens attend only within windows of that
+    height and width, the first of which starts at the grid's corner.
+    """
+
+    stage: int
+    heads: int
+    window: tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What is known of a model without its weights.
+
+    Attributes:
+        kind: "cnn", "msa" or "mlp".
+        image_size: height and width of the input, in pixels.
+        width: dimension of `Output.pooled`.
+        layouts: of the four stage features.
+        composable: whether stem, stages and head can be called one by one.
+        entries: layouts of what the first block of each stage takes; None if not composable.
+        attention: where `Output.attention` comes from; None if there is none to look into.
+    """
+
+    name: str
+    kind: str
+    image_size: int
+    num_classes: int
+    width: int
+    layouts: tuple[Layout, Layout, Layout, Layout]
+    composable: bool
+    parameters: int
+    entries: tuple[Layout, Layout, Layout, Layout] | None = None
+    attention: AttentionLayout | None = None
+
+
+@functools.lru_cache(maxsize=256)
+def describe(name: str, num_classes: int, image_size: int = 224, split: str = "ofa") -> ModelInfo:
+    """Build the model on the meta device, without allocating weights, and read its shapes off a dummy pass.
+
+    Raises:
+        UsageError: unknown name, a size the network cannot take, or a network that gives no four stages.
+    """
+    if split not in SPLITS:
+        raise UsageError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
+    with torch.device("meta"):
+        net = create(name, num_classes, image_size).eval()
+        family = family_of(net, split, name)
+        _check_size(name, family, image_size)
+        pooled, stages = _dummy_pass(name, net, family, image_size)
+        entries = _entries(net, family, image_size) if family.composable else None
+    return ModelInfo(
+        name=name,
+        kind=family.kind,
+        image_size=image_size,
+        num_classes=num_classes,
+        width=pooled.shape[1],
+        layouts=tuple(_layout(family, number, x) for number, x in enumerate(stages, 1)),
+        composable=family.composable,
+        parameters=sum(p.numel() for p in net.parameters()),
+        entries=entries,
+        attention=_attention(family, net),
+    )
+
+
+def _attention(family: Family, net: nn.Module) -> AttentionLayout | None:
+    last = family.attention(net)
+    return AttentionLayout(last.stage, last.module.num_heads, last.window) if last else None
+
+
+@torch.no_grad()
+def _entries(net: nn.Module, family: Family, size: int) -> tuple[Layout, ...]:
+    x, layouts = family.stem(net, torch.zeros(1, 3, size, size)), []
+    for number in (1, 2, 3, 4):
+        x = family.enter(net, number, x)
+        layouts.append(_layout(family, number, x))
+        x = family.blocks(net, number, x)
+    return tuple(layouts)
+
+
+@torch.no_grad()
+def _dummy_pass(name: str, net: nn.Module, family: Family, size: int) -> tuple[Tensor, tuple[Tensor, ...]]:
+    try:
+        final, stages = family.run(net, torch.zeros(1, 3, size, size), True)
+        return classify(net, final)[0], stages
+    except (AssertionError, IndexError, RuntimeError, ValueError) as error:
+        own = entry(name).image_size
+        raise UsageError(f"{name} does not run at {size} px ({error}); its own size is image_size={own}") from error
+
+
+def _layout(family: Family, number: int, x: Tensor) -> Layout:
+    grid = family.grid(number, x)
+    return Layout(x.shape[2], grid, True, family.prefix) if family.tokens else Layout(x.shape[1], grid, False)
+
+
+def _check_size(name: str, family: Family, size: int) -> None:
+    if size < family.smallest:
+        raise UsageError(f"{name} at {size} px is too small: use image_size={family.smallest} or more")
+    if size % family.multiple:
+        below = size // family.multiple * family.multiple
+        raise UsageError(
+            f"{name} cuts images into patches of {family.multiple} px, which {size} px do not fit: "
+            f"use image_size={below} or {below + family.multiple}"
+        )

@@ -1,0 +1,33 @@
+"""Options that several commands share, and where output goes."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+console = Console()
+errors = Console(stderr=True)
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "cakdbench"
+
+StoreDir = Annotated[Path, typer.Option("--store", envvar="CAKDBENCH_STORE", help="Where the runs are kept.")]
+DataDir = Annotated[Path | None, typer.Option("--data-dir", envvar="CAKDBENCH_DATA", help="Where the datasets lie.")]
+TeacherDir = Annotated[
+    Path, typer.Option("--teacher-dir", envvar="CAKDBENCH_TEACHERS", help="Where teachers' weight files lie.")
+]
+Boards = Annotated[Path, typer.Option("--boards", help="Where the boards are written.")]
+TeacherFiles = Annotated[list[Path], typer.Option("--teachers", help="TOML file with teacher entries of your own.")]
+MethodFiles = Annotated[list[Path], typer.Option("--method-file", help="Python file with methods of your own.")]
+Set = Annotated[
+    list[str], typer.Option("--set", help="Change numbers: --set recipe.epochs=5 ofa.gamma=1.2 teacher.epochs=1")
+]
+MoreSet = Annotated[list[str], typer.Argument(metavar="[KEY=VALUE]...", help="More of --set.", show_default=False)]
+Seeds = Annotated[str, typer.Option(help="For example 0, or 0,1,2.")]
+Precision = Annotated[str, typer.Option(help="fp32, or bf16 (autocast); part of a run's key.")]
+Workers = Annotated[int | None, typer.Option(help="Processes that render images; default: 0 on a CPU.")]
+Threads = Annotated[int, typer.Option(min=1, help="CPU threads; other numbers may round results differently.")]
+Cpu = Annotated[bool, typer.Option("--cpu", help="Do not use a GPU.")]
+CardPair = Annotated[str, typer.Option("--pair", help="The pair extra parameters are counted on.")]
+TeacherName = Annotated[str, typer.Argument(help="MODEL@DATASET, as in swin_t@cifar100.")]
