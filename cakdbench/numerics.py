@@ -15,7 +15,7 @@ def full_precision(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     @functools.wraps(loss)
     def wrapped(*args, **kwargs):
-        device = next(a for a in args if isinstance(a, Tensor)).device.type
+        device = next(a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)).device.type
         with torch.autocast(device, enabled=False):
             return loss(*map(_raise, args), **{k: _raise(v) for k, v in kwargs.items()})
 

@@ -7,10 +7,12 @@ First published as TAS. T, S and F are the teacher, the student and the fused mo
 `front_k`, the L2G module (patch embedding and one Swin-V2 block), and the back's stages from `back_j` on with its head.
 A CNN is the front of a pair with exactly one CNN; otherwise the student is.
 
-Paper and code: there is no released code. The papers give the loss, gamma (1.0 on CIFAR-100, 1.5 on ImageNet) and the
-modules; they leave open the temperature of InfoNCE (here learned, from 0.07), the heads of L2G (8 fits their parameter
-counts best), what a class-token back reads (a learned token), how features of unlike width meet (a linear map), and how
-networks of equal blocks are cut (as in OFA's code). Every such choice is a setting.
+Paper and code: there is no released code. The papers give the loss, gamma (1.0 on CIFAR-100, 1.5 on ImageNet), the
+modules, and a learned temperature "like CLIP". They leave open where it starts (here 0.07) and whether features are
+normalised (here they are), the heads of L2G (6 and 8 fit their parameter counts alike; 8 divides every width), what a
+class-token back reads (a learned token), how features of unlike width meet (a linear map), and which network is the
+front where neither is a CNN (the student). They cut networks of equal blocks "averagely" as OFA does, whose code cuts
+2/2/6/2, as is done here (`split` of the recipe). Heads, token, map, front and first temperature are settings.
 """
 
 import contextlib
@@ -133,7 +135,7 @@ class FBT(Method):
 
     @dataclass(frozen=True)
     class Config:
-        """Defaults: the papers' where they speak, else what their tables of costs and results fit best.
+        """Defaults: the papers' where they speak, else our reading, which agrees with their tables of costs.
 
         Attributes:
             gamma: of `ofa_loss`, 1.5 on ImageNet.

@@ -5,7 +5,7 @@
 Defaults are those of the released code of OFA, for CIFAR-100 and ImageNet alike. Other code bases weigh differently,
 see the variants: `mdistiller` and RepDistiller on CIFAR, `mdistiller` on ImageNet, DIST's repository on ImageNet.
 
-Paper and code: the paper averages the two losses with a weight "much lower" for the labels and gives no numbers for
+Paper and code: the paper averages the two losses with a much lower weight for the labels and gives no numbers for
 these datasets. The code of OFA takes the recipe's label smoothing into CE and does not soften the labels otherwise.
 """
 

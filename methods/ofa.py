@@ -7,8 +7,9 @@ An exit branch reads logits out of each stage: depthwise-separable convolutions 
 for tokens. Branches are dropped after training. Defaults are those of the released code, gamma 1.5 on ImageNet, and
 for CNN students on CIFAR-100 the branch weight 0.1 of the author's own runs (issues 14 and 32 of the repository).
 
-Paper and code: the printed loss, `form=paper`, enhances the target class as (1 + p_y)^gamma and so contains the label
-loss; the code's form, the default, is KD for gamma = 1. The code builds 3, 2, 1 and 1 blocks (maps: 3, 2, 1 and a 1x1
+Paper and code: the printed loss as TAS restates it, `form=paper`, enhances the target class as (1 + p_y)^gamma and so
+contains the label loss; the code's form, the default, raises the other classes to gamma too, and is KD for gamma = 1.
+The code builds 3, 2, 1 and 1 blocks (maps: 3, 2, 1 and a 1x1
 convolution); the published cost tables were counted with 4, 3, 2, 1 (`depth=paper`). The code takes the logarithm of
 a softmax, which can underflow; here it is log_softmax.
 """

@@ -139,6 +139,19 @@ class TestOFA:
                 expected -= ((1 + p[b, c]) ** gamma if c == y else p[b, c]) * log_q[b, c] / len(target)
         assert torch.allclose(ofa_loss(student, teacher, target, gamma, form="paper"), expected)
 
+    @given(seeds, st.floats(0.5, 3.0), temperatures)
+    def test_code_form_raises_every_class_to_gamma(self, seed, gamma, temperature):
+        student, teacher, target = logits_of(seed)
+        p, log_q = (teacher / temperature).softmax(1), (student / temperature).log_softmax(1)
+        expected = 0.0
+        for b, y in enumerate(target.tolist()):
+            for c in range(p.shape[1]):
+                hit = float(c == y)
+                expected -= ((p[b, c] + hit) ** gamma - hit) * log_q[b, c] / len(target)
+        loss = ofa_loss(student, teacher, target, gamma, temperature)
+        assert torch.allclose(loss, expected)
+        assert torch.allclose(gradient(loss, student), gradient(expected, student))
+
     @given(seeds)
     def test_paper_form_at_gamma_1_is_the_code_form_plus_the_label_loss(self, seed):
         student, teacher, target = logits_of(seed)
@@ -175,6 +188,17 @@ class TestInfoNCE:
         giver = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
         per_anchor = [math.log(1 + math.exp(-5)), 5 + math.log(1 + math.exp(-5))]
         assert info_nce_loss(learner, giver, 5.0).item() == pytest.approx(sum(per_anchor) / 2)
+
+    @given(seeds, st.floats(1, 50))
+    def test_value_and_gradient_are_those_of_the_printed_sum(self, seed, scale):
+        learner, giver = draw(seed, 4, 8).requires_grad_(), draw(seed + 1, 4, 8)
+        expected = 0.0
+        for i in range(4):
+            close = [scale * F.cosine_similarity(learner[i], giver[j], dim=0) for j in range(4)]
+            expected = expected - (close[i] - torch.stack(close).logsumexp(0)) / 4
+        loss = info_nce_loss(learner, giver, scale)
+        assert torch.allclose(loss, expected)
+        assert torch.allclose(gradient(loss, learner), gradient(expected, learner))
 
     def test_mse_is_the_mean_over_elements(self):
         assert feature_mse_loss(torch.zeros(2, 4), torch.full((2, 4), 3.0)).item() == 9.0
