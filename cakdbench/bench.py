@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from cakdbench.display import duration, watcher_for
 from cakdbench.errors import UsageError
@@ -58,7 +59,7 @@ class Bench:
             name = cell.label if state == "planned" else f"{cell.label} ({state})"
             rows.setdefault((str(cell.pair), cell.recipe.name, str(cell.seed)), []).append(name)
         for row, labels in rows.items():
-            table.add_row(*row, ", ".join(labels))
+            table.add_row(*row, Text(", ".join(labels)))
         self.console.print(table)
         for refusal in plan.refusals:
             self._say(f"refused: {refusal.label} on {refusal.pair}: {refusal.reason}")

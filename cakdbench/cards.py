@@ -29,14 +29,18 @@ def in_order() -> list[type[Method]]:
 def methods_table(pair: str) -> Table:
     """One line per method; extra parameters are counted on `pair`."""
     spec = one_pair(pair)
-    extra = f"extra parameters on {spec.pair}"
-    table = Table("method", "title", "year", "kind", "uses of the teacher", extra, "paper")
-    table.columns[5].justify = "right"
+    table = Table(title=Text(f"extra parameters: on {spec.pair}"), title_justify="left")
+    table.add_column("method", no_wrap=True)
+    table.add_column("extra parameters", justify="right", no_wrap=True)
+    for name in ("kind", "year", "title", "uses of the teacher", "paper"):
+        table.add_column(name)
     for method in in_order():
         uses = ", ".join(sorted(method.needs)) or "-"
         count = extra_parameters(method, spec)
         shown = "refused" if count is None else f"{count:,}"
-        table.add_row(method.id, method.title, str(method.year or "-"), method.kind, uses, shown, method.paper)
+        names = ", ".join((method.id, *method.aliases))
+        facts = names, shown, method.kind, str(method.year or "-"), method.title, uses, method.paper
+        table.add_row(*map(Text, facts))
     return table
 
 
@@ -45,7 +49,7 @@ def variants_table() -> Table:
     table = Table("variant", "changes")
     for method in in_order():
         for name, values in method.variants.items():
-            table.add_row(f"{method.id}:{name}", _assignments(values))
+            table.add_row(*map(Text, (f"{method.id}:{name}", _assignments(values))))
         table.add_section()
     return table
 
@@ -75,10 +79,11 @@ def extra_parameters(method: type[Method], spec: PairSpec) -> int | None:
 
 def explanation(method: type[Method], pair: str) -> Iterator[RenderableType]:
     """The card of one method: facts, the text of its module, settings, variants."""
-    yield Text(f"{method.title} ({method.id})", "bold")
+    yield Text(f"{method.title} ({', '.join((method.id, *method.aliases))})", "bold")
     yield _facts(method, one_pair(pair))
     yield Text(_flowing(inspect.cleandoc(sys.modules[method.__module__].__doc__ or method.__doc__ or "")))
     if fields(method.Config):
+        yield Text("Settings. " + " ".join((method.Config.__doc__ or "").partition("Attributes:")[0].split()))
         yield _settings_table(method)
     for setting in method.settings:
         where = ", ".join(f"{key} {value}" for key, value in setting.where.items())
@@ -95,7 +100,7 @@ def _flowing(text: str) -> str:
 
 def _facts(method: type[Method], spec: PairSpec) -> Table:
     table, count = Table.grid(padding=(0, 2)), extra_parameters(method, spec)
-    table.add_row("paper", " ".join(filter(None, (method.paper, method.url))))
+    table.add_row("paper", Text(" ".join(filter(None, (method.paper, method.url)))))
     table.add_row("kind", method.kind)
     table.add_row("uses of the teacher", ", ".join(sorted(method.needs)) or "nothing")
     table.add_row("extra parameters", f"{'refused' if count is None else f'{count:,}'} on {spec.pair}")
@@ -106,7 +111,7 @@ def _settings_table(method: type[Method]) -> Table:
     meanings = field_texts(method)
     table = Table("setting", "default", "meaning")
     for each in fields(method.Config):
-        table.add_row(each.name, str(_default(each)), Text(meanings.get(each.name, "")))
+        table.add_row(each.name, Text(str(_default(each))), Text(meanings.get(each.name, "")))
     return table
 
 
@@ -130,7 +135,7 @@ def _default(field: Field) -> Any:
 def _variants_of(method: type[Method]) -> Table:
     table = Table("variant", "changes")
     for name, values in method.variants.items():
-        table.add_row(f"{method.id}:{name}", _assignments(values))
+        table.add_row(*map(Text, (f"{method.id}:{name}", _assignments(values))))
     return table
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cakdbench import cli_methods
-from cakdbench.cli_methods import load_methods
+from cakdbench.cli_methods import load_methods, methods_named
 from cakdbench.errors import CakdError, UsageError
 from cakdbench.options import (
     CACHE,
@@ -44,7 +44,9 @@ app.add_typer(teacher_app, name="teacher")
 def run(
     pairs: Annotated[str, typer.Option(help="Suites, groups, TEACHER>STUDENT@DATASET; comma-separated.")],
     more: MoreSet = [],
-    methods: Annotated[str, typer.Option(help="Methods, METHOD:VARIANT, or all; scratch and kd always join.")] = "",
+    methods: Annotated[
+        str, typer.Option(help="Methods, METHOD:VARIANT, METHOD[KEY=1|2], or all; scratch and kd join.")
+    ] = "",
     recipe: Annotated[str | None, typer.Option(help="A recipe for all pairs instead of each pair's own.")] = None,
     seeds: Seeds = "0",
     set: Set = [],
@@ -80,7 +82,7 @@ def run(
     load_methods(method_file)
     settings = Settings.parse([*set, *more])
     specs = resolve_pairs(pairs, recipe)
-    plan = make_plan(_names(methods), specs, _seeds(seeds), settings, precision, data_dir)
+    plan = make_plan(methods_named(methods), specs, _seeds(seeds), settings, precision, data_dir)
     bench = _bench(
         store,
         data_dir,
@@ -225,14 +227,6 @@ def _bench(
     runs = Store(store)
     registry = Teachers(runs, teacher_dir, settings or Settings(), teachers, precision)
     return Bench(console, runs, registry, accelerator, Options(data_dir=data_dir, workers=workers, **options))
-
-
-def _names(text: str) -> list[str]:
-    from cakdbench.labels import expand
-    from cakdbench.registry import method_ids
-
-    names = expand(text)
-    return method_ids() if names == ["all"] else names
 
 
 def _seeds(text: str) -> list[int]:

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
+from cakdbench.errors import UsageError
 from cakdbench.options import CardPair, MethodFiles, TeacherFiles, console
 
 app = typer.Typer()
@@ -70,9 +72,9 @@ def check(
 
     torch.set_num_threads(1)
     files, failed = [*method_file], False
-    for name in _methods_in(methods, files):
+    for name in _to_check(methods, files):
         lab = Lab(*split_variant(name))
-        with console.status(f"checking {name}"):
+        with console.status(Text(f"checking {name}")):
             findings = list(check_method(lab, files, processes))
         console.print(findings_table(name, findings))
         failed |= not all(finding.passed for finding in findings)
@@ -107,19 +109,26 @@ def load_methods(files: list[Path]) -> None:
         load_file(path)
 
 
-def _methods_in(names: str, files: list[Path]) -> list[str]:
-    """The labels in `names`; a file stands for the methods it registers, and joins `files`."""
+def methods_named(text: str) -> list[str]:
+    """The labels in a list of names; `all` stands for every registered method."""
     from cakdbench.labels import expand
-    from cakdbench.registry import load_file, method_ids
+    from cakdbench.registry import method_ids
+
+    return [label for name in expand(text) for label in (method_ids() if name == "all" else [name])]
+
+
+def _to_check(names: str, files: list[Path]) -> list[str]:
+    """The labels in `names`; a Python file stands for the methods it registers, and joins `files`."""
+    from cakdbench.registry import load_file
 
     load_methods(files)
     chosen = []
-    for name in expand(names):
-        if name == "all":
-            chosen += method_ids()
-        elif name.endswith(".py"):
+    for name in methods_named(names):
+        if name.endswith(".py"):
             files.append(Path(name))
             chosen += load_file(Path(name))
         else:
             chosen.append(name)
+    if not chosen:
+        raise UsageError("name a method, a Python file with methods, or all")
     return chosen

@@ -28,7 +28,7 @@ def estimate_seconds(
     for cell in cells:
         facts = dataset_facts(cell.pair.dataset, data_dir)
         images = facts.n_train * cell.recipe.epochs / accelerator.num_processes
-        student, teacher = clock.per_image(cell, facts.num_classes)
+        student, teacher = clock.per_image(cell, facts.num_classes, facts.n_train)
         total += images * student
         shared = cell.pair.teacher, cell.pair.dataset, cell.recipe, cell.seed
         passes[shared] = max(passes.get(shared, 0.0), images * teacher)
@@ -42,21 +42,22 @@ class _Clock:
         self.accelerator, self.batch = accelerator, batch
         self._known: dict[tuple, tuple[float, float]] = {}
 
-    def per_image(self, cell: Cell, classes: int) -> tuple[float, float]:
+    def per_image(self, cell: Cell, classes: int, samples: int) -> tuple[float, float]:
         """Seconds per image of the student's step and of the teacher's forward pass."""
         size = cell.recipe.image_size
         teacher = cell.pair.teacher if cell.needs_teacher else None
-        key = (cell.label, repr(cell.config), teacher, cell.pair.student, size, classes)
+        key = (cell.label, repr(cell.config), teacher, cell.pair.student, size, classes, samples)
         if key not in self._known:
-            self._known[key] = self._measure(cell, size, classes)
+            self._known[key] = self._measure(cell, size, classes, samples)
         return self._known[key]
 
-    def _measure(self, cell: Cell, size: int, classes: int) -> tuple[float, float]:
+    def _measure(self, cell: Cell, size: int, classes: int, samples: int) -> tuple[float, float]:
         device = self.accelerator.device
         student = StagedModel(cell.pair.student, classes, size, split=cell.recipe.split)
         teacher = self._teacher(cell, classes) if cell.needs_teacher else None
-        labels = torch.arange(max(self.batch, classes)) % classes
+        labels = torch.arange(samples) % classes
         method = cell.method(student, teacher, cell.config, labels).to(device).train()
+        method.epoch_start(0)
         images = torch.randn(self.batch, 3, size, size, device=device)
         target = torch.arange(self.batch, device=device) % classes
         batch = Batch(images, target, target, 0, 0, label_criterion(cell.recipe))
@@ -66,8 +67,7 @@ class _Clock:
                 batch.teacher = teacher(images, **forward_options(method.needs))
 
         def learn() -> None:
-            made = method(batch)
-            sum((*made.losses.values(), *made.adversary.values())).backward()
+            sum(method(batch).everything.values()).backward()
             method.step_end()
 
         taught = self._time(teach) if method.needs - {"model"} else 0.0

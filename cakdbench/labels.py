@@ -52,9 +52,10 @@ def _bracket(name: str) -> tuple[str, dict[str, str]]:
     if not bracket:
         return stem, {}
     items = [item.partition("=") for item in _parts(inside.removesuffix("]"), ",")]
-    if not inside.endswith("]") or any(not (key.strip() and value.strip()) for key, _, value in items):
+    found = {key.strip(): value.strip() for key, _, value in items}
+    if not inside.endswith("]") or len(found) < len(items) or not all([*found, *found.values()]):
         raise UsageError(f"{name!r}: write METHOD[KEY=VALUE] or a grid METHOD[KEY=VALUE|VALUE], as ofa[gamma=1.0|1.5]")
-    return stem.strip(), {key.strip(): value.strip() for key, _, value in items}
+    return stem.strip(), found
 
 
 def _parts(text: str, separator: str) -> list[str]:

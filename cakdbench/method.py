@@ -1,18 +1,18 @@
 """The Method contract: what a distillation method must and may define.
 
 A method MUST
-- be registered with `@register(id, title=..., paper=..., url=...)`,
-- define `Config`, a frozen dataclass of its hyper-parameters with their defaults,
+- be registered with `@register(id, title=..., paper=..., url=..., year=..., kind=...)`,
+- define `Config`, a frozen dataclass of its hyper-parameters with their defaults, each explained in its docstring,
 - define `distill_step(batch) -> Step`, whose named losses are summed to give the training objective.
 
 A method MAY
 - create extra modules in `build` (trained with the student, dropped from the exported student),
 - set `needs`: what it uses of the teacher; an empty set means that no teacher is built,
-- refuse a pair with a reason (`refuses`), hook the start of an epoch and the end of a step,
+- refuse a pair with a reason (`refuses`), hook the start of an epoch, the end of a step, and a save,
 - train an adversary of the student with an optimizer of its own (`extra_optimizers`, `Step.adversary`),
 - give settings per dataset or architecture (`settings`) and named `variants` as data.
 
-A method MUST NOT draw seeds, touch the recipe's optimizer, or ask for a model's class. State that has to survive
+A method MUST NOT draw seeds, write to the batch, touch the recipe's optimizer, or ask for a model's class. State that has to survive
 a resume belongs in buffers, or in `get_extra_state`. What `cakdbench explain` shows of a method is its module's and
 its Config's docstring.
 """
@@ -86,9 +86,18 @@ class Step:
     losses: dict[str, Tensor]
     adversary: dict[str, Tensor] = field(default_factory=dict)
 
+    def __post_init__(self):
+        if both := self.losses.keys() & self.adversary.keys():
+            raise ValueError(f"{sorted(both)[0]!r} names a loss and one of the adversary: give them two names")
+
     @property
     def total(self) -> Tensor:
         return sum(self.losses.values())
+
+    @property
+    def everything(self) -> dict[str, Tensor]:
+        """All losses by name, the adversary's too; one backward pass through their sum serves both sides."""
+        return self.losses | self.adversary
 
 
 def check_choices(config: Any) -> None:
@@ -131,6 +140,7 @@ class Method(nn.Module):
     url: ClassVar[str]
     year: ClassVar[int | None]
     kind: ClassVar[str]
+    aliases: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, student: StagedModel, teacher: StagedModel | None, config: Config, labels: Tensor | None = None):
         super().__init__()

@@ -7,13 +7,14 @@ from typing import Any
 
 from cakdbench.data.datasets import ImageDataset, dataset_facts
 from cakdbench.errors import UsageError
-from cakdbench.labels import label, split, toml_value
+from cakdbench.labels import changes, label, split, toml_value
 from cakdbench.method import Method
 from cakdbench.models.staged import ModelInfo
 from cakdbench.models.zoo import model_info
 from cakdbench.recipes import Recipe, load_recipe
 from cakdbench.records import DatasetIdentity, Identity, MethodIdentity, TeacherIdentity
-from cakdbench.registry import get_method, resolve_config, source_hash, split_variant
+from cakdbench.registry import get_method, resolve_config, split_variant
+from cakdbench.sources import source_hash
 from cakdbench.suites import Pair, PairSpec
 
 ALWAYS = ("scratch", "kd")
@@ -127,6 +128,8 @@ def make_plan(
         for name in chosen:
             method, variant = split_variant(name)
             overrides = settings.methods.get(method.id, {})
+            if twice := changes(variant or "").keys() & overrides:
+                raise UsageError(f"{name} and --set {method.id}.{min(twice)}: give the number once")
             config = resolve_config(method, variant, *infos, spec.pair.dataset, overrides)
             reason = method.refuses(*infos, config)
             if reason:

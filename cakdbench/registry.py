@@ -1,18 +1,14 @@
 """The method registry: how a class becomes a name on the command line."""
 
-import ast
 import functools
 import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
-import inspect
 import pkgutil
 import sys
-import tokenize
 from dataclasses import fields
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -52,7 +48,8 @@ def register(
             raise UsageError(f"method {id!r} needs {strange} of the teacher; what it can give is {known}")
         if kind not in KINDS:
             raise unknown(f"kind of {id}", kind, KINDS)
-        cls.id, cls.title, cls.paper, cls.url, cls.year, cls.kind = id, title, paper, url, year, kind
+        cls.id, cls.title, cls.paper, cls.url = id, title, paper, url
+        cls.year, cls.kind, cls.aliases = year, kind, aliases
         _methods[id] = cls
         _aliases.update(dict.fromkeys(aliases, id))
         return cls
@@ -87,7 +84,10 @@ def load_file(path: Path) -> list[str]:
         raise
     except Exception as error:  # other people's code, whatever it raises
         raise UsageError(f"the method file {path} cannot be loaded: {error!r}") from error
-    return [id for id, method in _methods.items() if method.__module__ == spec.name]
+    found = [id for id, method in _methods.items() if method.__module__ == spec.name]
+    if not found:
+        raise UsageError(f"{path} registers no method: decorate its class with @register(...)")
+    return found
 
 
 def method_ids() -> list[str]:
@@ -150,38 +150,3 @@ def resolve_config(
         return TypeAdapter(method.Config).validate_python(values)
     except ValueError as error:
         raise UsageError(f"setting of {method.id}: {error}") from error
-
-
-def source_hash(method: type[Method]) -> str:
-    """sha256 over the code of the method's file and of the modules of its package that it imports from.
-
-    Docstrings, comments and blank lines, which cannot change a result, are no part of it.
-    """
-    codes = {m.__name__: bare(inspect.getsource(m)) for m in _source_modules(sys.modules[method.__module__])}
-    return hashlib.sha256("\0".join(codes[name] for name in sorted(codes)).encode()).hexdigest()
-
-
-def bare(source: str) -> str:
-    """Python source without docstrings, comments and blank lines; the same text in every version of Python."""
-    lines = source.splitlines(keepends=True)
-    cuts = [(*t.start, *t.end) for t in tokenize.generate_tokens(iter(lines).__next__) if t.type == tokenize.COMMENT]
-    for node in ast.walk(ast.parse(source)):
-        text = node.body[0] if isinstance(getattr(node, "body", None), list) and node.body else None
-        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant) and isinstance(text.value.value, str):
-            cuts.append((text.lineno, text.col_offset, text.end_lineno, text.end_col_offset))
-    for first, start, last, end in sorted(cuts, reverse=True):
-        lines[first - 1 : last] = [lines[first - 1][:start] + lines[last - 1][end:], *[""] * (last - first)]
-    return "\n".join(line.rstrip() for line in lines if line.strip())
-
-
-def _source_modules(module: ModuleType, seen: set[str] | None = None) -> list[ModuleType]:
-    seen = {module.__name__} if seen is None else seen
-    found = [module]
-    ours = module.__name__.startswith("cakdbench.")
-    package = "cakdbench.methods." if ours else module.__name__.partition(".")[0] + "."
-    for value in vars(module).values():
-        home = value.__name__ if inspect.ismodule(value) else getattr(value, "__module__", None) or ""
-        if home.startswith(package) and home not in seen:
-            seen.add(home)
-            found += _source_modules(sys.modules[home], seen)
-    return found

@@ -1,5 +1,6 @@
 """`cakdbench new`: a method file to start from, and its test."""
 
+import importlib.util
 import keyword
 import re
 from pathlib import Path
@@ -19,6 +20,8 @@ def write_method(name: str, folder: Path) -> tuple[Path, Path]:
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         raise UsageError(f"{name!r} cannot be a method's id: use small letters, digits and underscores, as in my_kd")
+    if importlib.util.find_spec(name):
+        raise UsageError(f"{name!r} is the name of a Python module, which {name}.py would hide: choose another name")
     if taken(name):
         raise UsageError(f"{name!r} is a registered method already: choose another name")
     paths = folder / f"{name}.py", folder / f"test_{name}.py"
@@ -27,7 +30,7 @@ def write_method(name: str, folder: Path) -> tuple[Path, Path]:
             raise UsageError(f"{path} exists: choose another name, or another --folder")
     folder.mkdir(parents=True, exist_ok=True)
     words = name.split("_")
-    facts = {"id": name, "title": " ".join(words).upper(), "class_name": "".join(map(str.capitalize, words))}
+    facts = {"id": name, "title": " ".join(words).upper(), "class_name": "".join(map(str.capitalize, words)) + "Method"}
     for path, template in zip(paths, ("method.txt", "test.txt")):
         path.write_text(Template((TEMPLATES / template).read_text()).substitute(facts))
     return paths

@@ -18,7 +18,8 @@ the convolution or interpolated after it; a bridge into a network with prefix to
 started from those the network begins with. Losses on features leave prefix tokens out. Patch merging is part of the
 stage that it opens.
 
-Defaults are the paper's of ImageNet (T = 1, ramp 5), for other datasets too; CIFAR-100 has T = 4 and ramp 20 in
+Defaults are the paper's of ImageNet (T = 1, ramp 5, and weight 5 as for ResNet50 to MobileNetV1), for other
+datasets too; CIFAR-100 has T = 4 and ramp 20 in
 `settings`. Variants hold what the paper sets for single pairs.
 
 Paper and code: the released trainer puts the teacher in train mode, so that its batch norms use the batch; here it

@@ -26,8 +26,9 @@ corrects: squeeze-and-excitation returns its gate instead of the feature times t
 a channel; prompted maps are read back as tokens without moving the axes, which scrambles the features of every
 token teacher; the last token is taken for the class token; position is counted over the samples of the batch instead
 of the tokens. Not reproduced: the first teacher pass of an epoch ran in train mode, and feedback was lost on
-resuming. The code needs n_q = 4 * k^2, which the 80 of the paper's Table 6 is not. Where it is silent: all linear maps
-and convolutions have biases but the aligners' 1x1 convolutions, and the prompts' parts start as PyTorch starts them.
+resuming. The code needs n_q = 4 * k^2, which the 80 of the paper's Table 6 is not. Details that the paper
+leaves open are the code's: all linear maps and convolutions have biases but the aligners' 1x1 convolutions, and
+attention and prompts start as PyTorch starts them.
 """
 
 import math
@@ -140,6 +141,7 @@ class FOFA(Method):
         config = self.config
         self._feedback: Feedback = {}
         self._collected: Feedback = {}
+        self._gathered = False  # whether the feedback of other processes has joined
         self._epoch = -1  # of the feedback
         self.needs = _needs(config)
         if not config.beta:
@@ -201,11 +203,13 @@ class FOFA(Method):
 
     def step_end(self) -> None:
         """The step's differences become the next one's feedback."""
-        self._feedback, self._collected = self._collected, {}
+        self._feedback, self._collected, self._gathered = self._collected, {}, False
 
     def before_save(self) -> None:
         """Whichever process saves, it saves the feedback of all: process r of w has the places r, r + w, ..."""
-        own, self._feedback = self._feedback, {}
+        if self._gathered:
+            return
+        own, self._feedback, self._gathered = self._feedback, {}, True
         for place, parts in own.items():
             gathered = [together(part) for part in parts]
             processes = len(gathered[0]) // len(parts[0])
@@ -223,7 +227,7 @@ class FOFA(Method):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Take what `get_extra_state` gave; tensors move to the batch's device when they are used."""
-        self._epoch, self._feedback = state["epoch"], dict(state["feedback"])
+        self._epoch, self._feedback, self._gathered = state["epoch"], dict(state["feedback"]), True
 
 
 def _needs(config: FOFA.Config) -> frozenset[str]:

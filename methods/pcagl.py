@@ -15,8 +15,9 @@ adversary only. CNN teachers and token students are refused: the paper does not 
 Each image is cropped, rotated, jittered and masked for the student with chance `view_chance` each. The teacher sees
 the same crop and rotation, because features are matched position by position (variant `literal`: the clean image).
 
-Defaults: no code was released, and the paper gives neither adversarial_weight, dropout, D and its optimizer nor the
-strength of the views; these are choices of this suite. The paper's are mix, tile and that D trains every fifth epoch.
+Defaults: no code was released, and the paper gives neither adversarial_weight, dropout, the widths of D's three
+layers, its optimizer nor the strength of the views; these are choices of this suite, as is that D judges each token and
+a sample by the mean of its logits. The paper's are mix, tile and that D trains every fifth epoch.
 
 Paper and code: eq. 10 has no label loss; it is added here. "V V / sqrt(d)" is read as MiniLM's value relation, each
 norm as a mean squared error, e of algorithm 1 as the epoch. L_MVG is unbounded below: D's logit is clamped in it. The

@@ -25,7 +25,7 @@ def test_every_setting_of_every_method_is_explained(id):
 def test_explain_shows_formula_settings_and_variants(shell, id):
     code, output = shell("explain", id)
     method = get_method(id)
-    assert code == 0 and f"({id})" in output
+    assert code == 0 and f"({id}" in output
     assert " = " in output.partition("Paper and code")[0]
     for name in [field.name for field in fields(method.Config)] + [f"{id}:{variant}" for variant in method.variants]:
         assert name in output
@@ -33,7 +33,7 @@ def test_explain_shows_formula_settings_and_variants(shell, id):
 
 
 def test_an_alias_is_explained_as_its_method(shell):
-    assert "FBT (fbt)" in shell("explain", "tas")[1]
+    assert "FBT (fbt, tas)" in shell("explain", "tas")[1]
 
 
 def test_an_unknown_method_is_named_with_the_nearest(shell):

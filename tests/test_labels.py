@@ -33,7 +33,7 @@ def test_a_list_of_names_becomes_labels(names, expected):
     assert labels.expand(names) == expected
 
 
-@pytest.mark.parametrize("name", ["ofa[gamma]", "ofa[=1]", "ofa[gamma=1.0", "ofa[gamma=1.0]x", "ofa[]"])
+@pytest.mark.parametrize("name", ["ofa[gamma]", "ofa[=1]", "ofa[gamma=1.0", "ofa[gamma=1.0]x", "ofa[]", "ofa[a=1,a=2]"])
 def test_a_broken_grid_is_an_error_that_shows_the_form(name):
     with pytest.raises(UsageError, match=r"ofa\[gamma=1.0\|1.5\]"):
         labels.expand(name)
@@ -60,6 +60,12 @@ def test_each_point_of_a_grid_is_a_cell_with_its_numbers():
     assert found["ofa[gamma=1.5]"].config.gamma == 1.5
     config = found["fbt:mse[l2g_window=4]"].config
     assert (config.feature_loss, config.l2g_window) == ("mse", 4)
+
+
+def test_a_number_in_the_grid_and_in_set_is_refused():
+    specs = resolve_pairs("resnet_m>vit_xs@fashion_demo", "demo")
+    with pytest.raises(UsageError, match="give the number once"):
+        make_plan(["ofa[gamma=1.0]"], specs, [0], Settings.parse(["ofa.gamma=1.2"]))
 
 
 @pytest.mark.parametrize(

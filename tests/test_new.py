@@ -6,7 +6,6 @@ import sys
 
 import pytest
 
-
 NUMBERS = itertools.count(1)
 
 
@@ -37,7 +36,9 @@ def test_it_says_what_to_do_next_and_the_next_command_works(shell, written):
     assert code == 0 and "temperature" in output and "L = CE(z_s, y)" in output
 
 
-@pytest.mark.parametrize("name, words", [("kd", "registered"), ("My-KD", "small letters"), ("tas", "registered")])
+@pytest.mark.parametrize(
+    "name, words", [("kd", "registered"), ("My-KD", "small letters"), ("tas", "registered"), ("torch", "Python")]
+)
 def test_a_name_that_cannot_be_an_id_is_refused(shell, name, words):
     code, output = shell("new", name)
     assert code == 2 and words in output

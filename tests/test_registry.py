@@ -8,7 +8,8 @@ import pytest
 
 from cakdbench.errors import UsageError
 from cakdbench.method import Method
-from cakdbench.registry import bare, get_method, load_file, register, source_hash
+from cakdbench.registry import get_method, load_file, register
+from cakdbench.sources import bare, source_hash
 
 
 def enter(id: str, aliases: tuple[str, ...] = (), **attributes: object) -> type[Method]:
@@ -74,6 +75,37 @@ def test_words_about_the_code_do_not_change_the_hash_and_code_does(tmp_path):
 def test_strings_that_look_like_comments_stay_in_the_hashed_code():
     assert bare('x = "# not a comment"\n') == 'x = "# not a comment"'
     assert bare('def f():\n    """Doc."""\n    return """a # b"""\n') == 'def f():\n    return """a # b"""'
+
+
+def test_lines_inside_of_a_string_stay_as_they_are_and_odd_characters_cut_nothing():
+    text = 'x = """a\n\n  b  \n"""\n'
+    assert bare(text) == 'x = """a\n\n  b  \n"""'
+    assert bare('def f():\n    """ö – ü"""; y = 1  # ä\n') == "def f():\n    ; y = 1"
+    assert bare('x = "a\\x0c"\n\x0cdef g(): pass\n') == 'x = "a\\x0c"\n\x0cdef g(): pass'
+
+
+def test_a_file_without_a_method_is_an_error_that_says_so(tmp_path):
+    path = tmp_path / "empty.py"
+    path.write_text("x = 1\n")
+    with pytest.raises(UsageError, match="registers no method"):
+        load_file(path)
+
+
+def test_an_outside_method_has_the_built_in_code_it_uses_in_its_hash(tmp_path):
+    path = tmp_path / "borrower.py"
+    path.write_text("from cakdbench.methods.kd import kd_loss\n" + METHOD.format(id="borrower", factor=1))
+    load_file(path)
+    kd = bare(Path(sys.modules[get_method("kd").__module__].__file__).read_text())
+    assert (
+        source_hash(get_method("borrower"))
+        == hashlib.sha256(
+            "\0".join(
+                [bare(path.read_text()), kd]
+                if get_method("borrower").__module__ < "cakdbench.methods"
+                else [kd, bare(path.read_text())]
+            ).encode()
+        ).hexdigest()
+    )
 
 
 def test_the_source_hash_of_fbt_covers_the_ofa_loss_it_imports():

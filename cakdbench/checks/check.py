@@ -1,6 +1,8 @@
 """All checks of a method, one finding each."""
 
+import inspect
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +20,10 @@ CHECKS: dict[str, Callable[[Lab], str]] = {
     "finite under bf16": steps.finite(autocast=True),
     "trains the student, not the teacher": steps.trains_the_student_alone,
     "needs what it declares": steps.needs,
+    "an adversary keeps to itself": steps.adversary,
     "every form of labels": steps.label_forms,
     "odd batch sizes": steps.batch_sizes,
+    "every variant steps": steps.variants,
     "leaves seeds alone": steps.keeps_seeds,
     "exported student is plain": steps.export,
     "extra parameters move": training.optimized,
@@ -66,20 +70,20 @@ def _run(check: Callable[[Lab], str], lab: Lab) -> tuple[bool, str, str]:
     except Fault as fault:
         return False, fault.what, fault.fix
     except Exception as error:  # a method may raise anything
-        where = _place(error)
-        return False, f"{type(error).__name__}: {error}", f"raised {where}"
+        return False, f"{type(error).__name__}: {error}", f"look at {_place(error, lab)}"
 
 
-def _place(error: BaseException) -> str:
-    frame = error.__traceback__
-    while frame.tb_next:
-        frame = frame.tb_next
-    return f"in {Path(frame.tb_frame.f_code.co_filename).name}, line {frame.tb_lineno}"
+def _place(error: BaseException, lab: Lab) -> str:
+    """The last line of the method's own file that the error came through; else of any file."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if frame.filename == inspect.getsourcefile(lab.method)]
+    frame = (own or frames)[-1]
+    return f"{Path(frame.filename).name}, line {frame.lineno}: {frame.line}"
 
 
 def findings_table(name: str, findings: list[Finding]) -> Table:
     """One line per check, and what to do below each that failed."""
-    table = Table("check", "", "found", "s", title=name, title_justify="left")
+    table = Table("check", "", "found", "s", title=Text(name), title_justify="left")
     for each in findings:
         mark = Text("ok", "green") if each.passed else Text("FAILED", "bold red")
         found = Text(each.detail if each.passed else f"{each.detail}\n-> {each.fix}")

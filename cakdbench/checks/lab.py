@@ -135,7 +135,9 @@ class Lab:
         labels = torch.from_numpy(small_dataset().train.labels)
         with seeded("extra", self.method.id):
             given = teacher if self.method.needs else None
-            return self.method(student, given, self.config(direction), labels).train()
+            method = self.method(student, given, self.config(direction), labels).train()
+        method.epoch_start(0)
+        return method
 
     def lane(self, direction: Direction, recipe: Recipe | None = None, accelerator: Accelerator | None = None) -> Lane:
         """The method in training as the engine trains it."""

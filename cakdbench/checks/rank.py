@@ -28,6 +28,7 @@ def _train(lab: Lab, folder: Path, accelerator) -> None:
         failed = train([lane], direction, accelerator.process_index)
         if failed:
             raise RuntimeError(f"{lab.label}: {failed[0]}")
+        lane.method.before_save()
         if accelerator.is_main_process:
             torch.save(lane.method.state_dict(), folder / state_name(lab, direction))
 

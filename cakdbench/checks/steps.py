@@ -2,17 +2,32 @@
 
 import copy
 import math
+import random
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from cakdbench.checks.lab import DIRECTIONS, MODELS, Fault, Lab, make_batch, student_model, teacher_model
+from cakdbench.cards import field_texts
+from cakdbench.checks.lab import (
+    CLASSES,
+    DIRECTIONS,
+    MODELS,
+    SAMPLES,
+    Direction,
+    Fault,
+    Lab,
+    make_batch,
+    student_model,
+    teacher_model,
+)
 from cakdbench.method import Method, Step
-from cakdbench.models.staged import Output
+from cakdbench.models.staged import Output, StagedModel
 from cakdbench.randomness import seeded
 from cakdbench.registry import resolve_config
+from cakdbench.train.lane import parameters_of
 
 
 def step(method: Method, batch, autocast: bool = False) -> Step:
@@ -23,24 +38,23 @@ def step(method: Method, batch, autocast: bool = False) -> Step:
 
 def backward(method: Method, made: Step) -> None:
     method.zero_grad(set_to_none=True)
-    sum((*made.losses.values(), *made.adversary.values())).backward()
+    sum(made.everything.values()).backward()
 
 
 def described(lab: Lab) -> str:
     method = lab.method
-    if not (method.__doc__ and method.Config.__doc__):
-        raise Fault("the class or its Config has no docstring", "say in one line what the method does")
+    if not method.__doc__:
+        raise Fault("the class has no docstring", "say in one line what the method does")
+    silent = [field.name for field in fields(method.Config) if not field_texts(method).get(field.name)]
+    if silent:
+        raise Fault(f"the setting {silent[0]} is not explained", "add it to `Attributes:` in Config's docstring")
     for name in ("title", "paper"):
         if not getattr(method, name):
             raise Fault(f"no {name}", f"give @register(..., {name}=...)")
+    infos = [teacher_model(MODELS[kind]).info for kind in ("cnn", "msa")]
     for variant in (None, *method.variants):
-        infos = [_info(kind) for kind in ("cnn", "msa")]
         resolve_config(method, variant, *infos, "fashion_demo")
     return f"{len(fields(method.Config))} settings, {len(method.variants)} variants"
-
-
-def _info(kind: str):
-    return teacher_model(MODELS[kind]).info
 
 
 def refusals(lab: Lab) -> str:
@@ -63,6 +77,9 @@ def finite(autocast: bool) -> Callable[[Lab], str]:
             method = lab.make(direction, teacher)
             made = step(method, make_batch(teacher), autocast)
             _check_losses(made, str(direction))
+            if made.logits.shape != (4, CLASSES):
+                shape = "x".join(map(str, made.logits.shape))
+                raise Fault(f"{direction}: the logits are {shape}, not 4x{CLASSES}", "return the student's logits")
             backward(method, made)
             for name, parameter in method.named_parameters():
                 if parameter.grad is not None and not parameter.grad.isfinite().all():
@@ -78,7 +95,7 @@ def finite(autocast: bool) -> Callable[[Lab], str]:
 def _check_losses(made: Step, where: str) -> None:
     if not isinstance(made, Step) or not made.losses:
         raise Fault(f"{where}: distill_step gave {type(made).__name__}", "return Step(logits, {name: scalar, ...})")
-    for name, loss in (made.losses | made.adversary).items():
+    for name, loss in made.everything.items():
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             raise Fault(f"{where}: loss {name!r} is no scalar", "reduce it, by .mean() for example")
         if not math.isfinite(loss.item()):
@@ -106,6 +123,58 @@ def trains_the_student_alone(lab: Lab) -> str:
         if teacher.training or any(not torch.equal(before[name], v) for name, v in teacher.state_dict().items()):
             raise Fault(f"{direction}: the teacher changed", "never call train() on it, nor write to it")
     return f"{len(lab.accepted)} directions"
+
+
+def variants(lab: Lab) -> str:
+    """Every variant makes a step with finite losses on the first direction it takes."""
+    refused = []
+    for name in lab.method.variants:
+        each = replace(lab, variant=name)
+        if not each.accepted:
+            refused.append(name)
+            continue
+        teacher = teacher_model(MODELS[each.accepted[0].teacher])
+        _check_losses(step(each.make(each.accepted[0], teacher), make_batch(teacher)), each.label)
+    if refused:
+        raise Fault(f"{lab.method.id}:{refused[0]} is refused everywhere", "let refuses() name what it is for")
+    return f"{len(lab.method.variants)} variants"
+
+
+def adversary(lab: Lab) -> str:
+    """What an adversary minimises depends on its own parameters alone, and the other losses do not train it."""
+    opposed = 0
+    for direction in lab.accepted:
+        teacher = teacher_model(MODELS[direction.teacher])
+        method = lab.make(direction, teacher)
+        own = {id(p) for p in parameters_of(*method.extra_optimizers())}
+        if own & {id(p) for p in method.student.parameters()}:
+            raise Fault("extra_optimizers() hold parameters of the student", "leave the student to the recipe")
+        made = step(method, make_batch(teacher))
+        theirs, ours = _by_owner(method, own)
+        for losses, others in ((made.adversary, ours), (made.losses, theirs)):
+            reached = _reached(losses, others)
+            if reached:
+                raise Fault(
+                    f"{direction}: {', '.join(losses)} reach {reached[0]}",
+                    "detach what the adversary is given, and run it with detached parameters for the student's loss",
+                )
+        opposed += bool(own)
+    return f"{opposed} directions have one" if opposed else "there is none"
+
+
+def _by_owner(method: Method, own: set[int]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Trained parameters by name: the adversary's, and all others."""
+    trained = {name: p for name, p in method.named_parameters() if p.requires_grad}
+    theirs = {name: p for name, p in trained.items() if id(p) in own}
+    return theirs, {name: p for name, p in trained.items() if name not in theirs}
+
+
+def _reached(losses: dict[str, Tensor], parameters: dict[str, Tensor]) -> list[str]:
+    if not losses or not parameters:
+        return []
+    total = sum(losses.values())
+    grads = torch.autograd.grad(total, list(parameters.values()), allow_unused=True, retain_graph=True)
+    return [name for name, grad in zip(parameters, grads) if grad is not None]
 
 
 def label_forms(lab: Lab) -> str:
@@ -146,28 +215,18 @@ class Watched(Output):
 
 
 def needs(lab: Lab) -> str:
-    """What the method declares to need of the teacher is what it uses."""
+    """What the method declares to need of the teacher is what it uses, on each direction; nothing idle in all."""
     declared, used = set(), set()
     for direction in lab.accepted:
         teacher = teacher_model(MODELS[direction.teacher])
         method = lab.make(direction, teacher)
-        declared |= method.needs
-        batch = make_batch(teacher)
-        if batch.teacher is not None:
-            watched = Watched(**vars(batch.teacher))
-            object.__setattr__(watched, "read", set())
-            batch.teacher = watched
-        calls: list[str] = []
-        hooks = [module.register_forward_pre_hook(lambda *_: calls.append("")) for module in teacher.net.modules()]
-        step(method, batch)
-        for hook in hooks:
-            hook.remove()
-        used |= object.__getattribute__(batch.teacher, "read") | ({"model"} if calls else set())
-    if used - declared:
-        raise Fault(
-            f"uses {_listed(used - declared)} of the teacher, and does not declare it",
-            f"set needs = frozenset({sorted(used)})",
-        )
+        here = _used(method, teacher)
+        if here - method.needs:
+            raise Fault(
+                f"{direction}: uses {_listed(here - method.needs)} of the teacher, and does not declare it",
+                f"set needs = frozenset({sorted(here | method.needs)})",
+            )
+        declared, used = declared | method.needs, used | here
     if declared - used:
         raise Fault(
             f"declares to need {_listed(declared - used)}, and never uses it",
@@ -176,25 +235,44 @@ def needs(lab: Lab) -> str:
     return _listed(used) or "nothing of the teacher"
 
 
+def _used(method: Method, teacher: StagedModel) -> set[str]:
+    """Parts of the teacher that a step reads; `model` if it runs the teacher itself."""
+    batch, calls = make_batch(teacher), []
+    watched = Watched(**vars(batch.teacher))
+    object.__setattr__(watched, "read", set())
+    batch.teacher = watched
+    hooks = [module.register_forward_pre_hook(lambda *_: calls.append("")) for module in teacher.net.modules()]
+    step(method, batch)
+    for hook in hooks:
+        hook.remove()
+    return object.__getattribute__(watched, "read") | ({"model"} if calls else set())
+
+
 def _listed(names: set[str]) -> str:
     return ", ".join(sorted(names))
 
 
 def keeps_seeds(lab: Lab) -> str:
-    """The method leaves the global seeds alone."""
+    """Building and stepping leaves no generator in a state of the method's choice."""
     direction = lab.some[0]
     teacher = teacher_model(MODELS[direction.teacher])
-    torch.manual_seed(1234)
-    method = lab.method(
-        lab.make(direction, teacher).student,
-        teacher if lab.method.needs else None,
-        lab.config(direction),
-        torch.arange(40) % 10,
-    )
-    method.train()(make_batch(teacher))
-    if torch.initial_seed() != 1234:
-        raise Fault("it seeds torch's generator", "remove the seeding: the engine seeds every step for every lane")
-    return "not touched"
+    ends = [_generators(lab, direction, teacher, salt) for salt in ("one", "other")]
+    fixed = [name for name in ends[0] if ends[0][name] == ends[1][name]]
+    if fixed:
+        raise Fault(f"it seeds {fixed[0]}", "remove the seeding: the engine seeds every step for every lane")
+    return "python, numpy, torch: not touched"
+
+
+def _generators(lab: Lab, direction: Direction, teacher: StagedModel, salt: str) -> dict[str, str]:
+    """States of the generators after a build and a step that began with seeds made of `salt`."""
+    with seeded("check seeds", salt):
+        given = teacher if lab.method.needs else None
+        student, labels = student_model(MODELS[direction.student]), torch.arange(SAMPLES) % CLASSES
+        method = lab.method(student, given, lab.config(direction), labels).train()
+        method.epoch_start(0)
+        method(make_batch(teacher))
+        states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+        return dict(zip(("Python's random", "numpy", "torch"), map(str, states)))
 
 
 def export(lab: Lab) -> str:

@@ -1,5 +1,7 @@
 """Checks of training as the engine does it: optimizer, checkpoints, lanes, processes."""
 
+import contextlib
+import copy
 import hashlib
 import io
 import os
@@ -7,6 +9,8 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -14,6 +18,7 @@ from torch import Tensor
 
 from cakdbench.checks.lab import MODELS, Direction, Fault, Lab, make_batch, short_recipe, teacher_model, train
 from cakdbench.method import Batch
+from cakdbench.plan import ALWAYS
 from cakdbench.registry import get_method
 from cakdbench.train.lane import Lane, parameters_of
 
@@ -36,7 +41,7 @@ def optimized(lab: Lab) -> str:
         still = _unmoved(lane, own, lambda number: _batch(teacher, number))
         if still:
             raise Fault(
-                f"{direction}: {still[0]} got no gradient in {STEPS} steps ({len(still)} such in all)",
+                f"{direction}: {still[0]} got no gradient in {STEPS} steps, or did not move ({len(still)} such in all)",
                 "let a loss depend on it, or do not create it, or set requires_grad to False",
             )
         extra = max(extra, len(own))
@@ -80,23 +85,28 @@ def checkpoint(lab: Lab) -> str:
         lane.start_epoch(0)
         for number in range(2):
             _engine_step(lane, _batch(teacher, number))
-        buffer = io.BytesIO()
-        torch.save(lane.state(), buffer)
-        buffer.seek(0)
         try:
-            again.load(torch.load(buffer, weights_only=True))
+            again.load(_saved(lane))
         except Exception as error:
             raise Fault(f"{direction}: its state cannot be loaded: {error}", "keep tensors in buffers") from error
         again.start_epoch(0)
         for each in (lane, again):
             _engine_step(each, _batch(teacher, 2))
-        names = _different(lane.method.state_dict(), again.method.state_dict())
-        if names:
-            raise Fault(
-                f"{direction}: after a resume the next step gives another {names[0]}",
-                "keep what the next step depends on in buffers (register_buffer), or in get_extra_state",
-            )
+        _must_equal(
+            lane.method.state_dict(),
+            again.method.state_dict(),
+            f"{direction}: after a resume the next step gives another",
+            "keep what the next step depends on in buffers (register_buffer), or in get_extra_state",
+        )
     return "the next step is the same, bit for bit"
+
+
+def _saved(lane: Lane) -> dict:
+    lane.method.before_save()
+    buffer = io.BytesIO()
+    torch.save(lane.state(), buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=True)
 
 
 def _engine_step(lane: Lane, batch: Batch) -> None:
@@ -105,38 +115,65 @@ def _engine_step(lane: Lane, batch: Batch) -> None:
         lane.local_step(batch, slot)
 
 
-def _different(one: dict, other: dict, tolerance: float = 0.0) -> list[str]:
-    if one.keys() != other.keys():
-        return sorted(one.keys() ^ other.keys())
-    return [name for name in one if not _close(one[name], other[name], tolerance)]
+def beside_others(lab: Lab) -> str:
+    """Trained alone or beside other methods, the weights are the same, bit for bit: its own, and the others'."""
+    *first, last = (Lab(get_method(id)) for id in ALWAYS if id != lab.method.id)
+    for direction in lab.some[:2]:
+        alone, company, others = lab.lane(direction), lab.lane(direction), [last.lane(direction) for _ in "ab"]
+        _train([alone], direction)
+        _train([others[0]], direction)
+        _train([*(other.lane(direction) for other in first), company, others[1]], direction)
+        _must_equal(
+            alone.method.state_dict(),
+            company.method.state_dict(),
+            f"{direction}: beside other methods it trains to another",
+            "keep no state outside the method: no globals, no class attributes",
+        )
+        _must_equal(
+            others[0].method.state_dict(),
+            others[1].method.state_dict(),
+            f"{direction}: after it in the same pass, {last.label} trains to another",
+            "do not write to the batch, to the teacher's outputs or to the teacher",
+        )
+    return "same weights, bit for bit, its own and its neighbour's"
 
 
-def _close(one, other, tolerance: float) -> bool:
-    if not isinstance(one, Tensor):
-        return True
+def _train(lanes: list[Lane], direction: Direction) -> None:
+    failed = train(lanes, direction)
+    if failed:
+        raise Fault(f"{direction}: training failed: {failed[0]}", "run it alone and look at its losses")
+
+
+def _must_equal(one: dict, other: dict, complaint: str, fix: str, start: dict | None = None) -> None:
+    """Two states agree bit for bit or, given where they started, in how far they went (to a hundredth).
+
+    Raises:
+        Fault: the complaint, with the first name that differs.
+    """
+    one, other = dict(_flat(one)), dict(_flat(other))
+    begun = dict(_flat(start)) if start is not None else {}
+    for name in sorted(one.keys() | other.keys()):
+        if name not in one or name not in other or not _equal(one[name], other[name], begun.get(name)):
+            raise Fault(f"{complaint} {name}", fix)
+
+
+def _flat(state, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """All tensors in nested dicts and lists, with their paths."""
+    if isinstance(state, Tensor):
+        yield name, state
+    elif isinstance(state, dict | list | tuple):
+        items = state.items() if isinstance(state, dict) else enumerate(state)
+        for key, value in items:
+            yield from _flat(value, f"{name}.{key}" if name else str(key))
+
+
+def _equal(one: Tensor, other: Tensor, begun: Tensor | None) -> bool:
     if one.shape != other.shape:
         return False
-    return torch.allclose(one.double(), other.double(), rtol=tolerance, atol=tolerance, equal_nan=True)
-
-
-def beside_others(lab: Lab) -> str:
-    """Trained alone or beside other methods, the weights are the same, bit for bit."""
-    for direction in lab.some[:2]:
-        others = [Lab(get_method(id)) for id in ("scratch", "kd") if id != lab.method.id]
-        alone, company = lab.lane(direction), lab.lane(direction)
-        failed = train([alone], direction)
-        failed += train(
-            [others[0].lane(direction), company, *(other.lane(direction) for other in others[1:])], direction
-        )
-        if failed:
-            raise Fault(f"{direction}: training failed: {failed[0]}", "run it alone and look at its losses")
-        names = _different(alone.method.state_dict(), company.method.state_dict())
-        if names:
-            raise Fault(
-                f"{direction}: beside other methods it trains to another {names[0]}",
-                "keep no state outside the method (globals, class attributes), and do not change the batch",
-            )
-    return "same weights, bit for bit"
+    if begun is None or not one.is_floating_point():
+        return torch.equal(one, other)
+    one, other, begun = (t.double() for t in (one, other, begun))
+    return (one - other).norm() <= 0.01 * (one - begun).norm() + 1e-6 * (1 + begun.norm())
 
 
 def two_processes(lab: Lab, files: list[Path] = []) -> str:
@@ -155,17 +192,17 @@ def same_as_one(lab: Lab, folder: Path) -> str:
     """Compare what `train_in_two` left with what one process trains."""
     for direction in lab.some[:2]:
         alone = lab.lane(direction)
-        failed = train([alone], direction)
-        if failed:
-            raise Fault(f"{direction}: training failed: {failed[0]}", "run it alone and look at its losses")
-        state = torch.load(folder / state_name(lab, direction), weights_only=True)
-        names = _different(alone.method.state_dict(), state, 2e-3)
-        if names:
-            raise Fault(
-                f"{direction}: with two processes it trains to another {names[0]}",
-                "collect in distill_step what batches leave behind, and apply it in step_end with "
-                "cakdbench.processes.together; key memory by batch.place",
-            )
+        start = copy.deepcopy(alone.method.state_dict())
+        _train([alone], direction)
+        alone.method.before_save()
+        _must_equal(
+            alone.method.state_dict(),
+            torch.load(folder / state_name(lab, direction), weights_only=True),
+            f"{direction}: with two processes it trains to another",
+            "collect in distill_step what batches leave behind, and apply it in step_end with "
+            "cakdbench.processes.together; key memory by batch.place",
+            start,
+        )
     return "same weights, up to the order of summation"
 
 
@@ -174,28 +211,46 @@ def state_name(lab: Lab, direction: Direction) -> str:
 
 
 def _launch(arguments: list[str]) -> None:
+    """Run the two processes; when one fails or both hang, end them.
+
+    Raises:
+        Fault: one failed, with its last words, or they wait for each other.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "cakdbench.checks.rank", *arguments]
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    ranks = [
-        subprocess.Popen(
-            command,
-            env=os.environ | place | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in (0, 1)
-    ]
-    try:
-        complaints = [rank.communicate(timeout=300)[1] for rank in ranks]
-    finally:
+    with contextlib.ExitStack() as stack:
+        words = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(2)]
+        ranks = [
+            subprocess.Popen(
+                [sys.executable, "-m", "cakdbench.checks.rank", *arguments],
+                env=os.environ | place | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+                stdout=subprocess.DEVNULL,
+                stderr=words[rank],
+            )
+            for rank in range(2)
+        ]
         for rank in ranks:
-            rank.kill()
-    if any(rank.returncode for rank in ranks):
-        lines = [line for text in complaints for line in text.splitlines() if "Error" in line] or ["no message"]
-        raise Fault(
-            f"a process of two failed: {lines[0]}", "run it alone first; look for code that runs on one rank only"
-        )
+            stack.callback(rank.kill)
+        failed = _wait(ranks)
+        if failed is not None:
+            words[failed].seek(0)
+            last = [line for line in words[failed].read().splitlines() if line.strip()][-1:]
+            raise Fault(
+                f"process {failed} of two failed: {''.join(last) or 'it says nothing'}",
+                "run it alone first; look for code that depends on the rank",
+            )
+
+
+def _wait(ranks: list[subprocess.Popen], patience: float = 600.0) -> int | None:
+    """The rank that failed first, or None."""
+    until = time.monotonic() + patience
+    while time.monotonic() < until:
+        codes = [rank.poll() for rank in ranks]
+        if any(codes):
+            return next(rank for rank, code in enumerate(codes) if code)
+        if all(code == 0 for code in codes):
+            return None
+        time.sleep(0.1)
+    raise Fault("two processes wait for each other", "call together and from_first equally often on all processes")

@@ -107,7 +107,7 @@ class Lane:
         with sync:
             with self.accelerator.autocast():
                 out: Step = self.module(batch)
-            losses = out.losses | out.adversary
+            losses = out.everything
             self.accelerator.backward(sum(losses.values()) / self.accumulation)
         correct = (out.logits.detach().argmax(1) == batch.hard_target).sum()
         losses = {name: loss.detach().reshape(()) for name, loss in losses.items()}

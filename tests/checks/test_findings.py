@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -28,6 +29,14 @@ class Sound(KD):
 
 class Silent(Sound):
     pass
+
+
+class Undocumented(Sound):
+    """Does not say what its setting is."""
+
+    @dataclass(frozen=True)
+    class Config:
+        scale: float = 1.0
 
 
 class Mute(Sound):
@@ -100,6 +109,46 @@ class RunsTheTeacher(Sound):
         return {"more": (student.logits - self.teacher(batch.images).logits).square().mean()}
 
 
+class ReadsMoreOfSome(Sound):
+    needs = frozenset({"logits", "stages"})
+
+    def build(self):
+        if self.student.kind == "cnn":
+            self.needs = frozenset({"logits"})
+
+    def more(self, batch, student):
+        return {"more": (student.logits - batch.teacher.logits).square().mean() + 0 * batch.teacher.stages[0].mean()}
+
+
+class Opposed(Sound):
+    """Its critic reaches the student, as the features it is given are not detached."""
+
+    detached = False
+
+    def build(self):
+        self.critic = nn.Linear(10, 1)
+
+    def extra_optimizers(self):
+        return [torch.optim.Adam(self.critic.parameters())]
+
+    def distill_step(self, batch):
+        made = super().distill_step(batch)
+        given = made.logits.detach() if self.detached else made.logits
+        return Step(made.logits, made.losses, {"critic": self.critic(given).square().mean()})
+
+
+class TrainsItsOpponent(Opposed):
+    detached = True
+
+    def more(self, batch, student):
+        return {"more": -self.critic(student.logits).square().mean() + 0 * batch.teacher.logits.mean()}
+
+
+class OneOptimizerTooMany(Sound):
+    def extra_optimizers(self):
+        return [torch.optim.Adam(self.student.parameters())]
+
+
 class DeclaresMore(Sound):
     needs = frozenset({"logits", "stages"})
 
@@ -123,6 +172,34 @@ class Seeds(Sound):
     def more(self, batch, student):
         torch.manual_seed(0)
         return super().more(batch, student)
+
+
+class SeedsNumpy(Sound):
+    def build(self):
+        np.random.seed(0)
+
+
+class BrokenVariant(Sound):
+    """One of its variants divides by zero."""
+
+    @dataclass(frozen=True)
+    class Config:
+        """Attributes:
+        scale: of its loss.
+        """
+
+        scale: float = 1.0
+
+    variants = {"none": {"scale": 0.0}}
+
+    def more(self, batch, student):
+        return {"more": (student.logits - batch.teacher.logits).square().mean() / self.config.scale}
+
+
+class OtherLogits(Sound):
+    def distill_step(self, batch):
+        made = super().distill_step(batch)
+        return Step(made.logits[:, :5], made.losses)
 
 
 class LivesInTheStudent(Sound):
@@ -160,6 +237,12 @@ class CannotLoad(Sound):
         raise RuntimeError("no way")
 
 
+class WritesToTheBatch(Sound):
+    def more(self, batch, student):
+        batch.teacher.logits.add_(torch.arange(10.0))
+        return super().more(batch, student)
+
+
 class Shares(Sound):
     seen = 0
 
@@ -189,10 +272,19 @@ BROKEN = [
     Broken(ReadsMore, "needs what it declares", "uses stages of the teacher, and does not declare it"),
     Broken(RunsTheTeacher, "needs what it declares", "uses model of the teacher"),
     Broken(DeclaresMore, "needs what it declares", "declares to need stages, and never uses it"),
+    Broken(ReadsMoreOfSome, "needs what it declares", "cnn > cnn: uses stages"),
+    Broken(OtherLogits, "finite in fp32", "the logits are 4x5, not 4x10"),
+    Broken(Opposed, "an adversary keeps to itself", "critic reach student."),
+    Broken(TrainsItsOpponent, "an adversary keeps to itself", "more reach critic."),
+    Broken(OneOptimizerTooMany, "an adversary keeps to itself", "parameters of the student"),
+    Broken(BrokenVariant, "every variant steps", "'more' is inf"),
+    Broken(SeedsNumpy, "leaves seeds alone", "it seeds numpy"),
+    Broken(WritesToTheBatch, "alone as beside others", "after it in the same pass, kd trains to another"),
+    Broken(Undocumented, "described", "the setting scale is not explained"),
     Broken(WantsIndices, "every form of labels", "IndexError"),
     Broken(OtherWithOneHot, "every form of labels", "with one-hot labels"),
     Broken(OneBatchSize, "odd batch sizes", "RuntimeError"),
-    Broken(Seeds, "leaves seeds alone", "seeds torch's generator"),
+    Broken(Seeds, "leaves seeds alone", "it seeds torch"),
     Broken(LivesInTheStudent, "exported student is plain", "adapter"),
     Broken(LeavesAHook, "exported student is plain", "a hook stays on student.net"),
     Broken(Idle, "extra parameters move", "idle.bias got no gradient"),
