@@ -1,5 +1,6 @@
 """Method cards: what a method's own file says of it, for `list methods` and `explain`."""
 
+import functools
 import inspect
 import sys
 from collections.abc import Iterator
@@ -63,18 +64,25 @@ def one_pair(name: str) -> PairSpec:
 
 def extra_parameters(method: type[Method], spec: PairSpec) -> int | None:
     """Trainable parameters besides the student's, without allocating any; None where the pair is refused."""
+    student, teacher = _models(spec)
+    config = resolve_config(method, None, teacher.info, student.info, spec.pair.dataset)
+    if method.refuses(teacher.info, student.info, config):
+        return None
+    labels = torch.arange(2 * student.num_classes) % student.num_classes
+    with torch.device("meta"):
+        return method(student, teacher if method.needs else None, config, labels).extra_parameters()
+
+
+@functools.lru_cache(maxsize=4)
+def _models(spec: PairSpec) -> tuple[StagedModel, StagedModel]:
+    """Student and teacher of a pair, on the meta device."""
     pair, recipe = spec.pair, load_recipe(spec.recipe)
     classes = dataset_facts(pair.dataset).num_classes
     with torch.device("meta"):
-        student, teacher = (
+        return tuple(
             StagedModel(name, classes, recipe.image_size, split=recipe.split)
             for name in (pair.student, pair.teacher_model)
         )
-        config = resolve_config(method, None, teacher.info, student.info, pair.dataset)
-        if method.refuses(teacher.info, student.info, config):
-            return None
-        labels = torch.arange(2 * classes, device="cpu") % classes
-        return method(student, teacher if method.needs else None, config, labels).extra_parameters()
 
 
 def explanation(method: type[Method], pair: str) -> Iterator[RenderableType]:

@@ -12,9 +12,9 @@ A method MAY
 - train an adversary of the student with an optimizer of its own (`extra_optimizers`, `Step.adversary`),
 - give settings per dataset or architecture (`settings`) and named `variants` as data.
 
-A method MUST NOT draw seeds, write to the batch, touch the recipe's optimizer, or ask for a model's class. State that has to survive
-a resume belongs in buffers, or in `get_extra_state`. What `cakdbench explain` shows of a method is its module's and
-its Config's docstring.
+A method MUST NOT draw seeds, write to the batch, touch the recipe's optimizer, or ask for a model's class. State
+that has to survive a resume belongs in buffers, or in `get_extra_state`. What `cakdbench explain` shows of a method
+is its module's and its Config's docstring.
 """
 
 from __future__ import annotations

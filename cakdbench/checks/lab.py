@@ -121,11 +121,12 @@ class Lab:
 
     @property
     def some(self) -> list[Direction]:
-        """One direction for every kind of student, with unlike teachers where there is a choice."""
+        """Two directions, to a CNN and to a network of tokens, from unlike teachers where there is a choice."""
         chosen = {}
         for direction in self.accepted:
-            if direction.student not in chosen or direction.teacher != direction.student:
-                chosen[direction.student] = direction
+            tokens = direction.student != "cnn"
+            if tokens not in chosen or direction.teacher != direction.student:
+                chosen[tokens] = direction
         return list(chosen.values())
 
     def make(self, direction: Direction, teacher: StagedModel | None = None) -> Method:

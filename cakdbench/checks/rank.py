@@ -23,7 +23,7 @@ def main(folder: Path, names: list[str]) -> None:
 
 
 def _train(lab: Lab, folder: Path, accelerator) -> None:
-    for direction in lab.some[:2]:
+    for direction in lab.some:
         lane = lab.lane(direction, accelerator=accelerator)
         failed = train([lane], direction, accelerator.process_index)
         if failed:

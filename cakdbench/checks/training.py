@@ -118,7 +118,7 @@ def _engine_step(lane: Lane, batch: Batch) -> None:
 def beside_others(lab: Lab) -> str:
     """Trained alone or beside other methods, the weights are the same, bit for bit: its own, and the others'."""
     *first, last = (Lab(get_method(id)) for id in ALWAYS if id != lab.method.id)
-    for direction in lab.some[:2]:
+    for direction in lab.some[:1]:
         alone, company, others = lab.lane(direction), lab.lane(direction), [last.lane(direction) for _ in "ab"]
         _train([alone], direction)
         _train([others[0]], direction)
@@ -190,7 +190,7 @@ def train_in_two(labs: list[Lab], folder: Path, files: list[Path] = []) -> None:
 
 def same_as_one(lab: Lab, folder: Path) -> str:
     """Compare what `train_in_two` left with what one process trains."""
-    for direction in lab.some[:2]:
+    for direction in lab.some:
         alone = lab.lane(direction)
         start = copy.deepcopy(alone.method.state_dict())
         _train([alone], direction)

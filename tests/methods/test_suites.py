@@ -1,15 +1,16 @@
-"""Every pair of the other suites is taken by every method, and the pieces fit; without allocating weights."""
+"""Every pair of the other suites is taken or refused by every method, and pieces fit; without allocating weights."""
 
 import pytest
 import torch
 
+from cakdbench.cards import extra_parameters
 from cakdbench.data.datasets import dataset_facts
 from cakdbench.methods.fbt import FBT
 from cakdbench.methods.kd import KD
 from cakdbench.methods.ofa import OFA
 from cakdbench.models.staged import StagedModel
 from cakdbench.recipes import load_recipe
-from cakdbench.registry import resolve_config
+from cakdbench.registry import get_method, method_ids, resolve_config
 from cakdbench.suites import resolve_pairs, suites
 
 STEPPED = resolve_pairs("cifar_all,imagenet_all")  # in test_pairs_224
@@ -33,6 +34,16 @@ def test_branches_and_the_fused_model_give_logits(spec):
             assert branch(own[int(stage) - 1]).shape == (2, classes)
         fused = fbt.fuse((own if fbt.student_in_front else given)[2])
         assert fused.logits.shape == (2, classes) and fused.pooled.shape == (2, fbt.back.width)
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=lambda spec: str(spec.pair))
+def test_only_pcagl_refuses_pairs(spec):
+    refused = {id for id in method_ids() if extra_parameters(get_method(id), spec) is None}
+    assert refused <= {"pcagl"} | NARROW.get(spec.pair.teacher_model, set())
+
+
+NARROW = {"mobilenet_s": {"fofa"}}
+"""Teachers with a stage too narrow for the prompts of FOFA."""
 
 
 def taken(method, student, teacher, dataset):
