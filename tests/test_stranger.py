@@ -49,4 +49,4 @@ def test_the_method_runs_and_stands_on_the_board(site, tiny, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     found = {r.identity.method.label for r in Store(shell.store).records()[0] if r.recipe_name == "demo"}
     assert found == {"scratch", "kd", "stranger", "stranger[weight=0.5]"}
-    assert "Stranger" in done.stdout
+    assert "stranger[weight=0.5]" in done.stdout
