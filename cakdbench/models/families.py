@@ -155,9 +155,10 @@ class EfficientNetFamily(Family):
 
     def ending(self, net, number):
         block = net.blocks[self.ends[number - 1]][-1]
-        norm = net.bn2 if number == 4 else getattr(block, "bn3", getattr(block, "bn2", None))
-        residual = number < 4 and getattr(block, "has_skip", False)
-        linear = residual or norm is None or isinstance(norm.act, nn.Identity)
+        headed = number == 4 and hasattr(net.bn2, "act")  # MobileNetV1 has no convolution after its blocks
+        norm = net.bn2 if headed else getattr(block, "bn3", getattr(block, "bn2", None))
+        residual = not headed and getattr(block, "has_skip", False)
+        linear = residual or isinstance(getattr(norm, "act", None), nn.Identity | None)
         return Ending() if linear else Ending(norm.act, norm)
 
 

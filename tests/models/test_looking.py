@@ -8,7 +8,7 @@ from cakdbench.checks.lab import student_model
 
 SMALL = ["resnet_s", "mobilenet_s", "convnext_m", "vit_xs", "swin_xs", "mixer_xs", "resmlp_xs"]
 ENDS_IN_RELU = {"resnet_s": (1, 2, 3, 4), "resnet50": (1, 2, 3, 4)}
-ENDS_IN_RELU6 = {"mobilenet_s": (4,), "mobilenetv2": (4,)}
+ENDS_IN_RELU6 = {"mobilenet_s": (4,), "mobilenetv2": (4,), "mobilenetv1": (1, 2, 3, 4)}
 
 
 def made(name, size=64):
@@ -40,7 +40,9 @@ def test_only_swin_has_something_between_stage_and_first_block():
         assert any(changes) == (name == "swin_xs"), name
 
 
-@pytest.mark.parametrize(("name", "size"), [*((name, 64) for name in SMALL), ("resnet50", 64), ("mobilenetv2", 64)])
+@pytest.mark.parametrize(
+    ("name", "size"), [*((name, 64) for name in SMALL), ("resnet50", 64), ("mobilenetv2", 64), ("mobilenetv1", 64)]
+)
 @torch.no_grad()
 def test_activated_preactivations_are_the_stage_features(name, size):
     model, images = made(name, size)
