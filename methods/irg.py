@@ -11,9 +11,9 @@ averaged over positions; where the two differ in width, neighbouring channels of
 does for a ratio of 2. Distances are those within a local batch.
 
 Paper and code: the authors' Caffe code weighs with 0.005, of half the sum of squares (edges: over B) where KD-Zoo
-takes the mean; it trains edges and transformation in separate recipes, both without the vertex term. It holds the maximum constant in the
-backward pass, as is done here, and differentiates the distances for one of the two samples only, which is not; KD-Zoo
-takes the transformation between maps instead of averaged features.
+takes the mean; it trains edges and transformation in separate recipes, both without the vertex term. It holds the
+maximum constant in the backward pass, as is done here, and differentiates the distances for one of the two samples
+only, which is not; KD-Zoo takes the transformation between maps instead of averaged features.
 """
 
 from collections.abc import Iterator

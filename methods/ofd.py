@@ -12,9 +12,9 @@ The weights are those of the authors' code, 1e-3 on CIFAR-100 and 1e-4 on ImageN
 positions, so its size grows with the teacher's features.
 
 An adaptation to unlike architectures: transformers, MLPs, ConvNeXt and the linear stages 1 to 3 of MobileNetV2
-have no such norm. Of these stages, m is the mean negative response per channel on the first local batch of training, and the stage feature itself stands in for
-the response, though nothing cuts off its negative part. Tokens become maps and lose their prefix, and of two grids the
-finer one is averaged down to the coarser.
+have no such norm. Of these stages, m is the mean negative response per channel on the first local batch of training,
+and the stage feature itself stands in for the response, though nothing cuts off its negative part. Tokens become maps
+and lose their prefix, and of two grids the finer one is averaged down to the coarser.
 
 Paper and code: the code takes m = -3 deviations where less than a thousandth of the responses is negative, which is
 done here for both kinds of margin. It compares networks of equal grids; mdistiller averages the teacher's map down to
