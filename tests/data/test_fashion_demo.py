@@ -83,8 +83,8 @@ def test_the_script_refuses_too_few_images(tmp_path):
     ("content", "reason"),
     [
         (b"\x1f\x8b\x08\x00", "cannot be read"),
-        (gzip.compress(b"\x00\x00\x0d\x01\x00\x00\x00\x01\x00"), "no idx file of unsigned bytes"),
-        (gzip.compress(b"\x00\x00\x08\x01\x00\x00\x00\x05\x00"), "holds 1 values"),
+        (gzip.compress(b"\x00\x00\x0d\x01\x00\x00\x00\x01\x00", mtime=0), "no idx file of unsigned bytes"),
+        (gzip.compress(b"\x00\x00\x08\x01\x00\x00\x00\x05\x00", mtime=0), "holds 1 values"),
     ],
 )
 def test_damaged_idx_files_are_named(tmp_path, content, reason):
