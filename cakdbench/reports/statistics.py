@@ -1,0 +1,154 @@
+"""Which methods of a block can be told apart: paired tests over test images and seeds, Holm's correction, letters.
+
+Two causes make the difference of two accuracies uncertain: the choice of the test images, which both methods
+saw, so that each image is a pair; and the training, which a seed repeats. Both enter the standard error. The
+second is estimated from all methods of a pair together, as in an analysis of variance: the three seeds of two
+methods alone say next to nothing about it.
+"""
+
+import math
+import string
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, count, product
+
+import networkx
+import numpy as np
+from scipy.stats import rankdata
+from scipy.stats import t as student_t
+from statsmodels.stats.multitest import multipletests
+
+ALPHA = 0.05
+"""Family-wise error of all comparisons of a block."""
+
+Correct = Mapping[int, np.ndarray]
+"""A method on a pair: seed to whether each test image was classified right, `(images,)`."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A paired difference of two accuracies, averaged over pairs.
+
+    Attributes:
+        points: first minus second, in percentage points.
+        standard_error: in points, of images and training together.
+        degrees: of freedom, by Welch and Satterthwaite.
+        p: two-sided, uncorrected.
+    """
+
+    points: float
+    standard_error: float
+    degrees: float
+    p: float
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What training does to an accuracy on one pair, as a share: variance between seeds, and its degrees of freedom."""
+
+    variance: float
+    degrees: int
+
+
+def training_noise(answers: Iterable[Correct]) -> Noise | None:
+    """Residual variance of accuracy = method + seed, over all methods of a pair; None with no degree of freedom."""
+    runs = [(method, seed, hits.mean()) for method, found in enumerate(answers) for seed, hits in found.items()]
+    if not runs:
+        return None
+    methods, seeds, shares = (np.array(column) for column in zip(*runs, strict=True))
+    effects = np.hstack([values[:, None] == np.unique(values) for values in (methods, seeds)]).astype(float)
+    fitted = effects @ np.linalg.lstsq(effects, shares, rcond=None)[0]
+    degrees = len(runs) - int(np.linalg.matrix_rank(effects))
+    return Noise(float(((shares - fitted) ** 2).sum()) / degrees, degrees) if degrees else None
+
+
+def paired_difference(
+    first: Sequence[Correct], second: Sequence[Correct], noise: Sequence[Noise | None]
+) -> Difference | None:
+    """Test whether two methods have equal accuracy, averaged over pairs that share one test set.
+
+    With d[c, s, i] the difference on pair c of C, seed s of S_c and image i of N, and v_c the noise of training
+    on pair c, the squared standard error is var_i(mean_cs d) / N + sum_c 2 v_c / (S_c C^2).
+
+    Args:
+        first, second, noise: one entry a pair; only the seeds that both have count.
+
+    Returns:
+        None if a pair has no seed in common, or nothing is known of the training's chance.
+    """
+    runs = [_differences(a, b) for a, b in zip(first, second, strict=True)]
+    if not runs or None in noise or not all(map(len, runs)):
+        return None
+    images = np.mean([run.mean(0) for run in runs], axis=0)
+    parts = [(images.var(ddof=1) / images.size, images.size - 1)]
+    parts += [(2 * n.variance / len(run) / len(runs) ** 2, n.degrees) for run, n in zip(runs, noise, strict=True)]
+    error = math.sqrt(sum(part for part, _ in parts))
+    mean = float(images.mean())
+    if error == 0.0:
+        return Difference(100 * mean, 0.0, math.inf, float(mean == 0.0))
+    degrees = error**4 / sum(part**2 / free for part, free in parts)
+    p = 2 * float(student_t.sf(abs(mean) / error, degrees))
+    return Difference(100 * mean, 100 * error, degrees, p)
+
+
+def _differences(first: Correct, second: Correct) -> np.ndarray:
+    seeds = sorted(first.keys() & second.keys())
+    return np.array([first[seed].astype(float) - second[seed].astype(float) for seed in seeds])
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values corrected by Holm (1979) for testing all of them together."""
+    return multipletests(p_values, ALPHA, "holm")[1].tolist() if p_values else []
+
+
+def inseparable(answers: Mapping[str, Sequence[Correct]]) -> set[frozenset[str]]:
+    """The pairs of methods that cannot be told apart at `ALPHA`, all pairs of methods tested together.
+
+    A pair of methods that cannot be tested (see `paired_difference`) cannot be told apart.
+    """
+    return _inseparable(answers, list(combinations(sorted(answers), 2)))
+
+
+def level_with_best(answers: Mapping[str, Correct]) -> set[str]:
+    """On one pair: the method of highest accuracy and those that cannot be told apart from it."""
+    if not answers:
+        return set()
+    best = max(sorted(answers), key=lambda name: np.mean([hits.mean() for hits in answers[name].values()]))
+    pairs = [(best, name) for name in sorted(answers) if name != best]
+    alike = _inseparable({name: [found] for name, found in answers.items()}, pairs)
+    return {best}.union(*alike)
+
+
+def _inseparable(answers: Mapping[str, Sequence[Correct]], pairs: Sequence[tuple[str, str]]) -> set[frozenset[str]]:
+    noise = [training_noise(column) for column in zip(*answers.values(), strict=True)]
+    tests = {pair: paired_difference(answers[pair[0]], answers[pair[1]], noise) for pair in pairs}
+    known = [pair for pair in pairs if tests[pair]]
+    corrected = dict(zip(known, holm([tests[pair].p for pair in known]), strict=True))
+    return {frozenset(pair) for pair in pairs if corrected.get(pair, 1.0) > ALPHA}
+
+
+def letters(names: Sequence[str], alike: Iterable[frozenset[str]]) -> dict[str, str]:
+    """Letters such that two names share one exactly if they are alike (compact letter display).
+
+    Args:
+        names: in the order the letters are given out.
+        alike: the pairs that cannot be told apart.
+
+    Returns:
+        the letters of each name, separated by spaces.
+    """
+    graph = networkx.Graph()
+    graph.add_nodes_from(names)
+    graph.add_edges_from(tuple(pair) for pair in alike)
+    places = {name: place for place, name in enumerate(names)}
+    groups = sorted(sorted(places[name] for name in group) for group in networkx.find_cliques(graph))
+    alphabet = ("".join(mark) for size in count(1) for mark in product(string.ascii_lowercase, repeat=size))
+    marks = dict(zip(map(tuple, groups), alphabet, strict=False))
+    return {name: " ".join(mark for group, mark in marks.items() if places[name] in group) for name in names}
+
+
+def average_ranks(accuracies: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Mean over pairs of each method's rank (1 is best; equal accuracies share the mean of their ranks)."""
+    table = np.array(list(accuracies.values()), dtype=float)
+    ranks = rankdata(-table, axis=0).mean(axis=1) if table.size else []
+    return dict(zip(accuracies, map(float, ranks), strict=True))
