@@ -1,0 +1,109 @@
+"""A results folder in memory: every entry that could be read, and what is wrong with the other files.
+
+results/<method>/<key>.json    an `Entry`
+results/<method>/<key>.npy     its predictions: `(N,)` uint16
+results/external/<name>.json   an `ExternalEntry`
+results/status.toml            the maintainers' list
+results/entry.schema.json      the schema of the entries
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from cakdbench.submissions.entry import Entry, ExternalEntry
+from cakdbench.submissions.findings import Finding, Problem, Refused
+from cakdbench.submissions.reading import JSON_BYTES, NPY_BYTES, parse_classes, read_file, read_model, scan
+from cakdbench.submissions.status import STATUS_FILE, Verdicts, read_verdicts
+
+SCHEMA_FILE, EXTERNAL_FOLDER = "entry.schema.json", "external"
+
+
+@dataclass(frozen=True)
+class Held:
+    """A readable entry.
+
+    Attributes:
+        file: relative to the results folder.
+        sha256: of the entry's file.
+        predictions: `(N,)` uint16.
+        predictions_sha256: of the file of predictions.
+    """
+
+    file: str
+    entry: Entry
+    sha256: str
+    predictions: np.ndarray
+    predictions_sha256: str
+
+
+@dataclass
+class Bundle:
+    """What a results folder holds."""
+
+    held: list[Held] = field(default_factory=list)
+    external: dict[str, ExternalEntry] = field(default_factory=dict)
+    """By file."""
+    verdicts: Verdicts = field(default_factory=Verdicts)
+    findings: list[Finding] = field(default_factory=list)
+
+
+def read_bundle(root: Path) -> Bundle:
+    """Read a results folder; nothing raises but a folder that cannot be listed or is too large (`Refused`)."""
+    files, findings = scan(root)
+    bundle = Bundle(findings=findings)
+    try:
+        bundle.verdicts = read_verdicts(root)
+    except Refused as error:
+        bundle.findings.append(Finding(STATUS_FILE, error.problem))
+    known = set(files) | {finding.file for finding in findings}
+    for file in files:
+        try:
+            _take(root, file, known, bundle)
+        except Refused as error:
+            bundle.findings.append(Finding(file, error.problem))
+    bundle.findings += _same_names(files)
+    return bundle
+
+
+def _take(root: Path, file: str, known: set[str], bundle: Bundle) -> None:
+    folder, _, name = file.rpartition("/")
+    stem, _, kind = name.rpartition(".")
+    if not folder:
+        if name not in (STATUS_FILE, SCHEMA_FILE):
+            raise Refused("does not belong here", f"only {STATUS_FILE} and {SCHEMA_FILE} lie beside the folders")
+    elif kind == "json" and folder == EXTERNAL_FOLDER:
+        bundle.external[file] = read_model(read_file(root / file, JSON_BYTES), ExternalEntry)
+    elif kind == "json":
+        bundle.held.append(_held(root, file, stem, known))
+    elif kind != "npy" or folder == EXTERNAL_FOLDER:
+        raise Refused("does not belong here", "a method's folder holds KEY.json and KEY.npy, nothing else")
+    elif f"{folder}/{stem}.json" not in known:
+        raise Refused("are predictions without an entry", f"add {stem}.json, or remove them")
+
+
+def _held(root: Path, file: str, stem: str, known: set[str]) -> Held:
+    content = read_file(root / file, JSON_BYTES)
+    entry = read_model(content, Entry)
+    beside = file.removesuffix(".json") + ".npy"
+    if beside not in known:
+        raise Refused(f"has no predictions: {stem}.npy is missing", "hand in both files")
+    try:
+        raw = read_file(root / beside, NPY_BYTES)
+        predictions = parse_classes(raw)
+    except Refused as error:
+        what = f"its predictions in {stem}.npy cannot be read: the file {error.problem.what}"
+        raise Refused(what, error.problem.mend) from error
+    return Held(file, entry, hashlib.sha256(content).hexdigest(), predictions, hashlib.sha256(raw).hexdigest())
+
+
+def _same_names(files: list[str]) -> Iterator[Finding]:
+    """Files that are one file where capital letters do not count."""
+    seen: set[str] = set()
+    for file in files:
+        if file.casefold() in seen:
+            yield Finding(file, Problem("differs from another file in capital letters only", "rename or remove one"))
+        seen.add(file.casefold())

@@ -1,0 +1,34 @@
+"""Whether the costs are those of the models and the method, built anew."""
+
+from collections.abc import Iterator
+
+from cakdbench.errors import CakdError
+from cakdbench.submissions.checks.case import Case
+from cakdbench.submissions.checks.identity import ANEW
+from cakdbench.submissions.checks.methods import configs
+from cakdbench.submissions.findings import Problem, Refused
+from cakdbench.submissions.truth import extra_parameters, parameters
+
+
+def check_costs(case: Case) -> Iterator[Problem]:
+    """The parameters of the student, and those the method adds."""
+    if case.student is None:
+        return
+    yield from _compared("student_parameters", case.record.student_parameters, parameters(case.student))
+    if case.method is None or (case.method.needs and case.teacher is None):
+        return
+    try:
+        config, _ = configs(case)
+        teacher = case.teacher if case.method.needs else None
+        count = extra_parameters(case.method, config, case.student, teacher)
+    except Refused as error:
+        yield error.problem
+    except CakdError:
+        return  # said by check_settings
+    else:
+        yield from _compared("extra_parameters", case.record.extra_parameters, count)
+
+
+def _compared(name: str, found: int, true: int) -> Iterator[Problem]:
+    if found != true:
+        yield Problem(f"{name} is {found:,}; built anew it is {true:,}", ANEW)

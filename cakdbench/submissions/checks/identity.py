@@ -1,0 +1,66 @@
+"""Whether an entry is where and what it says it is."""
+
+import re
+from collections.abc import Iterator
+
+from cakdbench.records import SCHEMA_VERSION
+from cakdbench.store import run_key
+from cakdbench.submissions.checks.case import Case
+from cakdbench.submissions.findings import Problem
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_FORBIDDEN = re.compile(r"[<>|`\\]")
+ANEW = "submit the run as it was recorded"
+
+
+def check_place(case: Case) -> Iterator[Problem]:
+    """The key is the identity's hash and the file's name; the folder is the method."""
+    record, file = case.record, case.held.file
+    key = run_key(case.identity)
+    if key != record.key:
+        yield Problem(f"its key is {record.key[:120]} and its identity's is {key[:120]}: one was changed", ANEW)
+    if file != f"{case.identity.method.id}/{record.key}.json":
+        wanted = f"{case.identity.method.id}/{record.key}.json"
+        yield Problem("its folder and name are not those of its method and key", f"name it {wanted[:250]}")
+    if case.identity.schema_version != SCHEMA_VERSION:
+        what = f"was computed by version {case.identity.schema_version} of the engine, which now is {SCHEMA_VERSION}"
+        yield Problem(what, "run it again with the present version", note=case.accepted)
+
+
+def check_text(case: Case) -> Iterator[Problem]:
+    """Nothing that a board prints can break a page."""
+    record, identity = case.record, case.identity
+    texts = {
+        "recipe_name": record.recipe_name,
+        "method.id": identity.method.id,
+        "method.variant": identity.method.variant or "",
+        "student": identity.student,
+        "dataset.name": identity.dataset.name,
+        "teacher.model": identity.teacher.model if identity.teacher else "",
+        "teacher.source": record.teacher.source if record.teacher else "",
+        "conditions.device": record.conditions.device,
+        **{f"versions.{name}": f"{name} {version}" for name, version in record.conditions.versions.items()},
+    }
+    for name, text in texts.items():
+        if _FORBIDDEN.search(text) or len(text) > 200:
+            yield Problem(f"{name[:60]} holds characters that are not allowed, or is too long", ANEW)
+
+
+def check_hashes(case: Case) -> Iterator[Problem]:
+    """Every hash is one."""
+    hashes = {
+        "predictions_sha256": case.record.predictions_sha256,
+        "weights_sha256": case.record.weights_sha256,
+        "method.source": case.identity.method.source,
+        "dataset.fingerprint": case.identity.dataset.fingerprint,
+    }
+    if case.identity.teacher:
+        hashes["teacher.sha256"] = case.identity.teacher.sha256
+    for name, value in hashes.items():
+        if not _SHA256.fullmatch(value):
+            yield Problem(f"{name} is no sha256", ANEW)
+
+
+def check_data(case: Case) -> Iterator[Problem]:
+    """What was unknown or out of bounds when the case was opened."""
+    yield from case.problems

@@ -1,0 +1,75 @@
+"""Whether the teacher is what its entry in the registry says, and passed its gate."""
+
+import functools
+from collections.abc import Iterator
+
+from cakdbench.errors import UsageError
+from cakdbench.models.zoo import hub_statistics
+from cakdbench.submissions.checks.case import Case
+from cakdbench.submissions.checks.identity import ANEW
+from cakdbench.submissions.findings import Problem
+from cakdbench.teacher_entries import TeacherEntry, load_teachers
+
+ROUNDING = 1e-6
+
+
+def check_teacher(case: Case) -> Iterator[Problem]:
+    """There is a teacher where the method needs one, and none where it does not."""
+    given = case.identity.teacher is not None
+    if given != (case.record.teacher is not None):
+        yield Problem("its identity and its record do not agree on whether it had a teacher", ANEW)
+    if case.method and bool(case.method.needs) != given:
+        yield Problem(f"{case.method.id} {'has a teacher and needs none' if given else 'has no teacher'}", ANEW)
+
+
+def check_gate(case: Case) -> Iterator[Problem]:
+    """The measured accuracy is the expected one, or the difference is owned up to."""
+    facts = case.record.teacher
+    if facts is None:
+        return
+    if facts.tolerance < 0 or not 0 <= facts.measured <= 100 or not 0 <= (facts.expected or 0) <= 100:
+        yield Problem("its teacher's accuracies are no percentages", ANEW)
+    off = facts.expected is not None and abs(facts.measured - facts.expected) > facts.tolerance + ROUNDING
+    if off != facts.mismatch_allowed:
+        said = "is off" if off else "is as"
+        yield Problem(f"its teacher {said} expected, and the record says the contrary", ANEW)
+
+
+def check_teacher_entry(case: Case) -> Iterator[Problem]:
+    """A teacher that claims to be the registry's has its source, its expectations and its input statistics."""
+    facts, identity = case.record.teacher, case.identity
+    if facts is None or identity.teacher is None:
+        return
+    if not facts.standard:
+        yield Problem("its teacher is not the registry's", "boards set it aside", note=True)
+        return
+    entry = _entry(identity.teacher.model, identity.dataset.name)
+    if entry is None:
+        yield Problem("the registry has no entry for its teacher", "add one to pairs/teachers.toml", note=True)
+        return
+    expected = facts.expected if entry.train else entry.accuracy
+    found = facts.source, facts.tolerance, facts.expected
+    if found != (entry.source, entry.allowed, expected) or (entry.train and facts.expected is None):
+        what = f"other teacher: {facts.source[:100]}, {facts.expected} ± {facts.tolerance} % is not the registry's"
+        yield Problem(f"{what}, {entry.source}, {expected} ± {entry.allowed} %", ANEW)
+    if case.recipe and case.facts and identity.teacher.statistics != _statistics(entry, case):
+        yield Problem("its teacher was fed with other input statistics than its entry says", ANEW)
+
+
+_registry = functools.cache(load_teachers)
+
+
+def _entry(model: str, dataset: str) -> TeacherEntry | None:
+    try:
+        return _registry()[model, dataset]
+    except (KeyError, UsageError):
+        return None
+
+
+def _statistics(entry: TeacherEntry, case: Case):
+    """Mean and deviation the teacher is fed with, where they are not the dataset's."""
+    tag = entry.statistics or entry.hub
+    if tag is None or case.recipe.teacher_norm == "shared":
+        return None
+    wanted = tuple(map(tuple, hub_statistics(tag)))
+    return None if wanted == (tuple(case.facts.mean), tuple(case.facts.std)) else wanted

@@ -1,0 +1,37 @@
+"""What is wrong with a bundle, where, and how to mend it."""
+
+from dataclasses import dataclass
+
+from cakdbench.errors import StoreError
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that does not add up. A `note` is worth knowing, and no reason to refuse."""
+
+    what: str
+    mend: str
+    note: bool = False
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A problem and its file, relative to the results folder."""
+
+    file: str
+    problem: Problem
+
+    @property
+    def refused(self) -> bool:
+        return not self.problem.note
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.problem.what}; {self.problem.mend}"
+
+
+class Refused(StoreError):
+    """A file of a bundle that is not read any further."""
+
+    def __init__(self, what: str, mend: str):
+        super().__init__(f"{what}; {mend}")
+        self.problem = Problem(what, mend)

@@ -1,0 +1,211 @@
+"""Reading files that strangers wrote: bounded, links not followed, nothing in them executed.
+
+Every function here either gives what the file holds or raises `Refused`, whatever the file is.
+"""
+
+import errno
+import json
+import math
+import os
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from pydantic import BaseModel, ValidationError
+
+from cakdbench.submissions.findings import Finding, Problem, Refused
+
+JSON_BYTES = 2**20
+CLASSES = 1_000_000
+"""Predictions or labels in one file at most."""
+NPY_BYTES = 2 * CLASSES + 128
+FILES, TOTAL_BYTES = 20_000, 2**28
+"""Files in a results folder, and their size together, at most."""
+DEPTH, TEXT, DIGITS = 12, 2000, 18
+"""Nesting of JSON, characters of a text, digits of a whole number, at most."""
+
+NAME = re.compile(r"[A-Za-z0-9_\-][A-Za-z0-9_.\-]{0,199}")
+_HEADER = re.compile(
+    rb"\x93NUMPY\x01\x00(..)(\{'descr': '<u2', 'fortran_order': False, 'shape': \((\d{1,8}),\), \} {0,128}\n)",
+    re.DOTALL,
+)
+T = TypeVar("T", bound=BaseModel)
+
+
+def read_file(path: Path, limit: int) -> bytes:
+    """The bytes of a regular file of at most `limit` bytes."""
+    try:
+        _check_stat(os.lstat(path), limit)
+        flags = (getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
+        with open(os.open(path, os.O_RDONLY | sum(flags)), "rb") as file:
+            _check_stat(os.fstat(file.fileno()), limit)
+            content = file.read(limit + 1)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise Refused("is a link", "put the file itself here") from error
+        raise Refused(f"cannot be read ({error.strerror})", "hand in a readable file") from error
+    if len(content) > limit:
+        raise _too_large(limit)
+    return content
+
+
+def _check_stat(found: os.stat_result, limit: int) -> None:
+    if stat.S_ISLNK(found.st_mode):
+        raise Refused("is a link", "put the file itself here")
+    if not stat.S_ISREG(found.st_mode):
+        raise Refused("is no regular file", "put a file here, or nothing")
+    if found.st_nlink > 1:
+        raise Refused("is a hard link to a file that has other names", "put a copy of the file here")
+    if found.st_size > limit:
+        raise _too_large(limit)
+
+
+def _too_large(limit: int) -> Refused:
+    return Refused(f"is larger than {limit:,} bytes", "hand in the file as `cakdbench submit` writes it")
+
+
+def read_model(content: bytes, model: type[T]) -> T:
+    """JSON as a pydantic model: strict, unknown fields are errors."""
+    value = parse_json(content)
+    try:
+        return model.model_validate_json(json.dumps(value), strict=True)
+    except ValidationError as error:
+        told = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:3])
+        what = f"does not fit the schema: {told[:400]}"
+        raise Refused(what, "compare it with entry.schema.json, or submit the run anew") from error
+
+
+def parse_json(content: bytes) -> Any:
+    """A JSON value without duplicate keys, NaN, infinities, deep nesting, endless numbers or unprintable text."""
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise Refused(f"is not UTF-8 (byte {error.start})", "write it in UTF-8") from error
+    hooks = {"parse_constant": _no_constant, "parse_float": _float, "parse_int": _int, "object_pairs_hook": _unique}
+    try:
+        value = json.loads(text, **hooks)
+    except RecursionError as error:
+        raise _too_deep() from error
+    except ValueError as error:
+        raise Refused(f"is no JSON ({error})", "hand in the whole file as it was written") from error
+    _tame(value, 1)
+    return value
+
+
+def _no_constant(name: str) -> None:
+    raise Refused(f"holds {name}", "JSON has finite numbers only")
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise Refused("holds a number beyond all bounds", "JSON has finite numbers only")
+    return value
+
+
+def _int(text: str) -> int:
+    if len(text.lstrip("-")) > DIGITS:
+        raise Refused(f"holds a whole number of more than {DIGITS} digits", "hand in the file as it was written")
+    return int(text)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise Refused("has a key twice in one object", "give every key once")
+    return found
+
+
+def _tame(value: Any, depth: int) -> None:
+    if depth > DEPTH:
+        raise _too_deep()
+    if isinstance(value, str) and (len(value) > TEXT or not value.isprintable()):
+        raise Refused(f"holds text that is unprintable or longer than {TEXT}", "leave it out")
+    if isinstance(value, dict):
+        for part in (*value, *value.values()):
+            _tame(part, depth + 1)
+    elif isinstance(value, list):
+        for part in value:
+            _tame(part, depth + 1)
+
+
+def _too_deep() -> Refused:
+    return Refused(f"is nested deeper than {DEPTH} levels", "hand in the file as it was written")
+
+
+def parse_classes(content: bytes) -> np.ndarray:
+    """`(N,)` uint16 from a NumPy file of one-dimensional little-endian uint16, and of nothing else.
+
+    The header is compared with the only form it may have, and never evaluated.
+    """
+    header = _HEADER.match(content)
+    if header is None or int.from_bytes(header[1], "little") != len(header[2]):
+        raise Refused("is no NumPy file of a row of uint16", "hand in predictions.npy as the run wrote it")
+    count, size = int(header[3]), len(content) - header.end()
+    if size != 2 * count:
+        raise Refused(f"says it holds {count} classes and has {size} bytes of them", "hand in the whole file")
+    return np.frombuffer(content, "<u2", count, header.end()).astype(np.uint16)
+
+
+def scan(root: Path) -> tuple[list[str], list[Finding]]:
+    """The files of a results folder, as `name` or `folder/name`, and what must not be in it.
+
+    Raises:
+        Refused: there are too many files, or they are too large together.
+    """
+    files, findings = [], []
+    for name, problem in _walk(root):
+        if problem:
+            findings.append(Finding(name, problem))
+        else:
+            files.append(name)
+    return files, findings
+
+
+def _walk(root: Path) -> Iterator[tuple[str, Problem | None]]:
+    seen, size = 0, 0
+    for inside in ("", *_folders(root)):
+        for item in _listing(root / inside):
+            seen, size = seen + 1, size + min(item.stat(follow_symlinks=False).st_size, NPY_BYTES)
+            if seen > FILES or size > TOTAL_BYTES:
+                raise Refused(f"holds more than {FILES:,} files or {TOTAL_BYTES:,} bytes", "hand in less at once")
+            if inside or not item.is_dir(follow_symlinks=False) or not NAME.fullmatch(item.name):
+                yield (f"{inside}/" if inside else "") + _shown(item.name), _strange(item)
+
+
+def _folders(root: Path) -> list[str]:
+    items = _listing(root)
+    return [item.name for item in items if item.is_dir(follow_symlinks=False) and NAME.fullmatch(item.name)]
+
+
+def _listing(folder: Path) -> list[os.DirEntry]:
+    found = []
+    try:
+        with os.scandir(folder) as items:
+            for item in items:
+                found.append(item)
+                if len(found) > FILES:
+                    break
+    except OSError as error:
+        raise Refused(f"{folder.name}: cannot be read ({error.strerror})", "name a readable folder") from error
+    return sorted(found, key=lambda item: item.name)
+
+
+def _shown(name: str) -> str:
+    """A file name that can be printed."""
+    return name if NAME.fullmatch(name) else ascii(name)[1:-1][:200]
+
+
+def _strange(item: os.DirEntry) -> Problem | None:
+    if not NAME.fullmatch(item.name):
+        return Problem("has a name that is not allowed", "use letters, digits, '_', '-' and '.', not first")
+    if item.is_symlink():
+        return Problem("is a link", "put the file itself here")
+    if item.is_dir(follow_symlinks=False):
+        return Problem("is a folder inside of a method's folder", "keep files only one folder deep")
+    if not item.is_file(follow_symlinks=False):
+        return Problem("is no regular file", "put a file here, or nothing")
+    return None

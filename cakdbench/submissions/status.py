@@ -1,0 +1,82 @@
+"""The maintainers' list: which entries they have checked, as they were, and which teachers' weights they accept."""
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+
+from cakdbench.store import write_atomic
+from cakdbench.submissions.findings import Refused
+from cakdbench.submissions.reading import read_file
+
+STATUS_FILE = "status.toml"
+CLAIMED, RESCORED, RERUN, EXTERNAL = "claimed", "re-scored", "re-run", "external"
+LIMIT = 2**23
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Date = Annotated[str, StringConstraints(pattern=r"^\d{4}-\d\d-\d\d$")]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Verdict(_Table):
+    """What maintainers found of an entry: `sha256` is its file's."""
+
+    key: str
+    sha256: Sha256
+    status: Literal["re-scored", "re-run"]
+    date: Date
+    note: str = ""
+
+
+class AcceptedTeacher(_Table):
+    """Weights that entries on a teacher may have been taught by."""
+
+    model: str
+    dataset: str
+    image_size: int
+    sha256: Sha256
+    note: str = ""
+
+
+class Verdicts(_Table):
+    entries: tuple[Verdict, ...] = ()
+    teachers: tuple[AcceptedTeacher, ...] = ()
+
+    def by_key(self) -> dict[str, Verdict]:
+        return {verdict.key: verdict for verdict in self.entries}
+
+
+def read_verdicts(root: Path) -> Verdicts:
+    """The list of a results folder; an empty one if there is none.
+
+    Raises:
+        Refused: the file is not readable or malformed.
+    """
+    path = root / STATUS_FILE
+    if not path.exists() and not path.is_symlink():
+        return Verdicts()
+    try:
+        table = tomllib.loads(read_file(path, LIMIT).decode("utf-8"))
+        verdicts = Verdicts.model_validate_json(json.dumps(table, default=str), strict=True)
+    except (ValidationError, ValueError, RecursionError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise Refused(f"is malformed ({reason})", "restore the maintainers' file") from error
+    if len({verdict.key for verdict in verdicts.entries}) < len(verdicts.entries):
+        raise Refused("lists an entry twice", "keep one line for each")
+    return verdicts
+
+
+def write_verdicts(root: Path, verdicts: Verdicts) -> None:
+    parts = [_toml("teachers", line) for line in verdicts.teachers] + [_toml("entries", v) for v in verdicts.entries]
+    write_atomic(root / STATUS_FILE, "\n".join(["# Kept by the maintainers: see ../RULES.md.\n", *parts]).encode())
+
+
+def _toml(name: str, table: BaseModel) -> str:
+    """A table as TOML; strings in JSON's notation are strings in TOML's."""
+    values = table.model_dump(exclude_defaults=True)
+    return f"[[{name}]]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())

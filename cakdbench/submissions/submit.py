@@ -1,0 +1,168 @@
+"""Make entries of finished runs: check them, then put them into the results folder."""
+
+import io
+import json
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from pydantic import ValidationError
+
+from cakdbench.data.datasets import load_dataset
+from cakdbench.errors import StoreError, UsageError
+from cakdbench.store import RunFolder, Store, write_atomic
+from cakdbench.submissions.bundle import SCHEMA_FILE, Bundle, read_bundle
+from cakdbench.submissions.entry import Entry, entry_bytes, entry_schema
+from cakdbench.submissions.findings import Finding
+from cakdbench.submissions.truth import Truth, labels_name
+from cakdbench.submissions.validate import examine
+
+
+@dataclass(frozen=True)
+class Submitter:
+    """Who hands runs in, and where to read more."""
+
+    submitted_by: str
+    paper: str | None = None
+    code: str | None = None
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What became of the runs: files written, keys that were there already, findings that stopped the others."""
+
+    written: tuple[Path, ...]
+    there: tuple[str, ...]
+    findings: tuple[Finding, ...]
+
+
+def find_runs(names: Iterable[str], store: Store) -> list[RunFolder]:
+    """The finished runs that are meant by keys, beginnings of keys, paths of run folders, or `all`.
+
+    Raises:
+        UsageError: a name means no run, or one that is not finished.
+    """
+    runs = {run.key: run for run in store.runs()}
+    found: dict[str, RunFolder] = {}
+    for name in names:
+        for run in _named(name, runs):
+            if name != "all" and not run.is_done:
+                raise UsageError(f"{run.key} is {run.state()}, not done: run the grid to its end before you submit")
+            if run.is_done:
+                found[run.key] = run
+    if not found:
+        raise UsageError(f"no finished runs in {store.root}: name the store with --store, or see `cakdbench status`")
+    return list(found.values())
+
+
+def _named(name: str, runs: dict[str, RunFolder]) -> list[RunFolder]:
+    if name == "all":
+        return list(runs.values())
+    if name in runs:
+        return [runs[name]]
+    if (Path(name) / "identity.json").is_file():
+        return [RunFolder(Path(name).resolve())]
+    chosen = [run for key, run in runs.items() if key.startswith(name)]
+    if not chosen:
+        raise UsageError(f"no run {name!r}: give a key, the beginning of one, a run's folder, or all")
+    return chosen
+
+
+def submit(runs: list[RunFolder], results: Path, submitter: Submitter, data_dir: Path | None = None) -> Submission:
+    """Write the entries of runs into the results folder, if all of them pass the checks of `validate`.
+
+    Nothing is written if one of them is refused. The test labels of their datasets, if missing, and the schema of
+    the entries are written beside them.
+
+    Raises:
+        UsageError: the submitter's name or addresses are malformed.
+        StoreError: a run is damaged, or the folder cannot be written.
+    """
+    present = read_bundle(results) if results.is_dir() else Bundle()
+    keys = {held.entry.key for held in present.held}
+    new = [run for run in runs if run.key not in keys]
+    there = tuple(run.key for run in runs if run.key in keys)
+    if not new:
+        return Submission((), there, ())
+    with tempfile.TemporaryDirectory(prefix="cakdbench-submit-") as draft:
+        labels = _labels(new, results.parent / "labels", data_dir)
+        files = _write(new, Path(draft) / "results", submitter)
+        findings = _examined(Path(draft) / "results", present, labels, results.parent / "labels", data_dir)
+        if any(finding.refused for finding in findings):
+            return Submission((), there, findings)
+        for file, content in files.items():
+            write_atomic(results / file, content)
+    for path, content in labels.items():
+        write_atomic(path, content)
+    write_atomic(results / SCHEMA_FILE, schema_bytes())
+    return Submission((*(results / file for file in files), *labels), there, findings)
+
+
+def _write(runs: list[RunFolder], draft: Path, submitter: Submitter) -> dict[str, bytes]:
+    """Write the entries to a folder of their own; their contents by file."""
+    files = {}
+    for run in runs:
+        files |= dict(_files(run, submitter))
+    for file, content in files.items():
+        write_atomic(draft / file, content)
+    return files
+
+
+def _files(run: RunFolder, submitter: Submitter) -> Iterator[tuple[str, bytes]]:
+    record = run.record()
+    try:
+        facts = {"submitted_by": submitter.submitted_by, "paper": submitter.paper, "code": submitter.code}
+        entry = Entry(record=record, **facts)
+    except ValidationError as error:
+        told = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise UsageError(f"{told}; give --by NAME, and https addresses as --paper and --code") from error
+    stem = f"{record.identity.method.id}/{record.key}"
+    yield f"{stem}.json", entry_bytes(entry)
+    try:
+        yield f"{stem}.npy", run.predictions.read_bytes()
+    except OSError as error:
+        raise StoreError(f"missing file {run.predictions}: run the same command again, it computes the run") from error
+
+
+def _labels(runs: list[RunFolder], folder: Path, data_dir: Path | None) -> dict[Path, bytes]:
+    """Files of test labels that are not there yet; none for a dataset that is not at hand."""
+    found: dict[Path, bytes] = {}
+    for identity in {run.identity().dataset.fingerprint: run.identity() for run in runs}.values():
+        path = folder / labels_name(identity.dataset.name, identity.dataset.fingerprint)
+        if path.exists():
+            continue
+        try:
+            data = load_dataset(identity.dataset.name, data_dir, download=False)
+        except UsageError:
+            continue
+        if data.fingerprint == identity.dataset.fingerprint:
+            found[path] = npy_bytes(data.test.labels)
+    return found
+
+
+def npy_bytes(classes: np.ndarray) -> bytes:
+    """`(N,)` classes as a NumPy file of uint16."""
+    buffer = io.BytesIO()
+    np.save(buffer, classes.astype("<u2"))
+    return buffer.getvalue()
+
+
+def schema_bytes() -> bytes:
+    """The file `entry.schema.json`."""
+    return (json.dumps(entry_schema(), indent=1, sort_keys=True) + "\n").encode()
+
+
+def _examined(
+    draft: Path, present: Bundle, labels: dict[Path, bytes], folder: Path, data_dir: Path | None
+) -> tuple[Finding, ...]:
+    """What is found against the new entries, beside those that are there."""
+    for path in (*labels, *folder.glob("*.npy")):
+        write_atomic(draft.parent / "labels" / path.name, labels.get(path) or path.read_bytes())
+    bundle = read_bundle(draft)
+    files = {held.file for held in bundle.held} | {finding.file for finding in bundle.findings}
+    both = Bundle([*present.held, *bundle.held], {}, present.verdicts, bundle.findings)
+    report = examine(both, Truth(draft.parent / "labels", data_dir), datetime.now(UTC))
+    return tuple(finding for finding in report.findings if finding.file in files)

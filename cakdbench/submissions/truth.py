@@ -1,0 +1,150 @@
+"""What the receiving side knows by itself: data, labels, recipes, models; nothing of it comes from a bundle."""
+
+import functools
+import re
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cakdbench.data.datasets import EMBEDDED, FACTS, DatasetFacts, ImageDataset, load_dataset
+from cakdbench.errors import UsageError
+from cakdbench.method import Method
+from cakdbench.models.staged import StagedModel
+from cakdbench.recipes import Recipe
+from cakdbench.submissions.findings import Refused
+from cakdbench.submissions.reading import NPY_BYTES, parse_classes, read_file
+from cakdbench.tomlio import checked
+
+LONGEST_NAME = 100
+"""Characters of a dataset's name."""
+LARGEST_IMAGE, LONGEST_TRAINING = 1024, 10_000
+"""Pixels and epochs of a recipe that is still looked into."""
+
+
+def labels_name(dataset: str, fingerprint: str) -> str:
+    """The name of a dataset's file of test labels."""
+    return f"{re.sub(r'[^A-Za-z0-9_.]+', '-', dataset)}-{fingerprint[:16]}.npy"
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The receiving side.
+
+    Args:
+        labels: folder of files of test labels.
+        data_dir: where the datasets lie; None if only the embedded one is to be opened. Nothing is downloaded.
+    """
+
+    labels: Path
+    data_dir: Path | None = None
+    _cache: dict[tuple[str, str], np.ndarray | None] = field(default_factory=dict, repr=False)
+
+    def dataset(self, name: str) -> ImageDataset | None:
+        """A named dataset, if it is at hand; a `timm:` name would open whatever it says, so it never is."""
+        if name not in FACTS or (name != EMBEDDED and self.data_dir is None):
+            return None
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return load_dataset(name, self.data_dir, download=False)
+        except UsageError:
+            return None
+
+    def test_labels(self, name: str, fingerprint: str) -> np.ndarray | None:
+        """`(N,)` uint16 classes of the test images, of the dataset or of its file; None if neither is at hand.
+
+        Raises:
+            Refused: what is at hand under this name has another fingerprint, or the file is damaged.
+        """
+        if (name, fingerprint) not in self._cache:
+            self._cache[name, fingerprint] = self._test_labels(name, fingerprint)
+        return self._cache[name, fingerprint]
+
+    def has_false_labels(self, name: str, fingerprint: str) -> bool:
+        """Whether the dataset is at hand and its file of labels, which boards use, says something else."""
+        data, path = self.dataset(name), self.labels / labels_name(name, fingerprint)
+        if data is None or data.fingerprint != fingerprint or not (path.exists() or path.is_symlink()):
+            return False
+        try:
+            return not np.array_equal(parse_classes(read_file(path, NPY_BYTES)), data.test.labels)
+        except Refused:
+            return True
+
+    def _test_labels(self, name: str, fingerprint: str) -> np.ndarray | None:
+        if len(name) > LONGEST_NAME or not re.fullmatch("[0-9a-f]{64}", fingerprint):
+            raise Refused("its dataset has no proper name and fingerprint", "submit the run as it was recorded")
+        data = self.dataset(name)
+        if data is not None and data.fingerprint == fingerprint:
+            return data.test.labels.astype(np.uint16)
+        path = self.labels / labels_name(name, fingerprint)
+        if data is None and (path.exists() or path.is_symlink()):
+            return parse_classes(read_file(path, NPY_BYTES))
+        stem = labels_name(name, "")[: -len(".npy")]
+        others = [p for p in self.labels.glob("*.npy") if re.fullmatch(re.escape(stem) + "[0-9a-f]{16}", p.stem)]
+        if data is not None or others:
+            what = f"was evaluated on other data than {name}: the fingerprint {fingerprint[:16]} is unknown"
+            raise Refused(what, "run on an unchanged copy of the dataset")
+        return None
+
+
+def known_facts(name: str) -> DatasetFacts | None:
+    """What is known of a named dataset without opening it."""
+    return FACTS.get(name)
+
+
+def read_recipe(name: str, numbers: dict[str, Any]) -> Recipe:
+    """The recipe of a record.
+
+    Raises:
+        Refused: its numbers are not those of a recipe, or out of all bounds.
+    """
+    try:
+        recipe = checked(Recipe, {**numbers, "name": name, "title": "-", "source": "-"}, "recipe")
+    except UsageError as error:
+        raise Refused(f"its recipe is none: {str(error)[:300]}", "submit the run as it was recorded") from error
+    if recipe.numbers() != numbers:
+        raise Refused("its recipe leaves numbers out or writes them in another way", "submit the run as recorded")
+    if recipe.image_size > LARGEST_IMAGE or recipe.epochs > LONGEST_TRAINING:
+        what = f"trains {recipe.epochs} epochs at {recipe.image_size} px"
+        raise Refused(what, f"at most {LONGEST_TRAINING} epochs and {LARGEST_IMAGE} px are accepted")
+    return recipe
+
+
+@functools.lru_cache(maxsize=64)
+def bare_model(name: str, classes: int, image_size: int, split: str) -> StagedModel:
+    """A model without weights.
+
+    Raises:
+        Refused: it cannot be built.
+    """
+    try:
+        with torch.device("meta"):
+            return StagedModel(name, classes, image_size, split=split)
+    except Exception as error:  # names and sizes are a stranger's, and timm's networks raise anything
+        what = f"the model {name} cannot be built at {image_size} px ({str(error)[:200]})"
+        raise Refused(what, "submit the run as it was recorded") from error
+
+
+def parameters(model: StagedModel) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def extra_parameters(
+    method: type[Method], config: Method.Config, student: StagedModel, teacher: StagedModel | None
+) -> int:
+    """Trainable parameters a method adds to a student, counted without allocating any.
+
+    Raises:
+        Refused: it cannot be built.
+    """
+    labels = torch.arange(2 * student.num_classes) % student.num_classes
+    try:
+        with torch.device("meta"):
+            return method(student, teacher, config, labels).extra_parameters()
+    except Exception as error:  # the settings are a stranger's, and a method may raise anything
+        what = f"{method.id} cannot be built with its settings ({str(error)[:200]})"
+        raise Refused(what, "submit the run as it was recorded") from error

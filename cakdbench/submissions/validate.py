@@ -1,0 +1,178 @@
+"""Check a results folder, a method's folder or one entry against what the receiving side knows."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cakdbench.errors import UsageError
+from cakdbench.submissions.bundle import SCHEMA_FILE, Bundle, Held, read_bundle
+from cakdbench.submissions.checks import CHECKS
+from cakdbench.submissions.checks.case import Case, open_case
+from cakdbench.submissions.checks.crossing import cross_checks, teacher_name
+from cakdbench.submissions.checks.external import check_external
+from cakdbench.submissions.findings import Finding, Problem
+from cakdbench.submissions.reading import NAME
+from cakdbench.submissions.status import (
+    CLAIMED,
+    EXTERNAL,
+    RESCORED,
+    STATUS_FILE,
+    AcceptedTeacher,
+    Verdict,
+    Verdicts,
+    write_verdicts,
+)
+from cakdbench.submissions.truth import Truth, labels_name
+
+
+@dataclass(frozen=True)
+class Line:
+    """An entry in the summary; `rescored`: its accuracy was computed anew from its predictions, and is right."""
+
+    file: str
+    top1: float
+    status: str
+    rescored: bool
+
+
+@dataclass(frozen=True)
+class Report:
+    """What came of a validation: everything found, and the entries nothing was found against."""
+
+    findings: tuple[Finding, ...]
+    lines: tuple[Line, ...]
+
+    @property
+    def refused(self) -> tuple[Finding, ...]:
+        return tuple(finding for finding in self.findings if finding.refused)
+
+    @property
+    def not_rescored(self) -> tuple[Line, ...]:
+        return tuple(line for line in self.lines if not line.rescored and line.status != EXTERNAL)
+
+
+def results_root(path: Path) -> tuple[Path, str]:
+    """The results folder a path is in, and the beginning of the names of its files that are meant.
+
+    Raises:
+        UsageError: there is nothing at the path.
+    """
+    path = Path(path)
+    if path.is_symlink() or not path.exists():
+        raise UsageError(f"no results at {path}: name a results folder, a method's folder, or an entry's JSON file")
+    path = path.resolve()
+    if not path.is_dir():
+        if path.suffix != ".json":
+            raise UsageError(f"{path} is no entry: name its JSON file, or a folder")
+        return path.parent.parent, f"{path.parent.name}/{path.name}"
+    if NAME.fullmatch(path.name) and any(item.name != SCHEMA_FILE for item in path.glob("*.json")):
+        return path.parent, f"{path.name}/"
+    return path, ""
+
+
+def validate(path: Path, truth: Truth, now: datetime | None = None) -> Report:
+    """Check what lies at `path`, beside everything else in its results folder.
+
+    Args:
+        now: the time no run can have finished after; default: the present.
+
+    Raises:
+        UsageError: there is nothing at the path.
+        Refused: the folder is too large, or cannot be listed.
+    """
+    root, chosen = results_root(path)
+    bundle = read_bundle(root)
+    report = examine(bundle, truth, now or datetime.now(UTC))
+    if not chosen:
+        return report
+    findings = tuple(f for f in report.findings if f.file.startswith(chosen))
+    return Report(findings, tuple(line for line in report.lines if line.file.startswith(chosen)))
+
+
+def examine(bundle: Bundle, truth: Truth, now: datetime) -> Report:
+    """All checks of all entries."""
+    listed = bundle.verdicts.by_key()
+    cases = [open_case(held, truth, now, _accepted(held, listed)) for held in bundle.held]
+    findings = [*bundle.findings, *_altered(bundle), *_external(bundle), *_labels(bundle, truth)]
+    for case in cases:
+        findings += _findings(case)
+    first = sorted(cases, key=lambda case: not case.accepted)  # of two that clash, the newcomer is refused
+    findings += cross_checks([case.held for case in first], bundle.verdicts.teachers)
+    wrong = {finding.file for finding in findings if finding.refused}
+    lines = [_line(case, listed) for case in cases if case.held.file not in wrong]
+    lines += [Line(f, e.accuracy, EXTERNAL, False) for f, e in bundle.external.items() if f not in wrong]
+    return Report(tuple(sorted(findings, key=lambda f: (not f.refused, f.file))), tuple(lines))
+
+
+def _findings(case: Case) -> Iterator[Finding]:
+    for check in CHECKS:
+        try:
+            problems = list(check(case))
+        except Exception as error:  # the numbers are a stranger's: what nobody thought of is refused too
+            what = f"{check.__name__} fails on it ({type(error).__name__}: {ascii(str(error))[:200]})"
+            problems = [Problem(what, "submit the run as it was recorded")]
+        for problem in problems:
+            yield Finding(case.held.file, problem)
+
+
+def _line(case: Case, listed: dict[str, Verdict]) -> Line:
+    status = listed[case.record.key].status if case.record.key in listed else CLAIMED
+    return Line(case.held.file, case.record.result.top1, status, case.labels is not None)
+
+
+def _accepted(held: Held, listed: dict[str, Verdict]) -> bool:
+    verdict = listed.get(held.entry.key)
+    return verdict is not None and verdict.sha256 == held.sha256
+
+
+def _altered(bundle: Bundle) -> Iterator[Finding]:
+    """Entries on the maintainers' list that are missing, or are not as they were."""
+    held = {each.entry.key: each for each in bundle.held}
+    for verdict in bundle.verdicts.entries:
+        if verdict.key not in held:
+            what = f"lists {verdict.key[:200]}, which is missing or cannot be read"
+            yield Finding(STATUS_FILE, Problem(what, "put it back: entries are removed by the maintainers"))
+        elif held[verdict.key].sha256 != verdict.sha256:
+            what = f"was changed after it had been found {verdict.status} on {verdict.date}"
+            yield Finding(held[verdict.key].file, Problem(what, "put the accepted file back"))
+
+
+def _labels(bundle: Bundle, truth: Truth) -> Iterator[Finding]:
+    for dataset in dict.fromkeys(held.entry.record.identity.dataset for held in bundle.held):
+        if truth.has_false_labels(dataset.name, dataset.fingerprint):
+            file = f"../{truth.labels.name}/{labels_name(dataset.name, dataset.fingerprint)}"
+            yield Finding(file, Problem("are not the test labels of the dataset", "restore the file"))
+
+
+def _external(bundle: Bundle) -> Iterator[Finding]:
+    for file, entry in bundle.external.items():
+        for problem in check_external(entry):
+            yield Finding(file, problem)
+
+
+def accept(root: Path, report: Report, today: str) -> int:
+    """Enter every re-scored entry of a report, and its teacher, in the maintainers' list; says how many are new.
+
+    Args:
+        today: date, as in 2026-01-31.
+    """
+    bundle = read_bundle(root)
+    good = {line.file for line in report.lines if line.rescored}
+    listed = bundle.verdicts.by_key()
+    chosen = [held for held in bundle.held if held.file in good]
+    new = [held for held in chosen if held.entry.key not in listed]
+    verdicts = [Verdict(key=h.entry.key, sha256=h.sha256, status=RESCORED, date=today) for h in new]
+    teachers = dict.fromkeys((*bundle.verdicts.teachers, *_new_teachers(chosen, bundle.verdicts.teachers)))
+    entries = sorted((*bundle.verdicts.entries, *verdicts), key=lambda verdict: verdict.key)
+    write_verdicts(root, Verdicts(entries=tuple(entries), teachers=tuple(teachers)))
+    return len(new)
+
+
+def _new_teachers(held: list[Held], known: tuple[AcceptedTeacher, ...]) -> Iterator[AcceptedTeacher]:
+    named = {(line.model, line.dataset, line.image_size) for line in known}
+    for each in held:
+        identity = each.entry.record.identity
+        if identity.teacher and teacher_name(identity) not in named:
+            model, dataset, size = teacher_name(identity)
+            yield AcceptedTeacher(model=model, dataset=dataset, image_size=size, sha256=identity.teacher.sha256)
