@@ -20,6 +20,7 @@ from safetensors.torch import save
 import cakdbench
 from cakdbench.data.datasets import ImageDataset
 from cakdbench.data.stream import EvalStream, SampleStream
+from cakdbench.energy import PowerMeter, energy_counter
 from cakdbench.models.staged import StagedModel
 from cakdbench.models.weights import weights_sha256
 from cakdbench.plan import Cell
@@ -101,6 +102,7 @@ class Group:
         self.recipe, self.seed, self.dataset = first.recipe, first.seed, dataset
         self.teacher, self.facts, self.options = teacher, facts, options
         self.accelerator, self.watcher, self.failed, self.stop = accelerator, watcher, failed, stop
+        self.power = PowerMeter(energy_counter(accelerator.device))
         rendering = options.rendering(accelerator)
         self.stream = SampleStream(dataset, self.recipe, self.seed, **rendering)
         self.evaluation = EvalStream(dataset.test, dataset, self.recipe, **rendering)
@@ -241,6 +243,8 @@ class Group:
     def _conditions(self, lane: Lane) -> Conditions:
         cuda = self.accelerator.device.type == "cuda"
         modules = (cakdbench, torch, torchvision, timm, accelerate)
+        seconds = lane.training.seconds + lane.evaluating.seconds
+        energy = self.power.energy_wh(seconds)
         return Conditions(
             device=torch.cuda.get_device_name() if cuda else f"CPU ({platform.machine()})",
             processes=self.accelerator.num_processes,
@@ -249,9 +253,10 @@ class Group:
             compiled=self.options.compile,
             channels_last=self.options.channels_last,
             lanes=list(self.tasks),
-            seconds=lane.training.seconds + lane.evaluating.seconds,
+            seconds=seconds,
             images_per_second=lane.images_per_second,
             peak_memory_mb=torch.cuda.max_memory_allocated() / 2**20 if cuda else None,
+            energy_wh=None if energy is None else energy * self.accelerator.num_processes,
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
         )
 

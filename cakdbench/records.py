@@ -105,6 +105,8 @@ class Conditions(_Part):
     images_per_second: float
     """Training images through this lane's own steps per second."""
     peak_memory_mb: float | None = None
+    energy_wh: float | None = None
+    """This lane's share, by time, of what the GPUs drew during the run; None where the device does not report it."""
     finished: str
     """UTC, ISO 8601."""
 
