@@ -67,7 +67,13 @@ class PairSpec:
 
 @dataclass(frozen=True)
 class Suite:
-    """A named list of pairs; `board` is the leaderboard of its results, `groups` the suites it is made of."""
+    """A named list of pairs.
+
+    Attributes:
+        board: the leaderboard of its results; `board_title` is its title, if it is not that of its largest suite.
+        protocol: that of the printed numbers for these pairs, as in `leaderboards/published/`.
+        groups: the suites it is made of.
+    """
 
     name: str
     title: str
@@ -76,6 +82,8 @@ class Suite:
     source: str = ""
     notes: str = ""
     groups: tuple[str, ...] = ()
+    board_title: str = ""
+    protocol: str | None = None
 
 
 def _row(value: Any) -> Any:
@@ -100,6 +108,8 @@ class _SuiteTable(Table):
 
 class _SuiteFile(Table):
     board: str
+    board_title: str = ""
+    protocol: str | None = None
     suites: dict[str, _SuiteTable]
 
 
@@ -140,7 +150,8 @@ def suites_from_file(path: Path) -> dict[str, Suite]:
         if not specs:
             raise UsageError(f"{path}: suites.{name}: has neither pairs nor groups")
         described = table.model_dump(include={"title", "source", "notes", "groups"})
-        found[name] = Suite(name, board=file.board, specs=tuple(dict.fromkeys(specs)), **described)
+        described |= file.model_dump(include={"board", "board_title", "protocol"})
+        found[name] = Suite(name, specs=tuple(dict.fromkeys(specs)), **described)
     return found
 
 

@@ -74,9 +74,17 @@ def test_boards():
         "imagenet_": "imagenet1k",
         "demo": "demo",
         "sakd": "sakd",
+        "pcagl_": "pcagl",
     }.items():
         assert {boards[name] for name in boards if name.startswith(prefix)} == {board}
-    assert boards["pcagl_cifar"] != boards["pcagl_imagenet"]
+
+
+def test_boards_of_published_pairs_know_the_protocol_of_the_printed_numbers():
+    found = {suite.board: suite.protocol for suite in suites().values()}
+    assert found == {"cifar100": "ofa", "imagenet1k": "ofa", "sakd": "sakd-imagenet", "pcagl": "pcagl", "demo": None}
+    assert {suite.board_title for suite in suites().values() if suite.board == "pcagl"} == {
+        "The pairs of PCA/GL, CIFAR-100 and ImageNet-1K"
+    }
 
 
 def test_a_pair_has_one_recipe_wherever_it_stands():
