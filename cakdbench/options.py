@@ -17,6 +17,7 @@ DataDir = Annotated[Path | None, typer.Option("--data-dir", envvar="CAKDBENCH_DA
 TeacherDir = Annotated[
     Path, typer.Option("--teacher-dir", envvar="CAKDBENCH_TEACHERS", help="Where teachers' weight files lie.")
 ]
+Results = Annotated[Path, typer.Option("--results", help="The submitted results.")]
 Boards = Annotated[Path, typer.Option("--boards", help="Where the boards are written.")]
 TeacherFiles = Annotated[list[Path], typer.Option("--teachers", help="TOML file with teacher entries of your own.")]
 MethodFiles = Annotated[list[Path], typer.Option("--method-file", help="Python file with methods of your own.")]

@@ -7,15 +7,25 @@ from typing import Any, Protocol
 
 from cakdbench.plan import ALWAYS
 from cakdbench.records import Record
+from cakdbench.reports.published import Printed
+from cakdbench.reports.ranking import SEEDS, Standings
 from cakdbench.reports.uncertainty import indistinguishable, standard_error
+from cakdbench.submissions.entry import ExternalEntry
 
 SCRATCH, *_ = BASELINES = ALWAYS
 """Rows of every board, in this order, measured or not."""
+TEACHER = "teacher"
+"""What printed accuracies of the teacher itself go by."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """A pair under its recipe; `numbers` is everything of the recipe that can change a result."""
+    """A pair under its recipe.
+
+    Attributes:
+        numbers: everything of the recipe that can change a result.
+        protocol: that of the printed numbers shown beside the measured ones, if there are any.
+    """
 
     teacher: str
     student: str
@@ -23,6 +33,7 @@ class Column:
     recipe: str
     numbers: Mapping[str, Any] = field(compare=False)
     test_images: int
+    protocol: str | None = None
 
     @property
     def pair(self) -> str:
@@ -47,17 +58,24 @@ class Rules(Protocol):
     def title(self, label: str) -> str:
         """A method's name for readers."""
 
+    def installed(self, label: str) -> bool:
+        """Whether there is such a method here."""
+
+    def printed(self, column: Column) -> Mapping[str, tuple[Printed, ...]]:
+        """The printed accuracies of a pair by method; `teacher` and `scratch` are the models alone."""
+
 
 @dataclass(frozen=True)
 class Score:
     """One cell: the records of a method on a pair, a seed each, and the scratch records beside them.
 
-    Accuracies and gains in percent, of the last epoch.
+    Accuracies and gains in percent, of the last epoch. `printed` are the values of papers.
     """
 
     records: tuple[Record, ...]
     scratch: tuple[Record, ...] = ()
     refusal: str | None = None
+    printed: tuple[Printed, ...] = ()
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -97,11 +115,12 @@ class Score:
 
 @dataclass(frozen=True)
 class Row:
-    """One method; a score for each column of the block."""
+    """One method; a score for each column of the block. Not `installed`: known from papers alone."""
 
     label: str
     title: str
     scores: tuple[Score, ...]
+    installed: bool = True
 
     @property
     def gains(self) -> list[float]:
@@ -119,6 +138,7 @@ class BlockColumn:
 
     column: Column
     records: tuple[Record, ...]
+    printed: Mapping[str, tuple[Printed, ...]] = field(default_factory=dict, compare=False)
 
     @property
     def fingerprint(self) -> str | None:
@@ -164,19 +184,22 @@ class Missing:
 
 @dataclass(frozen=True)
 class Block:
-    """The scores of one precision, for the pairs with a distilled student (else with scratch, else all).
+    """The scores of one dataset and precision.
 
-    Rows: scratch, kd, then by the number of pairs with a gain, and average gain.
+    Columns: the pairs with a distilled student or a printed number (else with scratch, else all).
+    Rows: scratch, kd, then by the number of pairs with a gain, average gain, and printed values.
     """
 
+    dataset: str
     precision: str
     columns: tuple[BlockColumn, ...]
     rows: tuple[Row, ...]
+    standings: Standings
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """Every seed somebody has used; seed 0 if nobody has."""
-        return tuple(sorted({r.identity.seed for c in self.columns for r in c.records})) or (0,)
+        """Every seed somebody has used; those the rules ask for if nobody has."""
+        return tuple(sorted({r.identity.seed for c in self.columns for r in c.records})) or SEEDS
 
     @property
     def missing(self) -> list[Missing]:
@@ -184,6 +207,7 @@ class Block:
         return [
             Missing(row.label, column.column, seed, self.precision)
             for row in self.rows
+            if row.installed
             for column, score in zip(self.columns, row.scores, strict=True)
             for seed in self.seeds
             if score.refusal is None and seed not in score.seeds
@@ -204,8 +228,10 @@ class Board:
     """One page: its blocks, and what stands beside them.
 
     Attributes:
-        unmeasured: what would measure the pairs that are in no block: the first block's methods and seeds.
+        unmeasured: what would measure the pairs in no block: the methods and seeds of the dataset's first block.
         other_recipes: name of a recipe that is no column's, and how many runs of the board's pairs it has.
+        statuses: of the submitted runs, by key: claimed, re-scored or re-run.
+        external: numbers of these pairs that were measured with other code; they rank nothing.
     """
 
     name: str
@@ -214,6 +240,16 @@ class Board:
     unmeasured: tuple[Missing, ...]
     aside: tuple[Aside, ...]
     other_recipes: dict[str, int]
+    statuses: Mapping[str, str] = field(default_factory=dict)
+    external: tuple[ExternalEntry, ...] = ()
+
+    def heading(self, block: Block) -> str:
+        """What tells a block from the others; empty for one block of fp32."""
+        several = len({other.dataset for other in self.blocks}) > 1
+        parts = [block.dataset] if several else []
+        if block.precision != "fp32" or sum(other.dataset == block.dataset for other in self.blocks) > 1:
+            parts.append(f"Precision: {block.precision}")
+        return ", ".join(parts)
 
     @property
     def missing(self) -> list[Missing]:

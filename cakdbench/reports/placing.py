@@ -1,22 +1,24 @@
 """Which record counts in which cell of a board. Pure: the same board whatever the order of the records.
 
-A record is standard in a column if student, dataset and teacher are the column's (a method without teacher
-serves every pair of its student), and the rules find no difference in the recipe's numbers and the method's
-settings. Precisions are kept apart, each in a block of its own. Within a column all records share one record
-schema, dataset fingerprint and teacher file, within a cell one method source: those of most records, of the
-latest at a tie. A standard record that does not count for this, and one with changed settings, is set aside
-with the reason; one trained under a recipe of another name is counted by that name.
+A record is standard in a column if student, dataset and teacher are the column's (a method without teacher serves
+every pair of its student), and the rules find no difference in the recipe's numbers and the method's settings.
+Datasets and precisions are kept apart, each in a block of its own. Within a column all records share one record
+schema, dataset fingerprint and teacher file, within a cell one method source: those of most records, of the latest
+at a tie. A standard record that does not count for this, and one with changed settings, is set aside with the
+reason; one trained under a recipe of another name is counted by that name.
 """
 
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from cakdbench.records import Record
 from cakdbench.reports.board import (
     BASELINES,
     SCRATCH,
+    TEACHER,
     Aside,
     Block,
     BlockColumn,
@@ -27,17 +29,28 @@ from cakdbench.reports.board import (
     Rules,
     Score,
 )
+from cakdbench.reports.ranking import Answers, standings
 
 Verdicts = dict[str, dict[int, list[str]]]
 """Key of a record to the columns it concerns, by position, each with what keeps it from counting there."""
 
 
-def build_board(name: str, title: str, columns: Sequence[Column], records: Iterable[Record], rules: Rules) -> Board:
+def build_board(
+    name: str,
+    title: str,
+    columns: Sequence[Column],
+    records: Iterable[Record],
+    rules: Rules,
+    answers: Answers = lambda record: None,
+    statuses: Mapping[str, str] = MappingProxyType({}),
+) -> Board:
     """Sort records into cells.
 
     Args:
         columns: the pairs of the board, in the order they are shown.
         records: of any pairs, in any order; a key that occurs twice counts once, the latest record of it.
+        answers: which test images a run classified right, where that is known.
+        statuses: of the submitted records, by key.
     """
     records = _once_each(records)
     verdicts = {
@@ -46,16 +59,17 @@ def build_board(name: str, title: str, columns: Sequence[Column], records: Itera
         }
         for record in records
     }
-    filled = {
-        precision: [
-            BlockColumn(column, tuple(_counting(records, precision, place, verdicts)))
-            for place, column in enumerate(columns)
-        ]
-        for precision in _precisions(records, verdicts)
-    }
-    blocks = [_block(precision, _measured(found), rules) for precision, found in filled.items()]
-    unmeasured = _unmeasured(blocks, filled[blocks[0].precision], rules)
-    return Board(name, title, tuple(blocks), unmeasured, *_leftovers(records, columns, verdicts))
+    blocks, unmeasured = [], []
+    for dataset in dict.fromkeys(column.dataset for column in columns):
+        places = [place for place, column in enumerate(columns) if column.dataset == dataset]
+        filled = {
+            precision: [_filled(records, precision, place, columns[place], rules, verdicts) for place in places]
+            for precision in _precisions(records, verdicts, places)
+        }
+        found = [_block(precision, _shown(filled[precision]), rules, answers) for precision in filled]
+        blocks += found
+        unmeasured += _unmeasured(found, filled[found[0].precision], rules)
+    return Board(name, title, tuple(blocks), tuple(unmeasured), *_leftovers(records, columns, verdicts), statuses)
 
 
 def _once_each(records: Iterable[Record]) -> list[Record]:
@@ -71,10 +85,17 @@ def _objections(record: Record, column: Column, rules: Rules) -> list[str]:
     return rules.differences(record, column)
 
 
-def _precisions(records: list[Record], verdicts: Verdicts) -> list[str]:
-    """The precisions of standard records, fp32 first; fp32 if there are none."""
-    found = {record.identity.precision for record in records if [] in verdicts[record.key].values()}
+def _precisions(records: list[Record], verdicts: Verdicts, places: list[int]) -> list[str]:
+    """The precisions of standard records of some columns, fp32 first; fp32 if there are none."""
+    counting = (record for record in records if any(verdicts[record.key].get(place) == [] for place in places))
+    found = {record.identity.precision for record in counting}
     return sorted(found, key=lambda name: (name != "fp32", name)) or ["fp32"]
+
+
+def _filled(
+    records: list[Record], precision: str, place: int, column: Column, rules: Rules, verdicts: Verdicts
+) -> BlockColumn:
+    return BlockColumn(column, tuple(_counting(records, precision, place, verdicts)), rules.printed(column))
 
 
 def _counting(records: list[Record], precision: str, place: int, verdicts: Verdicts) -> list[Record]:
@@ -144,9 +165,9 @@ def _leftovers(
     return tuple(aside), dict(sorted(others.items()))
 
 
-def _measured(columns: list[BlockColumn]) -> list[BlockColumn]:
-    """The columns worth showing: those with a taught student, else those with any, else all."""
-    return [c for c in columns if c.taught] or [c for c in columns if c.records] or columns
+def _shown(columns: list[BlockColumn]) -> list[BlockColumn]:
+    """The columns worth showing: those with a taught student or printed numbers, else those with any run, else all."""
+    return [c for c in columns if c.taught or c.printed] or [c for c in columns if c.records] or columns
 
 
 def _unmeasured(blocks: list[Block], columns: list[BlockColumn], rules: Rules) -> tuple[Missing, ...]:
@@ -158,22 +179,27 @@ def _unmeasured(blocks: list[Block], columns: list[BlockColumn], rules: Rules) -
         for column in columns
         if column.column not in shown
         for row in first.rows
+        if row.installed
         for seed in first.seeds
         if not any((_label(r), r.identity.seed) == (row.label, seed) for r in column.records)
         and rules.refusal(row.label, column.column) is None
     )
 
 
-def _block(precision: str, columns: list[BlockColumn], rules: Rules) -> Block:
-    labels = {_label(record) for column in columns for record in column.records} | set(BASELINES)
-    rows = [_row(label, columns, rules) for label in labels]
-    return Block(precision, tuple(columns), tuple(sorted(rows, key=_rank)))
+def _block(precision: str, columns: list[BlockColumn], rules: Rules, answers: Answers) -> Block:
+    measured = {_label(record) for column in columns for record in column.records}
+    printed = {label for column in columns for label in column.printed} - {TEACHER}
+    rows = sorted((_row(label, columns, rules) for label in measured | printed | set(BASELINES)), key=_order)
+    runs = {row.label: [score.records for score in row.scores] for row in rows if row.label in measured}
+    dataset = columns[0].column.dataset
+    return Block(dataset, precision, tuple(columns), tuple(rows), standings(runs, answers))
 
 
-def _rank(row: Row) -> tuple[Any, ...]:
+def _order(row: Row) -> tuple[Any, ...]:
     if row.label in BASELINES:
         return (0, BASELINES.index(row.label))
-    return (1, -len(row.gains), -(row.average_gain or 0), row.label)
+    printed = sum(bool(score.printed) for score in row.scores)
+    return (1, -len(row.gains), -(row.average_gain or 0), -printed, row.label)
 
 
 def _row(label: str, columns: list[BlockColumn], rules: Rules) -> Row:
@@ -183,8 +209,8 @@ def _row(label: str, columns: list[BlockColumn], rules: Rules) -> Row:
             tuple(record for record in column.records if _label(record) == wanted) for wanted in (label, SCRATCH)
         )
         refusal = None if own else rules.refusal(label, column.column)
-        scores.append(Score(own, () if label == SCRATCH else scratch, refusal))
-    return Row(label, rules.title(label), tuple(scores))
+        scores.append(Score(own, () if label == SCRATCH else scratch, refusal, column.printed.get(label, ())))
+    return Row(label, rules.title(label), tuple(scores), rules.installed(label))
 
 
 def _label(record: Record) -> str:

@@ -6,7 +6,7 @@ vary; precision is no setting: each has a block of its own.
 """
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,20 +20,21 @@ from cakdbench.records import Record
 from cakdbench.registry import resolve_config, split_variant
 from cakdbench.reports.board import Column
 from cakdbench.reports.changes import changes
+from cakdbench.reports.published import Printed, printed_cells
 from cakdbench.suites import Pair, PairSpec, Suite
 
 
 def board_columns(suites: Iterable[Suite], board: str) -> list[Column]:
     """The columns of one board: every pair of its suites once, in their order."""
-    specs = dict.fromkeys(spec for suite in suites if suite.board == board for spec in suite.specs)
-    return [column_of(spec) for spec in specs]
+    specs = {spec: suite.protocol for suite in suites if suite.board == board for spec in suite.specs}
+    return [column_of(spec, protocol) for spec, protocol in specs.items()]
 
 
-def column_of(spec: PairSpec, data_dir: Path | None = None) -> Column:
+def column_of(spec: PairSpec, protocol: str | None = None, data_dir: Path | None = None) -> Column:
     """A pair and its recipe as a column; a `timm:` dataset is opened in `data_dir` to count its images."""
     recipe, pair = load_recipe(spec.recipe), spec.pair
     images = dataset_facts(pair.dataset, data_dir).n_test
-    return Column(pair.teacher, pair.student, pair.dataset, recipe.name, recipe.numbers(), images)
+    return Column(pair.teacher, pair.student, pair.dataset, recipe.name, recipe.numbers(), images, protocol)
 
 
 class Standard:
@@ -69,11 +70,27 @@ class Standard:
 
     def title(self, label: str) -> str:
         """The registered title, with the variant if any; the label if the method is not installed."""
-        try:
-            method, variant = split_variant(label)
-        except UsageError:
+        if not self.installed(label):
             return label
+        method, variant = split_variant(label)
         return f"{method.title}: {variant}" if variant else method.title
+
+    def installed(self, label: str) -> bool:
+        """Whether the method is registered and has the variant."""
+        try:
+            split_variant(label)
+        except UsageError:
+            return False
+        return True
+
+    def printed(self, column: Column) -> Mapping[str, tuple[Printed, ...]]:
+        """The accuracies that papers print for the pair, by method."""
+        if column.protocol is None:
+            return {}
+        wanted = (column.teacher, column.student, column.dataset)
+        return {
+            method: found for (*pair, method), found in printed_cells(column.protocol).items() if tuple(pair) == wanted
+        }
 
 
 @functools.cache

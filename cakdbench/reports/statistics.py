@@ -16,7 +16,6 @@ import networkx
 import numpy as np
 from scipy.stats import rankdata
 from scipy.stats import t as student_t
-from statsmodels.stats.multitest import multipletests
 
 ALPHA = 0.05
 """Family-wise error of all comparisons of a block."""
@@ -98,7 +97,10 @@ def _differences(first: Correct, second: Correct) -> np.ndarray:
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """p-values corrected by Holm (1979) for testing all of them together."""
-    return multipletests(p_values, ALPHA, "holm")[1].tolist() if p_values else []
+    values = np.array(p_values, dtype=float)
+    order = values.argsort(kind="stable")
+    steps = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1)).clip(max=1)
+    return steps[order.argsort(kind="stable")].tolist()
 
 
 def inseparable(answers: Mapping[str, Sequence[Correct]]) -> set[frozenset[str]]:

@@ -1,65 +1,125 @@
-"""Regenerates the boards from the records of a store."""
+"""Writes the boards, or says which of the written ones are stale."""
 
-from collections.abc import Iterable
+import difflib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from rich.console import Console
 
-from cakdbench.records import Record
-from cakdbench.reports.board import Board, Rules
-from cakdbench.reports.markdown import board_markdown
+from cakdbench.reports.board import Board
+from cakdbench.reports.evidence import Evidence
+from cakdbench.reports.pages import PLOTS, Page, board_names, board_pages, boards_of, general_pages
 from cakdbench.reports.placing import build_board
-from cakdbench.reports.standard import Standard, board_columns, column_of
+from cakdbench.reports.plots import Plot, plot_digest
+from cakdbench.reports.standard import Standard, column_of
 from cakdbench.reports.terminal import BoardView
-from cakdbench.store import Store, write_atomic
-from cakdbench.suites import PairSpec, Suite, suites
+from cakdbench.store import write_atomic
+from cakdbench.suites import PairSpec, suites
+
+BY_HAND = {"RULES.md", "README.md"}
+"""Pages of the folder that nothing generates."""
 
 
 def write_boards(
-    store: Store,
+    evidence: Evidence,
     specs: Iterable[PairSpec] | None,
     folder: Path,
     console: Console,
     data_dir: Path | None = None,
+    formats: Iterable[str] = ("md",),
 ) -> None:
-    """Write `<board>.md` for boards of the suites, and print them.
+    """Write boards and their plots, and print those with runs.
 
     Args:
         specs: their boards are written; those on no board are printed as a table of their own. None: every
-            board that has a run.
+            board with printed numbers or runs, and the pages on reproduction, conflicts and costs.
         folder: where the pages go.
         data_dir: where the datasets lie; only for pairs on `timm:` datasets.
+        formats: md, html, csv, tex.
 
     Raises:
         StoreError: a page cannot be written.
     """
-    records, damage = store.records()
-    for sentence in damage:
-        console.print(sentence, style="yellow", markup=False, highlight=False)
-    rules, known = Standard(data_dir), list(suites().values())
-    for name in _wanted(known, records, specs):
-        board = suite_board(name, known, records, rules)
-        path = folder / f"{name}.md"
-        write_atomic(path, board_markdown(board).encode())
-        console.print(BoardView(board))
-        console.print(f"written: {path}", markup=False, highlight=False)
-    free = [spec for spec in specs or () if not any(spec in suite.specs for suite in known)]
+    _tell_damage(evidence, console)
+    boards = list(boards_of(evidence, board_names(evidence, specs), data_dir))
+    for board in boards:
+        if any(column.records for block in board.blocks for column in block.columns):
+            console.print(BoardView(board))
+    for page in _pages(boards, evidence, formats, general=specs is None and "md" in formats):
+        path = folder / page.path
+        if not isinstance(page.source, Plot) or _is_stale(page, path):
+            write_atomic(path, page.text.encode())
+        if path.suffix != ".svg":
+            console.print(f"written: {path}", markup=False, highlight=False)
+    _print_free(evidence, specs, console, data_dir)
+
+
+def _pages(boards: list[Board], evidence: Evidence, formats: Iterable[str], general: bool) -> Iterator[Page]:
+    for board in boards:
+        yield from board_pages(board, formats)
+    if general:
+        yield from general_pages(boards, evidence.records)
+
+
+def _print_free(evidence: Evidence, specs: Iterable[PairSpec] | None, console: Console, data_dir: Path | None) -> None:
+    free = [spec for spec in specs or () if not any(spec in suite.specs for suite in suites().values())]
     if free:
-        columns = [column_of(spec, data_dir) for spec in free]
-        console.print(BoardView(build_board("", "Pairs and recipes of no board", columns, records, rules)))
+        columns = [column_of(spec, data_dir=data_dir) for spec in free]
+        title = "Pairs and recipes of no board"
+        console.print(
+            BoardView(build_board("", title, columns, evidence.records, Standard(data_dir), evidence.answers))
+        )
 
 
-def suite_board(name: str, known: Iterable[Suite], records: Iterable[Record], rules: Rules) -> Board:
-    """The board of that name, titled as the largest of its suites."""
-    members = [suite for suite in known if suite.board == name]
-    title = max(members, key=lambda suite: len(suite.specs)).title
-    return build_board(name, title, board_columns(members, name), records, rules)
+def check_boards(
+    evidence: Evidence,
+    specs: Iterable[PairSpec] | None,
+    folder: Path,
+    console: Console,
+    data_dir: Path | None = None,
+) -> bool:
+    """Print what is stale in a folder of boards, as a diff; whether nothing is. Arguments as for `write_boards`.
+
+    A picture is judged by the numbers it was drawn from, as its bytes depend on the version of matplotlib.
+    """
+    _tell_damage(evidence, console)
+    boards = list(boards_of(evidence, board_names(evidence, specs), data_dir))
+    pages = list(_pages(boards, evidence, ["md"], general=specs is None))
+    stale = [line for page in pages if _is_stale(page, folder / page.path) for line in _diff(page, folder)]
+    if specs is None:
+        stale += _strays(pages, folder)
+    for line in stale:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    return not stale and not evidence.damage
 
 
-def _wanted(known: list[Suite], records: list[Record], specs: Iterable[PairSpec] | None) -> list[str]:
-    names = list(dict.fromkeys(suite.board for suite in known))
-    if specs is not None:
-        wanted = set(specs)
-        return [n for n in names if any(s.board == n and wanted.intersection(s.specs) for s in known)]
-    columns = {name: board_columns(known, name) for name in names}
-    return [n for n in names if any(c.concerns(record) for c in columns[n] for record in records)]
+def _strays(pages: Iterable[Page], folder: Path) -> Iterator[str]:
+    found = {path.relative_to(folder).as_posix() for each in ("*.md", f"{PLOTS}/*.svg") for path in folder.glob(each)}
+    for name in sorted(found - {page.path for page in pages} - BY_HAND):
+        yield f"{name}: nothing generates this; delete it"
+
+
+def _is_stale(page: Page, path: Path) -> bool:
+    if not path.is_file():
+        return True
+    if isinstance(page.source, Plot):
+        return plot_digest(path.read_text(errors="replace")) != page.source.digest
+    return path.read_bytes() != page.text.encode()
+
+
+def _diff(page: Page, folder: Path) -> Iterator[str]:
+    path = folder / page.path
+    if not path.is_file():
+        yield f"{page.path}: missing; `cakdbench leaderboard` writes it"
+    elif isinstance(page.source, Plot):
+        yield f"{page.path}: drawn from other numbers; `cakdbench leaderboard` draws it anew"
+    else:
+        old, new = path.read_text(errors="replace").splitlines(), page.text.splitlines()
+        yield from difflib.unified_diff(
+            old, new, f"{page.path} (as it is)", f"{page.path} (as it should be)", lineterm=""
+        )
+
+
+def _tell_damage(evidence: Evidence, console: Console) -> None:
+    for sentence in evidence.damage:
+        console.print(sentence, style="yellow", markup=False, highlight=False)

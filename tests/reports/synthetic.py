@@ -6,6 +6,7 @@ import json
 from cakdbench.records import Record, TeacherIdentity
 from cakdbench.reports.board import Column
 from cakdbench.reports.changes import changes
+from cakdbench.reports.published import Printed
 
 RECIPE = {"image_size": 64, "epochs": 8, "global_batch": 128, "local_batch": 128, "optimizer": {"lr": 0.1}}
 CONFIGS = {
@@ -101,10 +102,35 @@ def record(
     )
 
 
+def printed(value, method="kd", source="tas", pair="swin_t>resnet18@cifar100", **changes):
+    """A printed accuracy."""
+    models, dataset = pair.split("@")
+    teacher, student = models.split(">")
+    values = {
+        "source": source, "table": "Table 1", "dataset": dataset, "protocol": "ofa", "mode": "", "panel": "",
+        "teacher": teacher, "student": student, "method": method, "printed_as": method.upper(), "metric": "top1",
+        "value": value, "note": "",
+    }  # fmt: skip
+    return Printed.model_construct(**(values | changes))
+
+
 class TestRules:
-    """Rules that know `CONFIGS`, and refuse `fbt` on students whose name starts with mlp."""
+    """Rules that know `CONFIGS`, and refuse `fbt` on students whose name starts with mlp.
+
+    Args:
+        printed: pair to method to printed values.
+    """
 
     __test__ = False
+
+    def __init__(self, printed=None):
+        self._printed = printed or {}
+
+    def printed(self, column):
+        return self._printed.get(column.pair, {})
+
+    def installed(self, label):
+        return label in CONFIGS
 
     def differences(self, record, column):
         method = record.identity.method

@@ -2,6 +2,7 @@
 
 import random
 import shlex
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -11,6 +12,7 @@ from synthetic import CONFIGS, RECIPE, TestRules, column, record
 from cakdbench.reports.markdown import board_markdown
 from cakdbench.reports.placing import build_board
 from cakdbench.reports.text import commands, points, span
+from cakdbench.submissions.entry import ExternalEntry
 
 A, B, C = "cnn_mini>vit_mini@demo", "msa_mini>vit_mini@demo", "cnn_mini>mlp_mini@demo"
 HEAD_A, HEAD_C = "cnn_mini → vit_mini", "cnn_mini → mlp_mini"
@@ -43,6 +45,8 @@ class TestMainTable:
             HEAD_A: "80.50 ± 0.71",
             HEAD_C: "80.50 ± 0.71",
             "average gain": "",
+            "rank": "–",
+            "group": "–",
             "seeds": "2",
         }
         assert table["KD"][HEAD_A] == "81.50 ± 0.71 (+1.00)"
@@ -54,6 +58,8 @@ class TestMainTable:
             HEAD_A: "85.00 (+1.00)",
             HEAD_C: "85.00 (+1.00)",
             "average gain": "+1.00",
+            "rank": "–",
+            "group": "–",
             "seeds": "1",
         }
         assert not any("±" in cell for table in tables(text) for row in table for cell in row)
@@ -101,13 +107,16 @@ class TestMainTable:
     def test_a_variant_is_named_by_title_and_label(self):
         assert "FBT: no_infonce fbt:no_infonce" in main_table(page([record("fbt:no_infonce", A)]))
 
-    def test_heads_name_dataset_and_recipe_only_where_they_differ(self):
+    def test_heads_name_the_recipe_only_where_it_differs_and_datasets_have_blocks_of_their_own(self):
         first, second = "a>b@one", "a>b@two"
         columns = [column(first), column(second), column(second, "long", RECIPE | {"epochs": 20})]
         records = [record("kd", first), record("kd", second)]
         records.append(record("kd", second, recipe=RECIPE | {"epochs": 20}, recipe_name="long"))
-        table = main_table(board_markdown(build_board("x", "X", columns, records, TestRules())))
-        assert list(table["KD"])[:3] == ["a → b\none", "a → b\ntwo\ndemo", "a → b\ntwo\nlong"]
+        text = board_markdown(build_board("x", "X", columns, records, TestRules()))
+        one, two = text.split("## two\n")
+        assert "## one\n" in one
+        assert list(main_table(one)["KD"])[:2] == ["a → b", "average gain"]
+        assert list(main_table(two)["KD"])[:2] == ["a → b\ndemo", "a → b\nlong"]
 
     def test_nothing_reads_as_nan_or_none(self):
         strange = [record("kd", A, 3, float("nan")), record("ofa", B, 0, 85.0, ema=None)]
@@ -120,7 +129,7 @@ class TestMainTable:
         table = main_table(text)
         assert list(table) == ["teacher", "scratch", "KD"]
         assert {cell for row in table.values() for cell in row.values()} == {"–", ""}
-        assert "4 runs" in section(text, "Not measured yet")
+        assert "12 runs" in section(text, "Not measured yet")
 
 
 class TestBeside:
@@ -131,6 +140,17 @@ class TestBeside:
         (table,) = tables(after)
         assert table[1] == ["kd", A, "0", "fp32", "12.34", "recipe.epochs = 1 (standard 8)"]
 
+    def test_external_numbers_stand_apart(self):
+        entry = ExternalEntry(
+            method="KD", pair=A, metric="best epoch", accuracy=85.125, seeds=3, differences=("300 epochs",),
+            source="https://example.org/paper", submitted_by="A. Author",
+        )  # fmt: skip
+        board = build_board("x", "X", [column(A)], grid((A,)), TestRules())
+        before, after = board_markdown(replace(board, external=(entry,))).split("## Measured with other code")
+        assert "85.1" not in before
+        (table,) = tables(after)
+        assert table[1] == ["KD", A, "85.12", "best epoch", "3", "300 epochs", "https://example.org/paper", "A. Author"]
+
     def test_other_recipes_are_counted(self):
         text = page([record("kd", A, recipe=RECIPE | {"epochs": 99}, recipe_name="mine")])
         assert "under other recipes, not shown here: `mine` (1)." in text
@@ -138,13 +158,13 @@ class TestBeside:
     def test_optimistic_numbers_are_apart_and_named(self):
         text = page([record("kd", A, 0, 81.0, optimistic=88.88), record("kd", A, 1, 82.0, optimistic=89.0)])
         (table,) = tables(section(text, "Optimistic numbers (best epoch on the test set)"))
-        assert table == [["method", HEAD_A], ["scratch", "–"], ["KD", "88.94"]]
+        assert table == [["method", HEAD_A], ["KD", "88.94"]]
         assert text.count("88.94") == 1
 
     def test_ema_is_shown_where_there_is_any(self):
         text = page([record("kd", A, 0, 81.0, ema=85.0), record("kd", A, 1, 82.0, ema=86.0), record("ofa", A)])
         (table,) = tables(section(text, "Averaged weights (EMA"))
-        assert table[1:] == [["scratch", "–"], ["KD", "85.50"], ["OFA", "–"]]
+        assert table[1:] == [["KD", "85.50"], ["OFA", "–"]]
         assert "EMA" not in page(grid())
 
     def test_certainty(self):
@@ -208,7 +228,7 @@ class TestCommands:
             "--methods": "scratch,kd",
             "--pairs": f"{A},{B},{C}",
             "--recipe": "demo",
-            "--seeds": "0",
+            "--seeds": "0,1,2",
         }
 
     def test_another_precision_is_named(self):
@@ -239,7 +259,7 @@ class TestBytes:
         hostile = "GPU | <img src=x>\n\n# Owned [a](http://x)"
         text = page([record("kd", A, device=hostile)])
         _, runs = tables(section(text, "Conditions"))
-        assert runs[1][2] == "GPU | <img src=x> # Owned [a](http://x)"
+        assert runs[1][3] == "GPU | <img src=x>\n# Owned [a](http://x)"
         assert "\n# Owned" not in text
 
     def test_one_line_end_and_no_trailing_space(self):

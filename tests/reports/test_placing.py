@@ -236,7 +236,7 @@ class TestRows:
         (block,) = board.blocks
         assert [c.column.pair for c in block.columns] == [A, C]
         assert [row.label for row in block.rows] == ["scratch", "kd"]
-        assert len(board.missing) == 4 and board.unmeasured == ()
+        assert len(board.missing) == 12 and board.unmeasured == ()
 
     def test_pairs_without_records_are_left_out_and_named_as_unmeasured(self):
         board = build([record("ofa", A, 3), record("fbt", A, 3)], (A, B, C))

@@ -9,8 +9,10 @@ from rich.console import Console
 from synthetic import record, taught_by
 
 from cakdbench.plan import Settings, make_plan
+from cakdbench.reports.evidence import Evidence
+from cakdbench.reports.pages import board_names
 from cakdbench.reports.status import run_status, status_table
-from cakdbench.reports.write import write_boards
+from cakdbench.reports.write import check_boards, write_boards
 from cakdbench.store import Store
 from cakdbench.suites import Pair, PairSpec, suites
 
@@ -44,34 +46,82 @@ def console():
 
 def test_the_board_of_a_pair_is_written_and_shown(store, console, tmp_path):
     fill(store)
-    write_boards(store, [SPEC], tmp_path / "boards", console)
-    assert [path.name for path in (tmp_path / "boards").iterdir()] == ["cifar100.md"]
+    write_boards(Evidence(store, None), [SPEC], tmp_path / "boards", console)
+    assert [path.name for path in (tmp_path / "boards").glob("*.*")] == ["cifar100.md"]
     page = (tmp_path / "boards/cifar100.md").read_text()
     assert page.startswith(f"# {suites()['cifar_all'].title}\n")
     assert "71.00 (+1.00)" in page and "71.00 (+1.00)" in console.file.getvalue()
+    for plot in (tmp_path / "boards/plots").iterdir():
+        assert f"](plots/{plot.name})" in page
     assert str(tmp_path / "boards/cifar100.md") in console.file.getvalue().replace("\n", "")
 
 
 def test_writing_again_changes_no_byte(store, console, tmp_path):
     fill(store, seeds=(0, 1))
-    path = tmp_path / "cifar100.md"
-    write_boards(store, None, tmp_path, console)
-    first = path.read_bytes()
-    write_boards(store, [SPEC], tmp_path, console)
-    assert path.read_bytes() == first
+    write_boards(Evidence(store, None), [SPEC], tmp_path / "boards", console)
+    first = {path: path.read_bytes() for path in (tmp_path / "boards").rglob("*.*")}
+    write_boards(Evidence(store, None), [SPEC], tmp_path / "boards", console)
+    assert {path: path.read_bytes() for path in (tmp_path / "boards").rglob("*.*")} == first and len(first) > 1
 
 
-def test_by_default_every_board_with_a_run_is_written(store, console, tmp_path):
-    write_boards(store, None, tmp_path / "boards", console)
-    assert not (tmp_path / "boards").exists()
+def test_every_format_is_a_file_of_its_own(store, console, tmp_path):
     fill(store)
-    write_boards(store, None, tmp_path / "boards", console)
-    assert (tmp_path / "boards/cifar100.md").exists()
+    write_boards(Evidence(store, None), [SPEC], tmp_path, console, formats=["html", "csv", "tex"])
+    assert sorted(path.name for path in tmp_path.glob("cifar100.*")) == [
+        "cifar100.csv",
+        "cifar100.html",
+        "cifar100.tex",
+    ]
+
+
+def test_boards_with_printed_numbers_and_boards_with_runs_are_those_written_by_default(store):
+    printed = ["cifar100", "imagenet1k", "pcagl", "sakd"]
+    assert sorted(board_names(Evidence(store, None), None)) == printed
+    fill(store, (PairSpec(Pair.parse("resnet_m>vit_xs@fashion_demo"), "demo"),))
+    assert sorted(board_names(Evidence(store, None), None)) == sorted([*printed, "demo"])
+
+
+class TestCheck:
+    @pytest.fixture
+    def written(self, store, console, tmp_path):
+        fill(store, seeds=(0, 1))
+        write_boards(Evidence(store, None), [SPEC], tmp_path / "boards", console)
+        return tmp_path / "boards"
+
+    def told(self, store, folder):
+        console = Console(file=io.StringIO(), width=200, color_system=None)
+        fresh = check_boards(Evidence(store, None), [SPEC], folder, console)
+        return fresh, console.file.getvalue()
+
+    def test_what_was_just_written_is_current(self, store, written):
+        assert self.told(store, written) == (True, "")
+
+    def test_a_page_changed_by_hand_is_stale_and_shown_as_a_diff(self, store, written):
+        page = written / "cifar100.md"
+        page.write_text(page.read_text().replace("71.00 ± 0.00 (+1.00)", "91.00 ± 0.00 (+21.00)"))
+        fresh, text = self.told(store, written)
+        assert not fresh and "-| KD" in text and "+| KD" in text and "91.00" in text
+
+    def test_a_missing_page_and_a_missing_plot_are_named(self, store, written):
+        plot = next((written / "plots").iterdir())
+        plot.unlink()
+        (written / "cifar100.md").unlink()
+        fresh, text = self.told(store, written)
+        assert not fresh
+        assert "cifar100.md: missing" in text and f"plots/{plot.name}: missing" in text
+
+    def test_plots_are_judged_by_their_numbers_not_their_bytes(self, store, written):
+        for plot in (written / "plots").iterdir():
+            plot.write_text(plot.read_text() + "<!-- another version of matplotlib -->")
+        assert self.told(store, written)[0]
+        fill(store, seeds=(2,))
+        fresh, text = self.told(store, written)
+        assert not fresh and "drawn from other numbers" in text
 
 
 def test_changed_settings_stay_out_of_the_table(store, console, tmp_path):
     fill(store, settings=["recipe.epochs=1"])
-    write_boards(store, [SPEC], tmp_path, console)
+    write_boards(Evidence(store, None), [SPEC], tmp_path, console)
     table, aside = (tmp_path / "cifar100.md").read_text().split("## Runs with changed settings")
     assert "70.00" not in table and "71.00" not in table
     assert aside.count("recipe.epochs = 1") == 2
@@ -80,7 +130,7 @@ def test_changed_settings_stay_out_of_the_table(store, console, tmp_path):
 def test_pairs_of_no_board_are_shown_and_not_written(store, console, tmp_path):
     free = PairSpec(Pair.parse("resnet18>resnet50@cifar100"), "ofa_cifar_cnn")
     fill(store, (free,))
-    write_boards(store, [free], tmp_path / "boards", console)
+    write_boards(Evidence(store, None), [free], tmp_path / "boards", console)
     assert "71.00 (+1.00)" in console.file.getvalue()
     assert not (tmp_path / "boards").exists()
 
@@ -89,7 +139,7 @@ def test_a_damaged_record_is_named_and_the_rest_is_written(store, console, tmp_p
     fill(store)
     (run,) = [run for run in store.runs() if run.key.startswith("kd")]
     (run.path / "record.json").write_text("{")
-    write_boards(store, [SPEC], tmp_path, console)
+    write_boards(Evidence(store, None), [SPEC], tmp_path, console)
     assert f"damaged file {run.path / 'record.json'}" in console.file.getvalue().replace("\n", "")
     assert "70.00" in (tmp_path / "cifar100.md").read_text()
     assert run_status(run).reason.startswith("damaged file")
@@ -104,10 +154,12 @@ def test_failed_runs_are_not_counted_but_have_a_state(store, console, tmp_path):
     folder.open(identity)
     folder.fail("loss 'kd' is nan at step 7")
     folder.release()
-    write_boards(store, [SPEC], tmp_path, console)
+    write_boards(Evidence(store, None), [SPEC], tmp_path, console)
     assert main_table((tmp_path / "cifar100.md").read_text())["KD"] == {
-        "swin_t → resnet18": "71.00 (+1.00)",
-        "average gain": "+1.00",
+        "swin_t → resnet18": "71.00 (+1.00)\n78.74 FST",
+        "average gain": "+1.00 (1 of 12 pairs)\n+3.17 F, +3.12 ST!",
+        "rank": "–",
+        "group": "–",
         "seeds": "1",
     }
     console.print(status_table(store))

@@ -1,0 +1,250 @@
+"""Plots as SVG, drawn by matplotlib from nothing but the numbers in `plotted`.
+
+Text stays text, for readers and for search; equal numbers give equal bytes under one version of matplotlib.
+"""
+
+import io
+import math
+import re
+from collections.abc import Callable, Sequence
+from itertools import pairwise, product
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps, style
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+
+from cakdbench.reports.plotted import REFUSED, Costs, Curve, Curves, Heat, Ranks, Shown, digest, digest_mark
+from cakdbench.reports.text import points
+
+WIDTH = 7.2
+"""Inches; 691 pixels in a browser."""
+STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "cakdbench",
+    "text.parse_math": False,
+    "font.size": 8.5,
+    "axes.titlesize": 8.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+}
+INK, GREY, PALE = "#222222", "#767676", "#c4c4c4"
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
+"""Of Okabe and Ito: told apart by the colour-blind."""
+BASELINE_LINES = ("dashed", "dotted")
+OTHERS = "other methods"
+
+
+def draw(shown: Shown, title: str) -> str:
+    """The SVG of a plot, starting with the digest of its numbers.
+
+    Args:
+        title: what the plot shows in words, for those who cannot see it.
+    """
+    drawing: Callable[[Figure], None] = {Heat: _heat, Costs: _costs, Curves: _curves, Ranks: _ranks}[type(shown)]
+    with style.context(["default", STYLE]):
+        figure = Figure(layout="constrained")
+        drawing(shown, figure)
+        content = io.StringIO()
+        facts = dict.fromkeys(("Creator", "Date", "Format", "Type")) | {"Title": title}
+        figure.savefig(content, format="svg", metadata=facts)
+    svg = content.getvalue()
+    return "\n".join([digest_mark(digest(shown)), _short_paths(svg[svg.index("<svg") :])])
+
+
+def _short_paths(svg: str) -> str:
+    """Paths to a hundredth of a point: half the size, and no eye sees it."""
+    return re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), svg)
+
+
+def _heat(shown: Heat, figure: Figure) -> None:
+    figure.set_size_inches(WIDTH, 1.1 + 0.23 * len(shown.methods))
+    axes = figure.subplots()
+    gains = [abs(cell) for row in shown.cells for cell in row if isinstance(cell, float)]
+    limit = max(1.0, float(np.quantile(gains, 0.9)))
+    small = 8.5 if len(shown.pairs) <= 10 else 6.5
+    for (y, row), x in product(enumerate(shown.cells), range(len(shown.pairs))):
+        _heat_cell(axes, x, y, row[x], limit, small)
+    axes.set(xlim=(0, len(shown.pairs)), ylim=(len(shown.methods), 0))
+    wide = len(shown.pairs) > 4
+    heads = shown.pairs if wide else [pair.replace(" → ", " →\n") for pair in shown.pairs]
+    turned = {"rotation": 40, "ha": "left", "rotation_mode": "anchor"} if wide else {}
+    axes.set_xticks(np.arange(len(heads)) + 0.5, heads, **turned)
+    axes.set_yticks(np.arange(len(shown.methods)) + 0.5, shown.methods)
+    axes.tick_params(length=0, labeltop=True, labelbottom=False)
+    axes.spines[:].set_visible(False)
+    axes.grid(False)
+
+
+def _heat_cell(axes: Axes, x: int, y: int, gain: float | str | None, limit: float, size: float) -> None:
+    measured = isinstance(gain, float)
+    colour = colormaps["PuOr_r"](0.5 + 0.42 * max(-1.0, min(1.0, gain / limit))) if measured else "white"
+    hatch = {} if measured else {"hatch": "////", "ec": PALE}
+    axes.add_patch(Rectangle((x, y), 1, 1, fc=colour, lw=0, **hatch))
+    axes.add_patch(Rectangle((x, y), 1, 1, fill=False, ec="white", lw=1.5))
+    text = points(gain, signed=True) if measured else {REFUSED: "n/a", None: ""}[gain]
+    dark = measured and np.dot(colour[:3], (0.299, 0.587, 0.114)) < 0.5
+    axes.text(x + 0.5, y + 0.5, text, ha="center", va="center_baseline", size=size, color="white" if dark else INK)
+
+
+def _costs(shown: Costs, figure: Figure) -> None:
+    figure.set_size_inches(WIDTH, 4.6)
+    axes = figure.subplots()
+    floor = _cost_frame(axes, shown)
+    front = sorted((point.cost, point.gain) for point in shown.points if point.front)
+    axes.step(*zip(*front, strict=True), where="post", color=COLOURS[1], lw=1.3, zorder=1, gid="front")
+    labels = {}
+    for number, point in enumerate(shown.points):
+        below = point.gain < floor
+        place = (point.cost, max(point.gain, floor), number)
+        labels[place] = f"{point.method} ({points(point.gain, signed=True)})" if below else point.method
+        colour = COLOURS[1] if point.front else COLOURS[0]
+        look = {"color": colour, "mfc": colour if point.whole else "white", "gid": f"point-{number}"}
+        axes.plot(*place[:2], "v" if below else "o", ms=6, **look)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    corners = [(right[0], left[1]) for left, right in pairwise(front)]
+    _place_labels(axes, labels, [(*front, *corners), [(front[0][0], 0.0), (max(axes.get_xlim()), 0.0)]])
+
+
+def _cost_frame(axes: Axes, shown: Costs) -> float:
+    """Set up the axes; returns the least gain in the frame, no further below 0 than the greatest is above."""
+    top = max(point.gain for point in shown.points)
+    floor = max(min(point.gain for point in shown.points), -max(top, 1.0))
+    room = 0.08 * (top - floor + 0.5)
+    cheapest, *_, dearest = sorted(point.cost for point in shown.points)
+    axes.set(xscale="log", xlabel="training time per image, as a multiple of that of scratch")
+    axes.set_xticks((1, 1.2, 1.5, 2, 3, 5) if dearest < 8 else (1, 2, 5, 10, 20, 50, 100))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set(ylabel="average gain, points", ylim=(floor - room, top + room), xlim=(cheapest / 1.08, dearest * 1.2))
+    axes.axhline(0, color=GREY, lw=0.8)
+    return floor
+
+
+def _place_labels(axes: Axes, labels: dict[tuple[float, ...], str], lines: list[Sequence[tuple[float, float]]]) -> None:
+    """Write each text near its point, where it covers as little as possible of other texts, points and lines."""
+    spots = axes.transData.transform([place[:2] for place in labels])
+    corners = [axes.transData.transform(sorted(line)) for line in lines]
+    taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in spots]
+    taken += [(*np.minimum(a, b) - 1, *np.maximum(a, b) + 1) for line in corners for a, b in pairwise(line)]
+    offsets = _offsets()
+    for (place, text), spot in sorted(zip(labels.items(), spots, strict=True), key=lambda each: -each[0][0][1]):
+        label = axes.annotate(
+            text, place[:2], xytext=(0, 0), textcoords="offset points", size=8, color=INK, va="center"
+        )
+        extent = label.get_window_extent()
+        boxes = _boxes(spot, offsets * axes.figure.dpi / 72, extent.width, extent.height)
+        best = int(np.argmin(_covered(boxes, np.array(taken), axes.bbox.extents) + 0.4 * np.hypot(*offsets.T)))
+        offset = tuple(offsets[best].tolist())
+        label.set(position=offset, ha="left" if offset[0] >= 0 else "right")
+        taken.append(boxes[best])
+        if math.hypot(*offset) > 14:
+            leader = {"arrowstyle": "-", "color": PALE, "lw": 0.7}
+            axes.annotate("", place[:2], xytext=offset, textcoords="offset points", arrowprops=leader)
+
+
+def _offsets() -> np.ndarray:
+    """Where a label may stand to its point, in points of length, `(places, 2)`."""
+    angles = np.deg2rad(np.arange(0, 360, 15))
+    circle = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    return np.concatenate([radius * circle for radius in (8, 14, 22, 32, 44, 58)]).round(3) + 0.0
+
+
+def _boxes(spot: np.ndarray, offsets: np.ndarray, width: float, height: float) -> np.ndarray:
+    """Left, bottom, right and top of a label at each offset, in pixels, `(places, 4)`."""
+    x, y = (spot + offsets).T
+    left = np.where(offsets[:, 0] >= 0, x, x - width)
+    return np.stack([left, y - height / 2, left + width, y + height / 2], axis=1)
+
+
+def _covered(boxes: np.ndarray, taken: np.ndarray, frame: np.ndarray) -> np.ndarray:
+    """Square pixels of each box that lie on others; much if it leaves the frame, `(places,)`."""
+    low, high = np.maximum(boxes[:, None, :2], taken[:, :2]), np.minimum(boxes[:, None, 2:], taken[:, 2:])
+    overlap = (high - low).clip(0).prod(axis=2).sum(axis=1)
+    inside = (boxes[:, :2] >= frame[:2]).all(axis=1) & (boxes[:, 2:] <= frame[2:]).all(axis=1)
+    return overlap + np.where(inside, 0, 1e4)
+
+
+def _curves(shown: Curves, figure: Figure) -> None:
+    across = min(len(shown.panels), 2 if len(shown.panels) <= 4 else 3)
+    down = -(-len(shown.panels) // across)
+    figure.set_size_inches(WIDTH, 0.8 + 2.4 * down)
+    grid = list(figure.subplots(down, across, squeeze=False).flat)
+    looks = _looks(shown)
+    for axes, (pair, lines) in zip(grid, shown.panels, strict=False):
+        for line in sorted(lines, key=lambda line: list(looks).index(line.method) if line.method in looks else -1):
+            _curve(axes, line, looks.get(line.method))
+        axes.set_title(pair, loc="left")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        axes.set_ylim(bottom=min(min(line.low) for line in [x for x in lines if x.method in looks] or lines) - 2)
+    for axes in grid[len(shown.panels) :]:
+        axes.remove()
+    for place, axes in enumerate(grid[: len(shown.panels)]):
+        axes.set(xlabel="epoch", ylabel="" if place % across else "test accuracy, %")
+    pairs = [pair for axes in figure.axes for pair in zip(*axes.get_legend_handles_labels(), strict=True)]
+    handles = {text: handle for handle, text in pairs}
+    order = [text for text in [*looks, OTHERS] if text in handles]
+    figure.legend([handles[text] for text in order], order, loc="outside lower center", ncols=4)
+
+
+def _looks(shown: Curves) -> dict[str, dict[str, Any]]:
+    """How the methods that stand out are drawn: baselines black and broken, the others in colours."""
+    looks = {name: {"color": INK, "ls": line} for name, line in zip(shown.baselines, BASELINE_LINES, strict=False)}
+    return looks | {name: {"color": colour} for name, colour in zip(shown.leaders, COLOURS, strict=False)}
+
+
+def _curve(axes: Axes, line: Curve, look: dict[str, Any] | None) -> None:
+    if look is None:
+        axes.plot(line.epochs, line.mean, color=PALE, lw=0.8, label=OTHERS)
+        return
+    axes.plot(line.epochs, line.mean, lw=1.4, label=line.method, **look)
+    axes.fill_between(line.epochs, line.low, line.high, alpha=0.12, lw=0, color=look["color"])
+
+
+def _ranks(shown: Ranks, figure: Figure) -> None:
+    count, half = len(shown.methods), -(-len(shown.methods) // 2)
+    texts = [" ".join(filter(None, [name, f"{rank:.2f}", letters])) for name, rank, letters in shown.methods]
+    first_row = 0.8 + len(shown.groups)
+    height = first_row + 1.3 * half
+    figure.set_size_inches(WIDTH, 0.55 + 0.15 * height)
+    axes = figure.subplots()
+    side = min(0.4, 0.03 + 0.0085 * max(map(len, texts)))
+    margin = count * side / (1 - 2 * side)
+    axes.set(xlim=(1 - margin, count + margin), ylim=(height, -2.4))
+    axes.axis("off")
+    _rank_axis(axes, count)
+    for place, (text, (_, rank, _)) in enumerate(zip(texts, shown.methods, strict=True)):
+        left = place < half
+        row = first_row + 1.3 * (place if left else count - 1 - place)
+        end = 0.5 if left else count + 0.5
+        axes.plot([rank, rank, end], [0, row, row], color="#a0a0a0", lw=0.8, solid_joinstyle="miter")
+        _beside(axes, text, end, row, left)
+    for depth, (letter, places) in enumerate(shown.groups):
+        members = [shown.methods[place][1] for place in places]
+        style = {"color": COLOURS[0], "lw": 2.2, "ms": 4.5, "zorder": 3, "gid": f"group-{letter}"}
+        axes.plot(members, [0.9 + depth] * len(members), "o-", **style)
+        _beside(axes, letter, min(members), 0.9 + depth, left=True, gap=6, color=COLOURS[0], weight="bold")
+
+
+def _beside(axes: Axes, text: str, x: float, y: float, left: bool, gap: float = 3, **look: Any) -> None:
+    """Write text at a gap, in points of length, left or right of a place."""
+    side = {"xytext": (-gap if left else gap, 0), "ha": "right" if left else "left"}
+    axes.annotate(text, (x, y), textcoords="offset points", va="center_baseline", **side, **look)
+
+
+def _rank_axis(axes: Axes, count: int) -> None:
+    axes.plot([1, count], [0, 0], color=INK, lw=1.2)
+    step = 1 if count <= 20 else 2
+    for tick in range(1, count + 1, step):
+        axes.plot([tick, tick], [0, -0.35], color=INK, lw=1)
+        axes.text(tick, -0.5, str(tick), ha="center", va="bottom")
+    axes.text((1 + count) / 2, -1.7, "average rank (1 is best)", ha="center", va="bottom", color=GREY)
