@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cakdbench import cli_methods
+from cakdbench import cli_costs, cli_methods, cli_reports, cli_submissions
 from cakdbench.cli_methods import load_methods, methods_named
 from cakdbench.errors import CakdError, UsageError
 from cakdbench.options import (
     CACHE,
-    Boards,
     Cpu,
     DataDir,
     MethodFiles,
@@ -55,7 +54,9 @@ def run(
     store: StoreDir = Path("runs"),
     data_dir: DataDir = None,
     teacher_dir: TeacherDir = CACHE / "teachers",
-    boards: Boards = Path("leaderboards"),
+    boards: Annotated[
+        Path | None, typer.Option(help="Where its boards are written; default: boards in --store.")
+    ] = None,
     precision: Precision = "fp32",
     workers: Workers = None,
     max_lanes: Annotated[int, typer.Option(min=1, help="Students trained side by side at most.")] = 16,
@@ -76,6 +77,7 @@ def run(
 ) -> None:
     """Train every cell of methods x pairs x seeds that is not done yet, then write the boards."""
     from cakdbench.plan import Settings, make_plan
+    from cakdbench.reports.evidence import Evidence
     from cakdbench.reports.write import write_boards
     from cakdbench.suites import resolve_pairs
 
@@ -113,13 +115,15 @@ def run(
         return
     outcome = bench.run(plan.cells, bench.jobs(outlook, jobs))
     if bench.accelerator.is_main_process:
-        write_boards(bench.store, specs, boards, console, data_dir)
+        evidence = Evidence(bench.store, None, data_dir)
+        write_boards(evidence, specs, boards or store / "boards", console, data_dir)
     for key, reason in outcome.failed.items():
         errors.print(f"failed: {key}: {reason}", style="red", markup=False, highlight=False)
     raise typer.Exit(1 if outcome.failed else 0)
 
 
-app.add_typer(cli_methods.app)
+for commands in (cli_methods, cli_reports, cli_costs, cli_submissions):
+    app.add_typer(commands.app)
 
 
 @app.command()
@@ -129,23 +133,6 @@ def status(store: StoreDir = Path("runs")) -> None:
     from cakdbench.store import Store
 
     console.print(status_table(Store(store)))
-
-
-@app.command()
-def leaderboard(
-    pairs: Annotated[str, typer.Option(help="Suites whose boards are written; default: all with runs.")] = "",
-    method_file: MethodFiles = [],
-    store: StoreDir = Path("runs"),
-    data_dir: DataDir = None,
-    boards: Boards = Path("leaderboards"),
-) -> None:
-    """Write the boards anew from the records of the store."""
-    from cakdbench.reports.write import write_boards
-    from cakdbench.store import Store
-    from cakdbench.suites import resolve_pairs
-
-    load_methods(method_file)
-    write_boards(Store(store), resolve_pairs(pairs) if pairs else None, boards, console, data_dir)
 
 
 @teacher_app.command("list")

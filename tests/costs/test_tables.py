@@ -1,0 +1,181 @@
+"""Tables of costs: Markdown, CSV and LaTeX, measured columns, the command and the page."""
+
+import csv
+import io
+import re
+from dataclasses import asdict
+
+import pytest
+from synthetic import record
+
+from cakdbench.cards import in_order
+from cakdbench.costs.measured import measured
+from cakdbench.costs.method_costs import method_costs
+from cakdbench.costs.papers import PAIRS
+from cakdbench.costs.tables import COUNTED, Sheet, cost_sheet, csv_text, latex, markdown, shown
+from cakdbench.registry import get_method
+from cakdbench.reports import costs_page
+from cakdbench.reports.standard import Standard, column_of
+from cakdbench.suites import resolve_pairs
+
+KNOWN = (
+    11_689_512, 1_824_033_792, 1_814_073_344, 5_679_400, 5_717_416, 1_078_633_728, 1_253_683_200,  # students
+    15_322_456, 15_350_872, 3_009_739_776,
+    387_648, 498_630, 75_826_864, 100_718_080, 535_104, 646_086, 104_728_240, 129_619_456,  # L2G
+    1_483_392, 1_926_534, 290_479_792, 383_785_984,
+    4_920_736, 98_431_488, 5_810_848, 252_223_488, 21_644_704, 986_892_288,  # OFA as the papers counted it
+    3_041_184, 75_179_520, 4_477_984, 191_218_176, 16_324_768, 736_978_176,  # OFA as released
+    305_008_384, 407_057_536, 333_909_760, 435_958_912, 876_095_488, 1_122_058_240,  # FBT with its reused tail
+)  # fmt: skip
+DEMO = "resnet_m>vit_xs@fashion_demo"
+
+
+@pytest.fixture(scope="module")
+def costs():
+    return list(method_costs(["kd", "cc", "pcagl"], resolve_pairs(DEMO)))
+
+
+def rows_of(text):
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_csv_has_plain_numbers_and_reasons(costs):
+    kd, cc, pcagl = rows_of(csv_text(cost_sheet(costs)))
+    assert kd["method"] == "kd" and kd["pair"] == DEMO and kd["refused"] == ""
+    assert int(cc["extra params"]) == costs[1].extra_parameters == 128 * (64 + 192) + 256
+    assert int(cc["legacy student MACs"]) == costs[1].legacy_student_macs
+    assert "use a CNN student" in pcagl["refused"] and not any(pcagl[name] for name in COUNTED)
+
+
+def test_markdown_has_one_line_a_method_and_reasons_below(costs):
+    text = markdown(cost_sheet(costs))
+    table, notes = text.split("\n\n")
+    lines = table.splitlines()
+    assert len(lines) == 2 + 3 and {line.count("|") for line in lines} == {len(COUNTED) + 3}
+    assert f"{costs[1].extra_parameters:,}" in lines[3] and "n/a" in lines[4]
+    assert notes.startswith("- n/a: pcagl on ") and "use a CNN student" in notes
+
+
+def test_latex_is_a_booktabs_tabular(costs):
+    text = latex(cost_sheet(costs))
+    body = [line for line in text.splitlines() if line.endswith(r"\\")]
+    columns = re.search(r"\\begin\{tabular\}\{([lr]+)\}", text)[1]
+    assert columns.startswith("llr") and len(columns) == len(COUNTED) + 2
+    assert {line.count("&") for line in body} == {len(columns) - 1} and len(body) == 4
+    assert text.index(r"\toprule") < text.index(r"\midrule") < text.index(r"\bottomrule") < text.index(r"\end{tabular}")
+    assert r"vit\_xs" in body[1] and "vit_xs" not in text.partition(r"\end")[0]
+    assert text.splitlines()[-1].startswith("% n/a: pcagl")
+
+
+def test_names_of_others_cannot_break_a_table():
+    sheet = Sheet(("pair", "method", "refused"), (("a|b", "<script>", None), ("a", "b", "no\n| such [thing]")))
+    text = markdown(sheet)
+    assert "a\\|b" in text and "<script>" not in text
+    assert all(line.startswith(("|", "-")) for line in text.splitlines() if line)
+    assert rows_of(csv_text(sheet))[1]["refused"] == "no\n| such [thing]"
+
+
+@pytest.mark.parametrize(
+    "value, text",
+    [(None, "–"), (0, "0"), (1234567, "1,234,567"), (0.0, "0"), (0.0123456, "0.0123"), (1311.9, "1,312"), ("x", "x")],
+)
+def test_numbers_are_shown_for_readers(value, text):
+    assert shown(value) == text
+
+
+def test_measured_groups_runs_of_the_same_settings_on_the_same_device():
+    gpu = {"device": "NVIDIA H200", "processes": 4, "seconds": 1800.0, "peak_memory_mb": 900.0}
+    runs = [record("ofa", DEMO, seed, images_per_second=speed) for seed, speed in ((0, 100.0), (1, 300.0))]
+    runs += [record("ofa", DEMO, 2, **gpu, energy_wh=55.0), record("ofa", DEMO, 3, **gpu)]
+    runs += [record("ofa", DEMO, 4, recipe={"epochs": 9})]
+    cpu, other, fast = sorted(measured(runs), key=lambda each: (each.device, -each.runs))
+    assert (cpu.runs, cpu.images_per_second, cpu.gpu_hours, cpu.energy_wh, cpu.peak_memory_mb) == (
+        2,
+        200,
+        None,
+        None,
+        None,
+    )
+    assert (other.runs, other.device) == (1, cpu.device)
+    assert (fast.runs, fast.gpu_hours, fast.energy_wh, fast.peak_memory_mb) == (2, 2.0, 55.0, 900.0)
+    assert cpu.pair == DEMO and measured([record("scratch", DEMO)])[0].pair == "vit_xs@fashion_demo"
+
+
+def test_measured_columns_stand_beside_the_counted(costs):
+    seen = measured([record("kd", DEMO), record("kd", DEMO, precision="bf16", energy_wh=2.5)])
+    sheet = cost_sheet(costs, {("kd", DEMO): seen})
+    rows = rows_of(csv_text(sheet))
+    assert [row["method"] for row in rows] == ["kd", "kd", "cc", "pcagl"]
+    assert {(row["precision"], row["energy Wh"]) for row in rows[:2]} == {("fp32", ""), ("bf16", "2.5")}
+    assert rows[2]["images/s"] == "" and rows[0]["student params"] == rows[1]["student params"]
+
+
+def test_the_command_writes_a_file(shell, tmp_path):
+    code, output = shell(
+        "cost", "--methods", "kd,cc", "--pairs", DEMO, "--classes", "7", "--format", "csv", "--output", "out/costs.csv"
+    )
+    assert code == 0 and "written: out/costs.csv" in output
+    kd, cc = rows_of((tmp_path / "out" / "costs.csv").read_text())
+    assert (kd["method"], cc["method"], kd["classes"]) == ("kd", "cc", "7")
+
+
+def test_the_command_prints_and_takes_only_standard_runs_of_a_store(shell, tmp_path):
+    (spec,) = resolve_pairs(DEMO)
+    column, config = column_of(spec), asdict(get_method("kd").Config())
+    own = record("kd", DEMO, recipe=column.numbers, config=config, images_per_second=1234.0)
+    changed = record("kd", DEMO, 1, recipe=column.numbers, config=config | {"weight": 2.0}, images_per_second=10.0)
+    assert not Standard().differences(own, column)
+    for each in (own, changed):
+        folder = tmp_path / "runs" / each.key
+        folder.mkdir(parents=True)
+        (folder / "identity.json").write_text(each.identity.model_dump_json())
+        (folder / "record.json").write_text(each.model_dump_json())
+    code, output = shell("cost", "--methods", "kd", "--pairs", DEMO, "--store", str(tmp_path / "runs"))
+    assert code == 0 and "1,234" in output and "CPU (x86_64)" in output and "622" not in output
+    assert output.count("resnet_m>vit_xs") == 1
+
+
+def test_a_method_of_ones_own_is_counted(shell, tmp_path):
+    assert shell("new", "mine")[0] == 0
+    code, output = shell("cost", "--method-file", "mine.py", "--methods", "mine,tas:heads_6", "--pairs", DEMO)
+    assert code == 0 and "| mine " in output and "| fbt:heads_6 " in output
+
+
+def test_unknown_names_and_no_methods_are_refused(shell):
+    assert shell("cost", "--methods", "fbd", "--pairs", DEMO)[0] == 2
+    code, output = shell("cost", "--methods", ",", "--pairs", DEMO)
+    assert code == 2 and "no methods named" in output
+
+
+@pytest.fixture(scope="module")
+def page():
+    """The page, with two methods in its last table, and a run."""
+    methods = [get_method(name) for name in ("kd", "pcagl")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(costs_page, "in_order", lambda: methods)
+        with_runs = costs_page.costs_markdown([record("kd", DEMO, images_per_second=1234.0)])
+        return costs_page.costs_markdown(), with_runs
+
+
+def test_the_page_holds_both_tables_and_marks_the_cell_that_does_not_agree(page):
+    counted, _ = page
+    assert "**17 of 18 printed numbers agree" in counted
+    assert "**0.07** ✗ computed 0.08" in counted and counted.count("✗") == 1
+    for number in KNOWN:
+        assert f" {number:,} " in counted
+    for ratio in ("16.4 %", "7.9 %", "134.0 %", "70.0 %", "67.8 %", "52.1 %"):
+        assert ratio in counted
+    assert "above that of released OFA on 3 of 3 pairs" in counted
+
+
+def test_the_page_has_every_method_on_every_pair(page):
+    counted, _ = page
+    assert counted.count("\n| kd ") == counted.count("\n| pcagl ") == len(PAIRS)
+    assert "n/a: pcagl on resnet50>deit\\_t" not in counted and "use a CNN student" in counted
+    assert {method.id for method in in_order()} >= {"scratch", "kd", "ofa", "fbt"}
+
+
+def test_measured_numbers_appear_with_records_only(page):
+    counted, with_runs = page
+    assert with_runs.startswith(counted.rstrip("\n")) and "## Measured" not in counted
+    assert "## Measured" in with_runs and "1,234" in with_runs
