@@ -13,7 +13,8 @@ does for a ratio of 2. Distances are those within a local batch.
 Paper and code: the authors' Caffe code weighs with 0.005, of half the sum of squares (edges: over B) where KD-Zoo
 takes the mean; it trains edges and transformation in separate recipes, both without the vertex term. It holds the
 maximum constant in the backward pass, as is done here, and differentiates the distances for one of the two samples
-only, which is not; KD-Zoo takes the transformation between maps instead of averaged features.
+only, which is not; KD-Zoo takes the transformation between maps instead of averaged features. With a constant maximum
+the scale of the features gets a gradient although no scale changes the loss; not so with the variant `free_maximum`.
 """
 
 from collections.abc import Iterator
@@ -38,48 +39,56 @@ def irg_vertex_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 @full_precision
-def irg_edge_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean squared difference of the edges, in KD-Zoo's normalisation; the maximum is a constant.
+def irg_edge_loss(student: Tensor, teacher: Tensor, constant_maximum: bool = True) -> Tensor:
+    """Mean squared difference of the edges, in KD-Zoo's normalisation.
 
     Args:
         student: `(B, D)`.
         teacher: `(B, E)`.
+        constant_maximum: let no gradient through the maximum.
     """
-    return F.mse_loss(_edges(student), _edges(teacher))
+    return F.mse_loss(_edges(student, constant_maximum), _edges(teacher))
 
 
 @full_precision
-def irg_transform_loss(student_a: Tensor, student_b: Tensor, teacher_a: Tensor, teacher_b: Tensor) -> Tensor:
-    """Mean squared difference of the transformations, in KD-Zoo's normalisation; the maximum is a constant.
+def irg_transform_loss(
+    student_a: Tensor, student_b: Tensor, teacher_a: Tensor, teacher_b: Tensor, constant_maximum: bool = True
+) -> Tensor:
+    """Mean squared difference of the transformations, in KD-Zoo's normalisation.
 
     Args:
         student_a: `(B, D)` of one stage.
         student_b: `(B, E)` of another.
         teacher_a: likewise, of the teacher.
+        constant_maximum: let no gradient through the maximum.
     """
-    return F.mse_loss(_transformation(student_a, student_b), _transformation(teacher_a, teacher_b))
+    student = _transformation(student_a, student_b, constant_maximum)
+    return F.mse_loss(student, _transformation(teacher_a, teacher_b))
 
 
-def _edges(x: Tensor) -> Tensor:
+def _edges(x: Tensor, constant_maximum: bool = True) -> Tensor:
     """`(B, B)` squared distances over their maximum."""
     x = x - x.detach().mean(0)  # distances stay as they are, and cancel less
     length = x.square().sum(1)
     distance = (length[:, None] + length - 2 * x @ x.T).clamp(min=0)
-    return _over_maximum(distance * (1 - torch.eye(len(x), dtype=x.dtype, device=x.device)))
+    distance = distance * (1 - torch.eye(len(x), dtype=x.dtype, device=x.device))
+    return _over_maximum(distance, constant_maximum)
 
 
-def _transformation(a: Tensor, b: Tensor) -> Tensor:
+def _transformation(a: Tensor, b: Tensor, constant_maximum: bool = True) -> Tensor:
     """`(B,)` squared distances over their maximum."""
     width = min(a.shape[1], b.shape[1])
-    return _over_maximum((_narrowed(a, width) - _narrowed(b, width)).square().sum(1))
+    distance = (_narrowed(a, width) - _narrowed(b, width)).square().sum(1)
+    return _over_maximum(distance, constant_maximum)
 
 
 def _narrowed(x: Tensor, width: int) -> Tensor:
     return x if x.shape[1] == width else F.adaptive_avg_pool1d(x, width)
 
 
-def _over_maximum(distance: Tensor) -> Tensor:
-    return distance / distance.detach().max().clamp(min=EPS)
+def _over_maximum(distance: Tensor, constant: bool) -> Tensor:
+    maximum = distance.max().clamp(min=EPS)
+    return distance / (maximum.detach() if constant else maximum)
 
 
 @register(
@@ -106,6 +115,7 @@ class IRG(Method):
             transform_weight: of the transformation.
             edge_stages: stages whose edges count beside those of the final feature.
             transform_stages: the two stages whose features are compared.
+            constant_maximum: let no gradient through the maxima, as the authors' code.
         """
 
         vertex_weight: float = 0.1
@@ -113,6 +123,7 @@ class IRG(Method):
         transform_weight: float = 5.0
         edge_stages: tuple[int, ...] = (3, 4)
         transform_stages: tuple[int, int] = (3, 4)
+        constant_maximum: bool = True
 
         def __post_init__(self):
             for name in ("edge_stages", "transform_stages"):
@@ -130,6 +141,7 @@ class IRG(Method):
         "no_edges": {"edge_weight": 0.0},
         "no_transform": {"transform_weight": 0.0},
         "edges_pooled": {"edge_stages": ()},
+        "free_maximum": {"constant_maximum": False},
     }
 
     def build(self) -> None:
@@ -146,11 +158,11 @@ class IRG(Method):
             losses["irg_vertex"] = config.vertex_weight * irg_vertex_loss(student.logits, batch.teacher.logits)
         if config.edge_weight:
             layers = zip(self._layers(self.student, student), self._layers(self.teacher, batch.teacher))
-            edges = torch.stack([irg_edge_loss(*pair) for pair in layers])
+            edges = torch.stack([irg_edge_loss(*pair, config.constant_maximum) for pair in layers])
             losses["irg_edge"] = config.edge_weight * edges.mean()
         if config.transform_weight:
             means = (*self._means(self.student, student), *self._means(self.teacher, batch.teacher))
-            losses["irg_transform"] = config.transform_weight * irg_transform_loss(*means)
+            losses["irg_transform"] = config.transform_weight * irg_transform_loss(*means, config.constant_maximum)
         return Step(student.logits, losses)
 
     def _layers(self, model: StagedModel, output: Output) -> Iterator[Tensor]:

@@ -244,6 +244,7 @@ def test_gradients_of_edges_stop_at_the_last_stage_they_count():
         ("no_edges", "vertex transform", "logits stages"),
         ("no_transform", "vertex edge", "logits pooled stages"),
         ("edges_pooled", "vertex edge transform", "logits pooled stages"),
+        ("free_maximum", "vertex edge transform", "logits pooled stages"),
     ],
 )
 def test_variants_take_no_more_of_the_teacher_than_they_need(variant, losses, needs):
@@ -258,7 +259,7 @@ def test_variants_take_no_more_of_the_teacher_than_they_need(variant, losses, ne
 
 
 def test_every_variant_is_tested():
-    assert len(IRG.variants) == 7
+    assert len(IRG.variants) == 8
 
 
 @pytest.mark.parametrize(
@@ -275,3 +276,11 @@ def test_wrong_settings_are_named(config, message):
         IRG.Config(**config)
     with pytest.raises(UsageError, match="irg"):
         resolve_config(IRG, None, model_info("swin_t", 100), model_info("deit_t", 100), "cifar100", config)
+
+
+def test_a_free_maximum_gives_a_scale_no_gradient():
+    x, scale = draw(1, 5, 4), torch.ones((), dtype=torch.float64, requires_grad=True)
+    edges = irg_edge_loss(scale * x, draw(2, 5, 4), constant_maximum=False)
+    change = irg_transform_loss(scale * x, scale * draw(3, 5, 4), draw(4, 5, 4), draw(5, 5, 4), constant_maximum=False)
+    assert torch.autograd.grad(edges + change, scale)[0].abs() < 1e-12
+    assert edges == irg_edge_loss(x, draw(2, 5, 4))
