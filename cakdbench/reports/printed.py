@@ -39,11 +39,12 @@ def printed_text(values: Iterable[Printed], column: Column) -> str:
 def printed_average(label: str, block: Block) -> str:
     """The average gains that the tables of a block's pairs print for a method, in italics with their sources."""
     tables = {(p.source, p.table) for c in block.columns for p in c.printed.get(label, ())}
-    return italic(
-        f"{float(each.value):+.2f} {sources()[each.source].mark}{'' if recomputes(each) else ODD_AVERAGE}"
-        for each in averages()
-        if each.method == label and (each.source, each.table) in tables and each.dataset == block.dataset
-    )
+    marks: dict[float, list[str]] = {}
+    for each in averages():
+        if each.method == label and (each.source, each.table) in tables and each.dataset == block.dataset:
+            odd = "" if recomputes(each) else ODD_AVERAGE
+            marks.setdefault(float(each.value), []).append(sources()[each.source].mark + odd)
+    return italic(f"{value:+.2f} {''.join(sorted(found))}" for value, found in sorted(marks.items()))
 
 
 def italic(texts: Iterable[str]) -> str:
