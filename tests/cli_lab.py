@@ -1,6 +1,11 @@
-"""The command line on a small dataset of real images, in this process."""
+"""The command line on a small dataset of real images: in this process, and in processes of its own."""
 
+import contextlib
+import io
+import multiprocessing.forkserver
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -30,23 +35,30 @@ def make_folder(root: Path, train: int = 8, test: int = 6) -> Path:
 
 
 class Shell:
-    """Runs `cakdbench ...` with one store, data folder and board folder."""
+    """Runs `cakdbench ...` with one store, data folder and board folder.
 
-    def __init__(self, data: Path, work: Path, capsys: pytest.CaptureFixture):
-        self.data, self.work, self.capsys = data, work, capsys
+    Attributes:
+        sure: whether `run` says `--yes`, which spares it the estimate.
+    """
+
+    def __init__(self, data: Path, work: Path, sure: bool = True):
+        self.data, self.work, self.sure = data, work, sure
         self.store, self.boards = work / "runs", work / "boards"
 
     def __call__(self, *arguments: str) -> tuple[int, str]:
         """Exit code and all output."""
         AcceleratorState._reset_state()  # every command is a process of its own, with its own precision
-        sys.argv = ["cakdbench", *arguments]
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as leaving:
-            code = leaving.code or 0
-        seen = self.capsys.readouterr()
-        return code, seen.out + seen.err
+        code, output = 0, io.StringIO()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["cakdbench", *arguments])
+            for console in (cli.console, cli.errors):
+                patch.setattr(console, "width", 220)
+            with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+                try:
+                    cli.main()
+                except SystemExit as leaving:
+                    code = leaving.code or 0
+        return code, output.getvalue()
 
     def places(self) -> list[str]:
         return [
@@ -54,15 +66,73 @@ class Shell:
         ]  # fmt: skip
 
     def run(self, *arguments: str, pairs: str = PAIR, settings: tuple[str, ...] = SHORT) -> tuple[int, str]:
-        return self(*self._run(*arguments, pairs=pairs, settings=settings))
+        return self(*self.command(*arguments, pairs=pairs, settings=settings))
 
-    def program(self, *arguments: str, pairs: str, settings: tuple[str, ...]) -> list[str]:
-        """The same command as `run`, for a process of its own."""
-        return [sys.executable, "-m", "cakdbench", *self._run(*arguments, pairs=pairs, settings=settings)]
+    def program(self, *arguments: str, pairs: str = PAIR) -> "Program":
+        """The same command as `run`, started in a process of its own."""
+        return Program(*self.command(*arguments, pairs=pairs))
 
-    def _run(self, *arguments: str, pairs: str, settings: tuple[str, ...]) -> list[str]:
+    def command(self, *arguments: str, pairs: str = PAIR, settings: tuple[str, ...] = SHORT) -> list[str]:
+        """The arguments of `run`."""
         more = ["--recipe", "demo"] if "--recipe" not in arguments else []
         return [
             "run", "--pairs", pairs, *self.places(), "--boards", str(self.boards), "--cpu", "--jobs", "1", *more,
-            "--teachers", str(self.data / "teachers.toml"), *arguments, "--set", *settings,
+            "--teachers", str(self.data / "teachers.toml"), *arguments, *["--yes"] * self.sure, "--set", *settings,
         ]  # fmt: skip
+
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["cakdbench.bench", "cakdbench.cli", "cakdbench.reports.write", "pytest"])
+
+
+def stop_forking() -> None:
+    """End the process that others are forked from, and wait for it: then its time counts as the tests'."""
+    multiprocessing.forkserver._forkserver._stop()
+
+
+class Child:
+    """A call in a process of its own, forked from one that has done nothing but make the imports, once for all.
+
+    Attributes:
+        process: pid, kill, exitcode.
+        output: what it prints, to be read while it runs.
+    """
+
+    def __init__(self, call: Callable[..., int | None], *arguments):
+        reader, writer = FORKS.Pipe(duplex=False)
+        self.process = FORKS.Process(target=_printing, args=(writer, call, *arguments), daemon=True)
+        self.process.start()
+        writer.close()
+        self.output = open(os.dup(reader.fileno()), encoding="utf-8")
+
+    def finish(self) -> tuple[int, str]:
+        """Exit code (of a signal: the negative of its number), and what was not read yet of the output."""
+        output = self.output.read()
+        self.process.join()
+        return self.process.exitcode, output
+
+    def wait_for(self, *words: str) -> None:
+        """Read what it prints up to a line with all the words."""
+        for line in self.output:
+            if all(word in line for word in words):
+                return
+        raise AssertionError(f"the process ended without printing {words}")
+
+
+class Program(Child):
+    """`cakdbench ...` in a process of its own."""
+
+    def __init__(self, *arguments: str):
+        super().__init__(_cakdbench, *arguments)
+
+
+def _printing(writer, call: Callable[..., int | None], *arguments) -> None:
+    for stream in (1, 2):
+        os.dup2(writer.fileno(), stream)
+    writer.close()
+    sys.exit(call(*arguments))
+
+
+def _cakdbench(*arguments: str) -> None:
+    sys.argv = ["cakdbench", *arguments]
+    cli.main()

@@ -1,11 +1,17 @@
 """What several test modules share."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"  # tests run side by side; before torch is imported, for their processes too
+
+
+def pytest_sessionfinish():
+    if lab := sys.modules.get("cli_lab"):
+        lab.stop_forking()
 
 
 @pytest.fixture(scope="session")
@@ -17,13 +23,9 @@ def tiny(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def shell(tiny, tmp_path, capsys, monkeypatch):
+def shell(tiny, tmp_path, monkeypatch):
     """The command line, in a folder of its own."""
     from cli_lab import Shell
 
-    from cakdbench import cli
-
     monkeypatch.chdir(tmp_path)
-    for console in (cli.console, cli.errors):
-        monkeypatch.setattr(console, "width", 220)
-    return Shell(tiny, tmp_path, capsys)
+    return Shell(tiny, tmp_path)

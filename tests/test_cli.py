@@ -3,13 +3,14 @@
 import json
 import os
 import resource
+import shutil
 import signal
-import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from cli_lab import SHORT
+from cli_lab import SHORT, Shell
 from safetensors.torch import load_file
 
 from cakdbench.models.staged import StagedModel
@@ -18,7 +19,7 @@ from cakdbench.store import Store
 from cakdbench.teacher_entries import teachers_from_file
 from cakdbench.teachers import Teachers, note_training
 
-PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+ONCE = (*SHORT, "recipe.epochs=1")
 
 
 def records(shell) -> dict[str, dict]:
@@ -30,11 +31,29 @@ def records(shell) -> dict[str, dict]:
     return found
 
 
-@pytest.fixture
-def finished(shell):
+@pytest.fixture(scope="module")
+def trained(tiny, tmp_path_factory) -> tuple[Path, str]:
+    """The folder of a finished command, and what it said."""
+    shell = Shell(tiny, tmp_path_factory.mktemp("trained"), sure=False)
     code, output = shell.run("--methods", "ofa,tas")
     assert code == 0, output
+    return shell.work, output
+
+
+@pytest.fixture
+def finished(shell, trained):
+    """A copy of that folder."""
+    work, output = trained
+    shutil.copytree(work, shell.work, dirs_exist_ok=True)
     return shell, output
+
+
+@pytest.fixture
+def taught(shell, trained):
+    """A folder in which nothing but the teacher is trained."""
+    [teacher] = (trained[0] / "runs").glob("*-resnet_m-*")
+    shutil.copytree(teacher, shell.store / teacher.name)
+    return shell
 
 
 def test_run_trains_teacher_and_students_and_keeps_everything_needed_to_trust_them(finished):
@@ -181,9 +200,8 @@ def test_a_teacher_off_its_entry_stops_the_run_with_both_numbers_unless_allowed(
     assert again.weights_sha256 == kd.weights_sha256
 
 
-def test_no_student_is_trained_before_all_teachers_are_through_their_gates(shell):
-    entry = shell.work / "second.toml"
-    shell.run("--methods", "kd", pairs="resnet_m>mixer_xs@timm:folder/tiny")
+def test_no_student_is_trained_before_all_teachers_are_through_their_gates(taught):
+    shell, entry = taught, taught.work / "second.toml"
     teacher = next(r for r in Store(shell.store).records()[0] if r.recipe_name == "demo_teacher")
     weights = Store(shell.store).run(teacher.identity).student
     entry.write_text(
@@ -242,21 +260,21 @@ def test_teacher_commands_train_and_check(shell):
     code, output = shell("teacher", "check", name, *places)
     assert code == 2 and "cakdbench teacher train" in output
     recipe = shell.work / "quick.toml"
-    recipe.write_text('extends = "demo_teacher"\ntitle = "quick"\nsource = "test"\nepochs = 2\n'
+    recipe.write_text('extends = "demo_teacher"\ntitle = "quick"\nsource = "test"\nepochs = 1\n'
                       'global_batch = 20\nlocal_batch = 20\n')  # fmt: skip
     code, output = shell("teacher", "train", name, "--recipe", str(recipe), *places)
     assert code == 0, output
     code, output = shell("teacher", "check", name, *places)
     assert code == 0 and "sha256" in output
-    code, output = shell.run("--methods", "kd", pairs="vit_m>resnet_s@timm:folder/tiny")
+    code, output = shell.run("--methods", "kd", pairs="vit_m>resnet_s@timm:folder/tiny", settings=ONCE)
     assert code == 0, output
 
 
-@pytest.mark.parametrize("what", ["methods", "pairs", "models", "datasets", "recipes", "teachers"])
+@pytest.mark.parametrize("what", ["methods", "pairs", "datasets", "recipes", "teachers"])  # models: in test_zoo
 def test_list_names_what_there_is(shell, what):
     wanted = {
-        "methods": "fbt", "pairs": "cifar_all", "models": "swin_t", "datasets": "fashion_demo",
-        "recipes": "ofa_cifar_cnn", "teachers": "convnext_t@cifar100",
+        "methods": "fbt", "pairs": "cifar_all", "datasets": "fashion_demo", "recipes": "ofa_cifar_cnn",
+        "teachers": "convnext_t@cifar100",
     }  # fmt: skip
     code, output = shell("list", what)
     assert code == 0 and wanted[what] in output
@@ -283,12 +301,13 @@ class Mine(Method):
 '''
 
 
-def test_a_method_from_a_file_runs_and_a_diverging_one_fails_alone(shell):
+def test_a_method_from_a_file_runs_and_a_diverging_one_fails_alone(taught):
+    shell = taught
     good, bad = shell.work / "good.py", shell.work / "bad.py"
     good.write_text(METHOD.format(id="mine_good", factor=1.0))
     bad.write_text(METHOD.format(id="mine_bad", factor="float('nan')"))
     files = ["--method-file", str(good), "--method-file", str(bad)]
-    code, output = shell.run("--methods", "mine_good,mine_bad", *files)
+    code, output = shell.run("--methods", "mine_good,mine_bad", *files, settings=ONCE)
     assert code == 1
     assert "mine_bad" in output and "at step 0" in output
     assert set(records(shell)) == {"scratch", "kd", "mine_good"}
@@ -303,27 +322,40 @@ def test_a_broken_method_file_is_an_error_that_names_it(shell, text):
     assert code == 2 and "broken.py" in output
 
 
-def test_a_failed_run_is_not_tried_again_by_the_other_process(shell):
-    bad = shell.work / "bad.py"
-    text = METHOD.format(id="mine_nan", factor="float('nan')")
-    bad.write_text(text.replace("self.config.factor *", "(1 if batch.epoch < 20 else self.config.factor) *"))
+MEETING = """
+import os, time
+from pathlib import Path
+
+def meet():
+    here = Path(__file__).parent
+    (here / f"{os.getpid()}.here").touch()
+    for _ in range(2400):
+        if len(list(here.glob("*.here"))) == 2:
+            return 1.0
+        time.sleep(0.05)
+    raise TimeoutError("the other process did not come")
+"""
+
+
+def test_a_failed_run_is_not_tried_again_by_the_other_process(taught):
+    bad = taught.work / "bad.py"
+    text = METHOD.format(id="mine_nan", factor="float('nan')")  # from epoch 1 on; before it each waits for the other
+    bad.write_text(text.replace("self.config.factor *", "(self.config.factor if batch.epoch else meet()) *") + MEETING)
     pairs = "resnet_m>vit_xs@timm:folder/tiny,resnet_m>mixer_xs@timm:folder/tiny"
     arguments = ["--methods", "mine_nan", "--method-file", str(bad), "--max-lanes", "3"]
-    longer = (*SHORT, "recipe.epochs=22", "recipe.evaluation.every=22")  # so that both have started when it fails
-    program = shell.program(*arguments, pairs=pairs, settings=longer)
-    shell.run(pairs=pairs)
-    processes = [subprocess.Popen(program, **PIPES) for _ in range(2)]
-    outputs = [process.communicate()[0] for process in processes]
-    assert [process.returncode for process in processes] == [1, 1], outputs
+    programs = [taught.program(*arguments, pairs=pairs) for _ in range(2)]
+    codes, outputs = zip(*(program.finish() for program in programs))
+    assert codes == (1, 1), outputs
     told = "\n".join(outputs)
     assert told.count("mine_nan on resnet_m>vit_xs@timm:folder/tiny failed") == 1
     assert all(output.count("failed: mine_nan") == 2 for output in outputs)
 
 
-def test_a_refusal_is_told_with_its_reason_and_is_no_failure(shell):
+def test_a_refusal_is_told_with_its_reason_and_is_no_failure(taught):
+    shell = taught
     picky = shell.work / "picky.py"
     picky.write_text(METHOD.format(id="mine_picky", factor=-1.0))
-    code, output = shell.run("--methods", "mine_picky", "--method-file", str(picky))
+    code, output = shell.run("--methods", "mine_picky", "--method-file", str(picky), settings=ONCE)
     assert code == 0 and "no taste for vit_xs" in output
     assert set(records(shell)) == {"scratch", "kd"}
 
@@ -331,6 +363,7 @@ def test_a_refusal_is_told_with_its_reason_and_is_no_failure(shell):
 def test_a_large_suite_without_a_gpu_is_announced_and_asked_for(shell, monkeypatch):
     if torch.cuda.is_available():
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    shell.sure = False
     code, output = shell.run("--methods", "kd", settings=(*SHORT, "recipe.epochs=2000000"))
     assert code == 2
     assert "no GPU" in output and "about" in output and "--yes" in output
@@ -344,18 +377,19 @@ def test_a_store_that_cannot_be_written_is_an_error_that_names_the_place(shell):
 
 
 def test_a_full_disk_stops_the_run_with_its_reason_and_the_same_command_goes_on_later(shell):
+    short = (*ONCE, "teacher.epochs=1")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, before[1]))  # no checkpoint fits, small files do
     try:
-        code, output = shell.run("--methods", "kd")
+        code, output = shell.run("--methods", "kd", settings=short)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
     assert code == 1
     assert "cannot write" in output and "run the same command again" in output
     assert not list(shell.store.rglob("*.tmp"))
-    code, output = shell.run("--methods", "kd")
+    code, output = shell.run("--methods", "kd", settings=short)
     assert code == 0, output
     assert set(records(shell)) == {"scratch", "kd"}
 
@@ -387,7 +421,8 @@ def test_a_finished_run_whose_files_are_gone_or_damaged_is_computed_again(finish
 
 def test_bf16_and_channels_last_are_options_that_the_record_names(shell):
     pair = "resnet_m>mobilenet_s@timm:folder/tiny"
-    code, output = shell.run("--methods", "fbt", "--precision", "bf16", "--channels-last", pairs=pair)
+    short = (*ONCE, "teacher.epochs=1")
+    code, output = shell.run("--methods", "fbt", "--precision", "bf16", "--channels-last", pairs=pair, settings=short)
     assert code == 0, output
     record = records(shell)["fbt"]
     assert (record.identity.precision, record.conditions.channels_last) == ("bf16", True)
@@ -404,7 +439,7 @@ def test_models_of_timm_by_name_are_trained_as_teacher_and_student(shell):
     code, output = shell("teacher", "train", name, "--recipe", str(recipe), *shell.places(), "--cpu")
     assert code == 0, output
     pair = "timm:resnet10t>timm:mobilenetv3_small_050@timm:folder/tiny"
-    code, output = shell.run("--methods", "ofa,fbt", pairs=pair)
+    code, output = shell.run("--methods", "ofa,fbt", pairs=pair, settings=ONCE)
     assert code == 0, output
     assert {"scratch", "kd", "ofa"} <= set(records(shell))
 
@@ -412,6 +447,6 @@ def test_models_of_timm_by_name_are_trained_as_teacher_and_student(shell):
 def test_a_dry_run_without_the_data_still_shows_plan_and_estimate_and_what_is_missing(shell):
     pair = "swin_t>resnet18@cifar100"
     arguments = ["--pairs", pair, "--methods", "kd", *shell.places(), "--cpu", "--dry-run"]
-    code, output = shell("run", *arguments)
+    code, output = shell("run", *arguments, "--set", "recipe.image_size=64")
     assert code == 0, output
     assert all(word in output for word in ("estimate: about", "missing before it can start", "cifar-100-python"))

@@ -1,10 +1,9 @@
 """`cakdbench new`: what it writes works."""
 
 import itertools
-import subprocess
-import sys
 
 import pytest
+from cli_lab import Child
 
 NUMBERS = itertools.count(1)
 
@@ -21,11 +20,9 @@ def written(shell, tmp_path):
 def test_the_file_is_at_most_40_lines_and_its_test_passes(written):
     path, _ = written
     assert len(path.read_text().splitlines()) <= 40
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "addopts=", str(path.parent)],
-        cwd=path.parent, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0 and "3 passed" in done.stdout, done.stdout
+    command = ["-q", "-p", "no:cacheprovider", "-o", "addopts=", f"--rootdir={path.parent}", str(path.parent)]
+    code, output = Child(pytest.main, command).finish()
+    assert code == 0 and "3 passed" in output, output
 
 
 def test_it_says_what_to_do_next_and_the_next_command_works(shell, written):

@@ -13,21 +13,15 @@ from cakdbench.store import Store
 
 SETTINGS = ("recipe.epochs=1", "recipe.global_batch=20", "recipe.local_batch=5", "teacher.epochs=1",
             "teacher.global_batch=20", "teacher.local_batch=5")  # fmt: skip
-LAUNCH = ["-m", "torch.distributed.run", "--nproc_per_node", "2"]
+LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "cakdbench"]
 
 
-def run(tiny: Path, work: Path, launch: list[str], pair: str) -> str:
-    shell = Shell(tiny, work, None)
-    command = [
-        "-m", "cakdbench", "run", "--methods", "fbt,ofa", "--pairs", pair, *shell.places(),
-        "--boards", str(work / "boards"), "--cpu", "--recipe", "demo",
-        "--teachers", str(tiny / "teachers.toml"), "--set", *SETTINGS,
+def command(shell: Shell) -> list[str]:
+    return [
+        "run", "--methods", "fbt,ofa", "--pairs", PAIR.replace("vit_xs", "resnet_s"),  # batch norm on both sides
+        *shell.places(), "--boards", str(shell.boards), "--cpu", "--recipe", "demo", "--yes",
+        "--teachers", str(shell.data / "teachers.toml"), "--set", *SETTINGS,
     ]  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, *launch, *command], capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def students(store: Path) -> dict[tuple[str, str], dict[str, torch.Tensor]]:
@@ -36,12 +30,13 @@ def students(store: Path) -> dict[tuple[str, str], dict[str, torch.Tensor]]:
 
 
 def test_two_processes_train_what_one_trains_with_the_same_local_batches(tiny, tmp_path):
-    pair = PAIR.replace("vit_xs", "resnet_s")  # batch norm on both sides
-    for name, launch in (("one", []), ("two", LAUNCH)):
-        (tmp_path / name).mkdir()
-        output = run(tiny, tmp_path / name, launch, pair)
-        assert output.count("epoch 1/1") == 5  # a teacher and four students, told once
-    one, two = students(tmp_path / "one" / "runs"), students(tmp_path / "two" / "runs")
+    alone, halves = Shell(tiny, tmp_path / "one"), Shell(tiny, tmp_path / "two")
+    code, output = alone(*command(alone))
+    done = subprocess.run([*LAUNCH, *command(halves)], capture_output=True, text=True, timeout=300)
+    assert (code, done.returncode) == (0, 0), output + done.stdout + done.stderr
+    for told in (output, done.stdout):
+        assert told.count("epoch 1/1") == 5  # a teacher and four students, told once
+    one, two = students(alone.store), students(halves.store)
     assert one.keys() == two.keys() and len(one) == 5
     for name in one:
         for key, value in one[name].items():
@@ -49,5 +44,5 @@ def test_two_processes_train_what_one_trains_with_the_same_local_batches(tiny, t
                 assert two[name][key] == pytest.approx(value, abs=2e-3), (name, key)
             else:
                 assert torch.equal(two[name][key], value), (name, key)
-    records = Store(tmp_path / "two" / "runs").records()[0]
+    records = Store(halves.store).records()[0]
     assert {record.conditions.processes for record in records} == {2}

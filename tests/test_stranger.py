@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from cli_lab import SHORT, Shell
+from cli_lab import Child, Shell
 
+from cakdbench import cli
 from cakdbench.store import Store
 
 PACKAGE = Path(__file__).with_name("stranger")
@@ -25,10 +26,17 @@ def site(tmp_path_factory) -> Path:
     return folder
 
 
-def cakdbench(site: Path, *arguments: str) -> subprocess.CompletedProcess:
-    environment = os.environ | {"PYTHONPATH": str(site), "COLUMNS": "160"}
-    command = [sys.executable, "-m", "cakdbench", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+def cakdbench(site: Path, *arguments: str) -> tuple[int, str]:
+    """Exit code and output of a process that finds packages in the folder too."""
+    return Child(beside, str(site), *arguments).finish()
+
+
+def beside(site: str, *arguments: str) -> None:
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (site, os.environ.get("PYTHONPATH"))))
+    sys.path.insert(0, site)
+    cli.console.width = 160
+    sys.argv = ["cakdbench", *arguments]
+    cli.main()
 
 
 def test_the_method_is_at_most_40_lines_long():
@@ -36,17 +44,15 @@ def test_the_method_is_at_most_40_lines_long():
 
 
 def test_the_method_passes_all_checks(site):
-    done = cakdbench(site, "check", "stranger")
-    assert done.returncode == 0 and "FAILED" not in done.stdout, done.stdout + done.stderr
-    assert "two processes as one" in done.stdout
+    code, output = cakdbench(site, "check", "stranger")
+    assert code == 0 and "FAILED" not in output, output
+    assert "two processes as one" in output
 
 
 def test_the_method_runs_and_stands_on_the_board(site, tiny, tmp_path):
-    shell = Shell(tiny, tmp_path, None)
-    arguments = shell.program("--methods", "stranger,stranger[weight=0.5]", pairs="resnet_m>vit_xs@timm:folder/tiny",
-                              settings=SHORT)[3:]  # fmt: skip
-    done = cakdbench(site, *arguments)
-    assert done.returncode == 0, done.stdout + done.stderr
+    shell = Shell(tiny, tmp_path)
+    code, output = cakdbench(site, *shell.command("--methods", "stranger,stranger[weight=0.5]"))
+    assert code == 0, output
     found = {r.identity.method.label for r in Store(shell.store).records()[0] if r.recipe_name == "demo"}
     assert found == {"scratch", "kd", "stranger", "stranger[weight=0.5]"}
-    assert "stranger[weight=0.5]" in done.stdout
+    assert "stranger[weight=0.5]" in output

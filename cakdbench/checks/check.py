@@ -4,7 +4,7 @@ import inspect
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.table import Table
@@ -56,6 +56,7 @@ def check_method(lab: Lab, files: list[Path] = [], processes: bool = True) -> It
         processes: whether to train with two processes as well, which takes some seconds more.
     """
     checks = CHECKS | ({"two processes as one": lambda lab: training.two_processes(lab, files)} if processes else {})
+    lab = replace(lab)  # what the checks of one round share ends with it
     for title, check in checks.items():
         begun = time.monotonic()
         passed, detail, fix = _run(check, lab)

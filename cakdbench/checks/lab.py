@@ -3,19 +3,21 @@
 import copy
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from cakdbench.checks.mould import Mould
 from cakdbench.data.datasets import ImageDataset, Split, load_dataset
 from cakdbench.data.stream import EvalStream, SampleStream
 from cakdbench.device import make_accelerator
 from cakdbench.labels import label
 from cakdbench.method import Batch, Method
-from cakdbench.models.staged import Output, StagedModel
+from cakdbench.models.staged import ModelInfo, Output, StagedModel
+from cakdbench.models.zoo import model_info
 from cakdbench.randomness import seeded
 from cakdbench.recipes import Recipe, load_recipe
 from cakdbench.registry import resolve_config
@@ -24,7 +26,7 @@ from cakdbench.train.trainer import Trainer, label_criterion
 from cakdbench.watch import GroupView, LaneView, Silent
 
 MODELS = {"cnn": "resnet_s", "msa": "vit_xs", "mlp": "mixer_xs"}
-CLASSES, SIZE, SAMPLES = 10, 64, 40
+CLASSES, SIZE, SAMPLES = 10, 64, 20
 
 
 class Fault(Exception):
@@ -50,24 +52,25 @@ DIRECTIONS = [Direction(*kinds) for kinds in itertools.product(MODELS, repeat=2)
 
 
 @functools.lru_cache(maxsize=16)
-def _model(name: str, classes: int, size: int, salt: str) -> StagedModel:
+def _model(name: str, classes: int, size: int, salt: str) -> Mould[StagedModel]:
     with seeded(salt, name), torch.no_grad():
         model = StagedModel(name, classes, size)
         for parameter in model.parameters():  # timm starts some at zero, where gradients end
             parameter.add_(0.02 * torch.randn_like(parameter))
-    return model
+    return Mould(model)
 
 
 def student_model(name: str, classes: int = CLASSES, size: int = SIZE) -> StagedModel:
     """A fresh copy in train mode; all its parameters get gradients."""
-    return copy.deepcopy(_model(name, classes, size, "student")).train()
+    return _model(name, classes, size, "student").cast().train()
 
 
 def teacher_model(name: str, classes: int = CLASSES, size: int = SIZE) -> StagedModel:
     """The same with other weights, frozen."""
-    return copy.deepcopy(_model(name, classes, size, "teacher")).requires_grad_(False).eval()
+    return _model(name, classes, size, "teacher").cast().requires_grad_(False).eval()
 
 
+@functools.cache
 def small_dataset(train: int = SAMPLES, test: int = 10) -> ImageDataset:
     """The first images of the embedded dataset."""
     full = load_dataset("fashion_demo")
@@ -83,12 +86,21 @@ def short_recipe(**changes: object) -> Recipe:
     sgd = {"optimizer.name": "sgd", "optimizer.lr": 0.02, "optimizer.weight_decay": 1e-4}
     numbers = {
         "epochs": 1,
-        "global_batch": 20,
-        "local_batch": 10,
+        "global_batch": 10,
+        "local_batch": 5,
         "schedule.warmup_epochs": 0,
         "clip_grad": "none",
     } | sgd
     return load_recipe("demo").override(numbers | changes)
+
+
+def _infos(direction: Direction) -> list[ModelInfo]:
+    return [model_info(MODELS[kind], CLASSES, SIZE) for kind in (direction.teacher, direction.student)]
+
+
+@functools.lru_cache(maxsize=256)
+def _config(method: type[Method], variant: str | None, direction: Direction) -> Method.Config:
+    return resolve_config(method, variant, *_infos(direction), "fashion_demo")
 
 
 @dataclass(frozen=True)
@@ -102,17 +114,20 @@ class Lab:
     method: type[Method]
     variant: str | None = None
 
+    @functools.cached_property
+    def trials(self) -> dict:
+        """What checks of this lab share, by direction: see `trial.trial`."""
+        return {}
+
     @property
     def label(self) -> str:
         return label(self.method.id, self.variant)
 
     def config(self, direction: Direction) -> Method.Config:
-        infos = (_model(MODELS[kind], CLASSES, SIZE, "student").info for kind in (direction.teacher, direction.student))
-        return resolve_config(self.method, self.variant, *infos, "fashion_demo")
+        return _config(self.method, self.variant, direction)
 
     def refusal(self, direction: Direction) -> str | None:
-        infos = [_model(MODELS[kind], CLASSES, SIZE, "student").info for kind in (direction.teacher, direction.student)]
-        return self.method.refuses(*infos, self.config(direction))
+        return self.method.refuses(*_infos(direction), self.config(direction))
 
     @functools.cached_property
     def accepted(self) -> list[Direction]:
@@ -155,28 +170,38 @@ class Lab:
         )
 
 
-def make_batch(teacher: StagedModel | None, size: int = 4, labels: str = "hard", first: int = 0) -> Batch:
+def make_batch(teacher: str | None, size: int = 4, labels: str = "hard", first: int = 0) -> Batch:
     """A batch of noise with all that a teacher can give on it.
 
     Args:
+        teacher: its kind; None for a batch without a teacher's outputs.
         labels: "hard", "smoothed", "one_hot" or "mixup".
         first: index of the first sample; other batches hold other images.
     """
     index = torch.arange(first, first + size) % SAMPLES
     target = torch.from_numpy(small_dataset().train.labels)[index]
-    with seeded("check", first, size):
-        images = torch.randn(size, 3, SIZE, SIZE)
     if labels in ("one_hot", "mixup"):
         target = nn.functional.one_hot(target, CLASSES).float()
     if labels == "mixup":
         target = 0.7 * target + 0.3 * target.flip(0)
-    criterion = label_criterion(short_recipe(label_smoothing=0.1 if labels == "smoothed" else 0.0))
-    return Batch(images, target, index, 0, 0, criterion, given(teacher, images) if teacher else None)
+    images, outputs = copy.deepcopy(_given(teacher, size, first))
+    return Batch(images, target, index, 0, 0, _criterion(0.1 if labels == "smoothed" else 0.0), outputs)
 
 
-@torch.no_grad()
-def given(teacher: StagedModel, images: Tensor) -> Output:
-    return teacher(images, stages=True, preacts=True, attention=True)
+@functools.lru_cache(maxsize=256)
+def _given(teacher: str | None, size: int, first: int) -> tuple[Tensor, Output | None]:
+    """The images of a batch, and what the teacher makes of them."""
+    with seeded("check", first, size):
+        images = torch.randn(size, 3, SIZE, SIZE)
+    if teacher is None:
+        return images, None
+    with torch.no_grad():
+        return images, teacher_model(MODELS[teacher])(images, stages=True, preacts=True, attention=True)
+
+
+@functools.cache
+def _criterion(smoothing: float) -> Callable[[Tensor, Tensor], Tensor]:
+    return label_criterion(short_recipe(label_smoothing=smoothing))
 
 
 def streams(recipe: Recipe, rank: int = 0, world: int = 1) -> tuple[SampleStream, EvalStream]:

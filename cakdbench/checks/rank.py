@@ -1,9 +1,15 @@
-"""One of two processes that train methods for `cakdbench check`; started by `training.train_in_two`."""
+"""Two processes that train methods for `cakdbench check`, forked once the imports are made.
 
+Started by `training.train_in_two`, in a program of its own: a process that has computed must not fork.
+"""
+
+import os
+import socket
 import sys
 from pathlib import Path
 
 import torch
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException, start_processes
 
 from cakdbench.checks.lab import Lab, train
 from cakdbench.checks.training import state_name
@@ -12,6 +18,18 @@ from cakdbench.registry import load_file, split_variant
 
 
 def main(folder: Path, names: list[str]) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    try:
+        start_processes(_train_all, (folder, names), nprocs=2, start_method="fork")
+    except (ProcessRaisedException, ProcessExitedException) as failure:
+        sys.exit(f"process {failure.error_index} of two failed: {str(failure).strip().splitlines()[-1]}")
+
+
+def _train_all(rank: int, folder: Path, names: list[str]) -> None:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
     for name in names:
         if name.endswith(".py"):
             load_file(Path(name))

@@ -1,6 +1,5 @@
 """Checks of single steps: losses, gradients, labels, batch sizes, what is read of the teacher."""
 
-import copy
 import math
 import random
 from collections.abc import Callable
@@ -23,22 +22,11 @@ from cakdbench.checks.lab import (
     student_model,
     teacher_model,
 )
+from cakdbench.checks.trial import Trial, backward, step, trial
 from cakdbench.method import Method, Step
-from cakdbench.models.staged import Output, StagedModel
+from cakdbench.models.staged import StagedModel
 from cakdbench.randomness import seeded
-from cakdbench.registry import resolve_config
 from cakdbench.train.lane import parameters_of
-
-
-def step(method: Method, batch, autocast: bool = False) -> Step:
-    """One forward pass with the randomness the engine would give it."""
-    with seeded("check step"), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        return method(batch)
-
-
-def backward(method: Method, made: Step) -> None:
-    method.zero_grad(set_to_none=True)
-    sum(made.everything.values()).backward()
 
 
 def described(lab: Lab) -> str:
@@ -51,9 +39,8 @@ def described(lab: Lab) -> str:
     for name in ("title", "paper"):
         if not getattr(method, name):
             raise Fault(f"no {name}", f"give @register(..., {name}=...)")
-    infos = [teacher_model(MODELS[kind]).info for kind in ("cnn", "msa")]
     for variant in (None, *method.variants):
-        resolve_config(method, variant, *infos, "fashion_demo")
+        replace(lab, variant=variant).config(Direction("cnn", "msa"))
     return f"{len(fields(method.Config))} settings, {len(method.variants)} variants"
 
 
@@ -73,16 +60,13 @@ def finite(autocast: bool) -> Callable[[Lab], str]:
 
     def check(lab: Lab) -> str:
         for direction in lab.accepted:
-            teacher = teacher_model(MODELS[direction.teacher])
-            method = lab.make(direction, teacher)
-            made = step(method, make_batch(teacher), autocast)
-            _check_losses(made, str(direction))
-            if made.logits.shape != (4, CLASSES):
-                shape = "x".join(map(str, made.logits.shape))
-                raise Fault(f"{direction}: the logits are {shape}, not 4x{CLASSES}", "return the student's logits")
-            backward(method, made)
-            for name, parameter in method.named_parameters():
-                if parameter.grad is not None and not parameter.grad.isfinite().all():
+            tried = Trial(lab, direction, autocast) if autocast else trial(lab, direction)
+            _check_losses(tried.made, str(direction))
+            given, wanted = ("x".join(map(str, shape)) for shape in (tried.made.logits.shape, (tried.size, CLASSES)))
+            if given != wanted:
+                raise Fault(f"{direction}: the logits are {given}, not {wanted}", "return the student's logits")
+            for name, grad in tried.grads.items():
+                if grad is not None and not grad.isfinite().all():
                     raise Fault(
                         f"{direction}: the gradient of {name} is not finite",
                         "look for sqrt, log or a division at 0, and decorate the loss with @full_precision",
@@ -107,20 +91,17 @@ def _check_losses(made: Step, where: str) -> None:
 def trains_the_student_alone(lab: Lab) -> str:
     """Every student parameter gets a gradient; the teacher gets none and does not change."""
     for direction in lab.accepted:
-        teacher = teacher_model(MODELS[direction.teacher])
-        before = copy.deepcopy(teacher.state_dict())
-        method = lab.make(direction, teacher)
-        batch = make_batch(teacher)
-        backward(method, step(method, batch))
-        missing = [name for name, p in method.student.named_parameters() if p.grad is None or not p.grad.any()]
+        tried = trial(lab, direction)
+        grads = {name: grad for name, grad in tried.grads.items() if name.startswith("student.")}
+        missing = [name for name, grad in grads.items() if grad is None or not grad.any()]
         if missing:
             raise Fault(
-                f"{direction}: no gradient reaches student.{missing[0]} ({len(missing)} in all)",
+                f"{direction}: no gradient reaches {missing[0]} ({len(missing)} in all)",
                 "let a loss depend on the student's logits, and do not detach them",
             )
-        if any(p.grad is not None or p.requires_grad for p in teacher.parameters()):
+        if any(p.grad is not None or p.requires_grad for p in tried.teacher.parameters()):
             raise Fault(f"{direction}: the teacher got a gradient", "leave the teacher's requires_grad alone")
-        if teacher.training or any(not torch.equal(before[name], v) for name, v in teacher.state_dict().items()):
+        if tried.teacher_changed():
             raise Fault(f"{direction}: the teacher changed", "never call train() on it, nor write to it")
     return f"{len(lab.accepted)} directions"
 
@@ -130,11 +111,11 @@ def variants(lab: Lab) -> str:
     refused = 0
     for name in lab.method.variants:
         each = replace(lab, variant=name)
-        if not each.accepted:  # the small models need not suit every variant
+        direction = next((d for d in DIRECTIONS if each.refusal(d) is None), None)
+        if direction is None:  # the small models need not suit every variant
             refused += 1
             continue
-        teacher = teacher_model(MODELS[each.accepted[0].teacher])
-        _check_losses(step(each.make(each.accepted[0], teacher), make_batch(teacher)), each.label)
+        _check_losses(step(each.make(direction), make_batch(direction.teacher)), each.label)
     stepped = f"{len(lab.method.variants) - refused} variants"
     return f"{stepped}; {refused} refuse these small models" if refused else stepped
 
@@ -143,14 +124,13 @@ def adversary(lab: Lab) -> str:
     """What an adversary minimises depends on its own parameters alone, and the other losses do not train it."""
     opposed = 0
     for direction in lab.accepted:
-        teacher = teacher_model(MODELS[direction.teacher])
-        method = lab.make(direction, teacher)
+        tried = trial(lab, direction)
+        method, made = tried.method, tried.made
         own = {id(p) for p in parameters_of(*method.extra_optimizers())}
         if not own and direction != lab.accepted[0]:
             continue
         if own & {id(p) for p in method.student.parameters()}:
             raise Fault("extra_optimizers() hold parameters of the student", "leave the student to the recipe")
-        made = step(method, make_batch(teacher))
         theirs, ours = _by_owner(method, own)
         for losses, others in ((made.adversary, ours), (made.losses, theirs)):
             reached = _reached(losses, others)
@@ -183,7 +163,7 @@ def label_forms(lab: Lab) -> str:
     for direction in lab.some:
         teacher, totals = teacher_model(MODELS[direction.teacher]), {}
         for form in ("hard", "smoothed", "one_hot", "mixup"):
-            made = step(lab.make(direction, teacher), make_batch(teacher, labels=form))
+            made = step(lab.make(direction, teacher), make_batch(direction.teacher, labels=form))
             _check_losses(made, f"{direction}, {form} labels")
             totals[form] = made.total.item()
         if not math.isclose(totals["hard"], totals["one_hot"], rel_tol=1e-4, abs_tol=1e-5):
@@ -196,32 +176,20 @@ def label_forms(lab: Lab) -> str:
 
 def batch_sizes(lab: Lab) -> str:
     for direction in lab.some:
-        teacher = teacher_model(MODELS[direction.teacher])
-        method = lab.make(direction, teacher)
+        method = lab.make(direction)
         for size in (4, 3, 2, 5):
-            made = step(method, make_batch(teacher, size))
+            made = step(method, make_batch(direction.teacher, size))
             _check_losses(made, f"{direction}, batch of {size}")
             backward(method, made)
             method.step_end()
     return "4, 3, 2, 5, one after the other"
 
 
-class Watched(Output):
-    """An output that notes which of its fields are read."""
-
-    def __getattribute__(self, name):
-        if name in object.__getattribute__(self, "__dataclass_fields__"):
-            object.__getattribute__(self, "read").add(name)
-        return object.__getattribute__(self, name)
-
-
 def needs(lab: Lab) -> str:
     """What the method declares to need of the teacher is what it uses, on each direction; nothing idle in all."""
     declared, used = set(), set()
     for direction in lab.accepted:
-        teacher = teacher_model(MODELS[direction.teacher])
-        method = lab.make(direction, teacher)
-        here = _used(method, teacher)
+        method, here = trial(lab, direction).method, trial(lab, direction).used
         if here - method.needs:
             raise Fault(
                 f"{direction}: uses {_listed(here - method.needs)} of the teacher, and does not declare it",
@@ -234,19 +202,6 @@ def needs(lab: Lab) -> str:
             f"set needs = frozenset({sorted(used)}): what is not needed is not computed",
         )
     return _listed(used) or "nothing of the teacher"
-
-
-def _used(method: Method, teacher: StagedModel) -> set[str]:
-    """Parts of the teacher that a step reads; `model` if it runs the teacher itself."""
-    batch, calls = make_batch(teacher), []
-    watched = Watched(**vars(batch.teacher))
-    object.__setattr__(watched, "read", set())
-    batch.teacher = watched
-    hooks = [module.register_forward_pre_hook(lambda *_: calls.append("")) for module in teacher.net.modules()]
-    step(method, batch)
-    for hook in hooks:
-        hook.remove()
-    return object.__getattribute__(watched, "read") | ({"model"} if calls else set())
 
 
 def _listed(names: set[str]) -> str:
@@ -271,7 +226,7 @@ def _generators(lab: Lab, direction: Direction, teacher: StagedModel, salt: str)
         student, labels = student_model(MODELS[direction.student]), torch.arange(SAMPLES) % CLASSES
         method = lab.method(student, given, lab.config(direction), labels).train()
         method.epoch_start(0)
-        method(make_batch(teacher))
+        method(make_batch(direction.teacher))
         states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
         return dict(zip(("Python's random", "numpy", "torch"), map(str, states)))
 
@@ -279,9 +234,8 @@ def _generators(lab: Lab, direction: Direction, teacher: StagedModel, salt: str)
 def export(lab: Lab) -> str:
     """The exported student is the plain timm model, with no trace of the method."""
     for direction in lab.some:
-        teacher = teacher_model(MODELS[direction.teacher])
-        method = lab.make(direction, teacher)
-        backward(method, step(method, make_batch(teacher)))
+        method = lab.make(direction)
+        backward(method, step(method, make_batch(direction.teacher)))
         student, plain = method.student.eval(), student_model(MODELS[direction.student]).eval()
         state = student.export_state()
         if state.keys() != plain.export_state().keys():

@@ -1,22 +1,21 @@
 """Checks of training as the engine does it: optimizer, checkpoints, lanes, processes."""
 
-import contextlib
 import copy
+import functools
 import hashlib
 import io
 import os
-import socket
+import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from cakdbench.checks.lab import MODELS, Direction, Fault, Lab, make_batch, short_recipe, teacher_model, train
+from cakdbench.checks.lab import Direction, Fault, Lab, make_batch, short_recipe, train
 from cakdbench.method import Batch
 from cakdbench.plan import ALWAYS
 from cakdbench.registry import get_method
@@ -30,7 +29,6 @@ def optimized(lab: Lab) -> str:
     adam = {"optimizer.name": "adamw", "optimizer.lr": 1e-3}  # moves by its rate however small the gradient
     extra, recipe = 0, short_recipe(epochs=STEPS, **adam)
     for direction in lab.some:
-        teacher = teacher_model(MODELS[direction.teacher])
         lane = lab.lane(direction, recipe)
         inside = {id(p) for p in lane.method.student.parameters()}
         own = {name: p for name, p in lane.method.named_parameters() if p.requires_grad and id(p) not in inside}
@@ -38,7 +36,7 @@ def optimized(lab: Lab) -> str:
         lost = [name for name, p in own.items() if id(p) not in held]
         if lost:
             raise Fault(f"{direction}: {lost[0]} is in no optimizer", "create it in build()")
-        still = _unmoved(lane, own, lambda number: _batch(teacher, number))
+        still = _unmoved(lane, own, lambda number: _batch(direction, number))
         if still:
             raise Fault(
                 f"{direction}: {still[0]} got no gradient in {STEPS} steps, or did not move ({len(still)} such in all)",
@@ -73,25 +71,24 @@ def _reached_by_step(lane: Lane, own: dict[str, Tensor], batch: Batch, names: se
     return reached
 
 
-def _batch(teacher, number: int, size: int = 4) -> Batch:
-    return make_batch(teacher, size, first=number * size)
+def _batch(direction: Direction, number: int, size: int = 4) -> Batch:
+    return make_batch(direction.teacher, size, first=number * size)
 
 
 def checkpoint(lab: Lab) -> str:
     """A lane that was saved and loaded into a new one makes the same next step, bit for bit."""
     for direction in lab.some:
-        teacher = teacher_model(MODELS[direction.teacher])
         lane, again = lab.lane(direction), lab.lane(direction)
         lane.start_epoch(0)
         for number in range(2):
-            _engine_step(lane, _batch(teacher, number))
+            _engine_step(lane, _batch(direction, number))
         try:
             again.load(_saved(lane))
         except Exception as error:
             raise Fault(f"{direction}: its state cannot be loaded: {error}", "keep tensors in buffers") from error
         again.start_epoch(0)
         for each in (lane, again):
-            _engine_step(each, _batch(teacher, 2))
+            _engine_step(each, _batch(direction, 2))
         _must_equal(
             lane.method.state_dict(),
             again.method.state_dict(),
@@ -119,10 +116,10 @@ def beside_others(lab: Lab) -> str:
     """Trained alone or beside other methods, the weights are the same, bit for bit: its own, and the others'."""
     *first, last = (Lab(get_method(id)) for id in ALWAYS if id != lab.method.id)
     for direction in lab.some[:1]:
-        alone, company, others = lab.lane(direction), lab.lane(direction), [last.lane(direction) for _ in "ab"]
+        neighbour = _alone(last, direction)
+        alone, company, other = lab.lane(direction), lab.lane(direction), last.lane(direction)
         _train([alone], direction)
-        _train([others[0]], direction)
-        _train([*(other.lane(direction) for other in first), company, others[1]], direction)
+        _train([*(each.lane(direction) for each in first), company, other], direction)
         _must_equal(
             alone.method.state_dict(),
             company.method.state_dict(),
@@ -130,12 +127,20 @@ def beside_others(lab: Lab) -> str:
             "keep no state outside the method: no globals, no class attributes",
         )
         _must_equal(
-            others[0].method.state_dict(),
-            others[1].method.state_dict(),
+            neighbour,
+            other.method.state_dict(),
             f"{direction}: after it in the same pass, {last.label} trains to another",
             "do not write to the batch, to the teacher's outputs or to the teacher",
         )
     return "same weights, bit for bit, its own and its neighbour's"
+
+
+@functools.lru_cache(maxsize=4)
+def _alone(lab: Lab, direction: Direction) -> dict:
+    """What a method of the product trains to where it is the only one."""
+    lane = lab.lane(direction)
+    _train([lane], direction)
+    return lane.method.state_dict()
 
 
 def _train(lanes: list[Lane], direction: Direction) -> None:
@@ -210,47 +215,23 @@ def state_name(lab: Lab, direction: Direction) -> str:
     return f"{hashlib.sha256(f'{lab.label} {direction}'.encode()).hexdigest()[:16]}.pt"
 
 
-def _launch(arguments: list[str]) -> None:
-    """Run the two processes; when one fails or both hang, end them.
+def _launch(arguments: list[str], patience: float = 600.0) -> None:
+    """Run the two processes, to the end of both.
 
     Raises:
         Fault: one failed, with its last words, or they wait for each other.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    with contextlib.ExitStack() as stack:
-        words = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(2)]
-        ranks = [
-            subprocess.Popen(
-                [sys.executable, "-m", "cakdbench.checks.rank", *arguments],
-                env=os.environ | place | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-                stdout=subprocess.DEVNULL,
-                stderr=words[rank],
-            )
-            for rank in range(2)
-        ]
-        for rank in ranks:
-            stack.callback(rank.kill)
-        failed = _wait(ranks)
-        if failed is not None:
-            words[failed].seek(0)
-            last = [line for line in words[failed].read().splitlines() if line.strip()][-1:]
-            raise Fault(
-                f"process {failed} of two failed: {''.join(last) or 'it says nothing'}",
-                "run it alone first; look for code that depends on the rank",
-            )
-
-
-def _wait(ranks: list[subprocess.Popen], patience: float = 600.0) -> int | None:
-    """The rank that failed first, or None."""
-    until = time.monotonic() + patience
-    while time.monotonic() < until:
-        codes = [rank.poll() for rank in ranks]
-        if any(codes):
-            return next(rank for rank, code in enumerate(codes) if code)
-        if all(code == 0 for code in codes):
-            return None
-        time.sleep(0.1)
-    raise Fault("two processes wait for each other", "call together and from_first equally often on all processes")
+    program = [sys.executable, "-m", "cakdbench.checks.rank", *arguments]
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    with subprocess.Popen(program, env=os.environ | {"OMP_NUM_THREADS": "1"}, **pipes) as both:
+        try:
+            words = both.communicate(timeout=patience)[1]
+        except BaseException as error:
+            os.killpg(both.pid, signal.SIGKILL)  # one that waits for the other hears nothing else
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
+            fix = "call together and from_first equally often on all processes"
+            raise Fault("two processes wait for each other", fix) from None
+    if both.returncode:
+        said = [line for line in words.splitlines() if line.strip()] or ["the two processes say nothing"]
+        raise Fault(said[-1], "run it alone first; look for code that depends on the rank")

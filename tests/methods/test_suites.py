@@ -13,7 +13,7 @@ from cakdbench.recipes import load_recipe
 from cakdbench.registry import get_method, method_ids, resolve_config
 from cakdbench.suites import resolve_pairs, suites
 
-STEPPED = resolve_pairs("cifar_all,imagenet_all")  # in test_pairs_224
+STEPPED = resolve_pairs("cifar_all,imagenet_all")  # in test_cifar_pairs_224 and test_imagenet_pairs_224
 SPECS = {
     (spec.pair.teacher_model, spec.pair.student): spec
     for suite in suites().values()

@@ -65,13 +65,13 @@ def test_every_model_of_the_suites_is_there():
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_stage_shapes_at_224_px(name):
-    info = model_info(name, 100, 224)
+    info = model_info(name, 1000, 224)
     assert (info.layouts, info.width) == SHAPES[name]
 
 
 @pytest.mark.parametrize("name", ["xception", "xceptionx2"])
 def test_xception_stages_halve_the_resolution(name):
-    sides = [layout.grid[0] for layout in model_info(name, 100, 224).layouts]
+    sides = [layout.grid[0] for layout in model_info(name, 1000, 224).layouts]
     assert sides == [55, 28, 14, 7]
 
 
@@ -90,7 +90,15 @@ def test_the_wide_xception_is_xception_at_factor_one():
 
 @pytest.mark.parametrize("name", model_ids())
 def test_the_listed_kind_is_the_network_s(name):
-    assert model_kind(name) == MODELS[name].kind == model_info(name, 10, MODELS[name].image_size).kind
+    assert model_kind(name) == MODELS[name].kind == model_info(name, 1000, MODELS[name].image_size).kind
+
+
+def test_the_list_of_models_names_each_and_its_size(shell):
+    code, output = shell("list", "models")
+    assert code == 0
+    lines = {line.split()[1]: line for line in output.splitlines() if line.startswith("│")}
+    assert set(lines) == set(model_ids())
+    assert "28.29 M" in lines["swin_t"] and "11.69 M" in lines["resnet18"]
 
 
 @pytest.mark.parametrize("name", [name for name, entry in MODELS.items() if entry.notes == "demo model"])
