@@ -120,10 +120,14 @@ class Child:
 
 
 class Program(Child):
-    """`cakdbench ...` in a process of its own."""
+    """`cakdbench ...` in a process of its own.
 
-    def __init__(self, *arguments: str):
-        super().__init__(_cakdbench, *arguments)
+    Args:
+        site: a folder with packages that it finds besides those of this process.
+    """
+
+    def __init__(self, *arguments: str, site: Path | None = None):
+        super().__init__(_cakdbench, site, *arguments)
 
 
 def _printing(writer, call: Callable[..., int | None], *arguments) -> None:
@@ -133,6 +137,10 @@ def _printing(writer, call: Callable[..., int | None], *arguments) -> None:
     sys.exit(call(*arguments))
 
 
-def _cakdbench(*arguments: str) -> None:
+def _cakdbench(site: Path | None, *arguments: str) -> None:
+    if site:
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(site), os.environ.get("PYTHONPATH"))))
+        sys.path.insert(0, str(site))
+    cli.console.width = 160
     sys.argv = ["cakdbench", *arguments]
     cli.main()

@@ -9,6 +9,14 @@ import pytest
 os.environ["OMP_NUM_THREADS"] = "1"  # tests run side by side; before torch is imported, for their processes too
 
 
+LONG = ("test_kill.py", "test_processes.py", "test_every_method.py", "test_stranger.py", "test_cli.py", "test_forgeries.py")
+"""Files of few, long tests: begun first, so that no process is left with one while the others idle."""
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
+
 def pytest_sessionfinish():
     if lab := sys.modules.get("cli_lab"):
         lab.stop_forking()

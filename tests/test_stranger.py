@@ -1,14 +1,12 @@
 """A method in a package of its own: installed beside cakdbench, it is checked and run like any other."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from cli_lab import Child, Shell
+from cli_lab import Program, Shell
 
-from cakdbench import cli
 from cakdbench.store import Store
 
 PACKAGE = Path(__file__).with_name("stranger")
@@ -26,32 +24,20 @@ def site(tmp_path_factory) -> Path:
     return folder
 
 
-def cakdbench(site: Path, *arguments: str) -> tuple[int, str]:
-    """Exit code and output of a process that finds packages in the folder too."""
-    return Child(beside, str(site), *arguments).finish()
-
-
-def beside(site: str, *arguments: str) -> None:
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (site, os.environ.get("PYTHONPATH"))))
-    sys.path.insert(0, site)
-    cli.console.width = 160
-    sys.argv = ["cakdbench", *arguments]
-    cli.main()
-
-
 def test_the_method_is_at_most_40_lines_long():
     assert len((PACKAGE / "stranger_kd.py").read_text().splitlines()) <= 40
 
 
 def test_the_method_passes_all_checks(site):
-    code, output = cakdbench(site, "check", "stranger")
+    code, output = Program("check", "stranger", site=site).finish()
     assert code == 0 and "FAILED" not in output, output
     assert "two processes as one" in output
 
 
 def test_the_method_runs_and_stands_on_the_board(site, tiny, tmp_path):
     shell = Shell(tiny, tmp_path)
-    code, output = cakdbench(site, *shell.command("--methods", "stranger,stranger[weight=0.5]"))
+    command = shell.command("--methods", "stranger,stranger[weight=0.5]")
+    code, output = Program(*command, site=site).finish()
     assert code == 0, output
     found = {r.identity.method.label for r in Store(shell.store).records()[0] if r.recipe_name == "demo"}
     assert found == {"scratch", "kd", "stranger", "stranger[weight=0.5]"}

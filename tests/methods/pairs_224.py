@@ -7,10 +7,9 @@ import functools
 from dataclasses import dataclass
 
 import torch
-from awake import awake
+from awake import QuickDraws, awake
 from method_lab import batch_for, gradients, make, parts_of
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from cakdbench.data.datasets import dataset_facts
 from cakdbench.method import Batch, Method
@@ -51,33 +50,15 @@ def cell_of(pair: Pair) -> Cell:
     return Cell(pair, teacher, _student(pair.student, classes), batches)
 
 
-class QuickDraws(TorchFunctionMode):
-    """Inside it, a large random tensor repeats a short one: drawing 60 M weights one by one takes longer than a step."""
-
-    LENGTH = 65_521
-    """A prime, so that no two rows of a weight are the same."""
-
-    def __torch_function__(self, function, types, arguments=(), options=None):
-        if function not in (Tensor.uniform_, Tensor.normal_) or arguments[0].numel() <= self.LENGTH:
-            return function(*arguments, **options or {})
-        long, *numbers = arguments
-        short = function(long.new_empty(self.LENGTH), *numbers, **options or {})
-        for part in long.view(-1).split(self.LENGTH):
-            part.copy_(short[: len(part)])
-        return long
-
-
 @functools.lru_cache(maxsize=1)
 def _taught(name: str, classes: int) -> tuple[StagedModel, dict[int, Batch]]:
-    with QuickDraws():
-        teacher = awake(name, classes, 224).requires_grad_(False).eval()
+    teacher = awake(name, classes, 224).requires_grad_(False).eval()
     return teacher, {size: batch_for(teacher, size, classes, 224) for size in (1, 2)}
 
 
 @functools.lru_cache(maxsize=8)
 def _student(name: str, classes: int) -> StagedModel:
-    with QuickDraws():
-        return awake(name, classes, 224).train()
+    return awake(name, classes, 224).train()
 
 
 def step_of(method: type[Method], cell: Cell) -> tuple[Method, dict[str, Tensor]] | None:
