@@ -10,9 +10,9 @@ from synthetic import record, taught_by
 
 from cakdbench.plan import Settings, make_plan
 from cakdbench.reports.evidence import Evidence
-from cakdbench.reports.pages import board_names
+from cakdbench.reports.pages import Page, board_names
 from cakdbench.reports.status import run_status, status_table
-from cakdbench.reports.write import check_boards, write_boards
+from cakdbench.reports.write import _strays, check_boards, write_boards
 from cakdbench.store import Store
 from cakdbench.suites import Pair, PairSpec, suites
 
@@ -118,6 +118,21 @@ class TestCheck:
         fill(store, seeds=(2,), gain=4.0)
         fresh, text = self.told(store, written)
         assert not fresh and "drawn from other numbers" in text
+
+    def test_a_page_that_nothing_generates_is_named_but_not_those_kept_by_hand(self, written):
+        for name in ("RULES.md", "old.md", "plots/old.svg"):
+            (written / name).parent.mkdir(exist_ok=True)
+            (written / name).write_text("x")
+        made = [Page(path.relative_to(written).as_posix(), "") for path in written.rglob("cifar100*")]
+        assert list(_strays(made, written)) == [
+            "old.md: nothing generates this; delete it",
+            "plots/old.svg: nothing generates this; delete it",
+        ]
+
+    def test_a_damaged_record_is_no_current_board(self, store, written, console):
+        next(store.root.glob("kd-*/record.json")).write_text("{")
+        assert not check_boards(Evidence(store, None), [SPEC], written, console)
+        assert "damaged file" in console.file.getvalue()
 
 
 def test_changed_settings_stay_out_of_the_table(store, console, tmp_path):
