@@ -147,6 +147,11 @@ def resolve_config(
         if key not in known:
             raise unknown(f"setting of {method.id}", key, known)
     try:
-        return TypeAdapter(method.Config).validate_python(values)
+        return _reader(method.Config).validate_python(values)
     except ValueError as error:
         raise UsageError(f"setting of {method.id}: {error}") from error
+
+
+@functools.cache
+def _reader(config: type[Method.Config]) -> TypeAdapter:
+    return TypeAdapter(config)

@@ -22,6 +22,16 @@ def pytest_sessionfinish():
         lab.stop_forking()
 
 
+@pytest.fixture(autouse=True)
+def methods_as_installed(monkeypatch):
+    """What a test registers is forgotten after it: which tests share a process must decide nothing."""
+    from cakdbench import registry
+
+    registry.discover()
+    monkeypatch.setattr(registry, "_methods", dict(registry._methods))
+    monkeypatch.setattr(registry, "_aliases", dict(registry._aliases))
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory) -> Path:
     """A data folder with the small dataset `timm:folder/tiny`."""
