@@ -1,6 +1,7 @@
 """The hash of a method's code, part of its runs' keys."""
 
 import ast
+import functools
 import hashlib
 import inspect
 import io
@@ -20,6 +21,7 @@ def source_hash(method: type[Method]) -> str:
     return hashlib.sha256("\0".join(codes[name] for name in sorted(codes)).encode()).hexdigest()
 
 
+@functools.lru_cache(maxsize=256)
 def bare(source: str) -> str:
     """Python source without docstrings, comments and blank lines; the same text in every version of Python."""
     lines = [line.encode() for line in io.StringIO(source)]

@@ -13,7 +13,7 @@ from cli_lab import SHORT, Program, Shell
 from cakdbench.store import Store
 
 PAIRS = ",".join(f"{pair}@timm:folder/tiny" for pair in ("resnet_m>vit_xs", "swin_m>resnet_s", "resnet_m>mixer_xs"))
-GRID = (*(s for s in SHORT if "epochs" not in s), "recipe.epochs=3", "teacher.epochs=2")
+GRID = (*(s for s in SHORT if "epochs" not in s), "recipe.epochs=2", "teacher.epochs=2")
 
 
 def start(tiny: Path, work: Path, *more: str) -> Program:
@@ -96,14 +96,14 @@ def test_two_processes_on_one_store_share_the_work_and_do_nothing_twice(tiny, tm
     both = [start(tiny, tmp_path) for _ in range(2)]
     codes, outputs = zip(*(process.finish() for process in both))
     assert codes == (0, 0), outputs
-    ends = [line for output in outputs for line in output.splitlines() if "epoch 3/3: " in line]
-    assert len(ends) == 12
+    ends = [line for output in outputs for line in output.splitlines() if "epoch 2/2: " in line]
+    assert len(ends) == 14
     assert results(tmp_path / "runs") == quiet
 
 
 def test_ctrl_c_saves_all_lanes_and_says_how_to_go_on(tiny, tmp_path):
     program = start(tiny, tmp_path)
-    program.wait_for("scratch > vit_xs: epoch 2/3")
+    program.wait_for("scratch > vit_xs: epoch 1/2")
     os.kill(program.process.pid, signal.SIGINT)
     code, output = program.finish()
     assert code == 130
@@ -116,7 +116,7 @@ def test_ctrl_c_saves_all_lanes_and_says_how_to_go_on(tiny, tmp_path):
 
 def test_a_lane_with_a_damaged_checkpoint_goes_back_one_and_catches_up_in_a_group_of_its_own(tiny, tmp_path, quiet):
     program = start(tiny, tmp_path)
-    program.wait_for("fbt > vit_xs: epoch 2/3")
+    program.wait_for("fbt > vit_xs: epoch 1/2")
     program.process.kill()
     program.finish()
     newest = max((tmp_path / "runs").glob("kd-vit_xs-*/checkpoints/step-*.pt"))

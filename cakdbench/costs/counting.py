@@ -8,8 +8,9 @@ them, by the formulas of torch's FlopCounterMode over 2. Norms, activations, sof
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -55,9 +56,8 @@ class Meter(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func in VALUES and args[0].is_meta:
             return VALUES[func]
-        out = func(*args, **(kwargs or {}))
-        if formula := flop_registry.get(func._overloadpacket):
-            self.total += formula(*args, **(kwargs or {}), out_val=out) // 2
+        out, macs = _computed(func, args, kwargs or {})
+        self.total += macs
         return out
 
     def _enter_module(self, module: nn.Module, inputs: Any) -> None:
@@ -69,6 +69,66 @@ class Meter(TorchDispatchMode):
         self._depth -= 1
         if not self._depth:
             self.inside += self.total - self._entered
+
+
+class _NotFormOnly(TypeError):
+    """An argument that is more than its form: a tensor with content."""
+
+
+class _Form(NamedTuple):
+    """All there is to a meta tensor."""
+
+    shape: torch.Size
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, x: Tensor) -> _Form:
+        if not x.is_meta:
+            raise _NotFormOnly
+        return cls(x.shape, x.stride(), x.dtype)
+
+    def empty(self) -> Tensor:
+        return torch.empty_strided(self.shape, self.stride, dtype=self.dtype, device="meta")
+
+
+_known: dict[Any, tuple[tuple[_Form, ...], int]] = {}
+"""What operators gave, by their arguments: torch takes a hundred times as long to work out a form as to look it up."""
+
+
+def _computed(func: Any, args: tuple, kwargs: dict) -> tuple[Any, int]:
+    """What the operator gives, and its multiply-adds; from memory if it was called with the like before."""
+    try:
+        key = (func, _signature(args), _signature(kwargs.items())) if _makes_tensors(func) else None
+        found = _known.get(key)
+    except TypeError:  # tensors with content, or arguments without a hash
+        key = found = None
+    if found:
+        made = tuple(form.empty() for form in found[0])
+        return made if len(func._schema.returns) > 1 else made[0], found[1]
+    out = func(*args, **kwargs)
+    formula = flop_registry.get(func._overloadpacket)
+    macs = formula(*args, **kwargs, out_val=out) // 2 if formula else 0
+    if key:
+        with contextlib.suppress(_NotFormOnly):
+            _known[key] = tuple(map(_Form.of, out if isinstance(out, tuple) else (out,))), macs
+    return out, macs
+
+
+@functools.cache
+def _makes_tensors(func: Any) -> bool:
+    """Whether all that the operator does is to return new tensors."""
+    schema = func._schema
+    made = [r.alias_info is None and isinstance(r.type, torch.TensorType) for r in schema.returns]
+    return not schema.is_mutable and bool(made) and all(made)
+
+
+def _signature(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return _Form.of(value)
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return tuple(map(_signature, value))
+    return type(value), value
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ Stages end after the last block of the stage, before any downsampling and before
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from timm.models.convnext import ConvNeXt
@@ -92,11 +92,16 @@ class Family:
 
     def run(self, net: nn.Module, images: Tensor, stages: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The final feature, and the four stage features."""
-        x, features = self.stem(net, images), []
+        features = tuple(feature for _, feature in self.walk(net, images))
+        return self.finish(net, features[-1]), features
+
+    def walk(self, net: nn.Module, images: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Stage by stage: what its first block takes, and its feature."""
+        x = self.stem(net, images)
         for number in (1, 2, 3, 4):
-            x = self.stage(net, number, x)
-            features.append(x)
-        return self.finish(net, x), tuple(features)
+            entered = self.enter(net, number, x)
+            x = self.blocks(net, number, entered)
+            yield entered, x
 
     def grid(self, number: int, feature: Tensor) -> tuple[int, int]:
         """Height and width of stage `number`'s feature."""

@@ -13,6 +13,8 @@ from cakdbench.models.catalog import create, entry
 from cakdbench.models.fallback import family_of
 from cakdbench.models.families import SPLITS, Family, classify
 
+Features = tuple[Tensor, ...]
+
 
 def to_map(x: Tensor, grid: tuple[int, int], prefix: int = 0) -> Tensor:
     """Tokens `(B, prefix + H*W, D)` to a map `(B, D, H, W)`, without the prefix tokens; maps pass unchanged."""
@@ -105,18 +107,17 @@ def describe(name: str, num_classes: int, image_size: int = 224, split: str = "o
         net = create(name, num_classes, image_size).eval()
         family = family_of(net, split, name)
         _check_size(name, family, image_size)
-        pooled, stages = _dummy_pass(name, net, family, image_size)
-        entries = _entries(net, family, image_size) if family.composable else None
+        pooled, entered, stages = _dummy_pass(name, net, family, image_size)
     return ModelInfo(
         name=name,
         kind=family.kind,
         image_size=image_size,
         num_classes=num_classes,
         width=pooled.shape[1],
-        layouts=tuple(_layout(family, number, x) for number, x in enumerate(stages, 1)),
+        layouts=_layouts(family, stages),
         composable=family.composable,
         parameters=sum(p.numel() for p in net.parameters()),
-        entries=entries,
+        entries=_layouts(family, entered) if entered else None,
         attention=_attention(family, net),
     )
 
@@ -127,23 +128,23 @@ def _attention(family: Family, net: nn.Module) -> AttentionLayout | None:
 
 
 @torch.no_grad()
-def _entries(net: nn.Module, family: Family, size: int) -> tuple[Layout, ...]:
-    x, layouts = family.stem(net, torch.zeros(1, 3, size, size)), []
-    for number in (1, 2, 3, 4):
-        x = family.enter(net, number, x)
-        layouts.append(_layout(family, number, x))
-        x = family.blocks(net, number, x)
-    return tuple(layouts)
-
-
-@torch.no_grad()
-def _dummy_pass(name: str, net: nn.Module, family: Family, size: int) -> tuple[Tensor, tuple[Tensor, ...]]:
+def _dummy_pass(name: str, net: nn.Module, family: Family, size: int) -> tuple[Tensor, Features, Features]:
+    """Pooled feature, what the stages take (nothing if they cannot be run one by one), and what they give."""
+    images = torch.zeros(1, 3, size, size)
     try:
-        final, stages = family.run(net, torch.zeros(1, 3, size, size), True)
-        return classify(net, final)[0], stages
+        if family.composable:
+            entered, stages = zip(*family.walk(net, images), strict=True)
+            final = family.finish(net, stages[-1])
+        else:
+            entered, (final, stages) = (), family.run(net, images, True)
+        return classify(net, final)[0], entered, stages
     except (AssertionError, IndexError, RuntimeError, ValueError) as error:
         own = entry(name).image_size
         raise UsageError(f"{name} does not run at {size} px ({error}); its own size is image_size={own}") from error
+
+
+def _layouts(family: Family, features: Features) -> tuple[Layout, ...]:
+    return tuple(_layout(family, number, x) for number, x in enumerate(features, 1))
 
 
 def _layout(family: Family, number: int, x: Tensor) -> Layout:

@@ -1,6 +1,5 @@
 """Whether the method is the installed one, with the settings it has for the pair."""
 
-import functools
 from collections.abc import Iterator
 from dataclasses import asdict
 
@@ -66,14 +65,11 @@ def _bounded(value: object) -> bool:
     return not isinstance(value, int | float) or abs(value) <= LARGEST_SETTING
 
 
-_installed = functools.lru_cache(maxsize=256)(source_hash)
-
-
 def check_source(case: Case) -> Iterator[Problem]:
     """The method's code is the installed one's; an entry that was accepted may be of an earlier one."""
     if case.method is None:
         return
-    installed, found = _installed(case.method), case.identity.method.source
+    installed, found = source_hash(case.method), case.identity.method.source
     if found != installed:
         what = f"other source: {found[:16]} is not the code of the installed {case.method.id} ({installed[:16]})"
         yield Problem(what, "run it again with the code of this repository", note=case.accepted)
