@@ -1,6 +1,6 @@
 """PCA/GL: map a CNN's features into a transformer's attention and feature space, adversarially (Liu et al., 2022).
 
-    L     = CE(z_s, y) + pca_weight * L_PCA + gl_weight * L_GL + adversarial_weight * L_MVG
+    L     = label_weight * CE(z_s, y) + pca_weight * L_PCA + gl_weight * L_GL + adversarial_weight * L_MVG
     L_PCA = mse(A(g(Q_s), g(K_s), g(V_s)), A(Q_t, K_t, V_t)) + mse(V_s V_s' / sqrt(d), V_t V_t' / sqrt(d))
     L_GL  = mse(h'_s, h_t)
     L_MVG = mean_b log(1 - D(h'_s)),   L_D = mean_b [-log D(h_t) - log(1 - D(h'_s))], which trains D alone
@@ -145,6 +145,7 @@ class PCAGL(Method):
         """Defaults: the paper's where it speaks (mix, tile, disc_every), else choices of this suite.
 
         Attributes:
+            label_weight: of the label loss, which the paper's eq. 10 has not.
             pca_weight: of L_PCA; 0 builds no projector for it.
             gl_weight: of L_GL.
             adversarial_weight: of L_MVG, the paper's lambda; 0 builds no discriminator.
@@ -154,7 +155,8 @@ class PCAGL(Method):
             tile: side of the squares of positions that share a linear map (paper: 4).
             disc_every: D trains when the epoch is a multiple of this (paper: 5).
             disc_unit: `epoch`, or `step` to count steps instead.
-            disc_lr: of D's Adam, betas 0.5 and 0.999, no weight decay.
+            disc_lr: of D's Adam, which has no weight decay.
+            disc_betas: likewise.
             nonsat: -log D(h'_s), which is bounded below, in place of log(1 - D(h'_s)).
             logit_limit: to which L_MVG clamps D's logit; without meaning for nonsat.
             mvg: `aligned`, `literal` (the teacher sees the clean image) or `off` (both see it).
@@ -166,6 +168,7 @@ class PCAGL(Method):
             mask_patch: side of these patches, in pixels.
         """
 
+        label_weight: float = 1.0
         pca_weight: float = 1.0
         gl_weight: float = 1.0
         adversarial_weight: float = 0.1
@@ -176,6 +179,7 @@ class PCAGL(Method):
         disc_every: int = 5
         disc_unit: Literal["epoch", "step"] = "epoch"
         disc_lr: float = 1e-4
+        disc_betas: tuple[float, float] = (0.5, 0.999)
         nonsat: bool = False
         logit_limit: float = 10.0
         mvg: Literal["aligned", "literal", "off"] = "aligned"
@@ -237,7 +241,7 @@ class PCAGL(Method):
 
     def extra_optimizers(self) -> list[torch.optim.Optimizer]:
         trained = [] if self.discriminator is None else [self.discriminator.parameters()]
-        return [torch.optim.Adam(each, self.config.disc_lr, betas=(0.5, 0.999)) for each in trained]
+        return [torch.optim.Adam(each, self.config.disc_lr, betas=self.config.disc_betas) for each in trained]
 
     def distill_step(self, batch: Batch) -> Step:
         """The student once on its views, the teacher on its own."""
@@ -247,7 +251,7 @@ class PCAGL(Method):
         feature = student.stages[config.student_stage - 1]
         if feature.shape[-2:] != self.layout.grid:
             feature = F.adaptive_avg_pool2d(feature, self.layout.grid)
-        losses, adversary = {"label": batch.label_loss(student.logits)}, {}
+        losses, adversary = {"label": config.label_weight * batch.label_loss(student.logits)}, {}
         if self.pca is not None:
             losses |= self._pca_losses(feature, teacher)
         if self.gl is not None:

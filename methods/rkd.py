@@ -11,8 +11,9 @@ un-squared distance and eps 1e-12 are those of the authors, of RepDistiller, of 
 
 Paper and code: all codes average over every pair and triple, those of a sample with itself (0 on both sides)
 included, and so does this one. Where two samples have the same feature, the released angle has a slope of 1e12; here
-pairs closer than 1e-6 in either model take no part in it. Features are centred before distances are computed,
-and angles are computed for some anchors at a time, to save digits and memory; neither changes the value.
+pairs closer than `apart` in either model take no part in it (0: as released). Features are centred before distances
+are computed, and angles are computed for some anchors at a time, to save digits and memory; neither changes the
+value.
 """
 
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from cakdbench.method import Batch, Method, Step
 from cakdbench.numerics import full_precision
 from cakdbench.registry import register
 
-APART = 1e-6  # least distance of two features that have a direction from one to the other
+APART = 1e-6
 CHUNK = 2**24  # elements of the largest tensor when angles are computed, 64 MiB in float32
 
 
@@ -43,8 +44,11 @@ def rkd_distance_loss(student: Tensor, teacher: Tensor, eps: float = 1e-12) -> T
 
 
 @full_precision
-def rkd_angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
+def rkd_angle_loss(student: Tensor, teacher: Tensor, apart: float = APART) -> Tensor:
     """`mean_ijk huber(A_s, A_t)` of arXiv:1904.05068, as in RepDistiller; shapes as `rkd_distance_loss`.
+
+    Args:
+        apart: least distance of two features that have a direction from one to the other; 0: all but equal ones.
 
     Anchors i are taken in chunks whose tensors stay below `CHUNK` elements, or one by one; with several chunks, each
     is computed again for its gradient.
@@ -52,10 +56,10 @@ def rkd_angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
     batch = len(student)
     anchors = max(1, CHUNK // (batch * max(batch, student.shape[1], teacher.shape[1])))
     if anchors >= batch:
-        return _angle_difference(student, teacher, slice(batch)) / batch**3
+        return _angle_difference(student, teacher, slice(batch), apart) / batch**3
     chunks = [slice(start, start + anchors) for start in range(0, batch, anchors)]
     again = {"use_reentrant": False, "preserve_rng_state": False}
-    return sum(checkpoint(_angle_difference, student, teacher, chunk, **again) for chunk in chunks) / batch**3
+    return sum(checkpoint(_angle_difference, student, teacher, chunk, apart, **again) for chunk in chunks) / batch**3
 
 
 def _relative_distances(x: Tensor, eps: float) -> Tensor:
@@ -67,12 +71,12 @@ def _relative_distances(x: Tensor, eps: float) -> Tensor:
     return distances * (len(x) * (len(x) - 1) / distances.sum())
 
 
-def _angle_difference(student: Tensor, teacher: Tensor, anchors: slice) -> Tensor:
+def _angle_difference(student: Tensor, teacher: Tensor, anchors: slice, apart: float) -> Tensor:
     """Sum of huber over the triples of these anchors."""
     differences = [x - x[anchors, None] for x in (student, teacher)]
     lengths = [x.norm(dim=2, keepdim=True) for x in differences]
-    near = (lengths[0] < APART) | (lengths[1] < APART)
-    s, t = (x / length.masked_fill(near, torch.inf) for x, length in zip(differences, lengths))
+    near = (lengths[0] < apart) | (lengths[1] < apart)
+    s, t = (x / length.masked_fill(near, torch.inf).clamp(min=1e-12) for x, length in zip(differences, lengths))
     return F.smooth_l1_loss(s @ s.mT, t @ t.mT, reduction="sum")
 
 
@@ -98,18 +102,24 @@ class RKD(Method):
             angle_weight: of the angles; 0 leaves them out.
             label_weight: of the label loss.
             eps: least squared distance of two samples.
+            apart: pairs with less distance have no angles; 0: as released, with a slope of 1e12 at equal features.
         """
 
         distance_weight: float = 25.0
         angle_weight: float = 50.0
         label_weight: float = 1.0
         eps: float = 1e-12
+        apart: float = APART
 
         def __post_init__(self):
-            if self.eps <= 0:
-                raise ValueError(f"eps must be above 0, not {self.eps}")
+            if self.eps <= 0 or self.apart < 0:
+                raise ValueError(f"eps must be above 0 and apart at least 0, not {self.eps} and {self.apart}")
 
-    variants = {"distance_only": {"angle_weight": 0.0}, "angle_only": {"distance_weight": 0.0}}
+    variants = {
+        "distance_only": {"angle_weight": 0.0},
+        "angle_only": {"distance_weight": 0.0},
+        "released": {"apart": 0.0},
+    }
 
     def distill_step(self, batch: Batch) -> Step:
         config, student = self.config, self.student(batch.images)
@@ -118,5 +128,5 @@ class RKD(Method):
         if config.distance_weight:
             losses["rkd_distance"] = config.distance_weight * rkd_distance_loss(*pair, config.eps)
         if config.angle_weight:
-            losses["rkd_angle"] = config.angle_weight * rkd_angle_loss(*pair)
+            losses["rkd_angle"] = config.angle_weight * rkd_angle_loss(*pair, config.apart)
         return Step(student.logits, losses)

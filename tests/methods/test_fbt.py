@@ -258,7 +258,10 @@ class TestWeights:
 
     def test_without_the_loss_on_logits_features_are_left(self):
         assert set(fbt(("vit", "cnn"), ofa_weight=0.0)[0](batch_for(teacher("vit"))).losses) == {
-            "label", "nce_ts", "nce_tf", "nce_fs",
+            "label",
+            "nce_ts",
+            "nce_tf",
+            "nce_fs",
         }
 
     def test_without_teacher_to_fused_l2g_stays_as_it_started(self):
@@ -349,8 +352,12 @@ def test_what_takes_no_weight_decay():
     method, _ = fbt(("cnn", "vit"))
     own = {name for name in method.no_weight_decay() if not name.startswith("student.")}
     assert own == {
-        "log_scale", "l2g.prefix", "l2g.block.attn.logit_scale",
-        "l2g.block.attn.cpb_mlp.0.weight", "l2g.block.attn.cpb_mlp.0.bias", "l2g.block.attn.cpb_mlp.2.weight",
+        "log_scale",
+        "l2g.prefix",
+        "l2g.block.attn.logit_scale",
+        "l2g.block.attn.cpb_mlp.0.weight",
+        "l2g.block.attn.cpb_mlp.0.bias",
+        "l2g.block.attn.cpb_mlp.2.weight",
     }
     assert {"student.net.cls_token", "student.net.pos_embed"} <= method.no_weight_decay()
 

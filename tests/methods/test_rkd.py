@@ -95,6 +95,20 @@ def test_value_and_gradient_are_the_released_codes(seed, batch):
         assert torch.allclose(gradient(found, student), gradient(expected, student), rtol=1e-6, atol=1e-8)
 
 
+def test_close_samples_have_an_angle_as_released_only_if_asked_for():
+    student, teacher = draw(0, 4, 6), draw(1, 4, 4)
+    student[1] = student[0] + 1e-7
+    released = repdistiller(student, teacher)[1]
+    assert torch.allclose(rkd_angle_loss(student, teacher, apart=0.0), released, rtol=1e-9)
+    assert not torch.allclose(rkd_angle_loss(student, teacher), released, rtol=1e-3)
+
+
+def test_equal_samples_are_finite_as_released_too():
+    student = draw(0, 4, 6).index_copy(0, torch.tensor([1]), draw(0, 4, 6)[:1]).requires_grad_()
+    loss = rkd_angle_loss(student, draw(1, 4, 4), apart=0.0)
+    assert loss.isfinite() and gradient(loss, student).isfinite().all()
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_gradient_passes_gradcheck(name):
     teacher = draw(2, 4, 5)
