@@ -9,7 +9,14 @@ import pytest
 os.environ["OMP_NUM_THREADS"] = "1"  # tests run side by side; before torch is imported, for their processes too
 
 
-LONG = ("test_kill.py", "test_processes.py", "test_every_method.py", "test_stranger.py", "test_cli.py", "test_forgeries.py")
+LONG = (
+    "test_kill.py",
+    "test_processes.py",
+    "test_every_method.py",
+    "test_stranger.py",
+    "test_cli.py",
+    "test_forgeries.py",
+)
 """Files of few, long tests: begun first, so that no process is left with one while the others idle."""
 
 

@@ -92,9 +92,10 @@ def test_a_damaged_record_is_named_and_computed_again(finished):
     kd = records(shell)["kd"]
     path = Store(shell.store).run(kd.identity).path / "record.json"
     path.write_text(path.read_text()[:-40])
-    assert "damaged" in shell(
-        "leaderboard", "--pairs", "demo", "--store", str(shell.store), "--boards", str(shell.boards)
-    )[1]
+    assert (
+        "damaged"
+        in shell("leaderboard", "--pairs", "demo", "--store", str(shell.store), "--boards", str(shell.boards))[1]
+    )
     code, output = shell.run("--methods", "ofa,fbt")
     assert code == 0 and "record.json.damaged" in output
     again = records(shell)["kd"]
@@ -239,9 +240,7 @@ def test_a_teacher_made_otherwise_than_the_registry_says_is_not_standard(finishe
 
 def test_hub_weights_of_other_classes_are_no_teacher(shell):
     entry = shell.work / "hub.toml"
-    entry.write_text(
-        '[[teachers]]\nmodel = "resnet18"\ndataset = "timm:folder/tiny"\nhub = "resnet18.a1_in1k"\n'
-    )
+    entry.write_text('[[teachers]]\nmodel = "resnet18"\ndataset = "timm:folder/tiny"\nhub = "resnet18.a1_in1k"\n')
     pair = "resnet18>vit_xs@timm:folder/tiny"
     code, output = shell.run("--methods", "kd", "--teachers", str(entry), pairs=pair)
     assert code == 1 and "1000 classes" in output and "has 10" in output
@@ -280,7 +279,7 @@ def test_list_names_what_there_is(shell, what):
     assert code == 0 and wanted[what] in output
 
 
-METHOD = '''
+METHOD = """
 from dataclasses import dataclass
 from cakdbench.method import Batch, Method, Step
 from cakdbench.registry import register
@@ -298,7 +297,7 @@ class Mine(Method):
     def distill_step(self, batch: Batch) -> Step:
         logits = self.student(batch.images).logits
         return Step(logits, {{"label": self.config.factor * batch.label_loss(logits)}})
-'''
+"""
 
 
 def test_a_method_from_a_file_runs_and_a_diverging_one_fails_alone(taught):

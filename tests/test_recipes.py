@@ -139,11 +139,7 @@ def flat(recipe) -> dict:
     """Numbers by dotted name."""
     found = {}
     for key, value in recipe.numbers().items():
-        found |= (
-            {f"{key}.{name}": each for name, each in value.items()}
-            if isinstance(value, dict)
-            else {key: value}
-        )
+        found |= {f"{key}.{name}": each for name, each in value.items()} if isinstance(value, dict) else {key: value}
     return found
 
 

@@ -153,9 +153,7 @@ def test_a_single_pair_takes_its_suites_recipe_or_the_default(pair, recipe):
 def test_what_is_named_twice_comes_once_in_the_first_place():
     specs = resolve_pairs("swin_t>mobilenetv2@cifar100,cifar_all,cifar_cnn")
     assert len(specs) == 12 and str(specs[0].pair) == "swin_t>mobilenetv2@cifar100"
-    assert [str(spec.pair) for spec in specs[1:]] == [
-        p for p in pairs("cifar_all") if p != str(specs[0].pair)
-    ]
+    assert [str(spec.pair) for spec in specs[1:]] == [p for p in pairs("cifar_all") if p != str(specs[0].pair)]
 
 
 def test_a_named_recipe_replaces_all_others(tmp_path):

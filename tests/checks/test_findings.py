@@ -1,5 +1,7 @@
 """What `cakdbench check` says of methods that break the contract, one rule each."""
 
+import os
+import subprocess
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,9 +11,11 @@ from torch import nn
 
 from cakdbench.checks import check_method
 from cakdbench.checks.check import CHECKS, _run
-from cakdbench.checks.lab import Lab
+from cakdbench.checks.lab import Fault, Lab
+from cakdbench.checks.training import _launch, two_processes
 from cakdbench.method import Method, Step
 from cakdbench.methods.kd import KD
+from cakdbench.registry import get_method, load_file
 
 
 class Sound(KD):
@@ -344,6 +348,47 @@ def test_the_command_prints_the_table_and_ends_with_1_where_a_check_fails(shell,
     assert code == 1
     assert "with two processes it trains to another mean" in output and "apply it in step_end" in output
     assert output.count(" ok ") == len(CHECKS)
+
+
+DIES_ON_ONE_RANK = '''
+"""Fails in one of two processes."""
+import os
+from cakdbench.methods.kd import KD
+from cakdbench.registry import register
+
+@register("dies_on_one", title="Dies on one", paper="nobody", url="")
+class DiesOnOne(KD):
+    """Depends on the rank."""
+
+    def step_end(self):
+        if os.environ.get("RANK") == "1":
+            raise RuntimeError("the second half is missing")
+'''
+
+
+def test_one_process_of_two_that_fails_is_a_finding_with_its_last_words(tmp_path):
+    path = tmp_path / "dies_on_one.py"
+    path.write_text(DIES_ON_ONE_RANK)
+    (name,) = load_file(path)
+    with pytest.raises(Fault, match="process 1 of two failed: .*the second half is missing") as found:
+        two_processes(Lab(get_method(name)), [path])
+    assert "depends on the rank" in found.value.fix
+
+
+def test_two_processes_that_do_not_end_are_killed(tmp_path, monkeypatch):
+    groups = []
+
+    class Program(subprocess.Popen):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            groups.append(self.pid)
+
+    monkeypatch.setattr(subprocess, "Popen", Program)
+    with pytest.raises(Fault, match="wait for each other") as found:
+        _launch([str(tmp_path), "kd"], patience=1.0)  # they have not even made their imports
+    assert "equally often" in found.value.fix
+    with pytest.raises(ProcessLookupError):
+        os.killpg(*groups, 0)
 
 
 @pytest.mark.parametrize("name, words", [("nope", "unknown method"), ("nope.py", "no method file")])

@@ -1,6 +1,6 @@
 """Stranger: match the teacher's centred logits (nobody, 2026).
 
-    L = CE(z_s, y) + weight * mean((z_s - mean_c z_s - z_t + mean_c z_t)^2)
+L = CE(z_s, y) + weight * mean((z_s - mean_c z_s - z_t + mean_c z_t)^2)
 """
 
 from dataclasses import dataclass

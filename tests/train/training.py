@@ -86,9 +86,7 @@ class Training:
 
     def run(self) -> "Training":
         steps = self.stream.steps_per_epoch
-        self.view = GroupView(
-            "t", "demo", 0, self.recipe.epochs, steps, [LaneView(lane.label) for lane in self.lanes]
-        )
+        self.view = GroupView("t", "demo", 0, self.recipe.epochs, steps, [LaneView(lane.label) for lane in self.lanes])
         Trainer(
             self.lanes,
             self.teacher,
