@@ -36,7 +36,7 @@ def optimized(lab: Lab) -> str:
         lost = [name for name, p in own.items() if id(p) not in held]
         if lost:
             raise Fault(f"{direction}: {lost[0]} is in no optimizer", "create it in build()")
-        still = _unmoved(lane, own, lambda number: _batch(direction, number))
+        still = _unmoved(lane, own, functools.partial(_batch, direction))
         if still:
             raise Fault(
                 f"{direction}: {still[0]} got no gradient in {STEPS} steps, or did not move ({len(still)} such in all)",

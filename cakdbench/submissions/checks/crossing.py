@@ -3,6 +3,7 @@
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from operator import attrgetter
 
 import numpy as np
 
@@ -63,7 +64,7 @@ def _without(held: Held, *left_out: str) -> str:
 def check_copies(held: list[Held]) -> Iterator[Finding]:
     """No two runs end in the same weights or predictions, but where their settings are one under two names."""
     for name in ("weights_sha256", "predictions_sha256"):
-        for group in _alike(held, lambda each: getattr(each.entry.record, name)).values():
+        for group in _alike(held, attrgetter(f"entry.record.{name}")).values():
             first = group[0]
             if name == "predictions_sha256" and len(np.unique(first.predictions)) < FEW_CLASSES:
                 continue
