@@ -111,21 +111,22 @@ class Bench:
         """Work through the cells under a live display; the first Ctrl-C saves all lanes and ends.
 
         Args:
-            jobs: processes that share the groups.
+            jobs: processes that share the lanes.
         """
+        self.options = replace(self.options, jobs=jobs)
         with stoppable() as stop, helpers(jobs - 1), watcher_for(self.console) as watcher:
             return self.harness(watcher, stop).run(cells)
 
     def jobs(self, outlook: Outlook, wanted: int | None) -> int:
-        """Processes to share the groups: one per core on a CPU unless the user says otherwise, never idle ones."""
+        """Processes to share the work: one per core on a CPU unless the user says otherwise, never idle ones."""
         if wanted is None:
             alone_on_cpu = self.accelerator.device.type == "cpu" and self.accelerator.num_processes == 1
             wanted = len(os.sched_getaffinity(0)) // torch.get_num_threads() if alone_on_cpu else 1
-        return max(1, min(wanted, outlook.groups))
+        return max(1, min(wanted, outlook.parts))
 
-    def help(self, cells: list[Cell], parent: int) -> None:
+    def help(self, cells: list[Cell], parent: int, jobs: int) -> None:
         """Work through the cells in silence, as a helper of the process `parent`, for as long as that lives."""
-        self.options = replace(self.options, from_the_end=True)
+        self.options = replace(self.options, from_the_end=True, jobs=jobs)
         with stoppable() as asked:
             self.harness(stop=lambda: asked() or os.getppid() != parent).run(cells)
 

@@ -69,7 +69,7 @@ def run(
     threads: Threads = 1,
     cpu: Cpu = False,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Processes that share the groups; default: one per core on a CPU, else 1.")
+        int | None, typer.Option(min=1, help="Processes that share the lanes; default: one per core on a CPU, else 1.")
     ] = None,
     helper_of: Annotated[int | None, typer.Option(hidden=True)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show plan and time estimate; run nothing.")] = False,
@@ -111,7 +111,7 @@ def run(
     for refusal in plan.refusals:
         console.print(f"refused: {refusal.label} on {refusal.pair}: {refusal.reason}", markup=False)
     if helper_of:
-        bench.help(plan.cells, helper_of)
+        bench.help(plan.cells, helper_of, jobs)
         return
     outcome = bench.run(plan.cells, bench.jobs(outlook, jobs))
     if bench.accelerator.is_main_process:

@@ -55,12 +55,14 @@ class Options:
         data_dir: where the datasets lie; None for the default place.
         workers: processes that render images, per training process.
         max_lanes: students trained side by side at most.
+        jobs: processes of this machine that share the work, this one among them.
         from_the_end: take the last group first, as helpers do, to keep out of each other's way.
     """
 
     data_dir: Path | None = None
     workers: int = 0
     max_lanes: int = 16
+    jobs: int = 1
     checkpoint_seconds: float = 300.0
     compile: bool = False
     channels_last: bool = False

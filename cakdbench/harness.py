@@ -11,6 +11,7 @@ from accelerate.utils import broadcast_object_list
 from cakdbench.data.datasets import ImageDataset, load_dataset
 from cakdbench.errors import TeacherError
 from cakdbench.group import Group, Options, Task
+from cakdbench.jobs import fair_share
 from cakdbench.models.staged import StagedModel
 from cakdbench.plan import Cell
 from cakdbench.records import TeacherFacts
@@ -154,10 +155,11 @@ class Harness:
 
     def _lock(self, pending: list[Task]) -> list[Task]:
         names = list(dict.fromkeys(task.cell.shared for task in pending))
+        most = min(self.options.max_lanes, fair_share(len(pending), self.options.jobs))
         for shared in reversed(names) if self.options.from_the_end else names:
             group: list[Task] = []
             for task in pending:
-                if task.cell.shared != shared or len(group) == self.options.max_lanes:
+                if task.cell.shared != shared or len(group) == most:
                     continue
                 if not task.folder.is_done and task.folder.acquire():
                     if task.folder.is_done:

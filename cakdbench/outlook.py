@@ -1,10 +1,13 @@
 """What can be said of a plan before anything starts: states, teachers to train, obstacles."""
 
+import math
+from collections import Counter
 from dataclasses import dataclass, field
 
 from cakdbench.data.stream import SampleStream
 from cakdbench.errors import CakdError, StoreError
 from cakdbench.harness import Harness
+from cakdbench.jobs import FEW
 from cakdbench.plan import Cell
 
 
@@ -33,10 +36,10 @@ class Outlook:
         return self.trainings + [cell for cell, state in self.states if state != "done"]
 
     @property
-    def groups(self) -> int:
+    def parts(self) -> int:
         """How many processes the work can keep busy, in the teachers' or the students' phase."""
-        students = {cell.shared for cell, state in self.states if state != "done"}
-        return max(len(self.trainings), len(students))
+        students = Counter(cell.shared for cell, state in self.states if state != "done")
+        return max(len(self.trainings), sum(math.ceil(count / FEW) for count in students.values()))
 
 
 def look_ahead(harness: Harness, cells: list[Cell]) -> Outlook:
