@@ -14,23 +14,33 @@ def boards(tmp_path):
     return shutil.copytree(BOARDS, tmp_path / "leaderboards")
 
 
+def demo(boards: Path) -> list[str]:
+    return ["--pairs", "demo", "--boards", str(boards), "--results", str(boards / "results")]
+
+
 def test_check_ends_with_0_on_current_boards_and_with_1_and_a_diff_on_changed_ones(shell, boards):
-    command = (
-        "leaderboard",
-        "--check",
-        "--pairs",
-        "demo",
-        "--boards",
-        str(boards),
-        "--results",
-        str(boards / "results"),
-    )
+    command = ("leaderboard", "--check", *demo(boards))
     code, output = shell(*command)
     assert code == 0 and "every page is current" in output
     page = boards / "demo.md"
     page.write_text(page.read_text().replace("77.75 ± 0.25", "87.75 ± 0.25"))
     code, output = shell(*command)
     assert code == 1 and "87.75" in output and "stale: run `cakdbench leaderboard`" in output
+
+
+def test_an_entry_with_damaged_predictions_is_named_and_left_out(shell, boards):
+    file = next((boards / "results" / "kd").glob("*.npy"))
+    file.write_bytes(file.read_bytes()[:-7])
+    code, output = shell("leaderboard", *demo(boards))
+    assert code == 0 and f"its predictions in {file.name} cannot be read" in output
+    assert (boards / "demo.md").read_text() != (BOARDS / "demo.md").read_text()
+
+
+def test_damaged_labels_stop_the_boards_and_are_named(shell, boards):
+    file = next((boards / "labels").glob("*.npy"))
+    file.write_bytes(b"x")
+    code, output = shell("leaderboard", *demo(boards))
+    assert code == 1 and f"damaged file {file}" in output and "keep the dataset at hand" in output
 
 
 def test_an_unknown_format_is_refused_with_those_there_are(shell, boards):

@@ -70,24 +70,13 @@ def load_predictions(folder: Path, record: Record) -> np.ndarray | None:
     path = folder / record.identity.method.id / f"{record.key}.npy"
     if not path.exists():
         return None
-    content = _read(path)
-    if hashlib.sha256(content).hexdigest() != record.predictions_sha256:
-        raise StoreError(f"damaged file {path}: not the predictions of the record; restore it")
-    return _classes(path, content)
-
-
-def _read(path: Path) -> bytes:
     try:
-        return read_file(path, NPY_BYTES)
-    except Refused as error:
-        raise StoreError(f"{path}: {error}") from error
-
-
-def _classes(path: Path, content: bytes) -> np.ndarray:
-    try:
+        content = read_file(path, NPY_BYTES)
+        if hashlib.sha256(content).hexdigest() != record.predictions_sha256:
+            raise StoreError(f"damaged file {path}: not the predictions of the record; restore it")
         return parse_classes(content)
     except Refused as error:
-        raise StoreError(f"{path}: {error}") from error
+        raise StoreError(f"damaged file {path}: {error}") from error
 
 
 def labels_folder(results: Path) -> Path:
@@ -105,7 +94,11 @@ def load_labels(folder: Path, dataset: str, fingerprint: str) -> np.ndarray | No
     """
     path = folder / labels_name(dataset, fingerprint)
     if NAME.fullmatch(path.name) and path.parent == folder and path.exists():
-        return _classes(path, _read(path))
+        try:
+            return parse_classes(read_file(path, NPY_BYTES))
+        except Refused as error:
+            fix = "restore it, or remove it and keep the dataset at hand"
+            raise StoreError(f"damaged file {path}: {error.problem.what}; {fix}") from error
     data = Truth(folder).dataset(dataset)
     found = data is not None and data.fingerprint == fingerprint
     return data.test.labels.astype(np.uint16) if found else None
