@@ -122,4 +122,4 @@ def _diff(page: Page, folder: Path) -> Iterator[str]:
 
 def _tell_damage(evidence: Evidence, console: Console) -> None:
     for sentence in evidence.damage:
-        console.print(sentence, style="yellow", markup=False, highlight=False)
+        console.print(sentence, style="yellow", markup=False, highlight=False, soft_wrap=True)
