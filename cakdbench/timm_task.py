@@ -17,12 +17,12 @@ loop's, and its numbers are none for a board.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from timm.task import TrainingTask
 from timm.utils import ModelEmaV3
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from cakdbench.errors import UsageError
@@ -73,7 +73,7 @@ class MethodTask(TrainingTask):
         if self.method.extra_optimizers():
             raise UsageError(f"{label} trains an adversary, and timm's loop has one optimizer: use `cakdbench run`")
         self.criterion = criterion or nn.CrossEntropyLoss()
-        self.epoch = self.step = 0
+        self.epoch = self.step = self._batches = 0
         self.to(self.device)
 
     def forward(self, input: Tensor, target: Tensor, index: Tensor | None = None) -> dict[str, Tensor]:
@@ -86,8 +86,11 @@ class MethodTask(TrainingTask):
         """
         if self.method.labels is not None and index is None:
             raise UsageError(f"{self.method.id} tells samples apart: call task(images, target, index)")
+        rank, world = _process()
+        place, self._batches = self._batches * world + rank, self._batches + 1
         taught = self._teach(input)
-        step = self.trainable_module(Batch(input, target, index, self.epoch, self.step, self.criterion, taught))
+        batch = Batch(input, target, index, self.epoch, self.step, self.criterion, taught, place)
+        step = self.trainable_module(batch)
         return {**step.losses, "loss": step.total, "output": step.logits}
 
     @torch.no_grad()
@@ -102,8 +105,12 @@ class MethodTask(TrainingTask):
 
     def step_end(self) -> None:
         """To be called after every step of the optimizer: what batches of a step share is renewed."""
-        self.step += 1
+        self.step, self._batches = self.step + 1, 0
         self.method.step_end()
+
+    def before_save(self) -> None:
+        """With several processes, to be called on all of them before one saves: some methods gather their state."""
+        self.method.before_save()
 
     def train(self, mode: bool = True) -> MethodTask:
         """As in any module, but for the teacher, which stays in eval mode."""
@@ -142,13 +149,28 @@ class MethodTask(TrainingTask):
         """The method's state besides the student's; nothing of an EMA."""
         if ema:
             return {}
-        self.method.before_save()
-        return {name: value for name, value in self.method.state_dict().items() if not name.startswith("student.")}
+        if _process().world == 1:  # what gathers would wait for processes that do not save
+            self.method.before_save()
+        kept = {name: value for name, value in self.method.state_dict().items() if not name.startswith("student.")}
+        return {"step": self.step, "method": kept}
 
     def load_task_state(
         self, state: dict[str, Any] | None, strict: bool = True, module: nn.Module | None = None, ema: bool = False
     ) -> None:
-        if ema:
+        if ema or not state:
             return
+        self.step = state["step"]
         own = {f"student.{name}": value for name, value in self.method.student.state_dict().items()}
-        self.method.load_state_dict({**own, **(state or {})}, strict=strict)
+        self.method.load_state_dict({**own, **state["method"]}, strict=strict)
+
+
+class _Place(NamedTuple):
+    rank: int
+    world: int
+
+
+def _process() -> _Place:
+    """Which of how many processes this is."""
+    if not distributed.is_initialized():
+        return _Place(0, 1)
+    return _Place(distributed.get_rank(), distributed.get_world_size())

@@ -1,5 +1,7 @@
 """Methods in a loop that knows timm's tasks and nothing of this project."""
 
+import copy
+
 import pytest
 import torch
 from method_lab import batch_for, student, teacher
@@ -87,11 +89,37 @@ def test_a_checkpoint_is_the_students_network_and_the_rest():
     loop(task)
     saved = task.get_checkpoint_state()
     create("resnet_s", CLASSES, SIZE).load_state_dict(saved["state_dict"])
-    assert {"memory.student", "memory.teacher"} <= set(saved["task_state"])
+    assert {"memory.student", "memory.teacher"} <= set(saved["task_state"]["method"])
     twin = make("crd")
     twin.load_checkpoint_state(saved["state_dict"], saved["task_state"])
+    assert twin.step == 2
     for name, value in task.method.state_dict().items():
         assert torch.equal(twin.method.state_dict()[name], value)
+
+
+def test_a_resumed_task_takes_the_step_it_would_have_taken():
+    task = make("fofa")  # whose next step needs what the last one left
+    loop(task)
+    saved = copy.deepcopy(task.get_checkpoint_state())
+    twin = make("fofa")
+    twin.load_checkpoint_state(saved["state_dict"], saved["task_state"])
+    batch = batch_for()
+    expected, found = (each(batch.images, batch.target)["loss"] for each in (task, twin))
+    fresh = make("fofa")
+    fresh.load_checkpoint_state(saved["state_dict"], None)
+    assert torch.equal(expected, found)
+    assert not torch.equal(expected, fresh(batch.images, batch.target)["loss"])
+
+
+def test_batches_of_an_accumulated_step_are_told_apart():
+    task, places = make("kd"), []
+    task.method.register_forward_pre_hook(lambda module, given: places.append((given[0].step, given[0].place)))
+    batch = batch_for()
+    for _ in range(2):
+        for _ in range(3):
+            task(batch.images, batch.target)
+        task.step_end()
+    assert places == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
 
 
 def test_an_ema_is_of_the_student_alone():

@@ -93,7 +93,7 @@ class _Form(NamedTuple):
 
 
 _known: dict[Any, tuple[tuple[_Form, ...], int]] = {}
-"""What operators gave, by their arguments: torch takes a hundred times as long to work out a form as to look it up."""
+"""What operators gave, by their arguments: torch works out a form in Python, which takes much longer than a look."""
 
 
 def _computed(func: Any, args: tuple, kwargs: dict) -> tuple[Any, int]:

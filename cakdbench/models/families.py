@@ -75,9 +75,6 @@ class Family:
         """The rest of stage `number`."""
         return net.stages[number - 1](x)
 
-    def stage(self, net: nn.Module, number: int, x: Tensor) -> Tensor:
-        return self.blocks(net, number, self.enter(net, number, x))
-
     def ending(self, net: nn.Module, number: int) -> Ending:
         """What stage `number` ends in."""
         return Ending()

@@ -151,3 +151,30 @@ def test_content_is_taken_for_zeros_on_the_meta_device_alone():
         assert torch.ones(2).any() and torch.ones(2)[0].item() == 1 and not torch.equal(torch.ones(2), torch.zeros(2))
         with torch.autocast("meta", enabled=False):
             pass
+
+
+@pytest.mark.parametrize("name", ["swin_xs", "mobilenet_s", "mixer_xs"])
+def test_what_is_looked_up_is_what_torch_works_out(name):
+    with torch.device("meta"):
+        model = StagedModel(name, 10, 64).eval()
+
+    def forms():
+        out = model(zeros(2, 3, 64, 64), stages=True)
+        return [(x.shape, x.stride(), x.dtype, x.device) for x in (out.logits, out.pooled, *out.stages)]
+
+    totals, expected = [], forms()
+    for _ in range(2):
+        with Meter() as meter:
+            assert forms() == expected
+        totals.append(meter.total)
+    assert totals[0] == totals[1] > 0
+
+
+def test_operators_are_looked_up_by_all_of_their_arguments():
+    for _ in range(2):
+        with Meter():
+            whole = zeros(2, 3).long()
+            assert [(whole + x).dtype for x in (1, 1.0, True)] == [torch.int64, torch.float32, torch.int64]
+            assert [x.shape for x in (zeros(2, 3).sum(1), zeros(2, 3).sum(1, keepdim=True))] == [(2,), (2, 1)]
+            assert zeros(2, 3).T.contiguous().stride() == (2, 1) and (zeros(2, 3).T + 1).stride() == (1, 3)
+            assert (torch.ones(2) + 1).tolist() == [2, 2]

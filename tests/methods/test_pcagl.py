@@ -424,6 +424,16 @@ def test_maps_of_any_stage_come_to_the_teachers_grid(stage):
     assert method.gl.weight.shape[1] == method.student.layouts[stage - 1].channels
 
 
+def test_the_label_loss_has_its_weight():
+    frozen = teacher("vit")
+    batch = batch_for(frozen)
+    whole, less, none = (
+        make(PCAGL, frozen, student("cnn"), label_weight=weight, mvg="off").eval()(batch).losses["label"]
+        for weight in (1.0, 0.25, 0.0)
+    )
+    assert whole > 0 and torch.allclose(less, whole / 4) and none == 0
+
+
 class TestAdversary:
     def method(self, **config):
         self.frozen = teacher("vit")
@@ -457,6 +467,8 @@ class TestAdversary:
         assert taken | rest == {id(p) for p in method.parameters()} and not taken & rest
         group = own.param_groups[0]
         assert (group["lr"], group["betas"], group["weight_decay"]) == (0.02, (0.5, 0.999), 0)
+        method, _ = self.method(disc_betas=(0.9, 0.99))
+        assert method.extra_optimizers()[0].param_groups[0]["betas"] == (0.9, 0.99)
 
     @pytest.mark.parametrize("epoch", [0, 1, 4, 5])
     def test_changes_in_every_fifth_epoch_only(self, epoch):
