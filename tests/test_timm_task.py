@@ -1,6 +1,10 @@
 """Methods in a loop that knows timm's tasks and nothing of this project."""
 
 import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -58,6 +62,34 @@ def test_every_method_without_an_adversary_trains(id):
     assert all(not torch.equal(after[name], before[name]) for name in before if name.endswith("weight"))
     assert all(torch.equal(value, frozen[name]) for name, value in task.teacher.state_dict().items())
     assert task.step == 2 and not task.teacher.training
+
+
+TWO = """
+import sys
+import torch
+from torch import distributed
+from test_timm_task import loop, make
+
+distributed.init_process_group("gloo")
+task = make("fofa")
+loop(task.prepare_distributed(find_unused_parameters=True))
+task.before_save()
+if distributed.get_rank() == 0:
+    torch.save(task.get_checkpoint_state(), sys.argv[1])
+distributed.barrier()
+distributed.destroy_process_group()
+"""
+
+
+def test_one_of_two_processes_saves_what_both_have(tmp_path):
+    (tmp_path / "two.py").write_text(TWO)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", tmp_path / "two.py"]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    done = subprocess.run([*launch, tmp_path / "saved.pt"], env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    saved = torch.load(tmp_path / "saved.pt", weights_only=True)["task_state"]
+    assert saved["step"] == 2
+    assert sorted(saved["method"]["_extra_state"]["feedback"]) == [0, 1]  # of the one local batch of each
 
 
 def test_kd_is_timms_own_distillation():
