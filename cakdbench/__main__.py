@@ -1,5 +1,5 @@
 """`python -m cakdbench`, for `accelerate launch -m cakdbench run ...`."""
 
-from cakdbench.cli import main
+from cakdbench.cli.main import main
 
 main()

@@ -9,7 +9,7 @@ import re
 import tomllib
 from typing import Any
 
-from cakdbench.errors import UsageError
+from cakdbench.utils.errors import UsageError
 
 
 def label(id: str, variant: str | None) -> str:

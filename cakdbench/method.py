@@ -48,7 +48,7 @@ class Batch:
         images: `(B, 3, H, W)`, normalised with the dataset's statistics.
         target: `(B,)` class indices, or `(B, C)` probabilities under mixup and cutmix.
         index: `(B,)` positions of the samples in the training set.
-        place: which local batch of the step this is, counted over all processes.
+        micro_batch: which local batch of the step this is, counted over all processes.
         teacher: the frozen teacher's outputs on these images (no gradient), or None.
         criterion: the recipe's label loss, `(logits, target) -> scalar`.
     """
@@ -60,7 +60,7 @@ class Batch:
     step: int
     criterion: Callable[[Tensor, Tensor], Tensor]
     teacher: Output | None = None
-    place: int = 0
+    micro_batch: int = 0
 
     def label_loss(self, logits: Tensor) -> Tensor:
         """The recipe's loss of `logits` `(B, C)` against the labels."""

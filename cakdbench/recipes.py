@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from cakdbench.errors import UsageError, unknown
-from cakdbench.tomlio import PAIRS_DIR, Table, checked, inside, read_toml, setting_keys
+from cakdbench.utils.errors import UsageError, unknown
+from cakdbench.utils.toml import PAIRS_DIR, Table, checked, inside, read_toml, setting_keys
 
 RECIPES_DIR = PAIRS_DIR / "recipes"
 DESCRIPTION = ("title", "source", "notes", "default_for")

@@ -14,9 +14,9 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from cakdbench import labels
-from cakdbench.errors import UsageError, unknown
 from cakdbench.method import KINDS, TEACHER_PARTS, Method
 from cakdbench.models.staged import ModelInfo
+from cakdbench.utils.errors import UsageError, unknown
 
 _methods: dict[str, type[Method]] = {}
 _aliases: dict[str, str] = {}

@@ -23,8 +23,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ValidationError
 
-from cakdbench.errors import StoreError
 from cakdbench.records import Identity, Record
+from cakdbench.utils.errors import StoreError
 
 
 def write_atomic(path: Path, content: bytes) -> None:

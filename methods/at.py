@@ -25,8 +25,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cakdbench.method import Batch, Method, Step, check_choices
-from cakdbench.numerics import full_precision
 from cakdbench.registry import register
+from cakdbench.utils.precision import force_fp32
 
 
 def attention_map(feature: Tensor, p: int = 2, absolute: bool = False) -> Tensor:
@@ -35,7 +35,7 @@ def attention_map(feature: Tensor, p: int = 2, absolute: bool = False) -> Tensor
     return F.normalize(feature.pow(p).mean(1).flatten(1))
 
 
-@full_precision
+@force_fp32
 def at_loss(
     student_map: Tensor, teacher_map: Tensor, p: int = 2, form: str = "squared", absolute: bool = False
 ) -> Tensor:

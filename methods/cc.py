@@ -24,13 +24,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cakdbench.method import Batch, Method, Step, check_choices
-from cakdbench.numerics import full_precision
 from cakdbench.registry import register
+from cakdbench.utils.precision import force_fp32
 
 EPS = 1e-6  # length below which an embedding counts as this long; bounds the slope of the normalisation
 
 
-@full_precision
+@force_fp32
 def cc_loss(student_embedding: Tensor, teacher_embedding: Tensor) -> Tensor:
     """`mean_{b < B} sum_k d_bk d_(b+1)k` with `d = |e_s - e_t|`, the released code of RepDistiller and OFA.
 
@@ -42,7 +42,7 @@ def cc_loss(student_embedding: Tensor, teacher_embedding: Tensor) -> Tensor:
     return (error[:-1] * error[1:]).sum() / max(len(error) - 1, 1)
 
 
-@full_precision
+@force_fp32
 def cc_peng_loss(student: Tensor, teacher: Tensor, gamma: float = 0.4, order: int = 2) -> Tensor:
     """Mean squared difference of the kernel matrices of arXiv:1904.01802, of embeddings brought to length 1.
 

@@ -26,17 +26,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cakdbench.errors import UsageError
 from cakdbench.method import Batch, Method, Step
 from cakdbench.methods.kd import kd_loss
-from cakdbench.numerics import full_precision
-from cakdbench.processes import from_first, together
 from cakdbench.registry import register
+from cakdbench.utils.distributed import all_gather, broadcast
+from cakdbench.utils.errors import UsageError
+from cakdbench.utils.precision import force_fp32
 
 LEAST_TAU = 0.03  # below, exp(1 / tau) and its inverse over Z leave float32
 
 
-@full_precision
+@force_fp32
 def crd_loss(scores: Tensor, n_data: int, eps: float = 1e-7) -> Tensor:
     """One side's noise-contrastive loss, as the code of arXiv:1910.10699 (RepDistiller) computes it.
 
@@ -52,7 +52,7 @@ def crd_loss(scores: Tensor, n_data: int, eps: float = 1e-7) -> Tensor:
     return (torch.log1p((negative + eps) / noise).sum() - found.sum()) / len(scores)
 
 
-@full_precision
+@force_fp32
 def unit(x: Tensor) -> Tensor:
     """`(B, D)` with rows of length 1."""
     return F.normalize(x, dim=1, eps=1e-6)
@@ -104,7 +104,7 @@ class Memory(nn.Module):
         self.register_buffer("z", torch.zeros(2))  # of the student's scores and of the teacher's; 0: not known yet
         self._scaled = False
 
-    @full_precision
+    @force_fp32
     def scores(self, student: Tensor, teacher: Tensor, picked: Tensor) -> tuple[Tensor, Tensor]:
         """`(B, K + 1)` of the student's embeddings with the teacher's memory, and the other way round.
 
@@ -122,7 +122,7 @@ class Memory(nn.Module):
     def _scale(self, *raw: Tensor) -> None:
         """Set Z if it is not known; looks at the device in the first step after start or load only."""
         if not self._scaled and not self.z.any():
-            self.z.copy_(from_first(len(self.student) * torch.stack([each.detach().mean() for each in raw])))
+            self.z.copy_(broadcast(len(self.student) * torch.stack([each.detach().mean() for each in raw])))
         self._scaled = True
 
     @torch.no_grad()
@@ -223,6 +223,6 @@ class CRD(Method):
         """Let the step's embeddings enter the memories, on every process those of all, in the order of places."""
         seen, self._seen = self._seen, []
         if seen:  # the n-th local batches of all processes come before the next ones, as with one process
-            index = torch.cat([together(index) for index, _ in seen])
-            embedded = torch.cat([together(both) for _, both in seen])
+            index = torch.cat([all_gather(index) for index, _ in seen])
+            embedded = torch.cat([all_gather(both) for _, both in seen])
             self.memory.renew(index, *embedded.chunk(2, 1))

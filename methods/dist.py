@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from cakdbench.method import Batch, Method, Step
-from cakdbench.numerics import full_precision
 from cakdbench.registry import register
+from cakdbench.utils.precision import force_fp32
 
 
-@full_precision
+@force_fp32
 def inter_class_loss(student: Tensor, teacher: Tensor, eps: float = 1e-8) -> Tensor:
     """`1 - mean_b rho` of the rows of probabilities `(B, C)`, arXiv:2205.10536."""
     student, teacher = (p - p.mean(1, keepdim=True) for p in (student, teacher))
@@ -32,13 +32,13 @@ def inter_class_loss(student: Tensor, teacher: Tensor, eps: float = 1e-8) -> Ten
     return 1 - ((student * teacher).sum(1) / (lengths + eps)).mean()
 
 
-@full_precision
+@force_fp32
 def intra_class_loss(student: Tensor, teacher: Tensor, eps: float = 1e-8) -> Tensor:
     """`1 - mean_c rho` of the columns of probabilities `(B, C)`, arXiv:2205.10536."""
     return inter_class_loss(student.T, teacher.T, eps)
 
 
-@full_precision
+@force_fp32
 def dist_loss(
     student_logits: Tensor,
     teacher_logits: Tensor,

@@ -23,11 +23,11 @@ from torch.nn import functional as F
 
 from cakdbench.method import Batch, Method, Step
 from cakdbench.methods.kd import kd_loss
-from cakdbench.numerics import full_precision
 from cakdbench.registry import register
+from cakdbench.utils.precision import force_fp32
 
 
-@full_precision
+@force_fp32
 def tckd_loss(student_logits: Tensor, teacher_logits: Tensor, target: Tensor, temperature: float = 1.0) -> Tensor:
     """`T^2 * mean_b KL(b_t || b_s)` of the target class against all others, arXiv:2203.08679.
 
@@ -40,13 +40,13 @@ def tckd_loss(student_logits: Tensor, teacher_logits: Tensor, target: Tensor, te
     return temperature**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
 
 
-@full_precision
+@force_fp32
 def nckd_loss(student_logits: Tensor, teacher_logits: Tensor, target: Tensor, temperature: float = 1.0) -> Tensor:
     """`T^2 * mean_b KL(q_t || q_s)` among the other classes, arXiv:2203.08679; shapes as `tckd_loss`."""
     return kd_loss(_others(student_logits, target), _others(teacher_logits, target), temperature)
 
 
-@full_precision
+@force_fp32
 def dkd_loss(
     student_logits: Tensor,
     teacher_logits: Tensor,

@@ -30,13 +30,13 @@ from torch.nn import functional as F
 from cakdbench.method import Batch, Method, Setting, Step, check_choices
 from cakdbench.methods.ofa import ofa_loss
 from cakdbench.models.staged import Layout, ModelInfo, Output, StagedModel, to_map
-from cakdbench.numerics import full_precision
 from cakdbench.registry import register
+from cakdbench.utils.precision import force_fp32
 
 MAX_SCALE = 100.0  # of the cosine similarities, as in CLIP
 
 
-@full_precision
+@force_fp32
 def info_nce_loss(learner: Tensor, supervisor: Tensor, scale: Tensor | float) -> Tensor:
     """Each learner feature picks the supervisor's feature of the same sample out of the batch, eq. 3 of FBT.
 
@@ -51,7 +51,7 @@ def info_nce_loss(learner: Tensor, supervisor: Tensor, scale: Tensor | float) ->
     return F.cross_entropy(scale * similarity, torch.arange(len(learner), device=learner.device))
 
 
-@full_precision
+@force_fp32
 def feature_mse_loss(learner: Tensor, supervisor: Tensor) -> Tensor:
     """Mean squared difference of two features `(B, D)`, the papers' alternative to InfoNCE."""
     return F.mse_loss(learner, supervisor)

@@ -39,19 +39,19 @@ from cakdbench.method import Batch, Method, Setting, Step, check_choices
 from cakdbench.methods.fbt import statistics_kept
 from cakdbench.methods.kd import kd_loss
 from cakdbench.models.staged import Layout, ModelInfo, Output, StagedModel
-from cakdbench.numerics import full_precision
 from cakdbench.registry import register
+from cakdbench.utils.precision import force_fp32
 
 PATHS = tuple((direction, stage) for direction in ("to_teacher", "to_student") for stage in (1, 2, 3))
 
 
-@full_precision
+@force_fp32
 def feature_loss(feature: Tensor, teacher: Tensor) -> Tensor:
     """`mse(f, F_i^t)`, the mean over all elements of maps `(B, C, H, W)` in the teacher's space."""
     return F.mse_loss(feature, teacher)
 
 
-@full_precision
+@force_fp32
 def pooled_loss(feature: Tensor, teacher: Tensor) -> Tensor:
     """`mse(gap(relu(f)), gap(relu(F_4^t)))` of maps `(B, C, H, W)`, of the released code."""
     return F.mse_loss(feature.relu().mean((2, 3)), teacher.relu().mean((2, 3)))

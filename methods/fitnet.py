@@ -41,11 +41,11 @@ from cakdbench.methods.fbt import info_nce_loss
 from cakdbench.methods.kd import kd_loss
 from cakdbench.methods.ofa import init_weights
 from cakdbench.models.staged import Layout, Output
-from cakdbench.numerics import full_precision
 from cakdbench.registry import register
+from cakdbench.utils.precision import force_fp32
 
 
-@full_precision
+@force_fp32
 def fitnet_loss(aligned: Tensor, teacher: Tensor) -> Tensor:
     """Mean over all elements of the squared difference, eq. 3 of arXiv:1412.6550 without its 1/2, as in OFA's code.
 

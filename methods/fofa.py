@@ -44,8 +44,8 @@ from cakdbench.methods.kd import kd_loss
 from cakdbench.methods.ofa import init_weights
 from cakdbench.methods.reviewkd import hcl_loss
 from cakdbench.models.staged import ModelInfo, Output
-from cakdbench.processes import together
 from cakdbench.registry import register
+from cakdbench.utils.distributed import all_gather
 
 Feedback = dict[int, list[Tensor]]  # place of the local batch, to one map for each prompted stage
 
@@ -181,7 +181,7 @@ class FOFA(Method):
         feedback, stages = self._feedback_for(batch), []
         x = self.teacher.stem(batch.images)
         for number in (1, 2, 3, 4):
-            x = self.teacher.enter(number, x)
+            x = self.teacher.downsample(number, x)
             if number in self.config.prompted:
                 x = self.prompts[str(number)](x, feedback.get(number))
             x = self.teacher.blocks(number, x)
@@ -191,7 +191,7 @@ class FOFA(Method):
 
     def _feedback_for(self, batch: Batch) -> dict[int, Tensor]:
         """Stage to feedback of the step before; empty if there is none for a batch of this size."""
-        known = self._feedback.get(batch.place)
+        known = self._feedback.get(batch.micro_batch)
         if known is None or len(known[0]) != len(batch.images):
             return {}
         return {stage: x.to(batch.images.device) for stage, x in zip(self.config.prompted, known)}
@@ -199,7 +199,7 @@ class FOFA(Method):
     def _collect(self, batch: Batch, aligned: Sequence[Tensor], target: Sequence[Tensor]) -> None:
         if self.config.prompted and self.config.feedback:
             parts = [aligned[i - 1].detach() - target[i - 1].detach() for i in self.config.prompted]
-            self._collected[batch.place], self._epoch = parts, batch.epoch
+            self._collected[batch.micro_batch], self._epoch = parts, batch.epoch
 
     def step_end(self) -> None:
         """The step's differences become the next one's feedback."""
@@ -211,7 +211,7 @@ class FOFA(Method):
             return
         own, self._feedback, self._gathered = self._feedback, {}, True
         for place, parts in own.items():
-            gathered = [together(part) for part in parts]
+            gathered = [all_gather(part) for part in parts]
             processes = len(gathered[0]) // len(parts[0])
             for rank, split in enumerate(zip(*(whole.chunk(processes) for whole in gathered))):
                 self._feedback[place - place % processes + rank] = list(split)

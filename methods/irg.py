@@ -26,19 +26,19 @@ from torch.nn import functional as F
 
 from cakdbench.method import Batch, Method, Step
 from cakdbench.models.staged import Output, StagedModel
-from cakdbench.numerics import full_precision
 from cakdbench.registry import register
+from cakdbench.utils.precision import force_fp32
 
 EPS = 1e-12  # least maximum that distances are divided by
 
 
-@full_precision
+@force_fp32
 def irg_vertex_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean squared difference of the logits `(B, C)`, the paper's vertices in KD-Zoo's normalisation."""
     return F.mse_loss(student, teacher)
 
 
-@full_precision
+@force_fp32
 def irg_edge_loss(student: Tensor, teacher: Tensor, constant_maximum: bool = True) -> Tensor:
     """Mean squared difference of the edges, in KD-Zoo's normalisation.
 
@@ -50,7 +50,7 @@ def irg_edge_loss(student: Tensor, teacher: Tensor, constant_maximum: bool = Tru
     return F.mse_loss(_edges(student, constant_maximum), _edges(teacher))
 
 
-@full_precision
+@force_fp32
 def irg_transform_loss(
     student_a: Tensor, student_b: Tensor, teacher_a: Tensor, teacher_b: Tensor, constant_maximum: bool = True
 ) -> Tensor:

@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cakdbench.method import Batch, Method, Step
-from cakdbench.numerics import full_precision
 from cakdbench.registry import register
+from cakdbench.utils.precision import force_fp32
 
 
-@full_precision
+@force_fp32
 def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
     """`T^2 * mean_b KL(softmax(z_t / T) || softmax(z_s / T))`, eq. 1-2 of arXiv:1503.02531 in its KL form.
 

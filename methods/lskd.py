@@ -22,11 +22,11 @@ from torch import Tensor
 from cakdbench.method import Batch, Method, Step, check_choices
 from cakdbench.methods.dkd import dkd_loss, ramp
 from cakdbench.methods.kd import kd_loss
-from cakdbench.numerics import full_precision
 from cakdbench.registry import register
+from cakdbench.utils.precision import force_fp32
 
 
-@full_precision
+@force_fp32
 def standardize(logits: Tensor, eps: float = 1e-7) -> Tensor:
     """Every row of `(B, C)` less its mean, over its standard deviation (of C - 1) plus `eps`; arXiv:2403.01427."""
     return (logits - logits.mean(1, keepdim=True)) / (logits.std(1, keepdim=True) + eps)

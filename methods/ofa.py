@@ -29,13 +29,13 @@ from torch.nn import functional as F
 
 from cakdbench.method import Batch, Method, Setting, Step, check_choices
 from cakdbench.models.staged import Layout, ModelInfo
-from cakdbench.numerics import full_precision
 from cakdbench.registry import register
+from cakdbench.utils.precision import force_fp32
 
 HEADS = 4  # of the token branches' blocks, in the released code
 
 
-@full_precision
+@force_fp32
 def ofa_loss(
     logits: Tensor,
     teacher_logits: Tensor,

@@ -31,14 +31,14 @@ from torch.nn import functional as F
 
 from cakdbench.method import Batch, Method, Setting, Step, check_choices
 from cakdbench.models.staged import StagedModel
-from cakdbench.numerics import full_precision
-from cakdbench.processes import from_first
 from cakdbench.registry import register
+from cakdbench.utils.distributed import broadcast
+from cakdbench.utils.precision import force_fp32
 
 RARE = 1e-3  # share of negative responses below which their mean is not taken, in the released code
 
 
-@full_precision
+@force_fp32
 def ofd_loss(student: Tensor, teacher: Tensor, margin: Tensor) -> Tensor:
     """`1/B sum d(s, max(t, m))` with d of 0 where s <= max(t, m) <= 0, else the squared difference.
 
@@ -64,7 +64,7 @@ def margin_from_norm(norm: nn.Module) -> Tensor:
 
 
 @torch.no_grad()
-@full_precision
+@force_fp32
 def margin_from_responses(x: Tensor) -> Tensor:
     """`(C,)`: the mean of the negative values of maps `(B, C, H, W)`, or -3 deviations where they are rare."""
     values = x.transpose(0, 1).flatten(1)
@@ -165,7 +165,7 @@ class OFD(Method):
     def calibrate(self, given: list[Tensor]) -> None:
         """Measure the margins that no norm gives on the teacher's maps; those of the first process count."""
         for stage in self.measured:
-            self.margins[stage].copy_(from_first(margin_from_responses(given[stage])))
+            self.margins[stage].copy_(broadcast(margin_from_responses(given[stage])))
         self.calibrated = True
 
 

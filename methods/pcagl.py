@@ -37,8 +37,8 @@ from torch.nn import functional as F
 from cakdbench.method import Batch, Method, Step, check_choices
 from cakdbench.methods.pcagl_views import geometric_view, photometric_view
 from cakdbench.models.staged import ModelInfo, Output, to_tokens
-from cakdbench.numerics import full_precision
 from cakdbench.registry import register
+from cakdbench.utils.precision import force_fp32
 
 
 def attend(qkv: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ def attend(qkv: Tensor) -> Tensor:
     return (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(-1) @ v
 
 
-@full_precision
+@force_fp32
 def partially_cross_attention_loss(student: Tensor, teacher: Tensor, replaced: Tensor | None = None) -> Tensor:
     """`mse(A(mixed), A(teacher))`, the first term of eq. 5 of arXiv:2207.05273.
 
@@ -60,26 +60,26 @@ def partially_cross_attention_loss(student: Tensor, teacher: Tensor, replaced: T
     return F.mse_loss(attend(mixed), attend(teacher))
 
 
-@full_precision
+@force_fp32
 def value_relation_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """`mse(V_s V_s' / sqrt(d), V_t V_t' / sqrt(d))` of values `(B, heads, N, d)`, second term of eq. 5, see MiniLM."""
     relations = [v @ v.transpose(-2, -1) / math.sqrt(v.shape[-1]) for v in (student, teacher)]
     return F.mse_loss(*relations)
 
 
-@full_precision
+@force_fp32
 def gl_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean squared difference of projected student and teacher tokens `(B, N, D)`, eq. 7 of arXiv:2207.05273."""
     return F.mse_loss(student, teacher)
 
 
-@full_precision
+@force_fp32
 def discriminator_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """`mean[-log sigmoid(teacher) - log(1 - sigmoid(student))]` of D's logits `(B,)` on either side's tokens."""
     return (F.softplus(-teacher) + F.softplus(student)).mean()
 
 
-@full_precision
+@force_fp32
 def generator_loss(student: Tensor, limit: float = 10.0, nonsat: bool = False) -> Tensor:
     """`mean log(1 - sigmoid(z))` of D's logits z `(B,)`, clamped to `+-limit`; nonsat: `-mean log sigmoid(z)`."""
     if nonsat:

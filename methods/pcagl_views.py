@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cakdbench.numerics import full_precision
+from cakdbench.utils.precision import force_fp32
 
 
-@full_precision
+@force_fp32
 def geometric_view(images: Tensor, chance: float, crop_area: float, rotation: float) -> Tensor:
     """Each image of `(B, 3, S, S)` cropped and enlarged, and rotated, with `chance` each; the mean colour outside."""
     cropped, rotated = (_uniform(images, 0, 1) < chance for _ in range(2))
@@ -20,7 +20,7 @@ def geometric_view(images: Tensor, chance: float, crop_area: float, rotation: fl
     return torch.where(cropped | rotated, F.grid_sample(images, grid, align_corners=False), images)
 
 
-@full_precision
+@force_fp32
 def photometric_view(images: Tensor, chance: float, jitter: float, mask_ratio: float, patch: int) -> Tensor:
     """Each image of `(B, 3, S, S)` jittered in colour, and patches of it set to the mean colour, with `chance` each.
 

@@ -30,13 +30,13 @@ from torch.nn import functional as F
 
 from cakdbench.method import Batch, Method, Step, check_choices
 from cakdbench.models.staged import Output, StagedModel
-from cakdbench.numerics import full_precision
 from cakdbench.registry import register
+from cakdbench.utils.precision import force_fp32
 
 MAX_WIDTH = 512  # of the blocks, in the released code
 
 
-@full_precision
+@force_fp32
 def hcl_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Hierarchical context loss: mean squared errors of the maps and of their pooled versions, averaged.
 

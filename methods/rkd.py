@@ -24,14 +24,14 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from cakdbench.method import Batch, Method, Step
-from cakdbench.numerics import full_precision
 from cakdbench.registry import register
+from cakdbench.utils.precision import force_fp32
 
 APART = 1e-6
 CHUNK = 2**24  # elements of the largest tensor when angles are computed, 64 MiB in float32
 
 
-@full_precision
+@force_fp32
 def rkd_distance_loss(student: Tensor, teacher: Tensor, eps: float = 1e-12) -> Tensor:
     """`mean_ij huber(D_s / mu_s, D_t / mu_t)` of arXiv:1904.05068, as in RepDistiller.
 
@@ -43,7 +43,7 @@ def rkd_distance_loss(student: Tensor, teacher: Tensor, eps: float = 1e-12) -> T
     return F.smooth_l1_loss(_relative_distances(student, eps), _relative_distances(teacher, eps))
 
 
-@full_precision
+@force_fp32
 def rkd_angle_loss(student: Tensor, teacher: Tensor, apart: float = APART) -> Tensor:
     """`mean_ijk huber(A_s, A_t)` of arXiv:1904.05068, as in RepDistiller; shapes as `rkd_distance_loss`.
 

@@ -21,11 +21,11 @@ from typing import Literal
 from torch import Tensor, nn
 
 from cakdbench.method import Batch, Method, Step, check_choices
-from cakdbench.numerics import full_precision
 from cakdbench.registry import register
+from cakdbench.utils.precision import force_fp32
 
 
-@full_precision
+@force_fp32
 def rsd_loss(
     student: Tensor, teacher: Tensor, kappa: float = 0.01, reduction: str = "sum", eps: float = 1e-5
 ) -> Tensor:

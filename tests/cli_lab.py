@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from accelerate.state import AcceleratorState
 
-from cakdbench import cli
+from cakdbench.cli import main as cli
 from cakdbench.data.datasets import load_dataset
 
 PAIR = "resnet_m>vit_xs@timm:folder/tiny"
@@ -82,7 +82,7 @@ class Shell:
 
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["cakdbench.bench", "cakdbench.cli", "cakdbench.reports.write", "pytest"])
+FORKS.set_forkserver_preload(["cakdbench.engine.session", "cakdbench.cli.main", "cakdbench.reports.write", "pytest"])
 
 
 def stop_forking() -> None:

@@ -11,10 +11,10 @@ os.environ["OMP_NUM_THREADS"] = "1"  # tests run side by side; before torch is i
 
 LONG = (
     "test_kill.py",
-    "test_processes.py",
+    "test_distributed.py",
     "test_every_method.py",
     "test_stranger.py",
-    "test_cli.py",
+    "test_main.py",
     "test_forgeries.py",
 )
 """Files of few, long tests: begun first, so that no process is left with one while the others idle."""
@@ -25,7 +25,7 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_sessionfinish():
-    if lab := sys.modules.get("cli_lab"):
+    if lab := sys.modules.get("tests.cli_lab"):
         lab.stop_forking()
 
 
@@ -42,7 +42,7 @@ def methods_as_installed(monkeypatch):
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory) -> Path:
     """A data folder with the small dataset `timm:folder/tiny`."""
-    from cli_lab import make_folder
+    from tests.cli_lab import make_folder
 
     return make_folder(tmp_path_factory.mktemp("data"))
 
@@ -50,7 +50,7 @@ def tiny(tmp_path_factory) -> Path:
 @pytest.fixture
 def shell(tiny, tmp_path, monkeypatch):
     """The command line, in a folder of its own."""
-    from cli_lab import Shell
+    from tests.cli_lab import Shell
 
     monkeypatch.chdir(tmp_path)
     return Shell(tiny, tmp_path)

@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cakdbench import labels
-from cakdbench.errors import UsageError
-from cakdbench.plan import Settings, make_plan
-from cakdbench.suites import resolve_pairs
+from cakdbench.grid.plan import Settings, make_plan
+from cakdbench.grid.suites import resolve_pairs
+from cakdbench.utils.errors import UsageError
 
 word = st.from_regex(r"[a-z][a-z0-9_]{0,8}", fullmatch=True)
 

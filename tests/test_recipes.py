@@ -5,8 +5,8 @@ import json
 import pytest
 
 from cakdbench.data.datasets import dataset_names
-from cakdbench.errors import UsageError
 from cakdbench.recipes import RECIPES_DIR, default_recipe, load_recipe, recipe_from_file, recipe_names
+from cakdbench.utils.errors import UsageError
 
 HEAD = 'title = "x"\nsource = "y"\n'
 VALID = """

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from cakdbench.errors import UsageError
 from cakdbench.method import Method
 from cakdbench.registry import get_method, load_file, register
-from cakdbench.sources import bare, source_hash
+from cakdbench.source_hash import bare, source_hash
+from cakdbench.utils.errors import UsageError
 
 
 def enter(id: str, aliases: tuple[str, ...] = (), **attributes: object) -> type[Method]:

@@ -11,10 +11,10 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from cakdbench.errors import StoreError
 from cakdbench.records import Identity
 from cakdbench.store import Store, run_key, write_atomic
 from cakdbench.train.checkpoint import checkpoint_step, load_checkpoint, save_checkpoint
+from cakdbench.utils.errors import StoreError
 
 IDENTITY = {
     "method": {"id": "kd", "variant": None, "config": {"temperature": 1.0}, "source": "ab"},

@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from cli_lab import Program, Shell
 
 from cakdbench.store import Store
+from tests.cli_lab import Program, Shell
 
 PACKAGE = Path(__file__).with_name("stranger")
 

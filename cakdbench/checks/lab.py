@@ -10,20 +10,20 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from cakdbench.checks.mould import Mould
+from cakdbench.checks.module_template import ModuleTemplate
 from cakdbench.data.datasets import ImageDataset, Split, load_dataset
 from cakdbench.data.stream import EvalStream, SampleStream
-from cakdbench.device import make_accelerator
 from cakdbench.labels import label
 from cakdbench.method import Batch, Method
 from cakdbench.models.staged import ModelInfo, Output, StagedModel
 from cakdbench.models.zoo import model_info
-from cakdbench.randomness import seeded
 from cakdbench.recipes import Recipe, load_recipe
 from cakdbench.registry import resolve_config
+from cakdbench.train.events import GroupView, LaneView, NoEvents
 from cakdbench.train.lane import Lane
 from cakdbench.train.trainer import Trainer, label_criterion
-from cakdbench.watch import GroupView, LaneView, Silent
+from cakdbench.utils.device import make_accelerator
+from cakdbench.utils.rng import seeded
 
 MODELS = {"cnn": "resnet_s", "msa": "vit_xs", "mlp": "mixer_xs"}
 CLASSES, SIZE, SAMPLES = 10, 64, 20
@@ -52,22 +52,22 @@ DIRECTIONS = [Direction(*kinds) for kinds in itertools.product(MODELS, repeat=2)
 
 
 @functools.lru_cache(maxsize=16)
-def _model(name: str, classes: int, size: int, salt: str) -> Mould[StagedModel]:
+def _model(name: str, classes: int, size: int, salt: str) -> ModuleTemplate[StagedModel]:
     with seeded(salt, name), torch.no_grad():
         model = StagedModel(name, classes, size)
         for parameter in model.parameters():  # timm starts some at zero, where gradients end
             parameter.add_(0.02 * torch.randn_like(parameter))
-    return Mould(model)
+    return ModuleTemplate(model)
 
 
 def student_model(name: str, classes: int = CLASSES, size: int = SIZE) -> StagedModel:
     """A fresh copy in train mode; all its parameters get gradients."""
-    return _model(name, classes, size, "student").cast().train()
+    return _model(name, classes, size, "student").copy().train()
 
 
 def teacher_model(name: str, classes: int = CLASSES, size: int = SIZE) -> StagedModel:
     """The same with other weights, frozen."""
-    return _model(name, classes, size, "teacher").cast().requires_grad_(False).eval()
+    return _model(name, classes, size, "teacher").copy().requires_grad_(False).eval()
 
 
 @functools.cache
@@ -226,7 +226,7 @@ def train(lanes: list[Lane], direction: Direction, rank: int = 0) -> Iterator[st
         evaluation,
         accelerator,
         view=GroupView("check", recipe.name, 0, recipe.epochs, stream.steps_per_epoch, views),
-        watcher=Silent(),
+        events=NoEvents(),
         save=lambda lane: None,
         failed=lambda lane, reason: failed.append(reason),
     ).run()

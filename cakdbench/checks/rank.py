@@ -13,8 +13,8 @@ from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from cakdbench.checks.lab import Lab, train
 from cakdbench.checks.training import state_name
-from cakdbench.device import make_accelerator
 from cakdbench.registry import load_file, split_variant
+from cakdbench.utils.device import make_accelerator
 
 
 def main(folder: Path, names: list[str]) -> None:

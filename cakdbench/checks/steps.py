@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cakdbench.cards import field_texts
 from cakdbench.checks.lab import (
     CLASSES,
     DIRECTIONS,
@@ -23,10 +22,11 @@ from cakdbench.checks.lab import (
     teacher_model,
 )
 from cakdbench.checks.trial import Trial, backward, step, trial
+from cakdbench.cli.cards import field_texts
 from cakdbench.method import Method, Step
 from cakdbench.models.staged import StagedModel
-from cakdbench.randomness import seeded
 from cakdbench.train.lane import parameters_of
+from cakdbench.utils.rng import seeded
 
 
 def described(lab: Lab) -> str:
@@ -69,7 +69,7 @@ def finite(autocast: bool) -> Callable[[Lab], str]:
                 if grad is not None and not grad.isfinite().all():
                     raise Fault(
                         f"{direction}: the gradient of {name} is not finite",
-                        "look for sqrt, log or a division at 0, and decorate the loss with @full_precision",
+                        "look for sqrt, log or a division at 0, and decorate the loss with @force_fp32",
                     )
         return f"{len(lab.accepted)} directions"
 
@@ -83,9 +83,7 @@ def _check_losses(made: Step, where: str) -> None:
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             raise Fault(f"{where}: loss {name!r} is no scalar", "reduce it, by .mean() for example")
         if not math.isfinite(loss.item()):
-            raise Fault(
-                f"{where}: loss {name!r} is {loss.item()}", "use log_softmax, clamp before sqrt, @full_precision"
-            )
+            raise Fault(f"{where}: loss {name!r} is {loss.item()}", "use log_softmax, clamp before sqrt, @force_fp32")
 
 
 def trains_the_student_alone(lab: Lab) -> str:

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from cakdbench.checks.lab import Direction, Fault, Lab, make_batch, short_recipe, train
+from cakdbench.grid.plan import ALWAYS
 from cakdbench.method import Batch
-from cakdbench.plan import ALWAYS
 from cakdbench.registry import get_method
 from cakdbench.train.lane import Lane, parameters_of
 
@@ -64,8 +64,8 @@ def _reached_by_step(lane: Lane, own: dict[str, Tensor], batch: Batch, names: se
     hooks = [
         own[name].register_hook(lambda grad, name=name: reached.add(name) if grad.any() else None) for name in names
     ]
-    for slot in range(lane.accumulation):
-        lane.local_step(batch, slot)
+    for index in range(lane.accumulation):
+        lane.local_step(batch, index)
     for hook in hooks:
         hook.remove()
     return reached
@@ -107,9 +107,9 @@ def _saved(lane: Lane) -> dict:
 
 
 def _engine_step(lane: Lane, batch: Batch) -> None:
-    for slot in range(lane.accumulation):
-        batch.place = slot
-        lane.local_step(batch, slot)
+    for index in range(lane.accumulation):
+        batch.micro_batch = index
+        lane.local_step(batch, index)
 
 
 def beside_others(lab: Lab) -> str:
@@ -205,7 +205,7 @@ def same_as_one(lab: Lab, folder: Path) -> str:
             torch.load(folder / state_name(lab, direction), weights_only=True),
             f"{direction}: with two processes it trains to another",
             "collect in distill_step what batches leave behind, and apply it in step_end with "
-            "cakdbench.processes.together; key memory by batch.place",
+            "cakdbench.utils.distributed.all_gather; key memory by batch.micro_batch",
             start,
         )
     return "same weights, up to the order of summation"
@@ -230,7 +230,7 @@ def _launch(arguments: list[str], patience: float = 600.0) -> None:
             os.killpg(both.pid, signal.SIGKILL)  # one that waits for the other hears nothing else
             if not isinstance(error, subprocess.TimeoutExpired):
                 raise
-            fix = "call together and from_first equally often on all processes"
+            fix = "call all_gather and broadcast equally often on all processes"
             raise Fault("two processes wait for each other", fix) from None
     if both.returncode:
         said = [line for line in words.splitlines() if line.strip()] or ["the two processes say nothing"]

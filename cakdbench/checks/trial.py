@@ -8,7 +8,7 @@ from torch import Tensor
 from cakdbench.checks.lab import MODELS, Direction, Lab, make_batch, teacher_model
 from cakdbench.method import Batch, Method, Step
 from cakdbench.models.staged import Output
-from cakdbench.randomness import seeded
+from cakdbench.utils.rng import seeded
 
 
 def step(method: Method, batch: Batch, autocast: bool = False) -> Step:

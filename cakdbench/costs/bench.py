@@ -10,10 +10,10 @@ import torch
 from cakdbench.costs.counting import Meter
 from cakdbench.costs.legacy import ModuleCost, module_cost
 from cakdbench.data.datasets import dataset_facts
+from cakdbench.grid.suites import PairSpec
 from cakdbench.method import Batch
 from cakdbench.models.staged import Output, StagedModel
 from cakdbench.recipes import load_recipe
-from cakdbench.suites import PairSpec
 from cakdbench.train.trainer import label_criterion
 
 

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from cakdbench.costs.bench import CountingBench
 from cakdbench.costs.counting import Meter
 from cakdbench.costs.legacy import LegacyCount, legacy_counting
-from cakdbench.errors import UsageError
+from cakdbench.grid.plan import Refusal
+from cakdbench.grid.suites import Pair, PairSpec
 from cakdbench.method import Method
-from cakdbench.plan import Refusal
-from cakdbench.randomness import seeded
 from cakdbench.registry import resolve_config, split_variant
-from cakdbench.suites import Pair, PairSpec
+from cakdbench.utils.errors import UsageError
+from cakdbench.utils.rng import seeded
 
 MANY = 10
 """Steps that are counted if the first two do not agree."""

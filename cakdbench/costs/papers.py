@@ -22,11 +22,11 @@ from torch import nn
 from cakdbench.costs.bench import CountingBench
 from cakdbench.costs.counting import zeros
 from cakdbench.costs.legacy import ModuleCost, module_cost
+from cakdbench.grid.suites import PairSpec, resolve_pairs
 from cakdbench.methods.fbt import FBT, L2G
 from cakdbench.methods.ofa import OFA
 from cakdbench.models.staged import Layout, StagedModel
-from cakdbench.reports.ledger import costs
-from cakdbench.suites import PairSpec, resolve_pairs
+from cakdbench.published.ledger import costs
 
 SOURCE = "FBT (Li et al., 2025, arXiv:2410.12342), appendix, Table 6; the same in TAS, Table 12"
 PAIRS = ("deit_t>resnet18@imagenet1k", "resnet50>deit_t@imagenet1k", "convnext_t>resmlp_s12@imagenet1k")

@@ -11,7 +11,7 @@ from tabulate import tabulate
 
 from cakdbench.costs.measured import Measured
 from cakdbench.costs.method_costs import MethodCost
-from cakdbench.plan import Refusal
+from cakdbench.grid.plan import Refusal
 from cakdbench.reports.markup import plain
 
 Value = str | int | float | None

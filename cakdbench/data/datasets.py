@@ -12,7 +12,7 @@ from torchvision.datasets import FashionMNIST
 from cakdbench.data import sources
 from cakdbench.data.splits import Colour, ImageDataset, Split, from_arrays, from_files
 from cakdbench.data.timm_datasets import load_timm
-from cakdbench.errors import unknown
+from cakdbench.utils.errors import unknown
 
 __all__ = ["DatasetFacts", "ImageDataset", "Split", "dataset_facts", "dataset_names", "load_dataset"]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cakdbench.errors import UsageError
+from cakdbench.utils.errors import UsageError
 
 PARTS = {"train": "train", "test": "t10k"}
 

@@ -9,7 +9,7 @@ from filelock import FileLock
 from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST, ImageFolder
 
 from cakdbench.data.idx import read_split
-from cakdbench.errors import UsageError
+from cakdbench.utils.errors import UsageError
 
 T = TypeVar("T")
 Arrays = tuple[np.ndarray, np.ndarray]

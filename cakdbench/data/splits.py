@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cakdbench.errors import CakdError
+from cakdbench.utils.errors import CakdError
 
 Colour = tuple[float, float, float]
 

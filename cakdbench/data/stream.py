@@ -1,8 +1,8 @@
 """The one stream of samples that all methods see.
 
 Every random choice is a function of names: the order of (seed, epoch), a view of (seed, epoch, sample), mixup
-and cutmix of (seed, epoch, step, slot). Nothing depends on workers, processes, or what ran before. A step's
-global batch is cut into local batches, its slots; process r of w renders slots r, r + w, ...
+and cutmix of (seed, epoch, step, micro_batch). Nothing depends on workers, processes, or what ran before. A step's
+global batch is cut into local batches, its micro-batches; process r of w renders micro-batches r, r + w, ...
 """
 
 import functools
@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from cakdbench.data.augment import eval_transform, mixing, train_transform
 from cakdbench.data.splits import ImageDataset, Split
-from cakdbench.errors import UsageError
-from cakdbench.randomness import derive, reseed, seeded
+from cakdbench.utils.errors import UsageError
+from cakdbench.utils.rng import derive, reseed, seeded
 
 if TYPE_CHECKING:
     from cakdbench.recipes import Recipe
@@ -37,7 +37,7 @@ class Samples:
         target: `(L,)` int64 classes, or `(L, C)` float32 probabilities under mixup and cutmix.
         index: `(L,)` int64 positions in the training set.
         step: within the epoch.
-        slot: which local batch of the step's global batch.
+        micro_batch: which local batch of the step's global batch.
     """
 
     images: Tensor
@@ -45,7 +45,7 @@ class Samples:
     index: Tensor
     epoch: int
     step: int
-    slot: int
+    micro_batch: int
 
     def pin_memory(self) -> "Samples":
         """Called by torch's DataLoader, for asynchronous copies to a GPU."""
@@ -53,12 +53,12 @@ class Samples:
         return replace(self, **{name: getattr(self, name).pin_memory() for name in names})
 
 
-class Slot(NamedTuple):
+class MicroBatch(NamedTuple):
     """The name of a local batch."""
 
     epoch: int
     step: int
-    slot: int
+    micro_batch: int
 
 
 @functools.lru_cache(maxsize=8)
@@ -68,7 +68,7 @@ def order(seed: int, epoch: int, size: int) -> np.ndarray:
 
 
 class LocalBatches(Dataset):
-    """The local batches of a training run: `batches[Slot(epoch, step, slot)]` renders any, at any time.
+    """The local batches of a training run: `batches[MicroBatch(epoch, step, micro_batch)]` renders any, at any time.
 
     Args:
         seed: of the run.
@@ -80,12 +80,12 @@ class LocalBatches(Dataset):
         self.transform = train_transform(dataset, recipe)
         self.mix = mixing(dataset, recipe)
 
-    def indices(self, name: Slot) -> np.ndarray:
+    def indices(self, name: MicroBatch) -> np.ndarray:
         """`(L,)` positions in the training set of the samples in a local batch."""
-        start = name.step * self.global_batch + name.slot * self.local_batch
+        start = name.step * self.global_batch + name.micro_batch * self.local_batch
         return order(self.seed, name.epoch, len(self.split))[start : start + self.local_batch].copy()
 
-    def __getitem__(self, name: Slot) -> Samples:
+    def __getitem__(self, name: MicroBatch) -> Samples:
         indices = self.indices(name)
         target = torch.from_numpy(self.split.labels[indices])
         with seeded(self.seed, *name):
@@ -129,9 +129,9 @@ class SampleStream:
     ):
         _check(dataset, recipe, world)
         self.dataset, self.recipe, self.seed = dataset, recipe, seed
-        self.slots = range(rank, recipe.global_batch // recipe.local_batch, world)
+        self.micro_batches = range(rank, recipe.global_batch // recipe.local_batch, world)
         self.batches = LocalBatches(dataset, recipe, seed)
-        self._names: list[Slot] = []
+        self._names: list[MicroBatch] = []
         self._loader = _loader(
             self.batches, self._names, workers, pin_memory=pin_memory, persistent_workers=workers > 0
         )
@@ -144,15 +144,15 @@ class SampleStream:
     @property
     def accumulation(self) -> int:
         """Local batches per step in this process."""
-        return len(self.slots)
+        return len(self.micro_batches)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[list[Samples]]:
         """This process's local batches of every step from `start_step` on."""
         steps = range(start_step, self.steps_per_epoch)
-        self._names[:] = [Slot(epoch, step, slot) for step in steps for slot in self.slots]
+        self._names[:] = [MicroBatch(epoch, step, micro_batch) for step in steps for micro_batch in self.micro_batches]
         batches = iter(self._loader)
         for _ in steps:
-            yield [next(batches) for _ in self.slots]
+            yield [next(batches) for _ in self.micro_batches]
 
 
 def _check(dataset: ImageDataset, recipe: "Recipe", world: int) -> None:

@@ -12,7 +12,7 @@ from timm.data import ImageDataset as TimmDataset
 
 from cakdbench.data.sources import fetch
 from cakdbench.data.splits import ImageDataset, Split, assemble, from_arrays, from_files
-from cakdbench.errors import UsageError
+from cakdbench.utils.errors import UsageError
 
 STREAMED = ("hfids", "tfds", "wds")
 TRAIN_NAMES = ("train", "training")

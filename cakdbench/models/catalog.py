@@ -12,8 +12,8 @@ from timm.models import get_pretrained_cfg
 from timm.models.mlp_mixer import MlpMixer
 from torch import nn
 
-from cakdbench.errors import TeacherError, UsageError, unknown
 from cakdbench.models.builders import mobilenet, resmlp, wide_xception
+from cakdbench.utils.errors import TeacherError, UsageError, unknown
 
 TIMM = "timm:"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from cakdbench.errors import UsageError
 from cakdbench.models.families import FAMILIES, Family, isotropic_ends
+from cakdbench.utils.errors import UsageError
 
 _MARKS = ("num_heads", "qkv", "qkv_proj")
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 SPLITS = ("ofa", "even")
 
 
-class Ending(NamedTuple):
+class LastActivation(NamedTuple):
     """The activation a stage ends in, and the batch norm before it; None if it ends in something else."""
 
     activation: nn.Module | None = None
@@ -67,7 +67,7 @@ class Family:
     def stem(self, net: nn.Module, images: Tensor) -> Tensor:
         return net.stem(images)
 
-    def enter(self, net: nn.Module, number: int, x: Tensor) -> Tensor:
+    def downsample(self, net: nn.Module, number: int, x: Tensor) -> Tensor:
         """From the feature of the stage before to what the first block of stage `number` takes."""
         return x
 
@@ -75,28 +75,28 @@ class Family:
         """The rest of stage `number`."""
         return net.stages[number - 1](x)
 
-    def ending(self, net: nn.Module, number: int) -> Ending:
+    def last_activation(self, net: nn.Module, number: int) -> LastActivation:
         """What stage `number` ends in."""
-        return Ending()
+        return LastActivation()
 
     def attention(self, net: nn.Module) -> LastAttention | None:
         """The attention a method can look into, if there is one."""
         return None
 
-    def finish(self, net: nn.Module, x: Tensor) -> Tensor:
+    def final_norm(self, net: nn.Module, x: Tensor) -> Tensor:
         """From the stage-4 feature to what timm's `forward_head` takes: the final norm, if there is one."""
         return x
 
     def run(self, net: nn.Module, images: Tensor, stages: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The final feature, and the four stage features."""
         features = tuple(feature for _, feature in self.walk(net, images))
-        return self.finish(net, features[-1]), features
+        return self.final_norm(net, features[-1]), features
 
     def walk(self, net: nn.Module, images: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Stage by stage: what its first block takes, and its feature."""
         x = self.stem(net, images)
         for number in (1, 2, 3, 4):
-            entered = self.enter(net, number, x)
+            entered = self.downsample(net, number, x)
             x = self.blocks(net, number, entered)
             yield entered, x
 
@@ -121,20 +121,22 @@ class ResNetFamily(Family):
     def blocks(self, net, number, x):
         return getattr(net, f"layer{number}")(x)
 
-    def ending(self, net, number):
+    def last_activation(self, net, number):
         block = getattr(net, f"layer{number}")[-1]
-        return Ending(block.act3, block.bn3) if hasattr(block, "act3") else Ending(block.act2, block.bn2)
+        return (
+            LastActivation(block.act3, block.bn3) if hasattr(block, "act3") else LastActivation(block.act2, block.bn2)
+        )
 
 
 class ResNetV2Family(Family):
     """Pre-activation ResNets (BiT): stage features are the residual sums, before the final norm."""
 
-    def finish(self, net, x):
+    def final_norm(self, net, x):
         return net.norm(x)
 
 
 class ConvNeXtFamily(Family):
-    def finish(self, net, x):
+    def final_norm(self, net, x):
         return net.norm_pre(x)
 
 
@@ -155,13 +157,13 @@ class EfficientNetFamily(Family):
         x = _chain(_cut(net.blocks, self.ends, number), x)
         return net.bn2(net.conv_head(x)) if number == 4 else x
 
-    def ending(self, net, number):
+    def last_activation(self, net, number):
         block = net.blocks[self.ends[number - 1]][-1]
         headed = number == 4 and hasattr(net.bn2, "act")  # MobileNetV1 has no convolution after its blocks
         norm = net.bn2 if headed else getattr(block, "bn3", getattr(block, "bn2", None))
         residual = not headed and getattr(block, "has_skip", False)
         linear = residual or isinstance(getattr(norm, "act", None), nn.Identity | None)
-        return Ending() if linear else Ending(norm.act, norm)
+        return LastActivation() if linear else LastActivation(norm.act, norm)
 
 
 def _last_of_each_stride(net: EfficientNet) -> list[int]:
@@ -194,8 +196,8 @@ class XceptionFamily(Family):
             x = net.act4(net.bn4(net.conv4(x)))
         return x
 
-    def ending(self, net, number):
-        return Ending(net.act4, net.bn4) if number == 4 else Ending()
+    def last_activation(self, net, number):
+        return LastActivation(net.act4, net.bn4) if number == 4 else LastActivation()
 
 
 class SwinFamily(Family):
@@ -217,7 +219,7 @@ class SwinFamily(Family):
     def stem(self, net, images):
         return net.patch_embed(images).flatten(1, 2)
 
-    def enter(self, net, number, x):
+    def downsample(self, net, number, x):
         x = x.unflatten(1, self.grids[max(number - 2, 0)])
         return net.layers[number - 1].downsample(x).flatten(1, 2)
 
@@ -229,7 +231,7 @@ class SwinFamily(Family):
         block = [b for b in net.layers[2].blocks if not any(b.shift_size)][-1]
         return LastAttention(3, block.attn, tuple(block.window_size))
 
-    def finish(self, net, x):
+    def final_norm(self, net, x):
         return net.norm(x.unflatten(1, self.grids[3]))
 
     def grid(self, number, feature):
@@ -258,7 +260,7 @@ class IsotropicFamily(Family):
     def blocks(self, net, number, x):
         return _chain(_cut(net.blocks, self.ends, number), x)
 
-    def finish(self, net, x):
+    def final_norm(self, net, x):
         return net.norm(x)
 
     def grid(self, number, feature):

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from cakdbench.errors import UsageError
 from cakdbench.models.catalog import create, entry
 from cakdbench.models.fallback import family_of
 from cakdbench.models.families import SPLITS, Family, classify
+from cakdbench.utils.errors import UsageError
 
 Features = tuple[Tensor, ...]
 
@@ -134,7 +134,7 @@ def _dummy_pass(name: str, net: nn.Module, family: Family, size: int) -> tuple[T
     try:
         if family.composable:
             entered, stages = zip(*family.walk(net, images), strict=True)
-            final = family.finish(net, stages[-1])
+            final = family.final_norm(net, stages[-1])
         else:
             entered, (final, stages) = (), family.run(net, images, True)
         return classify(net, final)[0], entered, stages

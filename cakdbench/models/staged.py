@@ -18,12 +18,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from cakdbench.errors import UsageError
 from cakdbench.models.catalog import create
 from cakdbench.models.fallback import family_of
 from cakdbench.models.families import classify
+from cakdbench.models.hooks import QKV, capture_attention, capture_preactivations, heads_of
 from cakdbench.models.info import AttentionLayout, Layout, ModelInfo, describe, to_map, to_tokens
-from cakdbench.models.looking import QKV, before_activations, heads_of, projections
+from cakdbench.utils.errors import UsageError
 
 __all__ = ["AttentionLayout", "Layout", "ModelInfo", "Output", "StagedModel", "describe", "to_map", "to_tokens"]
 
@@ -105,12 +105,12 @@ class StagedModel(nn.Module):
 
     def stage(self, number: int, x: Tensor) -> Tensor:
         """Stage `number` (1 to 4), from the feature of the stage before: `enter`, then `blocks`."""
-        return self.blocks(number, self.enter(number, x))
+        return self.blocks(number, self.downsample(number, x))
 
-    def enter(self, number: int, x: Tensor) -> Tensor:
+    def downsample(self, number: int, x: Tensor) -> Tensor:
         """What the first block of stage `number` takes: Swin merges patches here, the others do nothing."""
         self._must_compose(number)
-        return self.family.enter(self.net, number, x)
+        return self.family.downsample(self.net, number, x)
 
     def blocks(self, number: int, x: Tensor) -> Tensor:
         """Stage `number` from its first block on."""
@@ -120,7 +120,7 @@ class StagedModel(nn.Module):
     def head(self, x: Tensor) -> Output:
         """Final norm, pooling and classifier, from the stage-4 feature."""
         self._must_compose()
-        pooled, logits = classify(self.net, self.family.finish(self.net, x))
+        pooled, logits = classify(self.net, self.family.final_norm(self.net, x))
         return Output(logits, pooled)
 
     def mean_head(self, patches: Tensor) -> Output:
@@ -129,16 +129,16 @@ class StagedModel(nn.Module):
         The mean is taken after the final norm and stands in for the class token.
         """
         self._must_compose()
-        mean = self.family.finish(self.net, patches).mean(1, keepdim=True)
+        mean = self.family.final_norm(self.net, patches).mean(1, keepdim=True)
         pooled, logits = classify(self.net, mean.expand(-1, self.layouts[3].prefix + 1, -1))
         return Output(logits, pooled)
 
     def forward(self, images: Tensor, stages: bool = False, preacts: bool = False, attention: bool = False) -> Output:
         """The whole network, once, on images `(B, 3, S, S)`; the arguments choose the fields of `Output`."""
         with contextlib.ExitStack() as looking:
-            before = looking.enter_context(before_activations(self.family, self.net)) if preacts else None
+            before = looking.enter_context(capture_preactivations(self.family, self.net)) if preacts else None
             last = self.family.attention(self.net) if attention else None
-            projected = looking.enter_context(projections(last)) if last else None
+            projected = looking.enter_context(capture_attention(last)) if last else None
             final, features = self.family.run(self.net, self._renormalised(images), stages or preacts)
         pooled, logits = classify(self.net, final)
         return Output(
@@ -151,7 +151,7 @@ class StagedModel(nn.Module):
 
     def end_norms(self) -> tuple[nn.Module | None, ...]:
         """The batch norms just before the activations that the four stages end in; None for a stage without."""
-        return tuple(self.family.ending(self.net, number).norm for number in (1, 2, 3, 4))
+        return tuple(self.family.last_activation(self.net, number).norm for number in (1, 2, 3, 4))
 
     def expect_input(self, given: Statistics, wanted: Statistics) -> None:
         """Take images normalised with `given` (mean, std per channel) and hand them to the network as `wanted`."""

@@ -11,8 +11,8 @@ import torch
 from timm.models import clean_state_dict
 from torch import Tensor
 
-from cakdbench.errors import TeacherError
 from cakdbench.models.staged import StagedModel
+from cakdbench.utils.errors import TeacherError
 
 # Averaged weights come first where a training checkpoint holds both, as in timm's own `load_checkpoint`.
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")

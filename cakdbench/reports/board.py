@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any, Protocol
 
-from cakdbench.plan import ALWAYS
+from cakdbench.grid.plan import ALWAYS
+from cakdbench.published.compare import Printed
 from cakdbench.records import Record
-from cakdbench.reports.published import Printed
-from cakdbench.reports.ranking import SEEDS, Standings
-from cakdbench.reports.uncertainty import indistinguishable, standard_error
+from cakdbench.results.ranking import SEEDS, Standings
+from cakdbench.results.uncertainty import indistinguishable, standard_error
 from cakdbench.submissions.entry import ExternalEntry
 
 SCRATCH, *_ = BASELINES = ALWAYS

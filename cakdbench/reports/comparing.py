@@ -8,12 +8,12 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from cakdbench.errors import UsageError, unknown
+from cakdbench.published.compare import protocols
+from cakdbench.published.protocols import Protocol, flat, setting_text
 from cakdbench.recipes import load_recipe, recipe_names
 from cakdbench.records import Record
-from cakdbench.reports.evidence import Evidence
-from cakdbench.reports.protocols import Protocol, flat, setting_text
-from cakdbench.reports.published import protocols
+from cakdbench.results.load import Evidence
+from cakdbench.utils.errors import UsageError, unknown
 
 
 @dataclass(frozen=True)

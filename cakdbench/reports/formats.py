@@ -5,9 +5,9 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from cakdbench.published.compare import Printed, sources
 from cakdbench.reports.board import SCRATCH, TEACHER, Block, BlockColumn, Board, Column, Row, Score
 from cakdbench.reports.printed import printed_text
-from cakdbench.reports.published import Printed, sources
 from cakdbench.reports.text import (
     FEWER_SEEDS,
     MARKS,

@@ -43,7 +43,7 @@ def board_html(board: Board, plots: Mapping[str, str]) -> str:
     Args:
         plots: SVG by name, as in `board_plots`; those that are not given are left out.
     """
-    template = files("cakdbench").joinpath("templates/board.html").read_text(encoding="utf-8")
+    template = files("cakdbench.reports").joinpath("templates/board.html").read_text(encoding="utf-8")
     script = re.search(r"<script>(.*)</script>", template, re.DOTALL)[1]
     parts = {
         "title": escape(board.title),

@@ -5,13 +5,12 @@ from html import escape
 from statistics import fmean
 from typing import Any
 
-from cakdbench.errors import UsageError
+from cakdbench.published.compare import Printed, sources
 from cakdbench.records import Record
 from cakdbench.registry import split_variant
 from cakdbench.reports.board import TEACHER, Block, BlockColumn, Missing, Row, Score
 from cakdbench.reports.hypertext import attributes, coded
 from cakdbench.reports.printed import printed_average, printed_text
-from cakdbench.reports.published import Printed, sources
 from cakdbench.reports.tables import NOT_SUBMITTED
 from cakdbench.reports.text import (
     MARKS,
@@ -25,6 +24,7 @@ from cakdbench.reports.text import (
     seeds_text,
     teacher_text,
 )
+from cakdbench.utils.errors import UsageError
 
 NOT_INSTALLED = "not installed"
 """The kind of a method that is known from papers alone."""

@@ -4,19 +4,19 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cakdbench.grid.suites import PairSpec, Suite, suites
 from cakdbench.records import Record
 from cakdbench.reports.board import Board
-from cakdbench.reports.conflicts_page import conflicts_markdown
-from cakdbench.reports.costs_page import costs_markdown
-from cakdbench.reports.evidence import Evidence
+from cakdbench.reports.eligibility import Standard, board_columns
 from cakdbench.reports.formats import block_csv, board_latex
 from cakdbench.reports.markdown import board_markdown
 from cakdbench.reports.page import board_html
+from cakdbench.reports.page_conflicts import conflicts_markdown
+from cakdbench.reports.page_costs import costs_markdown
+from cakdbench.reports.page_reproduction import reproduction_markdown
 from cakdbench.reports.placing import build_board
 from cakdbench.reports.plots import Plot, board_plots
-from cakdbench.reports.reproduction import reproduction_markdown
-from cakdbench.reports.standard import Standard, board_columns
-from cakdbench.suites import PairSpec, Suite, suites
+from cakdbench.results.load import Evidence
 
 FORMATS = ("md", "html", "csv", "tex")
 PLOTS = "plots"

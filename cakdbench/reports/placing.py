@@ -29,7 +29,7 @@ from cakdbench.reports.board import (
     Rules,
     Score,
 )
-from cakdbench.reports.ranking import Answers, standings
+from cakdbench.results.ranking import Answers, standings
 
 Verdicts = dict[str, dict[int, list[str]]]
 """Key of a record to the columns it concerns, by position, each with what keeps it from counting there."""

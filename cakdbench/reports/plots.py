@@ -19,8 +19,8 @@ from cakdbench.reports.plotted import (
     plot_digest,
     ranks,
 )
-from cakdbench.reports.statistics import ALPHA
 from cakdbench.reports.text import points
+from cakdbench.results.stats import ALPHA
 
 __all__ = [
     "Plot",

@@ -3,10 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 from cakdbench.models.zoo import model_kind
-from cakdbench.reports.board import TEACHER, Block, Column
-from cakdbench.reports.markup import plain
-from cakdbench.reports.protocols import flat, setting_text
-from cakdbench.reports.published import (
+from cakdbench.published.compare import (
     Printed,
     Protocol,
     averages,
@@ -15,6 +12,9 @@ from cakdbench.reports.published import (
     recomputes,
     sources,
 )
+from cakdbench.published.protocols import flat, setting_text
+from cakdbench.reports.board import TEACHER, Block, Column
+from cakdbench.reports.markup import plain
 
 OTHER_SETTINGS = "°"
 """Marks a printed number whose source states other settings than the recipe of its column."""

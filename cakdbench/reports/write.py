@@ -6,15 +6,15 @@ from pathlib import Path
 
 from rich.console import Console
 
+from cakdbench.grid.suites import PairSpec, suites
 from cakdbench.reports.board import Board
-from cakdbench.reports.evidence import Evidence
+from cakdbench.reports.eligibility import Standard, column_of
 from cakdbench.reports.pages import PLOTS, Page, board_names, board_pages, boards_of, general_pages
 from cakdbench.reports.placing import build_board
 from cakdbench.reports.plots import Plot, plot_digest
-from cakdbench.reports.standard import Standard, column_of
 from cakdbench.reports.terminal import BoardView
+from cakdbench.results.load import Evidence
 from cakdbench.store import write_atomic
-from cakdbench.suites import PairSpec, suites
 
 BY_HAND = {"RULES.md", "README.md"}
 """Pages of the folder that nothing generates."""

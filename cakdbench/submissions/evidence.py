@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 
-from cakdbench.errors import StoreError
 from cakdbench.records import Record
 from cakdbench.store import run_key
 from cakdbench.submissions.bundle import Held, read_bundle
@@ -14,6 +13,7 @@ from cakdbench.submissions.findings import Refused
 from cakdbench.submissions.reading import NAME, NPY_BYTES, parse_classes, read_file
 from cakdbench.submissions.status import CLAIMED, Verdict
 from cakdbench.submissions.truth import Truth, labels_name
+from cakdbench.utils.errors import StoreError
 
 
 def read_results(folder: Path) -> tuple[list[Record], dict[str, str], list[str]]:

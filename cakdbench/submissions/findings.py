@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from cakdbench.errors import StoreError
+from cakdbench.utils.errors import StoreError
 
 
 @dataclass(frozen=True)

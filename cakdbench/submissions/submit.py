@@ -12,13 +12,13 @@ import numpy as np
 from pydantic import ValidationError
 
 from cakdbench.data.datasets import load_dataset
-from cakdbench.errors import StoreError, UsageError
 from cakdbench.store import RunFolder, Store, write_atomic
 from cakdbench.submissions.bundle import SCHEMA_FILE, Bundle, read_bundle
 from cakdbench.submissions.entry import Entry, entry_bytes, entry_schema
 from cakdbench.submissions.findings import Finding
 from cakdbench.submissions.truth import Truth, labels_name
 from cakdbench.submissions.validate import examine
+from cakdbench.utils.errors import StoreError, UsageError
 
 
 @dataclass(frozen=True)

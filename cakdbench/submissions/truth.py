@@ -11,13 +11,13 @@ import numpy as np
 import torch
 
 from cakdbench.data.datasets import EMBEDDED, FACTS, DatasetFacts, ImageDataset, load_dataset
-from cakdbench.errors import UsageError
 from cakdbench.method import Method
 from cakdbench.models.staged import StagedModel
 from cakdbench.recipes import Recipe
 from cakdbench.submissions.findings import Refused
 from cakdbench.submissions.reading import NPY_BYTES, parse_classes, read_file
-from cakdbench.tomlio import checked
+from cakdbench.utils.errors import UsageError
+from cakdbench.utils.toml import checked
 
 LONGEST_NAME = 100
 """Characters of a dataset's name."""

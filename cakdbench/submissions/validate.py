@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cakdbench.errors import UsageError
 from cakdbench.submissions.bundle import SCHEMA_FILE, Bundle, Held, read_bundle
 from cakdbench.submissions.checks import CHECKS
 from cakdbench.submissions.checks.case import Case, open_case
@@ -24,6 +23,7 @@ from cakdbench.submissions.status import (
     write_verdicts,
 )
 from cakdbench.submissions.truth import Truth, labels_name
+from cakdbench.utils.errors import UsageError
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from timm.utils import ModelEmaV3
 from torch import Tensor
 
 from cakdbench.method import Batch, Method, Step
-from cakdbench.randomness import seeded
 from cakdbench.recipes import Recipe
 from cakdbench.records import Epoch
 from cakdbench.train.normstats import NormStats
 from cakdbench.train.stopwatch import Stopwatch
+from cakdbench.utils.rng import seeded
 
 
 class LaneFailure(Exception):
@@ -25,7 +25,7 @@ class LaneFailure(Exception):
 
 
 @dataclass
-class Tally:
+class RunningMean:
     """What a lane has seen of the epoch in progress; sums over steps and samples."""
 
     losses: dict[str, float] = field(default_factory=dict)
@@ -34,7 +34,7 @@ class Tally:
     samples: int = 0
 
 
-class Pending(NamedTuple):
+class PendingMetrics(NamedTuple):
     """A local batch whose losses and count of correct answers still lie on the device."""
 
     step: int
@@ -77,22 +77,22 @@ class Lane:
         self.norms = NormStats(method, accumulation, accelerator.num_processes)
         self.step = 0
         self.history: list[Epoch] = []
-        self.tally = Tally()
+        self.running = RunningMean()
         self.training = Stopwatch(accelerator.device)
         self.evaluating = Stopwatch(accelerator.device)
         self.images = 0
-        self._pending: list[Pending] = []
+        self._pending: list[PendingMetrics] = []
 
     def start_epoch(self, epoch: int) -> None:
         self.method.train()
         self.schedule.step(epoch)
         self.method.epoch_start(epoch)
 
-    def local_step(self, batch: Batch, slot: int) -> None:
+    def local_step(self, batch: Batch, local_index: int) -> None:
         """Forward and backward on one local batch; the last of a step also moves the weights."""
-        first, last = slot == 0, slot == self.accumulation - 1
+        first, last = local_index == 0, local_index == self.accumulation - 1
         device = self.accelerator.device
-        with self.training.running(), seeded(self.seed, self.method.id, self.step, batch.place, device=device):
+        with self.training.running(), seeded(self.seed, self.method.id, self.step, batch.micro_batch, device=device):
             if first:
                 self.norms.start_step()
                 self.schedule.step_update(self.step)
@@ -111,7 +111,7 @@ class Lane:
             self.accelerator.backward(sum(losses.values()) / self.accumulation)
         correct = (out.logits.detach().argmax(1) == batch.hard_target).sum()
         losses = {name: loss.detach().reshape(()) for name, loss in losses.items()}
-        self._pending.append(Pending(self.step, losses, correct, len(batch.target)))
+        self._pending.append(PendingMetrics(self.step, losses, correct, len(batch.target)))
 
     def _move(self) -> None:
         if self.recipe.clip_grad:
@@ -125,26 +125,26 @@ class Lane:
             self.ema.update(self.method.student)
         self.step += 1
 
-    def settle(self) -> None:
+    def flush_metrics(self) -> None:
         """Read the losses of the steps since the last call (the only wait for the device).
 
         Raises:
             LaneFailure: one of them is not finite.
         """
-        self.training.settle()
-        self.evaluating.settle()
+        self.training.flush()
+        self.evaluating.flush()
         pending, self._pending = self._pending, []
         for step, losses, correct, samples in self._read(pending):
             bad = [name for name, value in losses.items() if not math.isfinite(value)]
             if bad:
                 raise LaneFailure(f"loss {bad[0]!r} is {losses[bad[0]]} at step {step}")
             for name, value in losses.items():
-                self.tally.losses[name] = self.tally.losses.get(name, 0.0) + value
-            self.tally.steps += 1
-            self.tally.correct += correct
-            self.tally.samples += samples
+                self.running.losses[name] = self.running.losses.get(name, 0.0) + value
+            self.running.steps += 1
+            self.running.correct += correct
+            self.running.samples += samples
 
-    def _read(self, pending: list[Pending]) -> Iterator[tuple[int, dict[str, float], int, int]]:
+    def _read(self, pending: list[PendingMetrics]) -> Iterator[tuple[int, dict[str, float], int, int]]:
         """The pending steps as numbers, losses averaged and counts summed over the processes."""
         if not pending:
             return
@@ -156,13 +156,13 @@ class Lane:
             yield each.step, losses, round(next(values) * processes), each.samples * processes
 
     def end_epoch(self, top1: float | None, ema_top1: float | None) -> Epoch:
-        """Close the epoch's tally as a line of the history; accuracies in percent."""
-        tally, self.tally = self.tally, Tally()
+        """Close the epoch's running as a line of the history; accuracies in percent."""
+        running, self.running = self.running, RunningMean()
         line = Epoch(
             epoch=len(self.history),
             lr=max(group["lr"] for group in self.optimizer.param_groups),
-            losses={name: total / tally.steps for name, total in tally.losses.items()},
-            train_top1=100 * tally.correct / tally.samples,
+            losses={name: total / running.steps for name, total in running.losses.items()},
+            train_top1=100 * running.correct / running.samples,
             top1=top1,
             ema_top1=ema_top1,
         )
@@ -172,7 +172,7 @@ class Lane:
     @property
     def mean_loss(self) -> float | None:
         """Of the epoch so far, all terms together."""
-        return sum(self.tally.losses.values()) / self.tally.steps if self.tally.steps else None
+        return sum(self.running.losses.values()) / self.running.steps if self.running.steps else None
 
     @property
     def images_per_second(self) -> float | None:
@@ -188,7 +188,7 @@ class Lane:
             "extra_optimizers": [optimizer.state_dict() for optimizer in self.extra_optimizers],
             "ema": self.ema.module.state_dict() if self.ema else None,
             "history": [line.model_dump() for line in self.history],
-            "tally": asdict(self.tally),
+            "running": asdict(self.running),
             "images": self.images,
             "seconds": [self.training.seconds, self.evaluating.seconds],
         }
@@ -203,7 +203,7 @@ class Lane:
         if self.ema:
             self.ema.module.load_state_dict(state["ema"])
         self.history = [Epoch(**line) for line in state["history"]]
-        self.tally = Tally(**state["tally"])
+        self.running = RunningMean(**state["running"])
 
 
 def parameters_of(*optimizers: torch.optim.Optimizer) -> list[Tensor]:

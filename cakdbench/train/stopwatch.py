@@ -8,7 +8,7 @@ import torch
 
 
 class Stopwatch:
-    """Adds up the seconds spent inside `running()`; on CUDA they are known after `settle()`."""
+    """Adds up the seconds spent inside `running()`; on CUDA they are known after `flush()`."""
 
     def __init__(self, device: torch.device, seconds: float = 0.0):
         self.seconds = seconds
@@ -28,7 +28,7 @@ class Stopwatch:
             yield
             self.seconds += time.perf_counter() - started
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Count what the device has finished since the last call; waits for it."""
         for start, end in self._open:
             end.synchronize()

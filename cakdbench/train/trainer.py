@@ -9,14 +9,14 @@ from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
 
 from cakdbench.data.stream import EvalStream, Samples, SampleStream
-from cakdbench.errors import CakdError
 from cakdbench.method import Batch, forward_options
 from cakdbench.models.staged import Output, StagedModel
-from cakdbench.numerics import full_precision
 from cakdbench.recipes import Recipe
 from cakdbench.train.evaluate import Evaluation, Examiner
+from cakdbench.train.events import Events, GroupView, LaneView
 from cakdbench.train.lane import Lane, LaneFailure
-from cakdbench.watch import GroupView, LaneView, Watcher
+from cakdbench.utils.errors import CakdError
+from cakdbench.utils.precision import force_fp32
 
 
 class Interrupted(CakdError):
@@ -34,7 +34,7 @@ def label_criterion(recipe: Recipe) -> Callable[[Tensor, Tensor], Tensor]:
     hard = LabelSmoothingCrossEntropy(smoothing) if smoothing else nn.CrossEntropyLoss()
     soft = SoftTargetCrossEntropy()
 
-    @full_precision
+    @force_fp32
     def criterion(logits: Tensor, target: Tensor) -> Tensor:
         return (hard if target.ndim == 1 else soft)(logits, target)
 
@@ -60,20 +60,20 @@ class Trainer:
         accelerator: Accelerator,
         *,
         view: GroupView,
-        watcher: Watcher,
+        events: Events,
         save: Callable[[Lane], None],
         failed: Callable[[Lane, str], None],
         stop: Callable[[], bool] = lambda: False,
         checkpoint_seconds: float = 300.0,
     ):
         self.lanes, self.teacher, self.stream, self.evaluation = lanes, teacher, stream, evaluation
-        self.accelerator, self.view, self.watcher = accelerator, view, watcher
+        self.accelerator, self.view, self.events = accelerator, view, events
         self.save, self.failed, self.stop = save, failed, stop
         self.checkpoint_seconds = checkpoint_seconds
         self.recipe = stream.recipe
         self.criterion = label_criterion(self.recipe)
         self.needs = frozenset().union(*(lane.method.needs for lane in lanes))
-        self.settle_every = 20 if accelerator.device.type == "cuda" else 1
+        self.flush_every = 20 if accelerator.device.type == "cuda" else 1
         self.results: dict[str, Evaluation] = {}
         self._saved = time.monotonic()
 
@@ -83,7 +83,7 @@ class Trainer:
         Raises:
             Interrupted: `stop` became true; the lanes have been saved.
         """
-        self.watcher.group(self.view)
+        self.events.group(self.view)
         per_epoch, first = self.stream.steps_per_epoch, self.lanes[0].step
         for epoch in range(first // per_epoch, self.recipe.epochs):
             self._train(epoch, max(first - epoch * per_epoch, 0))
@@ -92,17 +92,17 @@ class Trainer:
                 return
         for lane in self.lanes:
             self._lane_view(lane).state = "done"
-        self.watcher.tick(self.view)
+        self.events.tick(self.view)
 
     def _train(self, epoch: int, first: int) -> None:
         self._each(lambda lane: lane.start_epoch(epoch))
         for step, batches in enumerate(self.stream.epoch(epoch, first), first):
-            for slot, samples in enumerate(batches):
+            for local_index, samples in enumerate(batches):
                 batch = self._batch(samples)
-                self._each(lambda lane, batch=batch, slot=slot: lane.local_step(batch, slot))
+                self._each(lambda lane, batch=batch, local_index=local_index: lane.local_step(batch, local_index))
             at_end = step == self.stream.steps_per_epoch - 1
-            if at_end or step % self.settle_every == 0:
-                self._each(Lane.settle)
+            if at_end or step % self.flush_every == 0:
+                self._each(Lane.flush_metrics)
                 self._show(epoch * self.stream.steps_per_epoch + step + 1)
                 if not self.lanes:
                     return
@@ -115,7 +115,7 @@ class Trainer:
             t.to(self.accelerator.device, non_blocking=True) for t in (samples.images, samples.target, samples.index)
         )
         teacher = self._teach(images) if self.needs - {"model"} else None
-        return Batch(images, target, index, samples.epoch, samples.step, self.criterion, teacher, samples.slot)
+        return Batch(images, target, index, samples.epoch, samples.step, self.criterion, teacher, samples.micro_batch)
 
     @torch.no_grad()
     def _teach(self, images: Tensor) -> Output:
@@ -188,7 +188,7 @@ class Trainer:
     def _write(self, lane: Lane, top1: float | None, ema_top1: float | None) -> None:
         if top1 is not None:
             self._lane_view(lane).top1 = top1
-        self.watcher.epoch(self.view, lane.label, lane.end_epoch(top1, ema_top1))
+        self.events.epoch(self.view, lane.label, lane.end_epoch(top1, ema_top1))
 
     def _save(self) -> None:
         for lane in self.lanes:
@@ -200,7 +200,7 @@ class Trainer:
         for lane in self.lanes:
             seen = self._lane_view(lane)
             seen.loss, seen.images_per_second = lane.mean_loss, lane.images_per_second
-        self.watcher.tick(self.view)
+        self.events.tick(self.view)
 
     def _lane_view(self, lane: Lane) -> LaneView:
         return next(view for view in self.view.lanes if view.label == lane.label)

@@ -4,7 +4,8 @@ Run `pytest tests/benchmarks/test_lanes_speed.py -n 0`; compare the rows of a pa
 """
 
 import pytest
-from training import Training, short_recipe
+
+from tests.train.training import Training, short_recipe
 
 METHODS = ("scratch", "kd", "ofa", "fbt")
 PAIRS = {  # teacher, student, image size, epochs of 64 images, batch, rounds

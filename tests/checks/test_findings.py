@@ -31,7 +31,7 @@ class Sound(KD):
         return {"more": (student.logits - batch.teacher.logits).square().mean()}
 
 
-class Silent(Sound):
+class NoEvents(Sound):
     pass
 
 
@@ -263,7 +263,7 @@ class Broken:
 
 
 BROKEN = [
-    Broken(Silent, "described", "no docstring"),
+    Broken(NoEvents, "described", "no docstring"),
     Broken(WrongVariant, "described", "temprature"),
     Broken(Mute, "refusals have reasons", "is refused with 'no'"),
     Broken(RefusesAll, "refusals have reasons", "every direction is refused"),

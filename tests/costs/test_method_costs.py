@@ -10,10 +10,10 @@ from torch import nn
 from cakdbench.costs.bench import CountingBench
 from cakdbench.costs.method_costs import MethodCost, method_cost, method_costs
 from cakdbench.costs.papers import PAIRS, l2g_cost, reused_tail
+from cakdbench.grid.plan import Refusal
+from cakdbench.grid.suites import resolve_pairs
 from cakdbench.method import Method, Step
-from cakdbench.plan import Refusal
 from cakdbench.registry import split_variant
-from cakdbench.suites import resolve_pairs
 
 DEMO = "resnet_m>vit_xs@fashion_demo"
 

@@ -11,9 +11,9 @@ from cakdbench.costs.bench import CountingBench
 from cakdbench.costs.counting import zeros
 from cakdbench.costs.legacy import ModuleCost, module_cost
 from cakdbench.costs.papers import CLASSES, PAIRS, PrintedCell, l2g_cost, ofa_branches, paper_costs, printed_costs
+from cakdbench.grid.suites import resolve_pairs
 from cakdbench.methods.fbt import L2G
 from cakdbench.models.staged import Layout
-from cakdbench.suites import resolve_pairs
 
 L2G_COSTS = {  # true parameters and MACs, legacy parameters and MACs
     PAIRS[0]: ModuleCost(498_630, 100_718_080, 387_648, 75_826_864),

@@ -6,17 +6,17 @@ import re
 from dataclasses import asdict
 
 import pytest
-from synthetic import record
 
-from cakdbench.cards import in_order
+from cakdbench.cli.cards import in_order
 from cakdbench.costs.measured import measured
 from cakdbench.costs.method_costs import method_costs
 from cakdbench.costs.papers import PAIRS
 from cakdbench.costs.tables import COUNTED, Sheet, cost_sheet, csv_text, latex, markdown, shown
+from cakdbench.grid.suites import resolve_pairs
 from cakdbench.registry import get_method
-from cakdbench.reports import costs_page
-from cakdbench.reports.standard import Standard, column_of
-from cakdbench.suites import resolve_pairs
+from cakdbench.reports import page_costs as costs_page
+from cakdbench.reports.eligibility import Standard, column_of
+from tests.reports.synthetic import record
 
 KNOWN = (
     11_689_512, 1_824_033_792, 1_814_073_344, 5_679_400, 5_717_416, 1_078_633_728, 1_253_683_200,  # students

@@ -1,8 +1,8 @@
 import pytest
-from data_lab import random_arrays
 
 from cakdbench.data.splits import ImageDataset, from_arrays
 from cakdbench.recipes import Recipe, load_recipe
+from tests.data.data_lab import random_arrays
 
 DEMO = load_recipe("demo")
 

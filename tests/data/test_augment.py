@@ -6,7 +6,7 @@ from timm.data import create_transform
 
 from cakdbench.data.augment import eval_transform, train_transform
 from cakdbench.data.stream import EvalStream, SampleStream
-from cakdbench.randomness import reseed, seeded
+from cakdbench.utils.rng import reseed, seeded
 
 PLAIN = {
     "augment__auto_augment": None,

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_lab import encoded, grey_halves, image_tree, random_arrays, write_fashion
 from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST
 
 from cakdbench.data.datasets import dataset_facts, dataset_names, load_dataset
 from cakdbench.data.splits import from_arrays, from_files
-from cakdbench.errors import CakdError, UsageError
+from cakdbench.utils.errors import CakdError, UsageError
+from tests.data.data_lab import encoded, grey_halves, image_tree, random_arrays, write_fashion
 
 HALF = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
 

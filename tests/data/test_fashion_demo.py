@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_lab import write_fashion
 
 from cakdbench.data import sources
 from cakdbench.data.datasets import dataset_facts, load_dataset
 from cakdbench.data.idx import read_idx
-from cakdbench.errors import UsageError
+from cakdbench.utils.errors import UsageError
+from tests.data.data_lab import write_fashion
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "make_fashion_demo.py"
 

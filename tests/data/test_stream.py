@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from cakdbench.data.splits import from_arrays
-from cakdbench.data.stream import EvalStream, LocalBatches, SampleStream, Slot, order
-from cakdbench.errors import UsageError
+from cakdbench.data.stream import EvalStream, LocalBatches, MicroBatch, SampleStream, order
+from cakdbench.utils.errors import UsageError
 
 
 def flat(stream, epoch=0, start_step=0):
@@ -20,7 +20,7 @@ def flat(stream, epoch=0, start_step=0):
 def assert_same(first, second):
     assert len(first) == len(second) > 0
     for a, b in zip(first, second, strict=True):
-        assert (a.epoch, a.step, a.slot) == (b.epoch, b.step, b.slot)
+        assert (a.epoch, a.step, a.micro_batch) == (b.epoch, b.step, b.micro_batch)
         for name in ("images", "target", "index"):
             assert torch.equal(getattr(a, name), getattr(b, name))
 
@@ -44,8 +44,8 @@ def test_processes_render_disjoint_slots_of_the_same_batches(noise, recipe, worl
     ranks = [list(SampleStream(noise, recipe(), 0, rank=rank, world=world).epoch(1)) for rank in range(world)]
     for step, batches in enumerate(whole):
         shares = [samples for rank in ranks for samples in rank[step]]
-        assert_same(batches, sorted(shares, key=lambda samples: samples.slot))
-        assert all(samples.slot % world == rank for rank in range(world) for samples in ranks[rank][step])
+        assert_same(batches, sorted(shares, key=lambda samples: samples.micro_batch))
+        assert all(samples.micro_batch % world == rank for rank in range(world) for samples in ranks[rank][step])
 
 
 def test_world_and_local_batch_give_the_accumulation(noise, recipe):
@@ -101,13 +101,13 @@ def test_global_random_states_do_not_matter(noise, recipe, workers):
 def test_any_batch_can_be_rendered_again(noise, recipe):
     stream = SampleStream(noise, recipe(), 5)
     for samples in reversed(flat(stream, 3)):
-        assert_same([samples], [stream.batches[Slot(samples.epoch, samples.step, samples.slot)]])
+        assert_same([samples], [stream.batches[MicroBatch(samples.epoch, samples.step, samples.micro_batch)]])
 
 
 def test_batches_survive_pickling_for_workers_that_are_not_forked(noise, recipe):
     batches = LocalBatches(noise, recipe(), 0)
     copy = pickle.loads(pickle.dumps(batches))
-    assert_same([batches[Slot(0, 1, 2)]], [copy[Slot(0, 1, 2)]])
+    assert_same([batches[MicroBatch(0, 1, 2)]], [copy[MicroBatch(0, 1, 2)]])
 
 
 def test_order_is_a_permutation_and_the_incomplete_batch_is_dropped(noise, recipe):

@@ -2,12 +2,12 @@ import gzip
 
 import numpy as np
 import pytest
-from data_lab import encoded, grey_halves, image_tree, write_fashion
 from torchvision.datasets import FashionMNIST
 
 from cakdbench.data.datasets import dataset_facts, load_dataset
 from cakdbench.data.stream import SampleStream
-from cakdbench.errors import CakdError, UsageError
+from cakdbench.utils.errors import CakdError, UsageError
+from tests.data.data_lab import encoded, grey_halves, image_tree, write_fashion
 
 
 def folder_set(root, test_name="val", test_classes=("cat", "dog")):

@@ -7,7 +7,7 @@ from torch import nn
 
 from cakdbench.checks.lab import CLASSES, SIZE, student_model, teacher_model
 from cakdbench.method import Batch
-from cakdbench.randomness import seeded
+from cakdbench.utils.rng import seeded
 
 MINI = {
     "cnn": "resnet_s",

@@ -7,15 +7,15 @@ import functools
 from dataclasses import dataclass
 
 import torch
-from awake import QuickDraws, awake
-from method_lab import batch_for, gradients, make, parts_of
 from torch import Tensor
 
 from cakdbench.data.datasets import dataset_facts
+from cakdbench.grid.suites import Pair, resolve_pairs
 from cakdbench.method import Batch, Method
 from cakdbench.models.staged import StagedModel
 from cakdbench.registry import method_ids, resolve_config
-from cakdbench.suites import Pair, resolve_pairs
+from tests.methods.method_lab import batch_for, gradients, make, parts_of
+from tests.models.awake import QuickDraws, awake
 
 METHODS = [id for id in method_ids() if id != "fbt"]
 

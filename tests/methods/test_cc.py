@@ -6,13 +6,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from method_lab import batch_for, gradients, make, reached, student, teacher
 
-from cakdbench.errors import UsageError
 from cakdbench.methods.cc import CC, cc_loss, cc_peng_loss
 from cakdbench.models.staged import StagedModel
 from cakdbench.models.zoo import model_info
 from cakdbench.registry import resolve_config
+from cakdbench.utils.errors import UsageError
+from tests.methods.method_lab import batch_for, gradients, make, reached, student, teacher
 
 seeds = st.integers(0, 2**31)
 few = settings(max_examples=20, deadline=None)

@@ -7,17 +7,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from method_lab import CLASSES, batch_for, gradients, make, reached, student, teacher
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cakdbench.errors import UsageError
 from cakdbench.methods import crd
 from cakdbench.methods.crd import CRD, Memory, OtherClasses, crd_loss, unit
 from cakdbench.methods.kd import kd_loss
 from cakdbench.models.staged import StagedModel
 from cakdbench.models.zoo import model_info
-from cakdbench.randomness import seeded
 from cakdbench.registry import resolve_config
+from cakdbench.utils.errors import UsageError
+from cakdbench.utils.rng import seeded
+from tests.methods.method_lab import CLASSES, batch_for, gradients, make, reached, student, teacher
 
 seeds = st.integers(0, 2**31)
 few = settings(max_examples=20, deadline=None)
@@ -237,7 +237,7 @@ def batch_of(frozen, index, place=0):
     batch = batch_for(frozen, size=len(index))
     with torch.no_grad():
         batch.images, batch.teacher = images, frozen(images)
-    batch.index, batch.target, batch.place = torch.tensor(index), LABELS[torch.tensor(index)], place
+    batch.index, batch.target, batch.micro_batch = torch.tensor(index), LABELS[torch.tensor(index)], place
     return batch
 
 
@@ -346,7 +346,7 @@ def test_two_processes_do_what_one_does_with_the_same_local_batches(monkeypatch)
     ]
     expected = [stepped(one, *batches) for batches in steps]
     sent = []
-    monkeypatch.setattr(crd, "from_first", lambda x: sent[0] if sent else sent.append(x.detach()) or sent[0])
+    monkeypatch.setattr(crd, "broadcast", lambda x: sent[0] if sent else sent.append(x.detach()) or sent[0])
     for batches, wanted in zip(steps, expected):
         found = [0.0] * 4
         for slot in range(2):

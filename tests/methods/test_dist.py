@@ -5,13 +5,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from method_lab import MINI, batch_for, gradients, make, reached, student, teacher
 from torch.nn import functional as F
 
-from cakdbench.errors import UsageError
 from cakdbench.methods.dist import DIST, dist_loss, inter_class_loss, intra_class_loss
 from cakdbench.models.zoo import model_info
 from cakdbench.registry import resolve_config
+from cakdbench.utils.errors import UsageError
+from tests.methods.method_lab import MINI, batch_for, gradients, make, reached, student, teacher
 
 few = settings(max_examples=25, deadline=None)
 seeds = st.integers(0, 2**31)

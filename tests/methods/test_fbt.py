@@ -5,16 +5,16 @@ from dataclasses import replace
 import pytest
 import timm
 import torch
-from method_lab import CLASSES, MINI, batch_for, gradients, make, reached, student, teacher
 from torch import nn
 
-from cakdbench.errors import UsageError
 from cakdbench.methods.fbt import FBT, L2G, info_nce_loss
 from cakdbench.methods.kd import KD
 from cakdbench.methods.ofa import OFA
 from cakdbench.models.staged import Layout, StagedModel
 from cakdbench.models.zoo import model_info
 from cakdbench.registry import get_method, resolve_config
+from cakdbench.utils.errors import UsageError
+from tests.methods.method_lab import CLASSES, MINI, batch_for, gradients, make, reached, student, teacher
 
 SMALL_PAIRS = [("vit", "cnn"), ("cnn", "vit"), ("mixer", "swin")]  # cases A, B and H
 

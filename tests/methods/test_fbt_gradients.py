@@ -4,10 +4,10 @@ import copy
 
 import pytest
 import torch
-from method_lab import batch_for, gradients, make, parts_of, reached, student, teacher
 
 from cakdbench.methods.fbt import FBT
 from cakdbench.methods.kd import KD
+from tests.methods.method_lab import batch_for, gradients, make, parts_of, reached, student, teacher
 
 CASES = {
     "A": [("vit", "cnn"), ("swin", "cnn"), ("mixer", "mobilenet"), ("resmlp", "convnext")],

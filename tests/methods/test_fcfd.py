@@ -6,15 +6,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from method_lab import CLASSES, MINI, batch_for, gradients, make, reached, student, teacher
 from torch import nn
 
-from cakdbench.errors import UsageError
 from cakdbench.methods.fcfd import FCFD, PATHS, Bridge, feature_loss, pooled_loss
 from cakdbench.models.staged import Layout
 from cakdbench.models.zoo import model_info
-from cakdbench.randomness import seeded
 from cakdbench.registry import resolve_config
+from cakdbench.utils.errors import UsageError
+from cakdbench.utils.rng import seeded
+from tests.methods.method_lab import CLASSES, MINI, batch_for, gradients, make, reached, student, teacher
 
 PAIRS = [
     *[("vit", "cnn"), ("swin", "mobilenet"), ("mixer", "convnext"), ("cnn", "vit"), ("convnext", "swin")],

@@ -8,17 +8,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from method_lab import MINI, batch_for, gradients, make, reached, student, teacher
 from torch import nn
 
-from cakdbench.errors import UsageError
+from cakdbench.grid.suites import resolve_pairs
 from cakdbench.methods.fitnet import Aligner, FitNet, fitnet_loss, merge, spread
 from cakdbench.methods.kd import kd_loss
 from cakdbench.models.staged import Layout, StagedModel
 from cakdbench.models.zoo import model_info
 from cakdbench.recipes import load_recipe
 from cakdbench.registry import resolve_config
-from cakdbench.suites import resolve_pairs
+from cakdbench.utils.errors import UsageError
+from tests.methods.method_lab import MINI, batch_for, gradients, make, reached, student, teacher
 
 few = settings(max_examples=20, deadline=None)
 seeds = st.integers(0, 2**31)

@@ -8,10 +8,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from method_lab import CLASSES, MINI, batch_for, gradients, make, reached, student, teacher
 from torch.nn import functional as F
 
-from cakdbench.errors import UsageError
 from cakdbench.methods import fofa
 from cakdbench.methods.fofa import FOFA
 from cakdbench.methods.fofa_parts import (
@@ -29,6 +27,8 @@ from cakdbench.methods.reviewkd import hcl_loss
 from cakdbench.models.staged import Layout, StagedModel
 from cakdbench.models.zoo import model_info
 from cakdbench.registry import get_method, resolve_config
+from cakdbench.utils.errors import UsageError
+from tests.methods.method_lab import CLASSES, MINI, batch_for, gradients, make, reached, student, teacher
 
 SMALL = {"n_q": 16, "dim": 32, "heads": 4}  # for tests that do not need the real size
 TEACHERS = [family for family in MINI if family != "mobilenet"]  # its stages begin with 8 channels
@@ -424,7 +424,7 @@ def test_losses_are_the_weighted_formula_with_the_last_steps_difference(pair, of
         aligned = [align(x) for align, x in zip(method.aligners, method.raa(given.stages))]
         x, difference, apart = frozen.stem(batch.images), [], 0.0
         for i in range(4):
-            x = method.prompts[str(i + 1)](frozen.enter(i + 1, x), feedback[i])
+            x = method.prompts[str(i + 1)](frozen.downsample(i + 1, x), feedback[i])
             x = frozen.blocks(i + 1, x)
             layout = frozen.layouts[i]
             tokens = (x[:, : len(x[0]) - layout.prefix] if official else x[:, layout.prefix :]) if layout.tokens else x
@@ -498,7 +498,7 @@ def test_feedback_waits_for_the_end_of_the_step_and_has_no_gradient():
 def test_every_place_has_its_own_feedback():
     frozen = teacher("vit")
     both, alone = (scaled(make(FOFA, frozen, student("cnn"), **SMALL)) for _ in range(2))
-    batches = [replace(batch_for(frozen), place=place) for place in (0, 1)]
+    batches = [replace(batch_for(frozen), micro_batch=number) for number in (0, 1)]
     batches[1].images = batches[1].images.flip(0) * 2
     for batch in batches:
         both(batch)
@@ -512,9 +512,9 @@ def test_every_place_has_its_own_feedback():
 
 def test_before_a_save_every_process_knows_all_feedback(monkeypatch):
     frozen = teacher("vit")
-    batches = [replace(batch_for(frozen), place=place) for place in range(4)]
+    batches = [replace(batch_for(frozen), micro_batch=number) for number in range(4)]
     for batch in batches:
-        batch.images = batch.images + batch.place
+        batch.images = batch.images + batch.micro_batch
     alone = make(FOFA, frozen, student("cnn"), **SMALL)
     for batch in batches:
         alone(batch)
@@ -526,7 +526,7 @@ def test_before_a_save_every_process_knows_all_feedback(monkeypatch):
         own = [batches[rank], batches[rank + 2]]
         for batch in own:
             shared(batch)
-        pending = iter([single[batch.place - rank + other] for batch in own for other in (0, 1)])
+        pending = iter([single[batch.micro_batch - rank + other] for batch in own for other in (0, 1)])
         sent = iter([(a, b) for first in own for a, b in zip(*(next(pending) for _ in (0, 1)))])
 
         def gathered(x, sent=sent):
@@ -565,7 +565,7 @@ def through_a_file(state):
 def test_a_resumed_method_goes_on_as_the_undisturbed_one(bf16):
     frozen = teacher("vit" if bf16 else "convnext")  # bf16 maps are slow on a CPU
     going = scaled(make(FOFA, frozen, student("vit"), **SMALL))
-    batches = [replace(batch_for(frozen, size=2), place=place) for place in (0, 1)]
+    batches = [replace(batch_for(frozen, size=2), micro_batch=number) for number in (0, 1)]
 
     def step(method):
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):

@@ -1,15 +1,15 @@
 """One real step of every method on every published pair of ImageNet-1K."""
 
 import pytest
-from pairs_224 import (
+
+from cakdbench.registry import get_method
+from tests.methods.pairs_224 import (
     METHODS,
     assert_a_step_trains_the_student_and_leaves_the_teacher,
     assert_fbt_trains_what_each_loss_may,
     cell_of,
     published,
 )
-
-from cakdbench.registry import get_method
 
 PAIRS = published("imagenet_all")
 

@@ -4,12 +4,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from method_lab import MINI, batch_for, gradients, make, reached, student, teacher
 
-from cakdbench.errors import UsageError
 from cakdbench.methods.irg import IRG, _edges, irg_edge_loss, irg_transform_loss, irg_vertex_loss
 from cakdbench.models.zoo import model_info
 from cakdbench.registry import resolve_config
+from cakdbench.utils.errors import UsageError
+from tests.methods.method_lab import MINI, batch_for, gradients, make, reached, student, teacher
 
 seeds = st.integers(0, 2**31)
 few = settings(max_examples=20, deadline=None)

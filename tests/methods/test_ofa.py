@@ -5,14 +5,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from method_lab import CLASSES, MINI, batch_for, gradients, make, reached, student, teacher
 from torch import nn
 
-from cakdbench.errors import UsageError
 from cakdbench.methods.ofa import OFA, count_merges, init_weights, ofa_loss
 from cakdbench.models.staged import StagedModel
 from cakdbench.models.zoo import model_info
 from cakdbench.registry import resolve_config
+from cakdbench.utils.errors import UsageError
+from tests.methods.method_lab import CLASSES, MINI, batch_for, gradients, make, reached, student, teacher
 
 
 def extra_parameters(teacher, student, classes=1000, **config):

@@ -7,15 +7,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from method_lab import MINI, batch_for, gradients, make, reached, student, teacher
 from torch import nn
 
 from cakdbench.methods import ofd
 from cakdbench.methods.ofd import OFD, connector, margin_from_norm, margin_from_responses, ofd_loss, on_one_grid
 from cakdbench.models.staged import StagedModel
 from cakdbench.models.zoo import model_info
-from cakdbench.randomness import seeded
 from cakdbench.registry import resolve_config
+from cakdbench.utils.rng import seeded
+from tests.methods.method_lab import MINI, batch_for, gradients, make, reached, student, teacher
 
 seeds = st.integers(0, 2**31)
 few = settings(max_examples=12, deadline=None)
@@ -216,7 +216,7 @@ class TestCalibration:
 
     def test_all_processes_take_those_of_the_first(self, monkeypatch):
         frozen = teacher("mobilenet")
-        monkeypatch.setattr(ofd, "from_first", lambda x: torch.full_like(x, -7.0))
+        monkeypatch.setattr(ofd, "broadcast", lambda x: torch.full_like(x, -7.0))
         method = make(OFD, frozen, student("cnn"))
         method(batch_for(frozen))
         assert all((margin == -7).all() for margin in method.margins[:3])

@@ -8,10 +8,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from method_lab import CLASSES, MINI, batch_for, gradients, make, reached, student, teacher
 from torch.nn import functional as F
 
-from cakdbench.errors import UsageError
 from cakdbench.methods.pcagl import (
     PCAGL,
     GroupLinear,
@@ -27,10 +25,12 @@ from cakdbench.methods.pcagl import (
 from cakdbench.methods.pcagl_views import geometric_view, photometric_view
 from cakdbench.models.staged import StagedModel
 from cakdbench.models.zoo import model_info
-from cakdbench.randomness import seeded
 from cakdbench.recipes import Optimizer
 from cakdbench.registry import resolve_config
 from cakdbench.train.lane import make_optimizer, parameters_of
+from cakdbench.utils.errors import UsageError
+from cakdbench.utils.rng import seeded
+from tests.methods.method_lab import CLASSES, MINI, batch_for, gradients, make, reached, student, teacher
 
 seeds = st.integers(0, 2**31)
 few = settings(max_examples=10, deadline=None)

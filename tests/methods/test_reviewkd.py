@@ -5,11 +5,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from method_lab import MINI, batch_for, gradients, make, reached, student, teacher
 from torch.nn import functional as F
 
 from cakdbench.methods.reviewkd import Review, ReviewKD, hcl_loss
 from cakdbench.models.staged import StagedModel
+from tests.methods.method_lab import MINI, batch_for, gradients, make, reached, student, teacher
 
 seeds = st.integers(0, 2**31)
 sides = st.integers(1, 9)

@@ -5,7 +5,6 @@ import math
 
 import pytest
 import torch
-from method_lab import CLASSES, batch_for, gradients, make, student, teacher
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import nn
 from torch.nn import functional as F
@@ -14,6 +13,7 @@ from cakdbench.methods.kd import KD, kd_loss
 from cakdbench.methods.scratch import Scratch
 from cakdbench.models.zoo import model_info
 from cakdbench.registry import resolve_config
+from tests.methods.method_lab import CLASSES, batch_for, gradients, make, student, teacher
 
 CRITERIA = {
     "int": (nn.CrossEntropyLoss(), False),

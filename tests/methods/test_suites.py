@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from cakdbench.data.datasets import dataset_facts
+from cakdbench.grid.suites import PairSpec, resolve_pairs, suites
 from cakdbench.method import Method
 from cakdbench.methods.fbt import FBT
 from cakdbench.methods.kd import KD
@@ -13,7 +14,6 @@ from cakdbench.methods.ofa import OFA
 from cakdbench.models.staged import StagedModel
 from cakdbench.recipes import load_recipe
 from cakdbench.registry import get_method, method_ids, resolve_config
-from cakdbench.suites import PairSpec, resolve_pairs, suites
 
 STEPPED = resolve_pairs("cifar_all,imagenet_all")  # in test_cifar_pairs_224 and test_imagenet_pairs_224
 SPECS = {

@@ -5,12 +5,12 @@ import pickle
 
 import pytest
 import torch
-from awake import awake, images, wake
 
-from cakdbench.errors import UsageError
 from cakdbench.models.families import isotropic_ends
 from cakdbench.models.staged import StagedModel
 from cakdbench.models.zoo import MODELS, model_ids
+from cakdbench.utils.errors import UsageError
+from tests.models.awake import awake, images, wake
 
 HUGE = {
     "resnet101", "resnet152", "resnet50x2", "resnet152x2", "resnet101x3", "xceptionx2", "vit_b16", "vit_b32", "vit_l16",

@@ -4,11 +4,11 @@ import re
 
 import pytest
 import torch
-from awake import awake, images
 
-from cakdbench.errors import TeacherError
 from cakdbench.models.staged import StagedModel
 from cakdbench.models.weights import load_weights, weights_sha256
+from cakdbench.utils.errors import TeacherError
+from tests.models.awake import awake, images
 
 
 def old_swin(state):

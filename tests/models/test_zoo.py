@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from cakdbench.errors import TeacherError, UsageError
 from cakdbench.models.staged import Layout, StagedModel, describe
 from cakdbench.models.zoo import MODELS, hub_statistics, model_ids, model_info, model_kind
+from cakdbench.utils.errors import TeacherError, UsageError
 
 SUITES = [
     "resnet18", "resnet34", "resnet50", "resnet152", "resnet50x2", "resnet152x2", "resnet101x3", "mobilenetv1",

@@ -3,11 +3,11 @@
 import zlib
 
 import numpy as np
-from synthetic import TestRules, column, printed, record
 
 from cakdbench.recipes import load_recipe
 from cakdbench.records import Epoch
 from cakdbench.reports.placing import build_board
+from tests.reports.synthetic import TestRules, column, printed, record
 
 A, B, M = "swin_t>resnet18@cifar100", "vit_s>mobilenetv2@cifar100", "swin_t>mlp_mini@cifar100"
 NUMBERS = load_recipe("ofa_cifar_cnn").numbers()

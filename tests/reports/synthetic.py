@@ -3,10 +3,10 @@
 import hashlib
 import json
 
+from cakdbench.published.compare import Printed
 from cakdbench.records import Record, TeacherIdentity
 from cakdbench.reports.board import Column
-from cakdbench.reports.changes import changes
-from cakdbench.reports.published import Printed
+from cakdbench.utils.diff import changes
 
 RECIPE = {"image_size": 64, "epochs": 8, "global_batch": 128, "local_batch": 128, "optimizer": {"lr": 0.1}}
 CONFIGS = {

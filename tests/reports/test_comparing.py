@@ -5,15 +5,15 @@ import io
 import numpy as np
 import pytest
 from rich.console import Console
-from synthetic import record
-from test_write import DATASET, SPEC, fill
 
-from cakdbench.errors import UsageError
-from cakdbench.plan import Settings, make_plan
+from cakdbench.grid.plan import Settings, make_plan
 from cakdbench.reports.comparing import difference_table, find_run, subject
-from cakdbench.reports.evidence import Evidence
-from cakdbench.reports.provenance import explain_run, places
+from cakdbench.reports.explain import explain_run, places
+from cakdbench.results.load import Evidence
 from cakdbench.store import Store
+from cakdbench.utils.errors import UsageError
+from tests.reports.synthetic import record
+from tests.reports.test_write import DATASET, SPEC, fill
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ import io
 import re
 
 import pytest
-from boards import NUMBERS, A, B, M, answers, board, prints, runs
-from synthetic import TestRules, record
 
 from cakdbench.reports.formats import block_csv, board_latex, latex
+from tests.reports.boards import NUMBERS, A, B, M, answers, board, prints, runs
+from tests.reports.synthetic import TestRules, record
 
 
 def lines(made):

@@ -6,13 +6,13 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
-from pages import main_table, tables
-from synthetic import CONFIGS, RECIPE, TestRules, column, record
 
 from cakdbench.reports.markdown import board_markdown
 from cakdbench.reports.placing import build_board
 from cakdbench.reports.text import commands, points, span
 from cakdbench.submissions.entry import ExternalEntry
+from tests.reports.pages import main_table, tables
+from tests.reports.synthetic import CONFIGS, RECIPE, TestRules, column, record
 
 A, B, C = "cnn_mini>vit_mini@demo", "msa_mini>vit_mini@demo", "cnn_mini>mlp_mini@demo"
 HEAD_A, HEAD_C = "cnn_mini → vit_mini", "cnn_mini → mlp_mini"

@@ -10,11 +10,11 @@ import shutil
 from html.parser import HTMLParser
 
 import pytest
-from boards import A, B, M, answers, board, prints, runs
-from synthetic import TestRules
 
 from cakdbench.reports.page import board_html
 from cakdbench.reports.plots import board_plots
+from tests.reports.boards import A, B, M, answers, board, prints, runs
+from tests.reports.synthetic import TestRules
 
 HOSTILE = "</script><img src=x onerror=\"document.title='broken'\"><script>document.title='broken'</script>"
 WANTED = os.environ.get("CAKDBENCH_BROWSER") == "1"

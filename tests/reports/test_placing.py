@@ -5,9 +5,9 @@ import statistics
 
 import numpy as np
 import pytest
-from synthetic import CONFIGS, RECIPE, TestRules, column, record
 
 from cakdbench.reports.placing import build_board
+from tests.reports.synthetic import CONFIGS, RECIPE, TestRules, column, record
 
 A, B, C = "cnn_mini>vit_mini@demo", "msa_mini>vit_mini@demo", "cnn_mini>mlp_mini@demo"
 METHODS = ("scratch", "kd", "ofa", "fbt")

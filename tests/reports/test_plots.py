@@ -5,10 +5,8 @@ import xml.etree.ElementTree as ElementTree
 from itertools import combinations
 
 import pytest
-from boards import NUMBERS, A, B, M, answers, board, epochs, runs
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic import TestRules, record
 
 from cakdbench.reports.plots import (
     board_plots,
@@ -19,6 +17,8 @@ from cakdbench.reports.plots import (
     plot_digest,
 )
 from cakdbench.reports.plotted import REFUSED, costs, curves, digest, heat, pareto_front, ranks
+from tests.reports.boards import NUMBERS, A, B, M, answers, board, epochs, runs
+from tests.reports.synthetic import TestRules, record
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -3,14 +3,14 @@
 import statistics
 
 import pytest
-from pages import tables
 from scipy import stats
-from synthetic import TestRules, printed, record
 
 from cakdbench.recipes import load_recipe
 from cakdbench.reports.board import Column
+from cakdbench.reports.page_reproduction import Verdict, comparisons, reproduction_markdown
 from cakdbench.reports.placing import build_board
-from cakdbench.reports.reproduction import Verdict, comparisons, reproduction_markdown
+from tests.reports.pages import tables
+from tests.reports.synthetic import TestRules, printed, record
 
 PAIR = "swin_t>resnet18@cifar100"
 

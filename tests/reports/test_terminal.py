@@ -4,11 +4,11 @@ import io
 
 import pytest
 from rich.console import Console
-from synthetic import CONFIGS, RECIPE, TestRules, column, record
 
+from cakdbench.cli.status import RunStatus, runs_table
 from cakdbench.reports.placing import build_board
-from cakdbench.reports.status import RunStatus, runs_table
 from cakdbench.reports.terminal import BoardView
+from tests.reports.synthetic import CONFIGS, RECIPE, TestRules, column, record
 
 PAIRS = [f"{teacher}>{student}@demo" for teacher in ("cnn_mini", "msa_mini") for student in ("vit_mini", "mlp_mini")]
 

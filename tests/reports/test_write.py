@@ -4,17 +4,17 @@ import io
 from types import SimpleNamespace
 
 import pytest
-from pages import main_table
 from rich.console import Console
-from synthetic import record, taught_by
 
-from cakdbench.plan import Settings, make_plan
-from cakdbench.reports.evidence import Evidence
+from cakdbench.cli.status import run_status, status_table
+from cakdbench.grid.plan import Settings, make_plan
+from cakdbench.grid.suites import Pair, PairSpec, suites
 from cakdbench.reports.pages import Page, board_names
-from cakdbench.reports.status import run_status, status_table
 from cakdbench.reports.write import _strays, check_boards, write_boards
+from cakdbench.results.load import Evidence
 from cakdbench.store import Store
-from cakdbench.suites import Pair, PairSpec, suites
+from tests.reports.pages import main_table
+from tests.reports.synthetic import record, taught_by
 
 SPEC = PairSpec(Pair.parse("swin_t>resnet18@cifar100"), "ofa_cifar_cnn")
 DATASET = SimpleNamespace(name="cifar100", fingerprint="f" * 64)

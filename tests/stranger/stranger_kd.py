@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from cakdbench.method import Batch, Method, Step
-from cakdbench.numerics import full_precision
 from cakdbench.registry import register
+from cakdbench.utils.precision import force_fp32
 
 
-@full_precision
+@force_fp32
 def centred_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean squared difference of two logits `(B, C)`, each centred over the classes."""
     return (student - teacher - (student - teacher).mean(1, keepdim=True)).square().mean()

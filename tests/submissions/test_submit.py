@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 import cakdbench
-from cakdbench import cli_submissions
+from cakdbench.cli import submissions as cli_submissions
 from cakdbench.data.datasets import load_dataset
-from cakdbench.errors import CakdError, StoreError, UsageError
 from cakdbench.recipes import load_recipe
 from cakdbench.store import Store
 from cakdbench.submissions.bundle import read_bundle
@@ -28,6 +27,7 @@ from cakdbench.submissions.status import Verdict, Verdicts, write_verdicts
 from cakdbench.submissions.submit import Submitter, find_runs, npy_bytes, schema_bytes, submit
 from cakdbench.submissions.truth import Truth, labels_name
 from cakdbench.submissions.validate import accept, validate
+from cakdbench.utils.errors import CakdError, StoreError, UsageError
 
 RESULTS = Path(cakdbench.__file__).parents[1] / "leaderboards" / "results"
 EXTERNAL = dict(

@@ -3,10 +3,10 @@
 import pytest
 import torch
 from torch import nn
-from training import Training, same, short_recipe
 
 from cakdbench.method import Method, Step
 from cakdbench.train.lane import parameters_of
+from tests.train.training import Training, same, short_recipe
 
 
 class Opposed(Method):

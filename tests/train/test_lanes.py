@@ -5,11 +5,11 @@ import torch
 from accelerate.state import AcceleratorState
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import nn
-from training import Training, same, short_recipe
 
-from cakdbench.device import make_accelerator
 from cakdbench.method import Batch, Method, Step
 from cakdbench.train.trainer import Interrupted, label_criterion
+from cakdbench.utils.device import make_accelerator
+from tests.train.training import Training, same, short_recipe
 
 METHODS = ("scratch", "kd", "ofa", "fbt")
 

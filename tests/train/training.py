@@ -9,15 +9,15 @@ from accelerate import Accelerator
 
 from cakdbench.data.datasets import ImageDataset, Split, load_dataset
 from cakdbench.data.stream import EvalStream, SampleStream
-from cakdbench.device import make_accelerator
 from cakdbench.method import Method
 from cakdbench.models.staged import StagedModel
-from cakdbench.randomness import seeded
 from cakdbench.recipes import Recipe, load_recipe
 from cakdbench.registry import get_method, resolve_config
+from cakdbench.train.events import GroupView, LaneView, NoEvents
 from cakdbench.train.lane import Lane
 from cakdbench.train.trainer import Trainer
-from cakdbench.watch import GroupView, LaneView, Silent
+from cakdbench.utils.device import make_accelerator
+from cakdbench.utils.rng import seeded
 
 TEACHER, STUDENT = "resnet_m", "vit_xs"
 SHORT = {"epochs": 2, "global_batch": 16, "local_batch": 16}
@@ -94,7 +94,7 @@ class Training:
             EvalStream(self.dataset.test, self.dataset, self.recipe),
             self.accelerator,
             view=self.view,
-            watcher=Silent(),
+            events=NoEvents(),
             save=lambda lane: self.saved.append((lane.label, _copy(lane.state()))),
             failed=lambda lane, reason: self.failed.update({lane.label: reason}),
             stop=lambda: self._stop_at is not None and self.view.step >= self._stop_at,

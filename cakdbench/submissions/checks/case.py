@@ -6,7 +6,7 @@ from datetime import datetime
 import numpy as np
 
 from cakdbench.data.datasets import DatasetFacts
-from cakdbench.errors import UsageError
+from cakdbench.grid.suites import TIMM
 from cakdbench.method import Method
 from cakdbench.models.staged import StagedModel
 from cakdbench.recipes import Recipe
@@ -15,7 +15,7 @@ from cakdbench.registry import get_method
 from cakdbench.submissions.bundle import Held
 from cakdbench.submissions.findings import Problem, Refused
 from cakdbench.submissions.truth import Truth, bare_model, known_facts, read_recipe
-from cakdbench.suites import TIMM
+from cakdbench.utils.errors import UsageError
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 
-from cakdbench.errors import CakdError
 from cakdbench.submissions.checks.case import Case
 from cakdbench.submissions.checks.identity import ANEW
 from cakdbench.submissions.checks.methods import configs
 from cakdbench.submissions.findings import Problem, Refused
 from cakdbench.submissions.truth import extra_parameters, parameters
+from cakdbench.utils.errors import CakdError
 
 
 def check_costs(case: Case) -> Iterator[Problem]:

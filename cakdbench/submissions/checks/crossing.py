@@ -7,7 +7,7 @@ from operator import attrgetter
 
 import numpy as np
 
-from cakdbench.plan import ALWAYS
+from cakdbench.grid.plan import ALWAYS
 from cakdbench.records import Identity
 from cakdbench.submissions.bundle import Held
 from cakdbench.submissions.checks.case import model_of

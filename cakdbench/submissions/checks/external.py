@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
-from cakdbench.errors import UsageError
+from cakdbench.grid.suites import Pair
 from cakdbench.submissions.entry import ExternalEntry
 from cakdbench.submissions.findings import Problem
-from cakdbench.suites import Pair
+from cakdbench.utils.errors import UsageError
 
 
 def check_external(entry: ExternalEntry) -> Iterator[Problem]:

@@ -3,14 +3,14 @@
 from collections.abc import Iterator
 from dataclasses import asdict
 
-from cakdbench.errors import CakdError
 from cakdbench.method import Method
 from cakdbench.registry import resolve_config, split_variant
-from cakdbench.reports.changes import changes
-from cakdbench.sources import source_hash
+from cakdbench.source_hash import source_hash
 from cakdbench.submissions.checks.case import Case
 from cakdbench.submissions.checks.identity import ANEW
 from cakdbench.submissions.findings import Problem, Refused
+from cakdbench.utils.diff import changes
+from cakdbench.utils.errors import CakdError
 
 LONGEST_VARIANT, LARGEST_SETTING = 120, 65_536
 

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 
 from cakdbench.recipes import load_recipe, recipe_names
-from cakdbench.reports.changes import changes
 from cakdbench.submissions.checks.case import Case
 from cakdbench.submissions.checks.identity import ANEW
 from cakdbench.submissions.findings import Problem
+from cakdbench.utils.diff import changes
 
 
 def check_recipe(case: Case) -> Iterator[Problem]:

@@ -3,12 +3,12 @@
 import functools
 from collections.abc import Iterator
 
-from cakdbench.errors import UsageError
+from cakdbench.grid.teachers import TeacherEntry, load_teachers
 from cakdbench.models.zoo import hub_statistics
 from cakdbench.submissions.checks.case import Case
 from cakdbench.submissions.checks.identity import ANEW
 from cakdbench.submissions.findings import Problem
-from cakdbench.teacher_entries import TeacherEntry, load_teachers
+from cakdbench.utils.errors import UsageError
 
 ROUNDING = 1e-6
 

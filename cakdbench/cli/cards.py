@@ -1,0 +1,151 @@
+"""Method cards: what a method's own file says of it, for `list methods` and `explain`."""
+
+import functools
+import inspect
+import sys
+from collections.abc import Iterator
+from dataclasses import MISSING, Field, fields
+from typing import Any
+
+import torch
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from cakdbench.data.datasets import dataset_facts
+from cakdbench.grid.suites import PairSpec, resolve_pairs
+from cakdbench.method import KINDS, Method
+from cakdbench.models.staged import StagedModel
+from cakdbench.recipes import load_recipe
+from cakdbench.registry import get_method, method_ids, resolve_config
+from cakdbench.utils.errors import UsageError
+
+
+def in_order() -> list[type[Method]]:
+    """The registered methods by kind, then year, then id."""
+    methods = map(get_method, method_ids())
+    return sorted(methods, key=lambda m: (KINDS.index(m.kind), m.year or 0, m.id))
+
+
+def methods_table(pair: str) -> Table:
+    """One line per method; extra parameters are counted on `pair`."""
+    spec = one_pair(pair)
+    table = Table(title=Text(f"extra parameters: on {spec.pair}"), title_justify="left")
+    table.add_column("method", no_wrap=True)
+    table.add_column("extra parameters", justify="right", no_wrap=True)
+    for name in ("kind", "year", "title", "uses of the teacher", "paper"):
+        table.add_column(name)
+    for method in in_order():
+        uses = ", ".join(sorted(method.needs)) or "-"
+        count = extra_parameters(method, spec)
+        shown = "refused" if count is None else f"{count:,}"
+        names = ", ".join((method.id, *method.aliases))
+        facts = names, shown, method.kind, str(method.year or "-"), method.title, uses, method.paper
+        table.add_row(*map(Text, facts))
+    return table
+
+
+def variants_table() -> Table:
+    """One line per variant: what it changes."""
+    table = Table("variant", "changes")
+    for method in in_order():
+        for name, values in method.variants.items():
+            table.add_row(*map(Text, (f"{method.id}:{name}", _assignments(values))))
+        table.add_section()
+    return table
+
+
+def one_pair(name: str) -> PairSpec:
+    specs = resolve_pairs(name)
+    if len(specs) != 1:
+        raise UsageError(f"--pair {name!r}: give one pair, as in swin_t>resnet18@cifar100")
+    return specs[0]
+
+
+def extra_parameters(method: type[Method], spec: PairSpec) -> int | None:
+    """Trainable parameters besides the student's, without allocating any; None where the pair is refused."""
+    student, teacher = _models(spec)
+    config = resolve_config(method, None, teacher.info, student.info, spec.pair.dataset)
+    if method.refuses(teacher.info, student.info, config):
+        return None
+    labels = torch.arange(2 * student.num_classes) % student.num_classes
+    with torch.device("meta"):
+        return method(student, teacher if method.needs else None, config, labels).extra_parameters()
+
+
+@functools.lru_cache(maxsize=4)
+def _models(spec: PairSpec) -> tuple[StagedModel, StagedModel]:
+    """Student and teacher of a pair, on the meta device."""
+    pair, recipe = spec.pair, load_recipe(spec.recipe)
+    classes = dataset_facts(pair.dataset).num_classes
+    with torch.device("meta"):
+        return tuple(
+            StagedModel(name, classes, recipe.image_size, split=recipe.split)
+            for name in (pair.student, pair.teacher_model)
+        )
+
+
+def explanation(method: type[Method], pair: str) -> Iterator[RenderableType]:
+    """The card of one method: facts, the text of its module, settings, variants."""
+    yield Text(f"{method.title} ({', '.join((method.id, *method.aliases))})", "bold")
+    yield _facts(method, one_pair(pair))
+    yield Text(_flowing(inspect.cleandoc(sys.modules[method.__module__].__doc__ or method.__doc__ or "")))
+    if fields(method.Config):
+        yield Text("Settings. " + " ".join((method.Config.__doc__ or "").partition("Attributes:")[0].split()))
+        yield _settings_table(method)
+    for setting in method.settings:
+        where = ", ".join(f"{key} {value}" for key, value in setting.where.items())
+        yield Text(f"where {where}: {_assignments(setting.values)}")
+    if method.variants:
+        yield _variants_of(method)
+
+
+def _flowing(text: str) -> str:
+    """Paragraphs as one line each, for a terminal of any width; indented blocks and lists stay as they are."""
+    blocks = text.split("\n\n")
+    return "\n\n".join(b if any(line[:1] in " -" for line in b.splitlines()) else " ".join(b.split()) for b in blocks)
+
+
+def _facts(method: type[Method], spec: PairSpec) -> Table:
+    table, count = Table.grid(padding=(0, 2)), extra_parameters(method, spec)
+    table.add_row("paper", Text(" ".join(filter(None, (method.paper, method.url)))))
+    table.add_row("kind", method.kind)
+    table.add_row("uses of the teacher", ", ".join(sorted(method.needs)) or "nothing")
+    table.add_row("extra parameters", f"{'refused' if count is None else f'{count:,}'} on {spec.pair}")
+    return table
+
+
+def _settings_table(method: type[Method]) -> Table:
+    meanings = field_texts(method)
+    table = Table("setting", "default", "meaning")
+    for each in fields(method.Config):
+        table.add_row(each.name, Text(str(_default(each))), Text(meanings.get(each.name, "")))
+    return table
+
+
+def field_texts(method: type[Method]) -> dict[str, str]:
+    """Each setting and what its Config's docstring says of it under `Attributes:`."""
+    known, texts, name = {field.name for field in fields(method.Config)}, {}, None
+    _, _, documented = (method.Config.__doc__ or "").partition("Attributes:")
+    for line in map(str.strip, documented.splitlines()):
+        head, colon, text = line.partition(": ")
+        if colon and head in known:
+            name, line = head, text
+        if name:
+            texts[name] = f"{texts.get(name, '')} {line}".strip()
+    return texts
+
+
+def _default(field: Field) -> Any:
+    return field.default_factory() if field.default is MISSING else field.default
+
+
+def _variants_of(method: type[Method]) -> Table:
+    table = Table("variant", "changes")
+    for name, values in method.variants.items():
+        table.add_row(*map(Text, (f"{method.id}:{name}", _assignments(values))))
+    return table
+
+
+def _assignments(values: Any) -> str:
+    return ", ".join(f"{key} = {value}" for key, value in values.items())

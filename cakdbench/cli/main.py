@@ -1,0 +1,246 @@
+"""A benchmark suite for cross-architecture knowledge distillation."""
+
+# Typer reads the options from the signatures below; torch is imported only by the commands that need it.
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cakdbench.cli import costs as cli_costs
+from cakdbench.cli import methods as cli_methods
+from cakdbench.cli import results as cli_reports
+from cakdbench.cli import submissions as cli_submissions
+from cakdbench.cli.methods import load_methods, methods_named
+from cakdbench.cli.options import (
+    CACHE,
+    Cpu,
+    DataDir,
+    MethodFiles,
+    MoreSet,
+    Precision,
+    Seeds,
+    Set,
+    StoreDir,
+    TeacherDir,
+    TeacherFiles,
+    TeacherName,
+    Threads,
+    Workers,
+    console,
+    errors,
+)
+from cakdbench.utils.errors import CakdError, UsageError
+
+if TYPE_CHECKING:
+    from cakdbench.engine.session import Session
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+teacher_app = typer.Typer(no_args_is_help=True, help="List, train and check the teachers.")
+app.add_typer(teacher_app, name="teacher")
+
+
+@app.command()
+def run(
+    pairs: Annotated[str, typer.Option(help="Suites, groups, TEACHER>STUDENT@DATASET; comma-separated.")],
+    more: MoreSet = [],
+    methods: Annotated[
+        str, typer.Option(help="Methods, METHOD:VARIANT, METHOD[KEY=1|2], or all; scratch and kd join.")
+    ] = "",
+    recipe: Annotated[str | None, typer.Option(help="A recipe for all pairs instead of each pair's own.")] = None,
+    seeds: Seeds = "0",
+    set: Set = [],
+    method_file: MethodFiles = [],
+    teachers: TeacherFiles = [],
+    store: StoreDir = Path("runs"),
+    data_dir: DataDir = None,
+    teacher_dir: TeacherDir = CACHE / "teachers",
+    boards: Annotated[
+        Path | None, typer.Option(help="Where its boards are written; default: boards in --store.")
+    ] = None,
+    precision: Precision = "fp32",
+    workers: Workers = None,
+    max_lanes: Annotated[int, typer.Option(min=1, help="Students trained side by side at most.")] = 16,
+    checkpoint_seconds: Annotated[float, typer.Option(help="Save at least this often, besides every epoch.")] = 300,
+    compile: Annotated[bool, typer.Option("--compile", help="torch.compile the training step.")] = False,
+    channels_last: Annotated[bool, typer.Option("--channels-last", help="Use the NHWC memory layout.")] = False,
+    allow_teacher_mismatch: Annotated[
+        bool, typer.Option("--allow-teacher-mismatch", help="Go on with a teacher off its entry, and record it.")
+    ] = False,
+    threads: Threads = 1,
+    cpu: Cpu = False,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Processes that share the lanes; default: one per core on a CPU, else 1.")
+    ] = None,
+    helper_of: Annotated[int | None, typer.Option(hidden=True)] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show plan and time estimate; run nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Start without asking, however long it takes.")] = False,
+) -> None:
+    """Train every cell of methods x pairs x seeds that is not done yet, then write the boards."""
+    from cakdbench.grid.plan import Settings, make_plan
+    from cakdbench.grid.suites import resolve_pairs
+    from cakdbench.reports.write import write_boards
+    from cakdbench.results.load import Evidence
+
+    load_methods(method_file)
+    settings = Settings.parse([*set, *more])
+    specs = resolve_pairs(pairs, recipe)
+    plan = make_plan(methods_named(methods), specs, _seeds(seeds), settings, precision, data_dir)
+    bench = _bench(
+        store,
+        data_dir,
+        teacher_dir,
+        teachers,
+        settings=settings,
+        precision=precision,
+        cpu=cpu,
+        threads=threads,
+        workers=workers,
+        max_lanes=max_lanes,
+        checkpoint_seconds=checkpoint_seconds,
+        compile=compile,
+        channels_last=channels_last,
+        allow_teacher_mismatch=allow_teacher_mismatch,
+    )
+    preview = bench.make_preview(plan)
+    if dry_run:
+        bench.show(plan, preview)
+        return
+    for obstacle in preview.obstacles:
+        raise obstacle
+    bench.confirm(preview, yes)
+    for refusal in plan.refusals:
+        console.print(f"refused: {refusal.label} on {refusal.pair}: {refusal.reason}", markup=False)
+    if helper_of:
+        bench.help(plan.cells, helper_of, jobs)
+        return
+    outcome = bench.run(plan.cells, bench.jobs(preview, jobs))
+    if bench.accelerator.is_main_process:
+        evidence = Evidence(bench.store, None, data_dir)
+        write_boards(evidence, specs, boards or store / "boards", console, data_dir)
+    for key, reason in outcome.failed.items():
+        errors.print(f"failed: {key}: {reason}", style="red", markup=False, highlight=False)
+    raise typer.Exit(1 if outcome.failed else 0)
+
+
+for commands in (cli_methods, cli_reports, cli_costs, cli_submissions):
+    app.add_typer(commands.app)
+
+
+@app.command()
+def status(store: StoreDir = Path("runs")) -> None:
+    """Show every run of the store and its state."""
+    from cakdbench.cli.status import status_table
+    from cakdbench.store import Store
+
+    console.print(status_table(Store(store)))
+
+
+@teacher_app.command("list")
+def teacher_list(teachers: TeacherFiles = []) -> None:
+    """List the teachers and where their weights come from."""
+    from cakdbench.cli import listing
+
+    console.print(listing.teachers(teachers))
+
+
+@teacher_app.command("train")
+def teacher_train(
+    name: TeacherName,
+    recipe: Annotated[str | None, typer.Option(help="Recipe to train by; default: its entry's.")] = None,
+    teachers: TeacherFiles = [],
+    store: StoreDir = Path("runs"),
+    data_dir: DataDir = None,
+    teacher_dir: TeacherDir = CACHE / "teachers",
+    workers: Workers = None,
+    threads: Threads = 1,
+    cpu: Cpu = False,
+) -> None:
+    """Train a teacher, as its entry says or by a recipe; from then on runs use it."""
+    from cakdbench.engine.teachers import note_training
+
+    model, dataset = _teacher(name)
+    if recipe:
+        note_training(teacher_dir, model, dataset, recipe)
+    bench = _bench(store, data_dir, teacher_dir, teachers, cpu=cpu, threads=threads, workers=workers)
+    cell = bench.teachers.training_cell(model, dataset)
+    if cell is None:
+        raise UsageError(f"{name} comes as a file, not by training; add --recipe RECIPE to train one of your own")
+    outcome = bench.run([cell])
+    for reason in outcome.failed.values():
+        raise CakdError(f"training {name} failed: {reason}")
+    bench.check_teacher(model, dataset)
+
+
+@teacher_app.command("check")
+def teacher_check(
+    name: TeacherName,
+    teachers: TeacherFiles = [],
+    store: StoreDir = Path("runs"),
+    data_dir: DataDir = None,
+    teacher_dir: TeacherDir = CACHE / "teachers",
+    workers: Workers = None,
+    threads: Threads = 1,
+    cpu: Cpu = False,
+) -> None:
+    """Evaluate a teacher and compare it with its entry."""
+    bench = _bench(store, data_dir, teacher_dir, teachers, cpu=cpu, threads=threads, workers=workers)
+    bench.check_teacher(*_teacher(name))
+
+
+def _bench(
+    store: Path,
+    data_dir: Path | None,
+    teacher_dir: Path,
+    teachers: list[Path],
+    *,
+    settings=None,
+    precision: str = "fp32",
+    cpu: bool = False,
+    threads: int = 1,
+    workers: int | None = None,
+    **options,
+) -> "Session":
+    from cakdbench.engine.group import Options
+    from cakdbench.engine.session import Session
+    from cakdbench.engine.teachers import Teachers
+    from cakdbench.grid.plan import Settings
+    from cakdbench.store import Store
+    from cakdbench.utils.device import make_accelerator
+
+    accelerator = make_accelerator(precision, cpu, threads)
+    console.quiet = not accelerator.is_main_process
+    if workers is None:
+        workers = 0 if accelerator.device.type == "cpu" else min(8, os.cpu_count() or 1)
+    runs = Store(store)
+    registry = Teachers(runs, teacher_dir, settings or Settings(), teachers, precision)
+    return Session(console, runs, registry, accelerator, Options(data_dir=data_dir, workers=workers, **options))
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"--seeds {text!r}: give whole numbers separated by commas, as in 0,1,2") from None
+
+
+def _teacher(name: str) -> tuple[str, str]:
+    model, at, dataset = name.partition("@")
+    if not at:
+        raise UsageError(f"{name!r}: name a teacher as MODEL@DATASET, as in swin_t@cifar100")
+    return model, dataset
+
+
+def main() -> None:
+    """Entry point: what users can mend becomes one line and an exit code, without a traceback."""
+    try:
+        app()
+    except CakdError as error:
+        errors.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+    except SystemExit as leaving:
+        if leaving.code == 130:  # Ctrl-C where nothing was listening for it
+            errors.print("interrupted; the same command goes on from the last checkpoints", style="red")
+        raise

@@ -1,0 +1,134 @@
+"""The commands about methods: list, explain, check, new."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from cakdbench.cli.options import CardPair, MethodFiles, TeacherFiles, console
+from cakdbench.utils.errors import UsageError
+
+app = typer.Typer()
+
+
+class Listing(StrEnum):
+    methods = "methods"
+    pairs = "pairs"
+    models = "models"
+    datasets = "datasets"
+    recipes = "recipes"
+    teachers = "teachers"
+
+
+@app.command("list")
+def list_(
+    what: Annotated[Listing, typer.Argument(help="What to list.")],
+    method_file: MethodFiles = [],
+    teachers: TeacherFiles = [],
+    variants: Annotated[bool, typer.Option("--variants", help="With methods: list their variants.")] = False,
+    pair: CardPair = "swin_t>resnet18@cifar100",
+) -> None:
+    """List what can be named on the command line."""
+    from cakdbench.cli import cards, listing
+
+    load_methods(method_file)
+    if what is Listing.methods:
+        table = cards.variants_table() if variants else cards.methods_table(pair)
+    else:
+        table = listing.teachers(teachers) if what is Listing.teachers else getattr(listing, what.value)()
+    console.print(table)
+
+
+@app.command()
+def explain(
+    method: Annotated[str, typer.Argument(help="A method's id or alias.")],
+    method_file: MethodFiles = [],
+    pair: CardPair = "swin_t>resnet18@cifar100",
+) -> None:
+    """Show a method's card: formula, settings and their sources, deviations from paper and code, variants."""
+    from cakdbench.cli import cards
+    from cakdbench.registry import split_variant
+
+    load_methods(method_file)
+    for part in cards.explanation(split_variant(method)[0], pair):
+        console.print(part, highlight=False)
+        console.print()
+
+
+@app.command()
+def check(
+    methods: Annotated[str, typer.Argument(help="Methods, METHOD:VARIANT, Python files with methods, or all.")],
+    method_file: MethodFiles = [],
+    processes: Annotated[bool, typer.Option(help="Also train with two processes.")] = True,
+) -> None:
+    """Check on small models, in under a minute a method, that it keeps the contract."""
+    import torch
+
+    from cakdbench.checks import check_method, findings_table
+    from cakdbench.checks.lab import Lab
+    from cakdbench.registry import split_variant
+
+    torch.set_num_threads(1)
+    files, failed = [*method_file], False
+    for name in _to_check(methods, files):
+        lab = Lab(*split_variant(name))
+        with console.status(Text(f"checking {name}")):
+            findings = list(check_method(lab, files, processes))
+        console.print(findings_table(name, findings))
+        failed |= not all(finding.passed for finding in findings)
+    raise typer.Exit(1 if failed else 0)
+
+
+@app.command()
+def new(
+    name: Annotated[str, typer.Argument(help="The method's id: small letters, digits and underscores.")],
+    folder: Annotated[Path, typer.Option(help="Where the two files are written.")] = Path(),
+) -> None:
+    """Write a method file that works, a variant of KD to start from, and a test of it."""
+    from cakdbench.cli.scaffold import write_method
+
+    method, test = write_method(name, folder)
+    console.print(
+        f"wrote {method} and {test}\n\nnext:\n"
+        f"  edit {method}: the loss, the settings, the card in the docstring\n"
+        f"  cakdbench check {method}\n"
+        f"  pytest {test}\n"
+        f"  cakdbench run --method-file {method} --methods {name} --pairs demo",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def load_methods(files: list[Path]) -> None:
+    from cakdbench.registry import load_file
+
+    for path in files:
+        load_file(path)
+
+
+def methods_named(text: str) -> list[str]:
+    """The labels in a list of names; `all` stands for every registered method."""
+    from cakdbench.labels import expand
+    from cakdbench.registry import method_ids
+
+    return [label for name in expand(text) for label in (method_ids() if name == "all" else [name])]
+
+
+def _to_check(names: str, files: list[Path]) -> list[str]:
+    """The labels in `names`; a Python file stands for the methods it registers, and joins `files`."""
+    from cakdbench.registry import load_file
+
+    load_methods(files)
+    chosen = []
+    for name in methods_named(names):
+        if name.endswith(".py"):
+            files.append(Path(name))
+            chosen += load_file(Path(name))
+        else:
+            chosen.append(name)
+    if not chosen:
+        raise UsageError("name a method, a Python file with methods, or all")
+    return chosen

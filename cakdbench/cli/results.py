@@ -1,0 +1,95 @@
+"""The commands about results: leaderboard, diff, explain-run."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cakdbench.cli.methods import load_methods
+from cakdbench.cli.options import Boards, DataDir, MethodFiles, Results, StoreDir, console
+from cakdbench.utils.errors import UsageError
+
+if TYPE_CHECKING:
+    from cakdbench.results.load import Evidence
+
+app = typer.Typer()
+Thing = Annotated[str, typer.Argument(help="A recipe, a run's key or the start of it, or a protocol of papers.")]
+
+
+@app.command()
+def leaderboard(
+    pairs: Annotated[str, typer.Option(help="Suites whose boards are written; default: every page.")] = "",
+    method_file: MethodFiles = [],
+    store: StoreDir = Path("runs"),
+    results: Results = Path("leaderboards/results"),
+    data_dir: DataDir = None,
+    boards: Boards = Path("leaderboards"),
+    formats: Annotated[str, typer.Option(help="Of md, html, csv, tex; comma-separated.")] = "md",
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; exit 1 with a diff if a page is not what the results give.")
+    ] = False,
+) -> None:
+    """Write the boards anew from submitted results, own runs and published numbers.
+
+    With --check only submitted results count: these and the pages are what a repository holds.
+    """
+    from cakdbench.grid.suites import resolve_pairs
+    from cakdbench.reports.write import check_boards, write_boards
+
+    load_methods(method_file)
+    specs = resolve_pairs(pairs) if pairs else None
+    if check:
+        fresh = check_boards(_evidence(None, results, data_dir), specs, boards, console, data_dir)
+        console.print("every page is current" if fresh else "stale: run `cakdbench leaderboard`", highlight=False)
+        raise typer.Exit(0 if fresh else 1)
+    write_boards(_evidence(store, results, data_dir), specs, boards, console, data_dir, _formats(formats))
+
+
+@app.command()
+def diff(
+    first: Thing,
+    second: Thing,
+    store: StoreDir = Path("runs"),
+    results: Results = Path("leaderboards/results"),
+    data_dir: DataDir = None,
+) -> None:
+    """Show what differs between two recipes, two runs, or one of them and a published protocol."""
+    from cakdbench.reports.comparing import difference_table, subject
+
+    evidence = _evidence(store, results, data_dir)
+    console.print(difference_table(subject(first, evidence), subject(second, evidence), evidence))
+
+
+@app.command("explain-run")
+def explain_run(
+    run: Annotated[str, typer.Argument(help="The run's key, or the start of it.")],
+    method_file: MethodFiles = [],
+    store: StoreDir = Path("runs"),
+    results: Results = Path("leaderboards/results"),
+    data_dir: DataDir = None,
+) -> None:
+    """Show where a run comes from, how it was made, and why it is or is not on a board."""
+    from cakdbench.reports import explain as provenance
+    from cakdbench.reports.comparing import find_run
+
+    load_methods(method_file)
+    evidence = _evidence(store, results, data_dir)
+    for part in provenance.explain_run(find_run(run, evidence), evidence, data_dir):
+        console.print(part, highlight=False)
+
+
+def _evidence(store: Path | None, results: Path, data_dir: Path | None) -> "Evidence":
+    from cakdbench.results.load import Evidence
+    from cakdbench.store import Store
+
+    return Evidence(None if store is None else Store(store), results, data_dir)
+
+
+def _formats(text: str) -> list[str]:
+    from cakdbench.reports.pages import FORMATS
+
+    wanted = [part.strip() for part in text.split(",")]
+    for each in wanted:
+        if each not in FORMATS:
+            raise UsageError(f"--formats {each!r}: choose from {', '.join(FORMATS)}")
+    return wanted

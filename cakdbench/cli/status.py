@@ -1,0 +1,79 @@
+"""The runs of a store and their states, for the terminal."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from cakdbench.records import Identity
+from cakdbench.reports.text import points
+from cakdbench.store import RunFolder, Store
+from cakdbench.train.checkpoint import checkpoint_step
+from cakdbench.utils.errors import StoreError
+
+STATE_STYLES = {"done": "green", "running": "cyan", "failed": "red", "interrupted": "yellow"}
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """A run as it is listed; `top1` in percent, `reason` why it failed or cannot be read."""
+
+    key: str
+    label: str
+    pair: str
+    seed: int | None
+    state: str
+    progress: str = ""
+    top1: float | None = None
+    reason: str | None = None
+
+
+def status_table(store: Store) -> Group:
+    """Every run of a store."""
+    return runs_table([run_status(run) for run in store.runs()])
+
+
+def run_status(run: RunFolder) -> RunStatus:
+    """What is known of a run; a file that cannot be read is the reason."""
+    state = run.state()
+    try:
+        identity = run.identity()
+        record = run.record() if state == "done" else None
+    except StoreError as error:
+        return RunStatus(run.key, "", "", None, state, reason=str(error))
+    epochs = identity.recipe.get("epochs", "?")
+    if record:
+        progress, top1 = f"{epochs}/{epochs} epochs", record.result.top1
+    else:
+        progress, top1 = f"step {checkpoint_step(run.checkpoints)} of {epochs} epochs", None
+    return RunStatus(
+        run.key, identity.method.label, _pair(identity), identity.seed, state, progress, top1, run.failure()
+    )
+
+
+def _pair(identity: Identity) -> str:
+    student = f"{identity.student}@{identity.dataset.name}"
+    return f"{identity.teacher.model}>{student}" if identity.teacher else student
+
+
+def runs_table(runs: Sequence[RunStatus]) -> Group:
+    """One row a run, in the given order, and below them the reasons.
+
+    A row ends with the beginning of the part of the key that is unique.
+    """
+    table = Table()
+    for head in ("method", "pair", "seed", "state", "progress", "top-1", "key"):
+        folds, right = head in ("method", "pair"), head in ("seed", "top-1")
+        table.add_column(head, overflow="fold", no_wrap=not folds, justify="right" if right else "left")
+    for run in runs:
+        seed, top1 = (
+            ("" if run.seed is None else str(run.seed)),
+            ("" if run.top1 is None else points(run.top1)),
+        )
+        cells = (run.progress, top1, run.key.rpartition("-")[2][:8])
+        state = Text(run.state, style=STATE_STYLES.get(run.state, ""))
+        table.add_row(*map(Text, (run.label, run.pair, seed)), state, *map(Text, cells))
+    reasons = (Text(f"{run.key}: {run.reason}") for run in runs if run.reason is not None)
+    return Group(table, *reasons)

@@ -1,0 +1,113 @@
+"""The commands about results: submit them, validate those of others."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from cakdbench.cli.methods import load_methods
+from cakdbench.cli.options import DataDir, MethodFiles, Results, StoreDir, console
+from cakdbench.utils.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from cakdbench.submissions.findings import Finding
+    from cakdbench.submissions.validate import Report
+
+app = typer.Typer()
+
+
+@app.command()
+def submit(
+    runs: Annotated[list[str], typer.Argument(help="Keys of runs, beginnings of keys, run folders, or all.")],
+    by: Annotated[str, typer.Option("--by", help="Who submits: a name, a group, a handle.")],
+    store: StoreDir = Path("runs"),
+    results: Results = Path("leaderboards/results"),
+    paper: Annotated[str | None, typer.Option(help="Address (https) of the method's paper.")] = None,
+    code: Annotated[str | None, typer.Option(help="Address (https) of the method's code.")] = None,
+    method_file: MethodFiles = [],
+    data_dir: DataDir = None,
+) -> None:
+    """Check finished runs and write them as entries of the leaderboards."""
+    from cakdbench.store import Store
+    from cakdbench.submissions.submit import Submitter, find_runs
+    from cakdbench.submissions.submit import submit as write_entries
+
+    load_methods(method_file)
+    chosen = find_runs(runs, Store(store))
+    done = write_entries(chosen, results, Submitter(by, paper, code), data_dir)
+    _print_findings(done.findings)
+    if any(finding.refused for finding in done.findings):
+        _say("nothing was written")
+        raise typer.Exit(1)
+    for key in done.there:
+        _say(f"already there: {key}")
+    for path in done.written:
+        _say(f"wrote {path}")
+    if done.written:
+        _say(
+            f"\nnext:\n  cakdbench validate {results}\n  git add {results.parent} and commit\n"
+            "  open a pull request; CONTRIBUTING.md says what happens then"
+        )
+
+
+@app.command()
+def validate(
+    path: Annotated[Path, typer.Argument(help="A results folder, a method's folder, or one entry.")],
+    labels: Annotated[
+        Path | None, typer.Option(help="Folder of test labels; default: `labels` beside the results folder.")
+    ] = None,
+    data_dir: DataDir = None,
+    method_file: MethodFiles = [],
+    require_rescoring: Annotated[
+        bool, typer.Option("--require-rescoring", help="Fail if an entry's test labels are not at hand.")
+    ] = False,
+    accept: Annotated[
+        bool, typer.Option("--accept", help="For maintainers: list what passed, and was re-scored, in status.toml.")
+    ] = False,
+) -> None:
+    """Check submitted results; nothing of them is executed, and no file outside of their folder is read."""
+    from cakdbench.submissions.truth import Truth
+    from cakdbench.submissions.validate import accept as accept_entries
+    from cakdbench.submissions.validate import results_root
+    from cakdbench.submissions.validate import validate as check
+
+    load_methods(method_file)
+    root, _ = results_root(path)
+    if labels is not None and not labels.is_dir():
+        raise UsageError(f"--labels {labels}: no such folder")
+    report = check(path, Truth(labels or root.parent / "labels", data_dir))
+    _print_findings(report.findings)
+    _print_summary(report)
+    if accept:
+        count = accept_entries(root, report, datetime.now(UTC).date().isoformat())
+        _say(f"accepted: {count} new entries in {root / 'status.toml'}")
+    missing = require_rescoring and bool(report.not_rescored)
+    raise typer.Exit(1 if report.refused or missing else 0)
+
+
+def _print_findings(findings: "Iterable[Finding]") -> None:
+    for finding in findings:
+        _say(f"{'refused' if finding.refused else 'note'}: {finding}")
+
+
+def _print_summary(report: "Report") -> None:
+    from rich.table import Column, Table
+
+    table = Table(Column("entry", overflow="fold"), "top-1 in %", "status", "re-scored now")
+    for line in report.lines:
+        facts = line.file, f"{line.top1:.2f}", line.status, "yes" if line.rescored else "no"
+        table.add_row(*map(Text, facts))
+    console.print(table)
+    if report.not_rescored:
+        count = len(report.not_rescored)
+        _say(f"{count} entries were not re-scored: their test labels are not at hand (--labels, --data-dir)")
+    refused = len({finding.file for finding in report.refused})
+    _say(f"{len(report.lines)} entries passed, {refused} files refused")
+
+
+def _say(text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)

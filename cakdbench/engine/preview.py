@@ -1,0 +1,85 @@
+"""What can be said of a plan before anything starts: states, teachers to train, obstacles."""
+
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+
+from cakdbench.data.stream import SampleStream
+from cakdbench.engine.harness import Harness
+from cakdbench.engine.launch.local import MIN_LANES_PER_WORKER
+from cakdbench.grid.plan import Cell
+from cakdbench.utils.errors import CakdError, StoreError
+
+
+@dataclass
+class Preview:
+    """A plan as it stands.
+
+    Attributes:
+        states: the cells with the states of their runs; "planned" also where a key hangs on what is missing.
+        trainings: runs of teachers that come first.
+        obstacles: missing data and teachers, batches that do not fit: what would stop the run.
+    """
+
+    states: list[tuple[Cell, str]] = field(default_factory=list)
+    trainings: list[Cell] = field(default_factory=list)
+    obstacles: list[CakdError] = field(default_factory=list)
+
+    def obstruct(self, error: CakdError) -> None:
+        """Note an obstacle, once."""
+        if str(error) not in map(str, self.obstacles):
+            self.obstacles.append(error)
+
+    @property
+    def left(self) -> list[Cell]:
+        """What has to be computed, teachers first."""
+        return self.trainings + [cell for cell, state in self.states if state != "done"]
+
+    @property
+    def parts(self) -> int:
+        """How many processes the work can keep busy, in the teachers' or the students' phase."""
+        students = Counter(cell.shared for cell, state in self.states if state != "done")
+        return max(len(self.trainings), sum(math.ceil(count / MIN_LANES_PER_WORKER) for count in students.values()))
+
+
+def make_preview(harness: Harness, cells: list[Cell]) -> Preview:
+    """Find out about data and teachers once each, then about every run."""
+    preview = Preview()
+    once = {(cell.pair.dataset, cell.recipe): cell for cell in cells}
+    data = {name: _data(harness, cell, preview) for name, cell in once.items()}
+    pupils = {(cell.pair.teacher, cell.pair.dataset): cell for cell in cells if cell.needs_teacher}
+    ready = {
+        name: data[cell.pair.dataset, cell.recipe] and _teacher(harness, cell, preview) for name, cell in pupils.items()
+    }
+    for cell in cells:
+        taught = not cell.needs_teacher or ready[cell.pair.teacher, cell.pair.dataset]
+        known = data[cell.pair.dataset, cell.recipe] and taught
+        preview.states.append((cell, harness.tasks([cell])[0].folder.state() if known else "planned"))
+    return preview
+
+
+def _data(harness: Harness, cell: Cell, preview: Preview) -> bool:
+    """Whether the cell's data are there and its batches fit."""
+    try:
+        dataset = harness.dataset(cell.pair.dataset)
+        SampleStream(dataset, cell.recipe, cell.seed, world=harness.accelerator.num_processes)
+    except CakdError as error:
+        preview.obstruct(error)
+        return False
+    return True
+
+
+def _teacher(harness: Harness, cell: Cell, preview: Preview) -> bool:
+    """Whether the cell's teacher is at hand; one that has to be trained joins the trainings."""
+    try:
+        training = harness.teachers.training_cell(cell.pair.teacher, cell.pair.dataset)
+        if training and not harness.teachers.run(cell.pair.teacher, harness.dataset(cell.pair.dataset)).is_done:
+            preview.trainings.append(training)
+            return False
+        harness.tasks([cell])
+    except StoreError:
+        return False  # a damaged record of the teacher: it is set aside and trained again
+    except CakdError as error:
+        preview.obstruct(error)
+        return False
+    return True

@@ -1,0 +1,223 @@
+"""Pairs and suites: what `--pairs` may say, and the files the suites come from."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
+
+from cakdbench.data.datasets import dataset_names
+from cakdbench.models.zoo import entry as model_entry
+from cakdbench.models.zoo import model_kind
+from cakdbench.recipes import default_recipe, load_recipe
+from cakdbench.utils.errors import UsageError, unknown
+from cakdbench.utils.toml import PAIRS_DIR, Table, checked, inside, read_toml
+
+TIMM = "timm:"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A teacher and a student on a dataset, written `swin_t>resnet18@cifar100`.
+
+    Models are ids of the zoo or `timm:NAME`. A teacher known with several weights names those it means after
+    a colon, as its entry does: `resnet50:tv`.
+    """
+
+    teacher: str
+    student: str
+    dataset: str
+
+    @property
+    def teacher_model(self) -> str:
+        """The teacher's model, without the name of its weights."""
+        return self.teacher if self.teacher.startswith(TIMM) else self.teacher.partition(":")[0]
+
+    def __str__(self) -> str:
+        return f"{self.teacher}>{self.student}@{self.dataset}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Pair":
+        """The pair a text names.
+
+        Raises:
+            UsageError: not of the form, or an unknown model or dataset.
+        """
+        teacher, arrow, rest = text.partition(">")
+        student, at, dataset = rest.partition("@")
+        pair = cls(*(part.strip() for part in (teacher, student, dataset)))
+        if not (arrow and at and pair.teacher and pair.student and pair.dataset):
+            form = "write TEACHER>STUDENT@DATASET, as in swin_t>resnet18@cifar100"
+            raise UsageError(f"{text!r} is no pair: {form}")
+        model_entry(pair.teacher_model)
+        model_entry(pair.student)
+        check_dataset(pair.dataset)
+        return pair
+
+
+@dataclass(frozen=True)
+class PairSpec:
+    """A pair and the recipe it is trained by: a name, or the path of a file."""
+
+    pair: Pair
+    recipe: str
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A named list of pairs.
+
+    Attributes:
+        board: the leaderboard of its results; `board_title` is its title, if it is not that of its largest suite.
+        protocol: that of the printed numbers for these pairs, as in `leaderboards/published/`.
+        groups: the suites it is made of.
+    """
+
+    name: str
+    title: str
+    board: str
+    specs: tuple[PairSpec, ...]
+    source: str = ""
+    notes: str = ""
+    groups: tuple[str, ...] = ()
+    board_title: str = ""
+    protocol: str | None = None
+
+
+def _row(value: Any) -> Any:
+    return {"pair": value} if isinstance(value, str) else value
+
+
+class _PairTable(Table):
+    pair: str
+    recipe: str | None = None
+
+
+class _SuiteTable(Table):
+    """`recipe` is for the pairs that name none; `groups` are suites above it in the file, taken in whole."""
+
+    title: str
+    source: str = ""
+    notes: str = ""
+    recipe: str | None = None
+    groups: tuple[str, ...] = ()
+    pairs: tuple[Annotated[_PairTable, BeforeValidator(_row)], ...] = ()
+
+
+class _SuiteFile(Table):
+    board: str
+    board_title: str = ""
+    protocol: str | None = None
+    suites: dict[str, _SuiteTable]
+
+
+def check_dataset(name: str) -> None:
+    """Raise UsageError, with the nearest names, for an unknown dataset; timm's own are known once opened."""
+    if not name.startswith(TIMM) and name not in dataset_names():
+        raise unknown("dataset", name, dataset_names())
+
+
+@cache
+def suites() -> dict[str, Suite]:
+    """The suites that come with cakdbench, by name.
+
+    Raises:
+        UsageError: a file is wrong; names it and the key.
+    """
+    found: dict[str, Suite] = {}
+    for path in sorted(PAIRS_DIR.glob("*.toml")):
+        if path.name != "teachers.toml":
+            for name, suite in suites_from_file(path).items():
+                if name in found:
+                    raise UsageError(f"{path}: suites.{name}: another file has a suite of this name")
+                found[name] = suite
+    return found
+
+
+def suites_from_file(path: Path) -> dict[str, Suite]:
+    """The suites of a file of one's own.
+
+    Raises:
+        UsageError: names the file and the key that is malformed, unknown, or names what does not exist.
+    """
+    file = checked(_SuiteFile, read_toml(path), path)
+    found: dict[str, Suite] = {}
+    for name, table in file.suites.items():
+        members = [found[group] for group in _groups(path, name, table, found)]
+        specs = [spec for suite in members for spec in suite.specs] + list(_specs(path, name, table))
+        if not specs:
+            raise UsageError(f"{path}: suites.{name}: has neither pairs nor groups")
+        described = table.model_dump(include={"title", "source", "notes", "groups"})
+        described |= file.model_dump(include={"board", "board_title", "protocol"})
+        found[name] = Suite(name, specs=tuple(dict.fromkeys(specs)), **described)
+    return found
+
+
+def _groups(path: Path, name: str, table: _SuiteTable, found: dict[str, Suite]) -> tuple[str, ...]:
+    for group in table.groups:
+        if group not in found:
+            raise inside(path, f"suites.{name}.groups", unknown("suite above it in the file", group, found))
+    return table.groups
+
+
+def _specs(path: Path, name: str, table: _SuiteTable) -> Iterator[PairSpec]:
+    for number, row in enumerate(table.pairs, 1):
+        key = f"suites.{name}.pairs[{number}]"
+        recipe = row.recipe or table.recipe
+        if recipe is None:
+            raise UsageError(f"{path}: {key}: recipe: missing, here and at suites.{name}")
+        try:
+            pair = Pair.parse(row.pair)
+            yield PairSpec(pair, _recipe_name(recipe, path.parent))
+        except UsageError as error:
+            raise inside(path, key, error) from error
+
+
+def _recipe_name(recipe: str, folder: Path) -> str:
+    """A recipe that exists; a path is taken from `folder`."""
+    if recipe.endswith(".toml"):
+        recipe = str(folder / Path(recipe).expanduser())
+    load_recipe(recipe)
+    return recipe
+
+
+def resolve_pairs(text: str, recipe: str | None = None) -> list[PairSpec]:
+    """What `--pairs` names, in its order, each pair with each recipe once.
+
+    Args:
+        text: comma list of suites, pairs, and paths (`.toml`) of suite files.
+        recipe: replaces the recipe of every pair.
+
+    Raises:
+        UsageError: an unknown name (the nearest are given), or nothing named.
+    """
+    names = [name for part in text.split(",") if (name := part.strip())]
+    if not names:
+        raise UsageError(f"no pairs named; name suites ({', '.join(suites())}) or TEACHER>STUDENT@DATASET")
+    chosen = _recipe_name(recipe, Path()) if recipe else None
+    return list(dict.fromkeys(spec for name in names for spec in _named(name, chosen)))
+
+
+def _named(name: str, recipe: str | None) -> list[PairSpec]:
+    if ">" in name:
+        pair = Pair.parse(name)
+        return [PairSpec(pair, recipe) if recipe else _spec_of(pair)]
+    if name.endswith(".toml"):
+        members = suites_from_file(Path(name).expanduser()).values()
+    elif name in suites():
+        members = [suites()[name]]
+    else:
+        raise unknown("suite or pair", name, suites())
+    specs = [spec for suite in members for spec in suite.specs]
+    return [PairSpec(spec.pair, recipe) for spec in specs] if recipe else specs
+
+
+def _spec_of(pair: Pair) -> PairSpec:
+    """A single pair's recipe: that of the suite it is in, else the default of its dataset and student."""
+    for suite in suites().values():
+        for spec in suite.specs:
+            if spec.pair == pair:
+                return spec
+    return PairSpec(pair, default_recipe(pair.dataset, model_kind(pair.student)).name)

@@ -1,0 +1,132 @@
+"""The registry of teachers: where each one's weights come from, and what is expected of them."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from cakdbench.grid.suites import TIMM, check_dataset
+from cakdbench.models.zoo import entry as model_entry
+from cakdbench.models.zoo import hub_statistics
+from cakdbench.recipes import load_recipe
+from cakdbench.utils.errors import UsageError
+from cakdbench.utils.toml import PAIRS_DIR, Table, checked, inside, read_toml
+
+TRAINED_TOLERANCE, FOREIGN_TOLERANCE = 0.1, 0.5
+"""Points of accuracy: for teachers trained here, and for files of others, whose test transform is another."""
+
+SOURCES = ("hub", "url", "path", "train")
+Percent = Annotated[float, Field(ge=0, le=100)]
+
+
+class Reported(Table):
+    """What somebody else measured for the same weights, in percent."""
+
+    accuracy: Percent
+    by: str
+
+
+class TeacherEntry(Table):
+    """One teacher; exactly one of `hub`, `url`, `path` and `train` says where its weights come from.
+
+    Attributes:
+        model: a model id or `timm:NAME`; `resnet50:tv` is resnet50 with other weights than plain `resnet50`.
+        hub: a timm tag.
+        path: a weight file; a relative one is taken from the folder of the TOML file.
+        train: the recipe it is trained by on first use.
+        file: the name a downloaded file gets.
+        statistics: the timm tag whose input mean and deviation the weights expect; a hub tag stands for its own.
+        accuracy: expected top-1 in percent; None if nobody stated it, and nothing is expected.
+        tolerance: points by which the measured accuracy may differ.
+    """
+
+    model: str
+    dataset: str
+    hub: str | None = None
+    url: str | None = None
+    path: str | None = None
+    train: str | None = None
+    file: str | None = None
+    statistics: str | None = None
+    accuracy: Percent | None = None
+    tolerance: Annotated[float, Field(ge=0)] | None = None
+    reported: tuple[Reported, ...] = ()
+    notes: str = ""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        given = [name for name in SOURCES if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give one of {', '.join(SOURCES)} (given: {', '.join(given) or 'none'})")
+        if self.train and self.accuracy is not None:
+            raise ValueError("a trained teacher must reach what its own record says; leave accuracy out")
+        return self
+
+    @property
+    def zoo_model(self) -> str:
+        """The model, without the name of the weights."""
+        return self.model if self.model.startswith(TIMM) else self.model.partition(":")[0]
+
+    @property
+    def allowed(self) -> float:
+        """Points by which the measured accuracy may differ."""
+        default = TRAINED_TOLERANCE if self.train else FOREIGN_TOLERANCE
+        return default if self.tolerance is None else self.tolerance
+
+    @property
+    def source(self) -> str:
+        """The one source, for readers."""
+        return f"trained by {self.train}" if self.train else self.hub or self.url or self.path
+
+
+class _TeacherFile(Table):
+    teachers: tuple[TeacherEntry, ...]
+
+
+class TeacherEntries(dict[tuple[str, str], TeacherEntry]):
+    """Entries by (model, dataset). On ImageNet a free timm name needs none: its own hub weights are meant."""
+
+    def __missing__(self, key: tuple[str, str]) -> TeacherEntry:
+        model, dataset = key
+        if dataset != "imagenet1k" or not model.startswith(TIMM):
+            raise KeyError(key)
+        return TeacherEntry(model=model, dataset=dataset, hub=model_entry(model).hub)
+
+
+def load_teachers(extra: Iterable[Path] = ()) -> TeacherEntries:
+    """All entries; those of `extra` files win over the registry's, later files over earlier.
+
+    Raises:
+        UsageError: names the file and the key that is wrong.
+    """
+    entries = TeacherEntries()
+    for path in (PAIRS_DIR / "teachers.toml", *extra):
+        entries.update(teachers_from_file(Path(path)))
+    return entries
+
+
+def teachers_from_file(path: Path) -> dict[tuple[str, str], TeacherEntry]:
+    """The entries of one file.
+
+    Raises:
+        UsageError: names the file and the key that is malformed, unknown, or names what does not exist.
+    """
+    found: dict[tuple[str, str], TeacherEntry] = {}
+    for number, entry in enumerate(checked(_TeacherFile, read_toml(path), path).teachers, 1):
+        key = f"teachers[{number}]"
+        try:
+            model_entry(entry.zoo_model)
+            for tag in filter(None, (entry.hub, entry.statistics)):
+                hub_statistics(tag)
+            check_dataset(entry.dataset)
+            if entry.train:
+                load_recipe(entry.train)
+        except UsageError as error:
+            raise inside(path, key, error) from error
+        if (entry.model, entry.dataset) in found:
+            raise UsageError(f"{path}: {key}: {entry.model} on {entry.dataset} has an entry above")
+        if entry.path:
+            entry = entry.model_copy(update={"path": str(path.parent / Path(entry.path).expanduser())})
+        found[entry.model, entry.dataset] = entry
+    return found

@@ -1,0 +1,176 @@
+"""A method as a training task of timm, for loops that step on `task(images, target)["loss"]`, such as timm's own.
+
+    task = MethodTask("fbt:no_infonce", StagedModel("resnet18", 100), teacher, dataset="cifar100")
+    optimizer = create_optimizer_v2(task.get_trainable_module(), "sgd", lr=0.05)
+    for epoch in range(epochs):
+        task.epoch_start(epoch)
+        for images, target in loader:
+            task(images, target)["loss"].backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            task.step_end()
+
+The student of such a loop is the same as one of `cakdbench run` in its losses alone: recipe, order and noise are the
+loop's, and its numbers are none for a board.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from timm.task import TrainingTask
+from timm.utils import ModelEmaV3
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from cakdbench.method import Batch, forward_options
+from cakdbench.models.staged import Output, StagedModel
+from cakdbench.registry import resolve_config, split_variant
+from cakdbench.utils.errors import UsageError
+
+
+class MethodTask(TrainingTask):
+    """Any method without an adversary where timm expects a task.
+
+    Checkpoints hold the student as timm's own network and, as task state, the method's modules and buffers. The
+    teacher is frozen here, and moves with the task; an EMA is of the student alone.
+
+    Args:
+        label: `METHOD`, `METHOD:VARIANT` or `METHOD[KEY=VALUE]`.
+        student: to be trained; takes images as the loop normalises them.
+        teacher: likewise (see `StagedModel.expect_input`); not used by methods that need none.
+        criterion: `(logits, target) -> scalar`, the label loss; cross-entropy by default.
+        dataset: its name, for the settings that a method has for some datasets.
+        settings: of the method, over the label's.
+        labels: `(N,)` of the training images, for methods that ask for them; then every call needs `index`.
+        device, dtype, verbose: as in timm.
+
+    Raises:
+        UsageError: a name is unknown, a setting impossible, the pair refused, or the method trains an adversary.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        student: StagedModel,
+        teacher: StagedModel,
+        criterion: Callable[[Tensor, Tensor], Tensor] | None = None,
+        *,
+        dataset: str = "",
+        settings: Mapping[str, Any] | None = None,
+        labels: Tensor | None = None,
+        **options: Any,
+    ):
+        super().__init__(**options)
+        made, variant = split_variant(label)
+        config = resolve_config(made, variant, teacher.info, student.info, dataset, dict(settings or {}))
+        if reason := made.refuses(teacher.info, student.info, config):
+            raise UsageError(f"{label} refuses {teacher.name}>{student.name}: {reason}")
+        self.teacher = teacher.requires_grad_(False).eval()
+        self.method = self.trainable_module = made(student, teacher if made.needs else None, config, labels)
+        if self.method.extra_optimizers():
+            raise UsageError(f"{label} trains an adversary, and timm's loop has one optimizer: use `cakdbench run`")
+        self.criterion = criterion or nn.CrossEntropyLoss()
+        self.epoch = self.step = self._batches = 0
+        self.to(self.device)
+
+    def forward(self, input: Tensor, target: Tensor, index: Tensor | None = None) -> dict[str, Tensor]:
+        """`loss`, `output` (the student's logits), and each loss by its name, with its weight.
+
+        Args:
+            input: `(B, 3, S, S)`.
+            target: `(B,)` class indices or `(B, C)` probabilities.
+            index: `(B,)` places of the samples in `labels`.
+        """
+        if self.method.labels is not None and index is None:
+            raise UsageError(f"{self.method.id} tells samples apart: call task(images, target, index)")
+        rank, world = _process()
+        place, self._batches = self._batches * world + rank, self._batches + 1
+        taught = self._teach(input)
+        batch = Batch(input, target, index, self.epoch, self.step, self.criterion, taught, place)
+        step = self.trainable_module(batch)
+        return {**step.losses, "loss": step.total, "output": step.logits}
+
+    @torch.no_grad()
+    def _teach(self, images: Tensor) -> Output | None:
+        needs = self.method.needs
+        return self.teacher(images, **forward_options(needs)) if needs - {"model"} else None
+
+    def epoch_start(self, epoch: int) -> None:
+        """To be called before the first step of an epoch, counted from 0: ramps and rhythms depend on it."""
+        self.epoch = epoch
+        self.method.epoch_start(epoch)
+
+    def step_end(self) -> None:
+        """To be called after every step of the optimizer: what batches of a step share is renewed."""
+        self.step, self._batches = self.step + 1, 0
+        self.method.step_end()
+
+    def before_save(self) -> None:
+        """With several processes, to be called on all of them before one saves: some methods gather their state."""
+        self.method.before_save()
+
+    def train(self, mode: bool = True) -> MethodTask:
+        """As in any module, but for the teacher, which stays in eval mode."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def prepare_distributed(self, device_ids: list | None = None, **ddp_kwargs: Any) -> MethodTask:
+        self.trainable_module = DistributedDataParallel(self.method, device_ids=device_ids, **ddp_kwargs)
+        return self
+
+    def compile(self, backend: str = "inductor", mode: str | None = None, **compile_kwargs: Any) -> nn.Module:
+        """Compile the method's step; the student by itself is returned as it is."""
+        self.method.compile(backend=backend, mode=mode, **compile_kwargs)
+        return self.get_eval_model()
+
+    def get_eval_model(self, module: nn.Module | None = None, ema: bool = False) -> nn.Module | None:
+        """timm's own network of the student, images to logits, or its EMA."""
+        return getattr(self, "trainable_module_ema", None) if ema else self.method.student.net
+
+    def setup_ema(self, decay: float = 0.9999, use_warmup: bool = False, device=None, **options: Any) -> nn.Module:
+        net = self.method.student.net
+        self.trainable_module_ema = ModelEmaV3(net, decay=decay, use_warmup=use_warmup, device=device, **options)
+        return self.trainable_module_ema
+
+    def update_ema(self, step: int | None = None) -> None:
+        if self.has_ema():
+            self.trainable_module_ema.update(self.method.student.net, step=step)
+
+    def get_clip_parameters(self, exclude_head: bool = False) -> list[nn.Parameter]:
+        """All that is trained; without a head: less the student's classifier."""
+        head = set(self.method.student.net.get_classifier().parameters()) if exclude_head else set()
+        return [p for p in self.method.parameters() if p.requires_grad and p not in head]
+
+    def get_task_state(self, module: nn.Module | None = None, ema: bool = False) -> dict[str, Any]:
+        """The method's state besides the student's; nothing of an EMA."""
+        if ema:
+            return {}
+        if _process().world == 1:  # what gathers would wait for processes that do not save
+            self.method.before_save()
+        kept = {name: value for name, value in self.method.state_dict().items() if not name.startswith("student.")}
+        return {"step": self.step, "method": kept}
+
+    def load_task_state(
+        self, state: dict[str, Any] | None, strict: bool = True, module: nn.Module | None = None, ema: bool = False
+    ) -> None:
+        if ema or not state:
+            return
+        self.step = state["step"]
+        own = {f"student.{name}": value for name, value in self.method.student.state_dict().items()}
+        self.method.load_state_dict({**own, **state["method"]}, strict=strict)
+
+
+class _Place(NamedTuple):
+    rank: int
+    world: int
+
+
+def _process() -> _Place:
+    """Which of how many processes this is."""
+    if not distributed.is_initialized():
+        return _Place(0, 1)
+    return _Place(distributed.get_rank(), distributed.get_world_size())

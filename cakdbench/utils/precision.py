@@ -1,0 +1,27 @@
+"""Losses run in float32 whatever the training precision (fp16 and bf16 lose them: exp, sqrt, pdist)."""
+
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def force_fp32(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Run `loss` outside autocast, its half-precision tensor arguments raised to float32.
+
+    float32 and float64 arguments pass unchanged, so that a loss can be checked in double precision.
+    """
+
+    @functools.wraps(loss)
+    def wrapped(*args, **kwargs):
+        device = next(a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)).device.type
+        with torch.autocast(device, enabled=False):
+            return loss(*map(_raise, args), **{k: _raise(v) for k, v in kwargs.items()})
+
+    return wrapped
+
+
+def _raise(value):
+    half = isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
+    return value.float() if half else value

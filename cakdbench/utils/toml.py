@@ -1,0 +1,101 @@
+"""Reading the TOML files people write: every error names the file and the key."""
+
+import json
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from cakdbench.utils.errors import UsageError, unknown
+
+PAIRS_DIR = Path(str(files("cakdbench.pairs")))
+"""The folder of the suites, the recipes and the teachers that come with cakdbench."""
+
+
+class Table(BaseModel):
+    """A TOML table: unknown keys, infinities and NaN are errors, values do not change type."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+T = TypeVar("T", bound=Table)
+_BRANCH = re.compile(r"constrained-|tuple\[")
+"""How pydantic marks the branch of a union in the place of an error."""
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file.
+
+    Raises:
+        UsageError: the file is missing, unreadable or no TOML; the message has the line where it breaks.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"no file at {path}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path}: not valid TOML: {error}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read: {error}") from error
+
+
+def checked(model: type[T], table: Mapping[str, Any], where: str | Path) -> T:
+    """`table` as a `model`, without any change of type.
+
+    Raises:
+        UsageError: `where`, then `key: problem` for each thing wrong, with the nearest keys for unknown ones.
+    """
+    try:
+        # JSON is the strict mode that takes arrays for tuples and 1 for 1.0, as TOML writers expect.
+        return model.model_validate_json(json.dumps(table, default=str), strict=True)
+    except ValidationError as error:
+        problems = "; ".join(_problem(model, detail) for detail in error.errors())
+        raise UsageError(f"{where}: {problems}") from error
+
+
+def inside(where: str | Path, key: str, error: UsageError) -> UsageError:
+    """The same error with the file and the key it was found at."""
+    return UsageError(f"{where}: {key}: {error}")
+
+
+def setting_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Dotted names of the values in a model: `epochs`, `optimizer.lr`."""
+    for name, field in model.model_fields.items():
+        table = _table_in(field.annotation)
+        if table and isinstance(field.annotation, type):
+            yield from setting_keys(table, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def _problem(model: type[BaseModel], detail: Mapping[str, Any]) -> str:
+    location = tuple(part for part in detail["loc"] if not _BRANCH.search(str(part)))
+    key = "".join(f"[{part + 1}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
+    if detail["type"] == "extra_forbidden":
+        return str(unknown("key", key, _siblings(model, location)))
+    if detail["type"] == "missing":
+        return f"{key}: missing"
+    message = detail["msg"].removeprefix("Value error, ")
+    given = detail["input"]
+    shown = "" if isinstance(given, (dict, list, tuple, BaseModel)) else f" (given: {given!r})"
+    return f"{key}: {message}{shown}" if key else message
+
+
+def _siblings(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """The keys known where an unknown one stands, written from the top of the file."""
+    for part in location[:-1]:
+        field = model.model_fields.get(part) if isinstance(part, str) else None
+        model = (_table_in(field.annotation) if field else None) or model
+    above = [str(part) for part in location[:-1] if isinstance(part, str)]
+    return [".".join([*above, name]) for name in model.model_fields]
+
+
+def _table_in(annotation: Any) -> type[BaseModel] | None:
+    """The model a field holds, by itself or in a tuple, a dict or a union."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_table_in, get_args(annotation))), None)
