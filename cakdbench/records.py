@@ -57,7 +57,7 @@ class Identity(_Part):
     engine_version: int = ENGINE_VERSION
     method: MethodIdentity
     student: str
-    teacher: TeacherIdentity | None
+    teacher: TeacherIdentity | None = None
     dataset: DatasetIdentity
     recipe: dict[str, Any]
     precision: Literal["fp32", "bf16"] = "fp32"
