@@ -1,4 +1,4 @@
-"""Imports run one way: names -> plan -> groups -> trainer -> records -> table -> pages. No wing imports from one above it."""
+"""Imports run one way, names -> plan -> groups -> trainer -> records -> table -> pages: no wing imports from one above."""
 
 import ast
 from pathlib import Path
