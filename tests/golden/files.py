@@ -57,20 +57,25 @@ def _differences(before: Values, now: Values) -> Iterator[str]:
 
 
 def complaint(method_id: str, version: int, golden: Golden | None, now: dict[str, Values]) -> str | None:
-    """Return what is wrong with a method's steps `now`, of some of its directions, and the fix; None if all is well."""
+    """Return in what a method's steps are not the golden ones, and the fix; None if they are."""
     command = f"`python -m tests.golden {method_id}`"
     if golden is None:
         return f"{method_id} has no golden steps: write them with {command}"
     changed = differences(golden.steps, now)
-    if version < golden.version or version == golden.version and changed:
-        told = changed or [f"its version was {golden.version} and is {version}"]
-        return (
-            f"{method_id} computes something else than its version says:\n  " + "\n  ".join(sorted(told)[:8]) + "\n"
-            f"raise version= in @register of {method_id} above {golden.version} and regenerate with {command}, "
-            "or undo the change. (If only a default of its Config changed, which keys show by themselves: add --force.)"
-        )
+    if version < golden.version:
+        changed = [f"its version was {golden.version} and is {version}"]
+    if version < golden.version or (changed and version == golden.version):
+        return _unversioned(method_id, golden.version, changed, command)
     if version > golden.version:
         return f"{method_id} has version {version}, its golden steps {golden.version}: regenerate with {command}"
-    if new := sorted(now.keys() - golden.steps.keys()):
-        return f"{method_id} has no golden steps for {new[0]}: add them with {command}"
+    if unlike := sorted(now.keys() ^ golden.steps.keys()):
+        return f"{unlike[0]}: only {'run' if unlike[0] in now else 'kept'}, so not compared: regenerate with {command}"
     return None
+
+
+def _unversioned(method_id: str, version: int, changed: list[str], command: str) -> str:
+    return (
+        f"{method_id} no longer computes what its version {version} did:\n  " + "\n  ".join(sorted(changed)[:8]) + "\n"
+        f"raise version= in @register of {method_id} and regenerate with {command}, or undo the change. "
+        "(If only a default of its Config changed, which its keys show by themselves, add --force.)"
+    )

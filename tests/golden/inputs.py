@@ -33,8 +33,10 @@ def float64() -> Iterator[None]:
 
 
 @functools.cache
-def recipe() -> Recipe:
-    return load_recipe(str(Path(__file__).with_name("recipe.toml")))
+def recipe(local_batches: int = 2) -> Recipe:
+    """Return the protocol of the steps, with this many local batches a step."""
+    two = load_recipe(str(Path(__file__).with_name("recipe.toml")))
+    return two.override({"global_batch": local_batches * two.local_batch})
 
 
 @functools.cache
@@ -71,9 +73,9 @@ def teacher(kind: str) -> StagedModel:
     return copy.deepcopy(_drawn(kind, 2)).requires_grad_(False).eval()
 
 
-def batches(kind: str, step: int) -> Iterator[Batch]:
+def batches(kind: str, step: int, local_batches: int) -> Iterator[Batch]:
     """Yield the local batches of a step, with all that a teacher of this kind gives; labels are mixed in the last step."""
-    for place in range(recipe().global_batch // recipe().local_batch):
+    for place in range(local_batches):
         images, target, index = (tensor.clone() for tensor in _samples(step, place))
         yield Batch(
             images,
