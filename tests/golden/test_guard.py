@@ -55,7 +55,9 @@ def test_a_changed_weight_is_seen(method_id):
     method = get_method(method_id)
     now = steps_on(scaled(method, 1 + 10 * RELATIVE), PAIR)
     reason = complaint(method_id, version_of(method), read(method_id), now)
-    assert f"raise version= in @register of {method_id} and regenerate with `python -m tests.golden {method_id}`" in reason
+    assert (
+        f"raise version= in @register of {method_id} and regenerate with `python -m tests.golden {method_id}`" in reason
+    )
     assert "or undo the change" in reason
     assert f"{method_id}, msa > cnn, step 1: loss" in reason
 
