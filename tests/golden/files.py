@@ -39,7 +39,7 @@ def _rounded(values: Values) -> Values:
 
 
 def differences(before: dict[str, Values], now: dict[str, Values]) -> list[str]:
-    """Return a sentence per number of `now` that is not that of `before`; steps that only one of them has do not count."""
+    """Return a sentence per number of `now` that is not that of `before`, over the steps that both have."""
     return [
         f"{step}: {sentence}"
         for step, values in now.items()

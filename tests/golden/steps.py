@@ -4,7 +4,6 @@ import itertools
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from cakdbench.device import make_accelerator
@@ -80,7 +79,7 @@ def steps_on(method: type[Method], direction: Direction) -> dict[str, Values]:
 
 
 def take_steps(method: type[Method], variant: str | None, direction: Direction) -> list[Values]:
-    """Train three steps as the engine does, in float64 on one thread; a variant's of one local batch, which halves the time."""
+    """Train three steps as the engine does, in float64 on one thread; a variant's with one local batch each."""
     with inputs.float64():
         lane = _lane(method, variant, direction)
         return [_watched(lane, direction, number) for number in range(inputs.STEPS)]
@@ -88,10 +87,11 @@ def take_steps(method: type[Method], variant: str | None, direction: Direction) 
 
 def _lane(method: type[Method], variant: str | None, direction: Direction) -> Lane:
     accumulation = 2 if variant is None else 1
+    teacher = inputs.teacher(direction.teacher) if method.needs else None
+    student = inputs.student(direction.student)
+    config = config_of(method, variant, direction)
     with seeded(SEED, method.id, "modules"):
-        teacher = inputs.teacher(direction.teacher) if method.needs else None
-        student = inputs.student(direction.student)
-        made = method(student, teacher, config_of(method, variant, direction), inputs.dataset_labels())
+        made = method(student, teacher, config, inputs.dataset_labels())
     return Lane(
         made,
         inputs.recipe(accumulation),
