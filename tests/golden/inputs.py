@@ -74,7 +74,7 @@ def teacher(kind: str) -> StagedModel:
 
 
 def batches(kind: str, step: int, local_batches: int) -> Iterator[Batch]:
-    """Yield the local batches of a step, with all that a teacher of this kind gives; the last step's labels are mixed."""
+    """Yield a step's local batches and what the teacher makes of them; labels are mixed in the last step."""
     for place in range(local_batches):
         images, target, index = (tensor.clone() for tensor in _samples(step, place))
         yield Batch(
