@@ -228,7 +228,8 @@ class OFA(Method):
             teacher, target = batch.teacher.logits, batch.hard_target
             return ofa_loss(logits, teacher, target, gamma, config.temperature, config.form)
 
-        losses = {} if config.form == "paper" else {"label": batch.label_loss(student.logits)}
+        contained = config.form == "paper" and config.kd_weight
+        losses = {} if contained else {"label": batch.label_loss(student.logits)}
         losses["kd"] = config.kd_weight * loss(student.logits, config.gamma)
         for stage, gamma in config.branch_gammas.items():
             logits = self.branches[str(stage)](student.stages[stage - 1])
