@@ -12,8 +12,10 @@ block of stage 3 that does not shift its windows, into which both sides are cut,
 another grid is averaged to the teacher's. Teachers without attention (mlp) get a REDUCED FORM without L_PCA: GL and
 adversary only. CNN teachers and token students are refused: the paper does not define them.
 
-Each image is cropped, rotated, jittered and masked for the student with chance `view_chance` each. The teacher sees
-the same crop and rotation, because features are matched position by position (variant `literal`: the clean image).
+One coin an image decides whether the student sees it as it is or transformed (eq. 7): cropped, rotated, jittered in
+colour and masked. The teacher sees the same crop and rotation, because features are matched position by position
+(variant `literal`: the clean image). Variant `coin_per_transform` draws for each of the four by itself, which leaves
+one image in 16 as it is and not every second one.
 
 Defaults: no code was released, and the paper gives neither adversarial_weight, dropout, the widths of D's three
 layers, its optimizer nor the strength of the views; these are choices of this suite, as is that D judges each token and
@@ -26,7 +28,7 @@ bias is left out on both sides, as are rows and columns that do not fill a windo
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -35,7 +37,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from cakdbench.method import Batch, Method, Step, check_choices
-from cakdbench.methods.pcagl_views import geometric_view, photometric_view
+from cakdbench.methods.pcagl_views import draw_transforms, geometric_view, photometric_view
 from cakdbench.models.staged import ModelInfo, Output, to_tokens
 from cakdbench.registry import register
 from cakdbench.utils.precision import force_fp32
@@ -69,7 +71,7 @@ def value_relation_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 @force_fp32
 def gl_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean squared difference of projected student and teacher tokens `(B, N, D)`, eq. 7 of arXiv:2207.05273."""
+    """Mean squared difference of projected student and teacher tokens `(B, N, D)`, L_GL of arXiv:2207.05273."""
     return F.mse_loss(student, teacher)
 
 
@@ -160,7 +162,8 @@ class PCAGL(Method):
             nonsat: -log D(h'_s), which is bounded below, in place of log(1 - D(h'_s)).
             logit_limit: to which L_MVG clamps D's logit; without meaning for nonsat.
             mvg: `aligned`, `literal` (the teacher sees the clean image) or `off` (both see it).
-            view_chance: of each transform, for each image.
+            view_chance: of heads, for a transformed image (paper: 1/2).
+            view_coin: one for each `image`, which then gets every transform, or one for each `transform` of an image.
             crop_area: smallest share of the image that a crop keeps.
             rotation: largest angle, in degrees.
             jitter: largest change of brightness, contrast and saturation.
@@ -184,6 +187,7 @@ class PCAGL(Method):
         logit_limit: float = 10.0
         mvg: Literal["aligned", "literal", "off"] = "aligned"
         view_chance: float = 0.5
+        view_coin: Literal["image", "transform"] = field(default="image", metadata={"neutral": "transform"})
         crop_area: float = 0.5
         rotation: float = 15.0
         jitter: float = 0.4
@@ -202,6 +206,7 @@ class PCAGL(Method):
 
     variants = {
         "literal": {"mvg": "literal"},
+        "coin_per_transform": {"view_coin": "transform"},
         "no_mvg": {"mvg": "off"},
         "no_adversary": {"adversarial_weight": 0.0},
         "no_pca": {"pca_weight": 0.0},
@@ -265,16 +270,17 @@ class PCAGL(Method):
 
     def views(self, batch: Batch) -> tuple[Tensor, Output]:
         """The images the student sees, and the teacher's outputs on those that it sees."""
-        config, images, seen = self.config, batch.images, batch.images
+        config, images = self.config, batch.images
+        aligned = images  # what an aligned teacher sees
         if self.training and config.mvg != "off":
-            images = geometric_view(images, config.view_chance, config.crop_area, config.rotation)
-            seen = images  # by an aligned teacher
-            given = config.jitter, config.mask_ratio, config.mask_patch
-            images = photometric_view(images, config.view_chance, *given)
+            cropped, rotated, jittered, covered = draw_transforms(images, config.view_chance, config.view_coin)
+            aligned = geometric_view(images, cropped, rotated, config.crop_area, config.rotation)
+            strength = config.jitter, config.mask_ratio, config.mask_patch
+            images = photometric_view(aligned, jittered, covered, *strength)
         if config.mvg != "aligned":
             return images, batch.teacher
         with torch.no_grad():
-            return images, self.teacher(seen, stages=True, attention=self.pca is not None)
+            return images, self.teacher(aligned, stages=True, attention=self.pca is not None)
 
     def _pca_losses(self, feature: Tensor, teacher: Output) -> dict[str, Tensor]:
         """Both terms of L_PCA, weighted."""
