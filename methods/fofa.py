@@ -28,7 +28,9 @@ token teacher; the last token is taken for the class token; position is counted 
 of the tokens. Not reproduced: the first teacher pass of an epoch ran in train mode, and feedback was lost on
 resuming. The code needs n_q = 4 * k^2, which the 80 of the paper's Table 6 is not. Details that the paper
 leaves open are the code's: all linear maps and convolutions have biases but the aligners' 1x1 convolutions, and
-attention and prompts start as PyTorch starts them.
+attention and prompts start as PyTorch starts them. So are three parts of RAA that its eq. 4, a plain softmax attention,
+does not have: eight heads, the LayerNorm before the queries, keys and values, and the positions added to queries and
+keys.
 """
 
 import math
