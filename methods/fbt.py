@@ -46,7 +46,7 @@ BLOCK_EXEMPT = tuple(f"l2g.block.attn.{name}" for name in ("logit_scale", "cpb_m
 
 @force_fp32
 def info_nce_loss(learner: Tensor, supervisor: Tensor, scale: Tensor | float) -> Tensor:
-    """Each learner feature picks the supervisor's feature of the same sample out of the batch, eq. 3 of FBT.
+    """Pick out of the batch, for a learner's feature, the supervisor's of the same sample; eq. 3 of FBT.
 
     Features are normalised to length 1; there is one direction only.
 
@@ -61,7 +61,7 @@ def info_nce_loss(learner: Tensor, supervisor: Tensor, scale: Tensor | float) ->
 
 @force_fp32
 def feature_mse_loss(learner: Tensor, supervisor: Tensor) -> Tensor:
-    """Mean squared difference of two features `(B, D)`, the papers' alternative to InfoNCE."""
+    """Return the mean squared difference of two features `(B, D)`, the papers' alternative to InfoNCE."""
     return F.mse_loss(learner, supervisor)
 
 
@@ -86,14 +86,14 @@ class L2G(nn.Module):
     ):
         super().__init__()
         self.front, self.grid = front, back.grid
-        self.divides = all(side % wanted == 0 for side, wanted in zip(front.grid, back.grid))
-        kernel = tuple(side // wanted for side, wanted in zip(front.grid, back.grid)) if self.divides else 1
+        self.divides = all(side % goal == 0 for side, goal in zip(front.grid, back.grid))
+        kernel = tuple(side // goal for side, goal in zip(front.grid, back.grid)) if self.divides else 1
         self.patch_embed = nn.Conv2d(front.channels, back.channels, kernel, kernel)
         self.block = _attention(block, back, heads, window)
         self.prefix = None if prefix is None else nn.Parameter(prefix.detach().clone())
 
     def forward(self, x: Tensor) -> Tensor:
-        """The front's feature to tokens `(B, H*W, D)` of the back, without prefix."""
+        """Map the front's feature to tokens `(B, H*W, D)` of the back, without prefix."""
         x = self.patch_embed(self._fit(self.front.to_map(x)))
         return self.block(x.permute(0, 2, 3, 1)).reshape(len(x), -1, x.shape[1])
 
@@ -118,7 +118,7 @@ def _attention(block: str, layout: Layout, heads: int, window: int) -> nn.Module
 
 @contextlib.contextmanager
 def statistics_kept(model: nn.Module) -> Iterator[None]:
-    """Batch norms normalise by the batch inside the block, as in training, but do not record it."""
+    """Let batch norms normalise by the batch inside the block, as in training, but not record it."""
     norms = [m for m in model.modules() if getattr(m, "track_running_stats", False)]
     for norm in norms:
         norm.track_running_stats = False
@@ -211,7 +211,7 @@ class FBT(Method):
             return self.form == "paper" and bool(self.ofa_weight) and weighted
 
         def fronts_student(self, teacher: ModelInfo | StagedModel, student: ModelInfo | StagedModel) -> bool:
-            """Whether the student is the front and the teacher the back."""
+            """Tell if the student is the front and the teacher the back."""
             if self.fuse_front != "auto":
                 return self.fuse_front == "student"
             return student.kind == "cnn" or teacher.kind != "cnn"
@@ -246,7 +246,7 @@ class FBT(Method):
 
     @classmethod
     def refuses(cls, teacher: ModelInfo, student: ModelInfo, config: Config) -> str | None:
-        """A back that does not compose, or that L2G's heads or class token do not fit."""
+        """Refuse a back that does not compose, or that L2G's heads or class token do not fit."""
         back = teacher if config.fronts_student(teacher, student) else student
         if not back.composable:
             return (
@@ -268,7 +268,7 @@ class FBT(Method):
         return None
 
     def build(self) -> None:
-        """L2G, the feature projector and the temperature, as far as the weights leave them something to do."""
+        """Make L2G, the feature projector and the temperature, as far as the weights leave them something to do."""
         config = self.config
         self.student_in_front = config.fronts_student(self.teacher, self.student)
         self.entry = self.back.layouts[config.back_j - 2]
@@ -297,17 +297,17 @@ class FBT(Method):
 
     @property
     def back(self) -> StagedModel:
-        """The model that gives F's last stages and head."""
+        """Return the model that gives F's last stages and head."""
         return self.teacher if self.student_in_front else self.student
 
     def no_weight_decay(self) -> set[str]:
-        """The student's list, the temperature, and of L2G what Swin and ViT exempt."""
+        """Return the student's list, the temperature, and of L2G what Swin and ViT exempt."""
         exempt = ("log_scale", "l2g.prefix", *BLOCK_EXEMPT)
         own = {name for name, _ in self.named_parameters() if name.startswith(exempt)}
         return super().no_weight_decay() | own
 
     def distill_step(self, batch: Batch) -> Step:
-        """S once, T's stages as given, then L2G and the back; the front never runs again."""
+        """Run S, then L2G and the back on stages of S or of `batch.teacher`; the front never runs again."""
         config, student = self.config, self.student(batch.images, stages=True)
         known = {"t": self._known(self.teacher, batch.teacher), "s": self._known(self.student, student)}
         losses = {} if config.contains_labels("ts", "fs") else {"label": batch.label_loss(student.logits)}
@@ -321,7 +321,7 @@ class FBT(Method):
         return Step(student.logits, losses)
 
     def fuse(self, feature: Tensor) -> Output:
-        """What F knows, from the front's feature of stage `front_k`.
+        """Return what F knows, from the front's feature of stage `front_k`.
 
         A student back runs here for the second time in the step: batch norms do not record it.
         """
@@ -335,7 +335,7 @@ class FBT(Method):
             return self._known(self.back, Output(output.logits, output.pooled, (x,)))
 
     def _enter(self, tokens: Tensor) -> Tensor:
-        """L2G's tokens `(B, H*W, D)` as the feature the back's stage takes."""
+        """Return L2G's tokens `(B, H*W, D)` as the feature the back's stage takes."""
         if not self.entry.tokens:
             return to_map(tokens, self.entry.grid)
         if self.config.l2g_pos == "model" and (positions := self.back.patch_pos()) is not None:
@@ -352,14 +352,14 @@ class FBT(Method):
         return self.l2g.prefix if choice == "learned" else self.back.stage_prefix().detach()
 
     def _known(self, model: StagedModel, output: Output) -> Output:
-        """The logits, and as `pooled` the feature the settings ask for; the last of `output.stages` is stage 4."""
+        """Return the logits, with the feature of the settings as `pooled`; the last of `output.stages` is stage 4."""
         prefix = model.layouts[3].prefix
         if self.config.feature == "pre_logits" or not prefix:
             return output
         return Output(output.logits, model.mean_pooled(output.stages[-1][:, prefix:]))
 
     def _transfer(self, name: str, giver: Output, learner: Output, target: Tensor) -> dict[str, Tensor]:
-        """The weighted losses of `ts`, `tf` or `fs`; the giver gets no gradient, a loss of weight 0 is left out."""
+        """Return the weighted losses of `ts`, `tf` or `fs`, none of weight 0; the giver gets no gradient."""
         config, losses = self.config, {}
         weight = getattr(config, f"{name}_weight")
         if config.ofa_weight:
@@ -371,7 +371,7 @@ class FBT(Method):
         return losses
 
     def _meet(self, learner: Tensor, giver: Tensor) -> tuple[Tensor, Tensor]:
-        """Both features in one width; where they differ the learner has the student's, the giver the teacher's."""
+        """Bring both features to one width; if they differ, the learner has the student's, the giver the teacher's."""
         if learner.shape[1] == giver.shape[1]:
             return learner, giver
         if self.config.proj == "linear":

@@ -44,7 +44,7 @@ from cakdbench.utils.precision import force_fp32
 
 
 def attend(qkv: Tensor) -> Tensor:
-    """Attention output `(..., N, d)` of Q, K and V `(3, ..., N, d)`."""
+    """Return the attention output `(..., N, d)` of Q, K and V `(3, ..., N, d)`."""
     q, k, v = qkv
     return (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(-1) @ v
 
@@ -71,7 +71,7 @@ def value_relation_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 @force_fp32
 def gl_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean squared difference of projected student and teacher tokens `(B, N, D)`, L_GL of arXiv:2207.05273."""
+    """Return the mean squared difference of student and teacher tokens `(B, N, D)`, L_GL of arXiv:2207.05273."""
     return F.mse_loss(student, teacher)
 
 
@@ -122,7 +122,7 @@ class GroupLinear(nn.Module):
 
 
 def make_discriminator(width: int) -> nn.Sequential:
-    """From tokens `(B, N, D)` to one logit a sample `(B,)`, the mean over its tokens."""
+    """Make D, from tokens `(B, N, D)` to one logit a sample `(B,)`, the mean over its tokens."""
     half, quarter = max(width // 2, 1), max(width // 4, 1)
     hidden = [nn.Linear(width, half), nn.LeakyReLU(0.2), nn.Linear(half, quarter), nn.LeakyReLU(0.2)]
     mean = [nn.Flatten(), nn.AdaptiveAvgPool1d(1), nn.Flatten(0)]
@@ -218,7 +218,7 @@ class PCAGL(Method):
 
     @classmethod
     def refuses(cls, teacher: ModelInfo, student: ModelInfo, config: Config) -> str | None:
-        """All but CNN students of transformer (or, in the reduced form, MLP) teachers."""
+        """Refuse all but CNN students of transformer (or, in the reduced form, MLP) teachers."""
         if student.kind != "cnn":
             return f"pcagl projects the map of a CNN, and {student.name} is of kind {student.kind}: use a CNN student"
         if teacher.kind == "cnn":
@@ -229,7 +229,7 @@ class PCAGL(Method):
         return None
 
     def build(self) -> None:
-        """The projectors and D, as far as the weights and the teacher leave them something to do."""
+        """Make the projectors and D, as far as the weights and the teacher leave them something to do."""
         config, self.attention = self.config, self.teacher.attention
         self.stage = self.attention.stage if self.attention else 4
         self.layout = self.teacher.layouts[self.stage - 1]
@@ -245,11 +245,13 @@ class PCAGL(Method):
         self.needs = frozenset({"model"} if config.mvg == "aligned" else looked_at)
 
     def extra_optimizers(self) -> list[torch.optim.Optimizer]:
-        trained = [] if self.discriminator is None else [self.discriminator.parameters()]
-        return [torch.optim.Adam(each, self.config.disc_lr, betas=self.config.disc_betas) for each in trained]
+        if self.discriminator is None:
+            return []
+        parameters, config = self.discriminator.parameters(), self.config
+        return [torch.optim.Adam(parameters, config.disc_lr, betas=config.disc_betas)]
 
     def distill_step(self, batch: Batch) -> Step:
-        """The student once on its views, the teacher on its own."""
+        """Run the student once on its views, the teacher on its own."""
         config = self.config
         images, teacher = self.views(batch)
         student = self.student(images, stages=True)
@@ -269,7 +271,7 @@ class PCAGL(Method):
         return Step(student.logits, losses, adversary)
 
     def views(self, batch: Batch) -> tuple[Tensor, Output]:
-        """The images the student sees, and the teacher's outputs on those that it sees."""
+        """Return the images the student sees, and the teacher's outputs on those that it sees."""
         config, images = self.config, batch.images
         aligned = images  # what an aligned teacher sees
         if self.training and config.mvg != "off":
@@ -283,21 +285,21 @@ class PCAGL(Method):
             return images, self.teacher(aligned, stages=True, attention=self.pca is not None)
 
     def _pca_losses(self, feature: Tensor, teacher: Output) -> dict[str, Tensor]:
-        """Both terms of L_PCA, weighted."""
+        """Return both terms of L_PCA, weighted."""
         weight, grid, window = self.config.pca_weight, self.layout.grid, self.attention.window
         own = self.pca(feature).flatten(2).unflatten(1, (3, self.attention.heads, -1))  # B, 3, heads, d, N
         own = windowed(own.permute(1, 0, 2, 4, 3), grid, window)
-        given = windowed(torch.stack(teacher.attention)[:, :, :, self.layout.prefix :], grid, window)
+        target = windowed(torch.stack(teacher.attention)[:, :, :, self.layout.prefix :], grid, window)
         replaced = None
         if self.training and self.config.mix:
-            replaced = torch.empty(given.shape, dtype=torch.bool, device=given.device).bernoulli_(self.config.mix)
+            replaced = torch.empty(target.shape, dtype=torch.bool, device=target.device).bernoulli_(self.config.mix)
         return {
-            "pca": weight * partially_cross_attention_loss(own, given, replaced),
-            "value": weight * value_relation_loss(own[2], given[2]),
+            "pca": weight * partially_cross_attention_loss(own, target, replaced),
+            "value": weight * value_relation_loss(own[2], target[2]),
         }
 
     def _adversarial(self, projected: Tensor, taught: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """L_MVG, through D as it stands, and what D minimises in this step: nothing, if it does not train."""
+        """Return L_MVG, through D as it stands, and what D minimises in this step: nothing, if it does not train."""
         config = self.config
         fixed = {name: p.detach() for name, p in self.discriminator.named_parameters()}
         fooled = functional_call(self.discriminator, fixed, (projected,))
