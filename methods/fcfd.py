@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cakdbench.method import Batch, Method, Setting, Step, check_choices
-from cakdbench.methods.fbt import statistics_kept
+from cakdbench.methods.fbt_parts import statistics_kept
 from cakdbench.methods.kd import kd_loss
 from cakdbench.models.staged import Layout, ModelInfo, Output, StagedModel
 from cakdbench.registry import register
