@@ -13,12 +13,20 @@ def convolution(out: Tensor, x: Tensor, weight: Tensor, *rest, **more) -> int:
     return out.numel() * weight[0].numel()
 
 
+def transposed_convolution(out: Tensor, x: Tensor, weight: Tensor, *rest, **more) -> int:
+    return x.numel() * weight[0].numel()
+
+
 def linear(out: Tensor, x: Tensor, weight: Tensor, *rest, **more) -> int:
     return out.numel() * weight.shape[1]
 
 
 def product(out: Tensor, left: Tensor, right: Tensor) -> int:
     return out.numel() * left.shape[-1]
+
+
+def added_product(out: Tensor, start: Tensor, left: Tensor, right: Tensor) -> int:
+    return product(out, left, right)
 
 
 def attention(out: Tensor, query: Tensor, key: Tensor, value: Tensor, *rest, **more) -> int:
@@ -34,9 +42,11 @@ def einsum(out: Tensor, equation: str, *factors: Tensor) -> int:
 
 RULES = {
     F.conv2d: convolution,
+    F.conv_transpose2d: transposed_convolution,
     F.linear: linear,
     F.scaled_dot_product_attention: attention,
     **dict.fromkeys((torch.matmul, torch.mm, torch.bmm, Tensor.matmul, Tensor.__matmul__, Tensor.mm), product),
+    torch.baddbmm: added_product,
     torch.einsum: einsum,
 }
 
