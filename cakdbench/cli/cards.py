@@ -15,10 +15,11 @@ from rich.text import Text
 from cakdbench.data.datasets import dataset_facts
 from cakdbench.grid.suites import PairSpec, resolve_pairs
 from cakdbench.method import KINDS, Method
-from cakdbench.models.staged import StagedModel
+from cakdbench.models.staged import StagedModel, meta_model
 from cakdbench.recipes import load_recipe
 from cakdbench.registry import get_method, method_ids, resolve_config
 from cakdbench.utils.errors import UsageError
+from cakdbench.utils.meta import ContentFree
 
 
 def in_order() -> list[type[Method]]:
@@ -69,7 +70,7 @@ def extra_parameters(method: type[Method], spec: PairSpec) -> int | None:
     if method.refuses(teacher.info, student.info, config):
         return None
     labels = torch.arange(2 * student.num_classes) % student.num_classes
-    with torch.device("meta"):
+    with torch.device("meta"), ContentFree():
         return method(student, teacher if method.needs else None, config, labels).extra_parameters()
 
 
@@ -78,11 +79,9 @@ def _models(spec: PairSpec) -> tuple[StagedModel, StagedModel]:
     """Student and teacher of a pair, on the meta device."""
     pair, recipe = spec.pair, load_recipe(spec.recipe)
     classes = dataset_facts(pair.dataset).num_classes
-    with torch.device("meta"):
-        return tuple(
-            StagedModel(name, classes, recipe.image_size, split=recipe.split)
-            for name in (pair.student, pair.teacher_model)
-        )
+    return tuple(
+        meta_model(name, classes, recipe.image_size, recipe.split) for name in (pair.student, pair.teacher_model)
+    )
 
 
 def explanation(method: type[Method], pair: str) -> Iterator[RenderableType]:

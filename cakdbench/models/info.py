@@ -12,6 +12,7 @@ from cakdbench.models.catalog import create, entry
 from cakdbench.models.fallback import family_of
 from cakdbench.models.families import SPLITS, Family, classify
 from cakdbench.utils.errors import UsageError
+from cakdbench.utils.meta import ContentFree
 
 Features = tuple[Tensor, ...]
 
@@ -103,7 +104,7 @@ def describe(name: str, num_classes: int, image_size: int = 224, split: str = "o
     """
     if split not in SPLITS:
         raise UsageError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
-    with torch.device("meta"):
+    with torch.device("meta"), ContentFree():
         net = create(name, num_classes, image_size).eval()
         family = family_of(net, split, name)
         _check_size(name, family, image_size)
@@ -137,10 +138,18 @@ def _dummy_pass(name: str, net: nn.Module, family: Family, size: int) -> tuple[T
             final = family.final_norm(net, stages[-1])
         else:
             entered, (final, stages) = (), family.run(net, images, True)
-        return classify(net, final)[0], entered, stages
     except (AssertionError, IndexError, RuntimeError, ValueError) as error:
         own = entry(name).image_size
         raise UsageError(f"{name} does not run at {size} px ({error}); its own size is image_size={own}") from error
+    return _pooled(name, net, final), entered, stages
+
+
+def _pooled(name: str, net: nn.Module, final: Tensor) -> Tensor:
+    try:
+        return classify(net, final)[0]
+    except (IndexError, RuntimeError) as error:
+        reason = f"its classifier does not take its pooled feature ({error})"
+        raise UsageError(f"{name} ({type(net).__name__}) cannot be used: {reason}") from error
 
 
 def _layouts(family: Family, features: Features) -> tuple[Layout, ...]:

@@ -24,8 +24,19 @@ from cakdbench.models.families import classify
 from cakdbench.models.hooks import QKV, capture_attention, capture_preactivations, heads_of
 from cakdbench.models.info import AttentionLayout, Layout, ModelInfo, describe, to_map, to_tokens
 from cakdbench.utils.errors import UsageError
+from cakdbench.utils.meta import ContentFree, has_content
 
-__all__ = ["AttentionLayout", "Layout", "ModelInfo", "Output", "StagedModel", "describe", "to_map", "to_tokens"]
+__all__ = [
+    "AttentionLayout",
+    "Layout",
+    "ModelInfo",
+    "Output",
+    "StagedModel",
+    "describe",
+    "meta_model",
+    "to_map",
+    "to_tokens",
+]
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -85,7 +96,7 @@ class StagedModel(nn.Module):
         self.family = family_of(self.net, split, name)
         self.register_buffer("input_scale", None, persistent=False)
         self.register_buffer("input_shift", None, persistent=False)
-        if not self.composable:
+        if not self.composable and has_content(self.net):
             self._must_agree()
 
     name = property(lambda self: self.info.name)
@@ -177,7 +188,10 @@ class StagedModel(nn.Module):
 
     @torch.no_grad()
     def _must_agree(self) -> None:
-        """Networks of unknown classes: check on one image that the way taken here is timm's own forward."""
+        """Check on one image that the parts of a network of an unknown class give the logits of timm's own forward.
+
+        Without weights there is nothing to compare: a model on the meta device is taken as described.
+        """
         size = self.image_size
         image = torch.linspace(-1, 1, 3 * size * size).view(1, 3, size, size)
         training, _ = self.training, self.eval()
@@ -215,3 +229,13 @@ class StagedModel(nn.Module):
     def load_exported(self, state: dict[str, Tensor]) -> None:
         """Load what `export_state` gave."""
         self.net.load_state_dict(state)
+
+
+def meta_model(name: str, num_classes: int, image_size: int = 224, split: str = "ofa") -> StagedModel:
+    """Return a model that has shapes and no weights, for whoever counts or describes.
+
+    Raises:
+        UsageError: unknown name, a size the network cannot take, or a network that gives no four stages.
+    """
+    with torch.device("meta"), ContentFree():
+        return StagedModel(name, num_classes, image_size, split=split)
