@@ -101,6 +101,24 @@ def method_ids() -> list[str]:
     return sorted(_methods)
 
 
+def methods_in_order() -> list[type[Method]]:
+    """Return the registered methods by kind, then year, then id."""
+    return sorted(map(get_method, method_ids()), key=lambda m: (KINDS.index(m.kind), m.year or 0, m.id))
+
+
+def setting_docs(config: type[Method.Config]) -> dict[str, str]:
+    """Return what a Config's docstring says of each setting under `Attributes:`."""
+    known, docs, name = {field.name for field in fields(config)}, {}, None
+    _, _, documented = (config.__doc__ or "").partition("Attributes:")
+    for line in map(str.strip, documented.splitlines()):
+        head, colon, text = line.partition(": ")
+        if colon and head in known:
+            name, line = head, text
+        if name:
+            docs[name] = f"{docs.get(name, '')} {line}".strip()
+    return docs
+
+
 def taken(name: str) -> bool:
     """Whether a method or an alias has this name."""
     discover()
