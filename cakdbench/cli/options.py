@@ -1,11 +1,20 @@
 """Options that several commands share, and where output goes."""
 
 import os
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+
+
+class Estimation(StrEnum):
+    """Where an estimate of time comes from."""
+
+    counted = "counted"
+    measured = "measured"
+
 
 console = Console()
 errors = Console(stderr=True)
