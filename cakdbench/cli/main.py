@@ -15,7 +15,7 @@ from cakdbench.cli import results as cli_reports
 from cakdbench.cli import submissions as cli_submissions
 from cakdbench.cli.methods import load_methods, methods_named
 from cakdbench.cli.options import (
-    CACHE,
+    TEACHERS,
     Cpu,
     DataDir,
     Estimation,
@@ -57,7 +57,7 @@ def run(
     teachers: TeacherFiles = [],
     store: StoreDir = Path("runs"),
     data_dir: DataDir = None,
-    teacher_dir: TeacherDir = CACHE / "teachers",
+    teacher_dir: TeacherDir = TEACHERS,
     boards: Annotated[
         Path | None, typer.Option(help="Where its boards are written; default: boards in --store.")
     ] = None,
@@ -158,7 +158,7 @@ def teacher_train(
     teachers: TeacherFiles = [],
     store: StoreDir = Path("runs"),
     data_dir: DataDir = None,
-    teacher_dir: TeacherDir = CACHE / "teachers",
+    teacher_dir: TeacherDir = TEACHERS,
     workers: Workers = None,
     threads: Threads = 1,
     cpu: Cpu = False,
@@ -185,7 +185,7 @@ def teacher_check(
     teachers: TeacherFiles = [],
     store: StoreDir = Path("runs"),
     data_dir: DataDir = None,
-    teacher_dir: TeacherDir = CACHE / "teachers",
+    teacher_dir: TeacherDir = TEACHERS,
     workers: Workers = None,
     threads: Threads = 1,
     cpu: Cpu = False,
