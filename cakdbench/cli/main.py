@@ -15,9 +15,10 @@ from cakdbench.cli import results as cli_reports
 from cakdbench.cli import submissions as cli_submissions
 from cakdbench.cli.methods import load_methods, methods_named
 from cakdbench.cli.options import (
-    CACHE,
+    TEACHERS,
     Cpu,
     DataDir,
+    Estimation,
     MethodFiles,
     MoreSet,
     Precision,
@@ -56,7 +57,7 @@ def run(
     teachers: TeacherFiles = [],
     store: StoreDir = Path("runs"),
     data_dir: DataDir = None,
-    teacher_dir: TeacherDir = CACHE / "teachers",
+    teacher_dir: TeacherDir = TEACHERS,
     boards: Annotated[
         Path | None, typer.Option(help="Where its boards are written; default: boards in --store.")
     ] = None,
@@ -76,13 +77,14 @@ def run(
     ] = None,
     helper_of: Annotated[int | None, typer.Option(hidden=True)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show plan and time estimate; run nothing.")] = False,
+    estimate: Annotated[
+        Estimation, typer.Option(help="With --dry-run: count multiply-adds, or time a step of every kind of run.")
+    ] = Estimation.counted,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Start without asking, however long it takes.")] = False,
 ) -> None:
     """Train every cell of methods x pairs x seeds that is not done yet, then write the boards."""
     from cakdbench.grid.plan import Settings, make_plan
     from cakdbench.grid.suites import resolve_pairs
-    from cakdbench.reports.write import write_boards
-    from cakdbench.results.load import Evidence
 
     load_methods(method_file)
     settings = Settings.parse([*set, *more])
@@ -106,7 +108,7 @@ def run(
     )
     preview = bench.make_preview(plan)
     if dry_run:
-        bench.show(plan, preview)
+        bench.show(plan, preview, measured=estimate is Estimation.measured)
         return
     for obstacle in preview.obstacles:
         raise obstacle
@@ -118,6 +120,9 @@ def run(
         return
     outcome = bench.run(plan.cells, bench.jobs(preview, jobs))
     if bench.accelerator.is_main_process:
+        from cakdbench.reports.write import write_boards
+        from cakdbench.results.load import Evidence
+
         evidence = Evidence(bench.store, None, data_dir)
         write_boards(evidence, specs, boards or store / "boards", console, data_dir)
     for key, reason in outcome.failed.items():
@@ -153,7 +158,7 @@ def teacher_train(
     teachers: TeacherFiles = [],
     store: StoreDir = Path("runs"),
     data_dir: DataDir = None,
-    teacher_dir: TeacherDir = CACHE / "teachers",
+    teacher_dir: TeacherDir = TEACHERS,
     workers: Workers = None,
     threads: Threads = 1,
     cpu: Cpu = False,
@@ -180,7 +185,7 @@ def teacher_check(
     teachers: TeacherFiles = [],
     store: StoreDir = Path("runs"),
     data_dir: DataDir = None,
-    teacher_dir: TeacherDir = CACHE / "teachers",
+    teacher_dir: TeacherDir = TEACHERS,
     workers: Workers = None,
     threads: Threads = 1,
     cpu: Cpu = False,

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cakdbench.cli.progress import duration, progress_on
-from cakdbench.engine.estimate import estimate_seconds
+from cakdbench.engine.estimate import Estimate, estimate
 from cakdbench.engine.group import Options
 from cakdbench.engine.harness import Harness, Outcome
 from cakdbench.engine.launch.local import helpers
@@ -51,8 +51,8 @@ class Session:
     def make_preview(self, plan: Plan) -> Preview:
         return make_preview(self.harness(), plan.cells)
 
-    def show(self, plan: Plan, preview: Preview) -> None:
-        """Print the plan: cells, refusals, teachers to train, obstacles, and an estimate."""
+    def show(self, plan: Plan, preview: Preview, measured: bool = False) -> None:
+        """Print the plan: cells, refusals, teachers to train, obstacles, and an estimate, `measured` if need be."""
         table = Table("pair", "recipe", "seed", "methods", title="plan", title_justify="left")
         rows: dict[tuple, list[str]] = {}
         for cell, state in preview.states:
@@ -69,28 +69,30 @@ class Session:
             self._say(f"missing before it can start: {obstacle}")
         counts = Counter(state for _, state in preview.states)
         self._say(", ".join(f"{count} {state}" for state, count in sorted(counts.items())))
-        self._say(f"estimate: {self.estimate(preview)[1]}")
+        self._say(f"estimate: {self.describe(self.estimate(preview, measured))}")
 
     def _say(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def estimate(self, preview: Preview) -> tuple[float, str]:
-        """Seconds, and a sentence, for what is not done."""
+    def estimate(self, preview: Preview, measured: bool = False) -> Estimate | None:
+        """Return how long what is not done takes; None if nothing is left."""
         if not preview.left:
-            return 0.0, "nothing left to do"
-        with self.console.status("timing one training step of each kind"):
-            seconds = estimate_seconds(preview.left, self.accelerator, self._probe(preview.left), self.options.data_dir)
-        device = self.accelerator.device.type
-        return seconds, (
-            f"about {_rough(seconds)} in one process on this {'CPU' if device == 'cpu' else 'GPU'}, from one timed "
-            "step of each kind; rendering, evaluation and checkpoints come on top"
-        )
+            return None
+        records, _ = self.store.records()
+        with self.console.status("timing one training step of each kind" if measured else "counting"):
+            return estimate(
+                preview.left, self.accelerator, data_dir=self.options.data_dir, records=records, measured=measured
+            )
 
-    def _probe(self, cells: list[Cell]) -> int:
-        """Images in a timed step: the recipe's batch on a GPU, a few on a CPU."""
-        if self.accelerator.device.type == "cuda":
-            return min(cell.recipe.local_batch for cell in cells)
-        return 32 if max(cell.recipe.image_size for cell in cells) <= 96 else 4
+    def describe(self, estimate: Estimate | None) -> str:
+        """Return an estimate as a sentence."""
+        if estimate is None:
+            return "nothing left to do"
+        device = "CPU" if self.accelerator.device.type == "cpu" else "GPU"
+        return (
+            f"about {_rough(estimate.seconds)} ({_rough(estimate.low)} to {_rough(estimate.high)}) in one process on "
+            f"this {device}, from {estimate.basis}; rendering, evaluation and checkpoints come on top"
+        )
 
     def confirm(self, preview: Preview, yes: bool) -> None:
         """Say what a long run without a GPU will cost, and ask.
@@ -100,10 +102,10 @@ class Session:
         """
         if yes or self.accelerator.device.type == "cuda":
             return
-        seconds, sentence = self.estimate(preview)
-        if seconds < LONG:
+        estimate = self.estimate(preview)
+        if estimate is None or estimate.seconds < LONG:
             return
-        self._say(f"There is no GPU here. Estimate: {sentence}.")
+        self._say(f"There is no GPU here. Estimate: {self.describe(estimate)}.")
         if not (self.console.is_interactive and self.console.input("Start all the same? [y/N] ").lower() == "y"):
             raise UsageError("not started; add --yes to run it on the CPU all the same, or take a smaller suite (demo)")
 

@@ -13,11 +13,12 @@ import torch
 
 from cakdbench.data.datasets import EMBEDDED, FACTS, DatasetFacts, ImageDataset, load_dataset
 from cakdbench.method import Method
-from cakdbench.models.staged import StagedModel
+from cakdbench.models.staged import StagedModel, meta_model
 from cakdbench.recipes import Recipe, all_numbers
 from cakdbench.submissions.findings import Refused
 from cakdbench.submissions.reading import NPY_BYTES, parse_classes, read_file
 from cakdbench.utils.errors import UsageError
+from cakdbench.utils.meta import ContentFree
 from cakdbench.utils.toml import checked
 
 LONGEST_NAME = 100
@@ -123,8 +124,7 @@ def bare_model(name: str, classes: int, image_size: int, split: str) -> StagedMo
         Refused: it cannot be built.
     """
     try:
-        with torch.device("meta"):
-            return StagedModel(name, classes, image_size, split=split)
+        return meta_model(name, classes, image_size, split)
     except Exception as error:  # names and sizes are a stranger's, and timm's networks raise anything
         what = f"the model {name} cannot be built at {image_size} px ({str(error)[:200]})"
         raise Refused(what, "submit the run as it was recorded") from error
@@ -144,7 +144,7 @@ def extra_parameters(
     """
     labels = torch.arange(2 * student.num_classes) % student.num_classes
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), ContentFree():
             return method(student, teacher, config, labels).extra_parameters()
     except Exception as error:  # the settings are a stranger's, and a method may raise anything
         what = f"{method.id} cannot be built with its settings ({str(error)[:200]})"

@@ -1,10 +1,17 @@
 """Device, precision and processes."""
 
+import platform
+
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 
 from cakdbench.utils.errors import UsageError
+
+
+def device_name(device: torch.device) -> str:
+    """Return the name that records have of a device."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU ({platform.machine()})"
 
 
 def make_accelerator(precision: str = "fp32", cpu: bool = False, threads: int = 1) -> Accelerator:
