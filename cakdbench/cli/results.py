@@ -70,7 +70,7 @@ def explain_run(
 ) -> None:
     """Show where a run comes from, how it was made, and why it is or is not on a board."""
     from cakdbench.reports import explain as provenance
-    from cakdbench.reports.comparing import find_run
+    from cakdbench.results.load import find_run
 
     load_methods(method_file)
     evidence = _evidence(store, results, data_dir)

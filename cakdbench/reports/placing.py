@@ -14,6 +14,9 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+import pandas as pd
+
 from cakdbench.records import Record
 from cakdbench.reports.board import (
     BASELINES,
@@ -29,8 +32,11 @@ from cakdbench.reports.board import (
     Rules,
     Score,
 )
-from cakdbench.results.ranking import Answers, standings
+from cakdbench.results.frame import StoredRecord, runs_frame
+from cakdbench.results.ranking import Standings, standings
 
+Answers = Callable[[Record], np.ndarray | None]
+"""Whether each test image was classified right, `(images,)`; None where predictions or labels are not at hand."""
 Verdicts = dict[str, dict[int, list[str]]]
 """Key of a record to the columns it concerns, by position, each with what keeps it from counting there."""
 
@@ -190,9 +196,18 @@ def _block(precision: str, columns: list[BlockColumn], rules: Rules, answers: An
     measured = {_label(record) for column in columns for record in column.records}
     printed = {label for column in columns for label in column.printed} - {TEACHER}
     rows = sorted((_row(label, columns, rules) for label in measured | printed | set(BASELINES)), key=_order)
-    runs = {row.label: [score.records for score in row.scores] for row in rows if row.label in measured}
     dataset = columns[0].column.dataset
-    return Block(dataset, precision, tuple(columns), tuple(rows), standings(runs, answers))
+    return Block(dataset, precision, tuple(columns), tuple(rows), _standings(columns, answers))
+
+
+def _standings(columns: list[BlockColumn], answers: Answers) -> Standings:
+    by_key = {record.key: record for column in columns for record in column.records}
+    frames = [
+        runs_frame(map(StoredRecord, column.records)).assign(pair=column.column.pair, recipe=column.column.recipe)
+        for column in columns
+    ]
+    pairs = [(column.column.pair, column.column.recipe) for column in columns]
+    return standings(pd.concat(frames), pairs, lambda key: answers(by_key[key]))
 
 
 def _order(row: Row) -> tuple[Any, ...]:
