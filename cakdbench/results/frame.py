@@ -23,7 +23,7 @@ RUN_TYPES = {
     **dict.fromkeys(("student_parameters", "extra_parameters"), "int64"),
     **dict.fromkeys(("seconds", "images_per_second", "peak_memory_mb", "energy_wh"), "float64"),
     **{"device": "str", "processes": "int64", "threads": "int64", "lanes": "int64"},
-    **{"compiled": "bool", "channels_last": "bool", "versions": "str", "finished": "str", "schema_version": "int64"},
+    **{"compiled": "bool", "channels_last": "bool", "versions": "str", "finished": "str", "engine_version": "int64"},
     **dict.fromkeys(("fingerprint", "teacher_sha256", "method_source", "weights_sha256", "predictions_sha256"), "str"),
     "path": "str",
 }
@@ -74,7 +74,7 @@ def history_frame(records: Iterable[Record]) -> pd.DataFrame:
 
 def method_of(record: Record) -> str:
     """Return a run's method as users write it: `fbt`, `fbt:no_infonce`."""
-    return record.identity.method.label
+    return record.label
 
 
 def pair_of(record: Record) -> str:
@@ -110,9 +110,9 @@ def _run_row(stored: StoredRecord) -> dict[str, Any]:
         **record.conditions.model_dump(exclude={"versions", "lanes"}),
         "lanes": len(record.conditions.lanes),
         "versions": ", ".join(f"{name} {version}" for name, version in sorted(record.conditions.versions.items())),
-        "schema_version": identity.schema_version,
+        "engine_version": identity.engine_version,
         "fingerprint": identity.dataset.fingerprint,
-        "method_source": identity.method.source,
+        "method_source": record.method_source,
         "weights_sha256": record.weights_sha256,
         "predictions_sha256": record.predictions_sha256,
         "path": str(stored.path) if stored.path else None,
