@@ -11,6 +11,7 @@ reason; one trained under a recipe of another name is counted by that name.
 import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -59,6 +60,48 @@ def build_board(
         answers: which test images a run classified right, where that is known.
         statuses: of the submitted records, by key.
     """
+    runs = sort_runs(records, columns, rules)
+    blocks, unmeasured = [], []
+    for dataset in dict.fromkeys(column.dataset for column in columns):
+        own = [column for column in columns if column.dataset == dataset]
+        filled = {
+            precision: [
+                BlockColumn(column, runs.counting.get((precision, column), ()), rules.printed(column)) for column in own
+            ]
+            for precision in runs.precisions(own)
+        }
+        found = [_block(precision, _shown(filled[precision]), rules, answers) for precision in filled]
+        blocks += found
+        unmeasured += _unmeasured(found, filled[found[0].precision], rules)
+    return Board(name, title, tuple(blocks), tuple(unmeasured), runs.excluded, runs.other_recipes, statuses)
+
+
+@dataclass(frozen=True)
+class Eligibility:
+    """The runs of a board, sorted.
+
+    Attributes:
+        counting: precision and column to its runs, ordered by method and seed.
+        other_recipes: name of a recipe that is no column's, and how many runs of the board's pairs it has.
+    """
+
+    counting: Mapping[tuple[str, Column], tuple[Record, ...]]
+    excluded: tuple[Aside, ...]
+    other_recipes: dict[str, int]
+
+    def precisions(self, columns: Iterable[Column]) -> list[str]:
+        """Return the precisions with standard runs of some columns, fp32 first; fp32 if there are none."""
+        columns = set(columns)
+        names = {precision for precision, column in self.counting if column in columns}
+        return sorted(names, key=lambda name: (name != "fp32", name)) or ["fp32"]
+
+
+def sort_runs(records: Iterable[Record], columns: Sequence[Column], rules: Rules) -> Eligibility:
+    """Sort runs into the columns of a board.
+
+    Args:
+        records: of any pairs, in any order; a key that occurs twice counts once, the latest record of it.
+    """
     records = [_relabelled(record, columns, rules) for record in _once_each(records)]
     verdicts = {
         record.key: {
@@ -66,17 +109,11 @@ def build_board(
         }
         for record in records
     }
-    blocks, unmeasured = [], []
-    for dataset in dict.fromkeys(column.dataset for column in columns):
-        places = [place for place, column in enumerate(columns) if column.dataset == dataset]
-        filled = {
-            precision: [_filled(records, precision, place, columns[place], rules, verdicts) for place in places]
-            for precision in _precisions(records, verdicts, places)
-        }
-        found = [_block(precision, _shown(filled[precision]), rules, answers) for precision in filled]
-        blocks += found
-        unmeasured += _unmeasured(found, filled[found[0].precision], rules)
-    return Board(name, title, tuple(blocks), tuple(unmeasured), *_leftovers(records, columns, verdicts), statuses)
+    counting = {}
+    for place, column in enumerate(columns):
+        for precision in {r.identity.precision for r in records if verdicts[r.key].get(place) == []}:
+            counting[precision, column] = tuple(_counting(records, precision, place, verdicts))
+    return Eligibility(counting, *_leftovers(records, columns, verdicts))
 
 
 def _once_each(records: Iterable[Record]) -> list[Record]:
@@ -101,19 +138,6 @@ def _objections(record: Record, column: Column, rules: Rules) -> list[str]:
     if not all(map(math.isfinite, (result.top1, result.top5, result.optimistic_top1, result.ema_top1 or 0))):
         return ["a result is not a finite number"]
     return rules.differences(record, column)
-
-
-def _precisions(records: list[Record], verdicts: Verdicts, places: list[int]) -> list[str]:
-    """The precisions of standard records of some columns, fp32 first; fp32 if there are none."""
-    counting = (record for record in records if any(verdicts[record.key].get(place) == [] for place in places))
-    found = {record.identity.precision for record in counting}
-    return sorted(found, key=lambda name: (name != "fp32", name)) or ["fp32"]
-
-
-def _filled(
-    records: list[Record], precision: str, place: int, column: Column, rules: Rules, verdicts: Verdicts
-) -> BlockColumn:
-    return BlockColumn(column, tuple(_counting(records, precision, place, verdicts)), rules.printed(column))
 
 
 def _counting(records: list[Record], precision: str, place: int, verdicts: Verdicts) -> list[Record]:

@@ -33,11 +33,15 @@ def cells_frame(runs: pd.DataFrame, answers: Answers = lambda key: None) -> pd.D
     Args:
         answers: which test images a run classified right, by its key; without it there are no letters.
     """
-    counted = runs[runs["excluded"].isna()] if "excluded" in runs else runs
-    rows = []
-    for _, block in place_on_pairs(counted).groupby(BLOCK):
+    rows: list[dict[str, Any]] = []
+    for _, block in place_on_pairs(counted_runs(runs)).groupby(BLOCK):
         rows += _block_rows(block, answers)
     return typed_frame(rows, CELL_TYPES)
+
+
+def counted_runs(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs that count: those without a reason in `excluded`."""
+    return runs[runs["excluded"].isna()] if "excluded" in runs else runs
 
 
 def place_on_pairs(runs: pd.DataFrame) -> pd.DataFrame:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from cakdbench.labels import split
 from cakdbench.records import Epoch, Record
+from cakdbench.utils.errors import UsageError
 
 NOT_SUBMITTED = "not submitted"
 RUN_TYPES = {
@@ -87,6 +88,12 @@ def pair_of(record: Record) -> str:
 def typed_frame(rows: list[dict[str, Any]], types: Mapping[str, str]) -> pd.DataFrame:
     """Return a frame of these columns and types, also if there is no row; what a row does not have is missing."""
     return pd.DataFrame(rows, columns=list(types)).astype(dict(types))
+
+
+def check_columns(frame: pd.DataFrame, needed: Iterable[str]) -> None:
+    """Raise UsageError if a frame lacks columns."""
+    if missing := [name for name in needed if name not in frame]:
+        raise UsageError(f"the frame has no column {', '.join(missing)}: give runs as `load_results` returns them")
 
 
 def _run_row(stored: StoredRecord) -> dict[str, Any]:
