@@ -56,7 +56,9 @@ def test_every_number_of_the_demo_board_is_that_of_the_frame(cells):
         row, head = board[cell.method], pair_head(cell.pair)
         assert row[head] == (f"**{text}**" if cell.level else text) + gain
         assert (row["rank"], row["group"]) == (points(cell.rank), "–" if pd.isna(cell.letters) else cell.letters)
-        assert row["average gain"].split(" (")[0] == ("" if cell.method == "scratch" else points(cell.average_gain, True))
+        assert row["average gain"].split(" (")[0] == (
+            "" if cell.method == "scratch" else points(cell.average_gain, True)
+        )
         assert best[cell.method][head] == points(cell.optimistic)
         compared += 4 + 2 * pd.notna(cell.gain) + pd.notna(cell.rank)
     assert compared >= 287
