@@ -43,14 +43,14 @@ class Difference:
 
 @dataclass(frozen=True)
 class Noise:
-    """The chance of training on one pair: variance of an accuracy, as a share, between seeds, and its degrees of freedom."""
+    """The chance of training on one pair: variance of an accuracy (a share) between seeds, and its degrees of freedom."""
 
     variance: float
     degrees: int
 
 
 def training_noise(answers: Iterable[Correct]) -> Noise | None:
-    """Return the residual variance of accuracy = method + seed, over all methods of a pair; None without a degree of freedom."""
+    """Return the residual variance of accuracy = method + seed over all methods of a pair; None without freedom."""
     runs = [(method, seed, hits.mean()) for method, cell in enumerate(answers) for seed, hits in cell.items()]
     if not runs:
         return None

@@ -18,7 +18,7 @@ def standard_error(top1: float, images: int) -> float:
 
 
 def indistinguishable(top1: float, images: int) -> float:
-    """Return up to which difference two accuracies near `top1` can differ by chance in the choice of test images (95 %).
+    """Return the difference of two accuracies near `top1` that can be chance in the choice of test images (95 %).
 
     Takes the two for independent. Two models on the same images mostly fail on the same ones, which makes the
     true bound smaller; so this one errs on the safe side. Chance in training (the seed) comes on top.
