@@ -4,13 +4,14 @@
 that what stands in one format stands in all.
 """
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import pandas as pd
 
-from cakdbench.reports.text import MISSING, points
+from cakdbench.reports.text import MISSING, number_text, points
 
 BREAK = "\n"
 """Starts a new line inside a cell."""
@@ -48,7 +49,7 @@ class Cell:
         text: is written instead of `measured`, `sd` and `gain`. code: an id beside the text.
         measured: in percent; in a column of averages, ranks or counts such a number.
         sd, gain: in points.
-        seeds: how many, where the cells of a row differ in it.
+        seeds: how many were measured; `uneven` where the cells of a row differ in it, which a reader has to see.
         printed: what papers print, each with the letters of its sources.
         best: cannot be told apart from the best of its column.
         kind: of a row's first cell: what the method transfers.
@@ -61,6 +62,7 @@ class Cell:
     sd: float | None = None
     gain: float | None = None
     seeds: int | None = None
+    uneven: bool = False
     marks: tuple[str, ...] = ()
     printed: tuple[tuple[str, str], ...] = ()
     best: bool = False
@@ -68,11 +70,12 @@ class Cell:
     detail: Detail | None = field(default=None, compare=False)
 
     def spans(self) -> list[Span]:
-        """Return the parts in order: what was measured, and below it what is printed."""
-        spans = self._measured()
+        """Return the parts in order, with the spaces between them: what was measured, and below it what is printed."""
+        parts = self._measured()
+        spans = [span for part in parts for span in (Span(" "), part)][1:]
         if self.printed:
             # Where nothing was measured a line of its own would double the height of a table of printed values.
-            spans += [] if not spans or spans[0].text == MISSING else [Span("", "break")]
+            spans += [Span(" ") if parts[0].text == MISSING else Span("", "break")] if parts else []
             spans.append(Span(", ".join(f"{value} {sources}" for value, sources in self.printed), "printed"))
         return spans
 
@@ -84,12 +87,24 @@ class Cell:
             spans = [Span(points(self.measured) + sd, "best" if self.best else "accuracy")]
         spans += [Span(self.code, "code")] if self.code else []
         spans += [] if self.gain is None or self.text else [Span(f"({points(self.gain, signed=True)})", "gain")]
-        spans += [] if self.seeds is None else [Span(f"n={self.seeds}")]
+        spans += [Span(f"n={self.seeds}")] if self.uneven else []
         return spans + [Span(mark) for mark in self.marks]
 
     def __str__(self) -> str:
         """Return the cell as plain text."""
-        return " ".join(span.text or BREAK for span in self.spans()).replace(f" {BREAK} ", BREAK)
+        return "".join(BREAK if span.style == "break" else span.text for span in self.spans())
+
+
+def value_spans(value: Cell | str | float | None) -> list[Span]:
+    """Return the parts of any value of a frame; in text, what stands in backticks is code."""
+    if isinstance(value, Cell):
+        return value.spans()
+    spans = []
+    for number, line in enumerate(number_text(value).split(BREAK)):
+        spans += [Span("", "break")] * bool(number)
+        parts = re.split(r"`([^`]+)`", line)
+        spans += [Span(text, "code" if place % 2 else "plain") for place, text in enumerate(parts) if text]
+    return spans
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[Cell | str | float | None]]) -> pd.DataFrame:

@@ -47,8 +47,7 @@ def frame_markdown(frame: pd.DataFrame) -> str:
 def _cell(value: Any) -> str:
     if not isinstance(value, Cell):
         return plain(number_text(value))
-    spans = (STYLES.get(span.style, "{}").format(plain(span.text)) for span in value.spans())
-    return " ".join(spans).replace(" <br> ", "<br>")
+    return "".join(STYLES.get(span.style, "{}").format(plain(span.text) or span.text) for span in value.spans())
 
 
 def _has_text(column: pd.Series) -> bool:

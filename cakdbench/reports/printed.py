@@ -97,8 +97,8 @@ def protocol_lines(block: Block) -> tuple[str, ...]:
             differences[key] = protocol_differences(column.numbers, protocol)
             used.setdefault(key, set()).add(sources()[printed.source].mark)
     return _as_list(
-        f"- Recipe `{recipe}` against `{protocol}` ({', '.join(sorted(used[recipe, protocol]))}): {plain('; '.join(texts))}."
-        for (recipe, protocol), texts in differences.items()
+        f"- Recipe `{key[0]}` against `{key[1]}` ({', '.join(sorted(used[key]))}): {plain('; '.join(texts))}."
+        for key, texts in differences.items()
     )
 
 

@@ -1,4 +1,4 @@
-"""The main table of a block: methods by pairs, each cell with its numbers, its marks and what is told of it on request."""
+"""The main table of a block: methods by pairs, each cell with its numbers, marks and what is told of it on request."""
 
 from collections.abc import Iterator, Mapping
 
@@ -88,7 +88,8 @@ def _score_cell(row: Row, place: int, block: Block, statuses: Mapping[str, str])
         measured=score.mean,
         sd=score.sd,
         gain=score.gain,
-        seeds=len(score.records) if len(set(row.counts)) > 1 else None,
+        seeds=len(score.records),
+        uneven=len(set(row.counts)) > 1,
         marks=score_marks(score),
         printed=printed,
         best=block.is_best(row, place),

@@ -51,7 +51,8 @@ def inline(markdown: str) -> list[Inline]:
     for match in INLINE.finditer(markdown):
         parts.append(Inline(markdown[end : match.start()]))
         style = match.lastgroup or "plain"
-        parts.append(Inline(match[style], "plain" if style == "link" else style))
+        text = match[style] if style == "code" else match[style].replace("`", "")
+        parts.append(Inline(text, "plain" if style == "link" else style))
         end = match.end()
     parts.append(Inline(markdown[end:]))
     return [Inline(_unescaped(text), style) for text, style in parts if text]
@@ -66,11 +67,6 @@ def blocks(note: str) -> list[list[Inline]]:
 def is_list(note: str) -> bool:
     """Return True if a note is a list."""
     return note.startswith("- ")
-
-
-def unmarked(note: str) -> str:
-    """Return a paragraph or a list item as plain text."""
-    return "".join(part.text for part in inline(note))
 
 
 def _unescaped(text: str) -> str:
