@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from cakdbench.published.frame import published_frame
 from cakdbench.records import Record
 from cakdbench.results import compare as comparing
 from cakdbench.results.cells import cells_frame
 from cakdbench.results.frame import StoredRecord, check_columns, history_frame, runs_frame
 from cakdbench.results.load import Evidence, default_paths, read_records
 from cakdbench.results.predictions import NEEDED, CorrectAnswers
-from cakdbench.results.printed import printed_frame, printed_texts
+from cakdbench.results.printed import printed_texts
 from cakdbench.utils.errors import UsageError
 
 if TYPE_CHECKING:
@@ -88,11 +89,15 @@ def summarize(runs: pd.DataFrame, data_dir: str | os.PathLike[str] | None = None
 def load_published() -> pd.DataFrame:
     """Return the accuracies that papers print, a row a number.
 
-    Columns: method (`teacher` and `scratch` are the models alone), teacher, student, pair and dataset as in
-    `load_results`; metric (top1 or top5), value in percent; source and table; protocol (numbers of different protocols
-    are not comparable), mode and panel of tables that have several; printed_as (the method's name there); note.
+    Columns:
+        method (`teacher` and `scratch` are the models alone), teacher, student, pair, dataset: as in `load_results`.
+        metric: top1 or top5. value: in percent; printed: the same with the digits of the source. gain: in points above
+            the scratch student of the same table.
+        source, table: where it is printed. mode, panel: block and half of the table, if it has several. printed_as: the
+            method's name there. note: what is uncertain.
+        protocol: family of settings; values of different families are not comparable.
     """
-    return printed_frame()
+    return published_frame()
 
 
 def compare(

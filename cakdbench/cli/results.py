@@ -1,12 +1,13 @@
-"""The commands about results: leaderboard, diff, explain-run."""
+"""The commands about results: leaderboard, migrate, diff, results, explain-run."""
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cakdbench.cli.methods import load_methods
-from cakdbench.cli.options import Boards, DataDir, MethodFiles, Results, StoreDir, console
+from cakdbench.cli.options import Boards, DataDir, MethodFiles, Results, StoreDir, console, errors
 from cakdbench.utils.errors import UsageError
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def migrate(
     folders: Annotated[list[Path], typer.Argument(help="Stores and results folders of an earlier cakdbench.")],
     method_file: MethodFiles = [],
 ) -> None:
-    """Bring finished runs and entries of an earlier cakdbench up to date; nothing is trained again."""
+    """Give runs of an earlier cakdbench, or of a method now built in, their present keys; nothing is trained."""
     from cakdbench.results.migrate import migrate as migrate_folder
 
     load_methods(method_file)
@@ -72,6 +73,45 @@ def diff(
 
     evidence = _evidence(store, results, data_dir)
     console.print(difference_table(subject(first, evidence), subject(second, evidence), evidence))
+
+
+@app.command("results")
+def show_results(
+    paths: Annotated[
+        list[Path], typer.Argument(help="Stores, results folders, run folders, entries. Default: all that is here.")
+    ] = [],
+    format: Annotated[
+        str | None, typer.Option("--format", help="csv, json, md or parquet; default: by the file's ending, else csv.")
+    ] = None,
+    where: Annotated[str, typer.Option(help="Which rows, as in \"method == 'fbt' and seed < 3\".")] = "",
+    cells: Annotated[
+        bool, typer.Option("--cells", help="A row a cell (means over seeds) instead of a row a run.")
+    ] = False,
+    columns: Annotated[str, typer.Option(help="Which columns, comma-separated; default: all.")] = "",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The file to write; default: print.")] = None,
+    method_file: MethodFiles = [],
+    data_dir: DataDir = None,
+) -> None:
+    """Print finished runs, or the cells they make, as a table for other programs."""
+    from cakdbench import load_results, summarize
+    from cakdbench.results import export
+    from cakdbench.store import write_atomic
+
+    form = export.format_of(format, output)
+    load_methods(method_file)
+    with warnings.catch_warnings(record=True) as damage:
+        warnings.simplefilter("always")
+        frame = load_results(*paths, data_dir=data_dir)
+        frame = summarize(frame, data_dir) if cells else frame
+    for warning in damage:
+        errors.print(str(warning.message), style="yellow", markup=False, highlight=False, soft_wrap=True)
+    frame = export.choose_rows(frame, where) if where else frame
+    frame = export.choose_columns(frame, columns) if columns else frame
+    if output is None:
+        print(export.frame_text(frame, form), end="")
+    else:
+        write_atomic(output, export.frame_bytes(frame, form))
+        console.print(f"written: {output} ({len(frame)} rows)", markup=False, highlight=False)
 
 
 @app.command("explain-run")

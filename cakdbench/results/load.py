@@ -37,6 +37,7 @@ class Evidence:
     """
 
     def __init__(self, store: Store | None = None, results: Path | None = None, data_dir: Path | None = None):
+        self.store = store
         self.data_dir = data_dir
         self.external: tuple[ExternalEntry, ...] = ()
         self.damage: list[str] = []
@@ -99,9 +100,9 @@ class Evidence:
             self._add_results(path)
 
     def _add_store(self, store: Store) -> None:
-        records, damage = store.records()
-        self._take(StoredRecord(record, store.root / record.key / "record.json") for record in records)
-        self.damage += damage
+        for run in store.runs():
+            if run.is_done:
+                self._add_run(run)
 
     def _add_run(self, run: RunFolder) -> None:
         try:

@@ -1,17 +1,14 @@
 """Which test images runs classified right, read from their predictions when somebody asks."""
 
 import functools
-import hashlib
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from cakdbench.submissions.evidence import labels_folder, load_labels
-from cakdbench.submissions.findings import Refused
-from cakdbench.submissions.reading import NPY_BYTES, parse_classes, read_file
-from cakdbench.utils.errors import CakdError
+from cakdbench.submissions.evidence import labels_folder, load_labels, load_predictions
+from cakdbench.utils.errors import CakdError, StoreError
 
 
 class CorrectAnswers:
@@ -33,11 +30,13 @@ class CorrectAnswers:
         run = self._runs.get(key)
         if run is None:
             return None
-        predictions = _read_predictions(predictions_path(Path(run.path)), run.predictions_sha256)
-        labels = None if predictions is None else self._labels(run.dataset, run.fingerprint)
-        if labels is None or predictions.shape != labels.shape:
+        try:
+            predictions = load_predictions(predictions_path(Path(run.path)), run.predictions_sha256)
+            labels = None if predictions is None else self._labels(run.dataset, run.fingerprint)
+        except StoreError as error:
+            warnings.warn(f"{error}; paired tests go without the run", stacklevel=2)
             return None
-        return predictions == labels
+        return None if labels is None or predictions.shape != labels.shape else predictions == labels
 
     def _find_labels(self, dataset: str, fingerprint: str) -> np.ndarray | None:
         folders = {labels_folder(Path(run.path).parents[1]) for run in self._runs.values() if _is_entry(Path(run.path))}
@@ -58,20 +57,6 @@ def predictions_path(record: Path) -> Path:
 
 def _is_entry(record: Path) -> bool:
     return record.name != "record.json"
-
-
-def _read_predictions(path: Path, sha256: str) -> np.ndarray | None:
-    if not path.exists():
-        return None
-    try:
-        content = read_file(path, NPY_BYTES)
-        if hashlib.sha256(content).hexdigest() == sha256:
-            return parse_classes(content)
-        problem = "not the predictions of the record"
-    except Refused as error:
-        problem = str(error)
-    warnings.warn(f"damaged file {path}: {problem}; it is left out of paired tests", stacklevel=3)
-    return None
 
 
 def _labels_of_dataset(dataset: str, fingerprint: str, data_dir: Path | None) -> np.ndarray | None:

@@ -1,25 +1,8 @@
-"""The papers' numbers as a frame, and beside the cells that were measured."""
+"""The papers' numbers beside the cells that were measured."""
 
 import pandas as pd
 
 from cakdbench.published.ledger import accuracies
-from cakdbench.results.frame import typed_frame
-
-PRINTED_TYPES = {
-    **dict.fromkeys(("method", "teacher", "student", "pair", "dataset", "metric"), "str"),
-    "value": "float64",
-    **dict.fromkeys(("source", "table", "protocol", "mode", "panel", "printed_as", "note"), "str"),
-}
-"""The columns of `printed_frame` and their types, in order."""
-
-
-def printed_frame() -> pd.DataFrame:
-    """Return a row an accuracy that a paper prints, in percent, with the columns of `PRINTED_TYPES`."""
-    rows = [
-        row.model_dump() | {"pair": f"{row.teacher}>{row.student}@{row.dataset}", "value": row.number}
-        for row in accuracies()
-    ]
-    return typed_frame(rows, PRINTED_TYPES)
 
 
 def printed_texts(cells: pd.DataFrame) -> pd.Series:

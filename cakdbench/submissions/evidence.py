@@ -90,20 +90,20 @@ def _wrong(held: Held, verdict: Verdict | None) -> str | None:
     return None
 
 
-def load_predictions(folder: Path, record: Record) -> np.ndarray | None:
-    """`(N,)` uint16 predicted classes of an entry of a results folder; None if they are not there.
+def load_predictions(path: Path, sha256: str) -> np.ndarray | None:
+    """Return `(N,)` uint16 predicted classes of a run's file of them; None if it is not there.
+
+    Args:
+        sha256: what the record says of the file.
 
     Raises:
         StoreError: the file is damaged, or not the record's.
     """
-    if not (NAME.fullmatch(record.identity.method.id) and NAME.fullmatch(record.key)):
-        return None
-    path = folder / record.identity.method.id / f"{record.key}.npy"
     if not path.exists():
         return None
     try:
         content = read_file(path, NPY_BYTES)
-        if hashlib.sha256(content).hexdigest() != record.predictions_sha256:
+        if hashlib.sha256(content).hexdigest() != sha256:
             raise StoreError(f"damaged file {path}: not the predictions of the record; restore it")
         return parse_classes(content)
     except Refused as error:
@@ -130,8 +130,8 @@ def load_labels(folder: Path, dataset: str, fingerprint: str) -> np.ndarray | No
         try:
             return parse_classes(read_file(path, NPY_BYTES))
         except Refused as error:
-            fix = "restore it, or remove it and keep the dataset at hand"
-            raise StoreError(f"damaged file {path}: {error.problem.what}; {fix}") from error
+            hint = "restore it, or remove it and keep the dataset at hand"
+            raise StoreError(f"damaged file {path}: {error.problem.what}; {hint}") from error
     data = Truth(folder).dataset(dataset)
     found = data is not None and data.fingerprint == fingerprint
     return data.test.labels.astype(np.uint16) if found else None
