@@ -19,7 +19,7 @@ from cakdbench.results.printed import printed_texts
 from cakdbench.utils.errors import UsageError
 
 if TYPE_CHECKING:
-    from cakdbench.reports.board import Column
+    from cakdbench.reports.eligibility import Column
 
 # ---- Results ---------------------------------------------------------------------------------------------------------
 
@@ -143,8 +143,7 @@ def _judged_frame(stored: list[StoredRecord], data_dir: Path | None) -> pd.DataF
     """Return the frame of runs, each under the canonical name of its settings, with what keeps it from counting."""
     if not stored:
         return runs_frame([])
-    from cakdbench.reports.eligibility import Standard
-    from cakdbench.reports.placing import sort_runs
+    from cakdbench.reports.eligibility import Standard, sort_runs
 
     records = [run.record for run in stored]
     columns, excluded = _columns(records, data_dir)

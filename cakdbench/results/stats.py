@@ -43,7 +43,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Noise:
-    """The chance of training on one pair: variance of an accuracy (a share) between seeds, and its degrees of freedom."""
+    """The chance of training on one pair: variance of a share between seeds, and its degrees of freedom."""
 
     variance: float
     degrees: int
