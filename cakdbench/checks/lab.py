@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from cakdbench.build import build_method
 from cakdbench.checks.module_template import ModuleTemplate
 from cakdbench.data.datasets import ImageDataset, Split, load_dataset
 from cakdbench.data.stream import EvalStream, SampleStream
@@ -150,8 +151,7 @@ class Lab:
         student = student_model(MODELS[direction.student])
         labels = torch.from_numpy(small_dataset().train.labels)
         with seeded("extra", self.method.id):
-            given = teacher if self.method.needs else None
-            method = self.method(student, given, self.config(direction), labels).train()
+            method = build_method(self.method, student, teacher, self.config(direction), labels=labels).train()
         method.epoch_start(0)
         return method
 

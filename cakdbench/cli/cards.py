@@ -12,6 +12,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from cakdbench.build import count_extra_parameters
 from cakdbench.data.datasets import dataset_facts
 from cakdbench.grid.suites import PairSpec, resolve_pairs
 from cakdbench.method import KINDS, Method
@@ -68,9 +69,7 @@ def extra_parameters(method: type[Method], spec: PairSpec) -> int | None:
     config = resolve_config(method, None, teacher.info, student.info, spec.pair.dataset)
     if method.refuses(teacher.info, student.info, config):
         return None
-    labels = torch.arange(2 * student.num_classes) % student.num_classes
-    with torch.device("meta"):
-        return method(student, teacher if method.needs else None, config, labels).extra_parameters()
+    return count_extra_parameters(method, student, teacher, config)
 
 
 @functools.lru_cache(maxsize=4)
