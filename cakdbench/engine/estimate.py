@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
+from cakdbench.build import build_method
 from cakdbench.data.datasets import dataset_facts
 from cakdbench.grid.plan import Cell
 from cakdbench.method import Batch, forward_options
@@ -56,7 +57,7 @@ class _Clock:
         student = StagedModel(cell.pair.student, classes, size, split=cell.recipe.split)
         teacher = self._teacher(cell, classes) if cell.needs_teacher else None
         labels = torch.arange(samples) % classes
-        method = cell.method(student, teacher, cell.config, labels).to(device).train()
+        method = build_method(cell.method, student, teacher, cell.config, labels=labels).to(device).train()
         method.epoch_start(0)
         images = torch.randn(self.batch, 3, size, size, device=device)
         target = torch.arange(self.batch, device=device) % classes

@@ -49,6 +49,9 @@ class Column:
 class Rules(Protocol):
     """What a board has to be told about methods and settings."""
 
+    def label(self, record: Record, column: Column) -> str:
+        """Return the row a record belongs to; UsageError where that cannot be told."""
+
     def differences(self, record: Record, column: Column) -> list[str]:
         """What keeps the record from being a standard run of the column; empty if nothing does."""
 
@@ -157,7 +160,7 @@ class BlockColumn:
     def _of_means(self, bound: Callable[[float, int], float]) -> float | None:
         groups: dict[str, list[Record]] = {}
         for record in self.records:
-            groups.setdefault(record.identity.method.label, []).append(record)
+            groups.setdefault(record.label, []).append(record)
         means = (Score(tuple(group)).mean for group in groups.values())
         return max((bound(mean, self.column.test_images) for mean in means), default=None)
 

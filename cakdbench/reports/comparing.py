@@ -37,7 +37,7 @@ def subject(name: str, evidence: Evidence) -> Subject:
     if name.endswith(".toml") or name in recipe_names():
         return Subject(name, "recipe", _texts(load_recipe(name).numbers()))
     record = find_run(name, evidence)
-    return Subject(record.key, "run", _texts(record.identity.recipe), record)
+    return Subject(record.key, "run", _texts(record.recipe), record)
 
 
 def find_run(name: str, evidence: Evidence) -> Record:
@@ -94,8 +94,8 @@ def _run_rows(first: Record, second: Record, evidence: Evidence) -> Iterator[tup
 
 
 RUN_VALUES: dict[str, Callable[[Record], str]] = {
-    "method": lambda r: r.identity.method.label,
-    "method source": lambda r: r.identity.method.source[:16],
+    "method": lambda r: r.label,
+    "method source": lambda r: r.method_source[:16],
     "student": lambda r: r.identity.student,
     "teacher": lambda r: (
         f"{r.identity.teacher.model} {r.identity.teacher.sha256[:16]}" if r.identity.teacher else "none"

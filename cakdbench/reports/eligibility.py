@@ -6,10 +6,9 @@ vary; precision is no setting: each has a block of its own.
 """
 
 import functools
+import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from cakdbench.data.datasets import dataset_facts
 from cakdbench.grid.plan import pair_info
@@ -17,9 +16,10 @@ from cakdbench.grid.suites import Pair, PairSpec, Suite
 from cakdbench.models.staged import ModelInfo
 from cakdbench.published.compare import Printed, printed_cells
 from cakdbench.recipes import load_recipe
-from cakdbench.records import Record
-from cakdbench.registry import resolve_config, split_variant
+from cakdbench.records import MethodIdentity, Record
+from cakdbench.registry import all_settings, canonical_label, get_method, resolve_config, split_variant
 from cakdbench.reports.board import Column
+from cakdbench.source_hash import is_built_in
 from cakdbench.utils.diff import changes
 from cakdbench.utils.errors import UsageError
 
@@ -48,18 +48,27 @@ class Standard:
         self.data_dir = data_dir
 
     def differences(self, record: Record, column: Column) -> list[str]:
-        """The recipe's numbers and the method's settings that are not standard, each with both values."""
-        method = record.identity.method
+        """Return what keeps a record from being a standard run of the column, each number with both values."""
         try:
-            config = _config(method.label, column, self.data_dir)
+            self.label(record, column)
+            other_code = _other_code(record.identity.method)
         except UsageError as error:
-            return [f"settings of {method.label} cannot be checked: {error}"]
+            return [f"settings of {record.label} cannot be checked: {error}"]
         own = record.teacher is not None and not record.teacher.standard
         return [
-            *changes(record.identity.recipe, column.numbers, "recipe"),
-            *changes(method.config, config, method.id),
+            *changes(record.recipe, column.numbers, "recipe"),
+            *other_code,
             *([f"a teacher that is not the registry's ({record.teacher.source})"] if own else []),
         ]
+
+    def label(self, record: Record, column: Column) -> str:
+        """Return the row a record belongs to: the canonical name of its settings on the pair.
+
+        Raises:
+            UsageError: the method is not installed, or the settings are none of it.
+        """
+        method = record.identity.method
+        return _label(method.id, json.dumps(method.config, sort_keys=True), column, self.data_dir)
 
     def refusal(self, label: str, column: Column) -> str | None:
         """The method's own reason for not running on the pair."""
@@ -94,10 +103,20 @@ class Standard:
 
 
 @functools.cache
-def _config(label: str, column: Column, data_dir: Path | None) -> dict[str, Any]:
-    method, variant = split_variant(label)
-    teacher, student = _infos(column, data_dir)
-    return asdict(resolve_config(method, variant, teacher, student, column.dataset))
+def _label(id: str, settings: str, column: Column, data_dir: Path | None) -> str:
+    method, infos = get_method(id), _infos(column, data_dir)
+    values = all_settings(method, json.loads(settings))
+    return canonical_label(method, resolve_config(method, None, *infos, column.dataset, values), *infos, column.dataset)
+
+
+def _other_code(identity: MethodIdentity) -> list[str]:
+    """Return why a record of a built-in method was computed by other code than its present version."""
+    method = get_method(identity.id)
+    if not is_built_in(method) or identity.version == method.version:
+        return []
+    if identity.version is None:
+        return [f"{identity.id} as code that no version of it has ({identity.source[:16]})"]
+    return [f"version {identity.version} of {identity.id} (standard {method.version})"]
 
 
 @functools.cache

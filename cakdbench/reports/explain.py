@@ -53,7 +53,7 @@ def _recipe_changes(record: Record) -> list[str]:
         numbers = load_recipe(record.recipe_name).numbers()
     except UsageError:
         return [f"no recipe {record.recipe_name} is installed"]
-    return changes(record.identity.recipe, numbers, "recipe")
+    return changes(record.recipe, numbers, "recipe")
 
 
 def places(record: Record, evidence: Evidence, data_dir: Path | None = None) -> Iterator[str]:

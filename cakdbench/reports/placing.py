@@ -30,6 +30,7 @@ from cakdbench.reports.board import (
     Score,
 )
 from cakdbench.results.ranking import Answers, standings
+from cakdbench.utils.errors import UsageError
 
 Verdicts = dict[str, dict[int, list[str]]]
 """Key of a record to the columns it concerns, by position, each with what keeps it from counting there."""
@@ -52,7 +53,7 @@ def build_board(
         answers: which test images a run classified right, where that is known.
         statuses: of the submitted records, by key.
     """
-    records = _once_each(records)
+    records = [_relabelled(record, columns, rules) for record in _once_each(records)]
     verdicts = {
         record.key: {
             place: _objections(record, column, rules) for place, column in enumerate(columns) if column.concerns(record)
@@ -78,6 +79,17 @@ def _once_each(records: Iterable[Record]) -> list[Record]:
     return list({record.key: record for record in ordered}.values())
 
 
+def _relabelled(record: Record, columns: Sequence[Column], rules: Rules) -> Record:
+    """Return the record under the present name of its settings: variants may have been named since it was made."""
+    column = next((column for column in columns if column.concerns(record)), None)
+    if column is None:
+        return record
+    try:
+        return record.model_copy(update={"label": rules.label(record, column)})
+    except UsageError:
+        return record
+
+
 def _objections(record: Record, column: Column, rules: Rules) -> list[str]:
     result = record.result
     if not all(map(math.isfinite, (result.top1, result.top5, result.optimistic_top1, result.ema_top1 or 0))):
@@ -101,7 +113,7 @@ def _filled(
 def _counting(records: list[Record], precision: str, place: int, verdicts: Verdicts) -> list[Record]:
     """The standard records of one column and precision that may stand together; the others get their reason."""
     traits: list[tuple[str, Callable[[Record], Hashable]]] = [
-        ("record schema", lambda r: r.identity.schema_version),
+        ("engine version", lambda r: r.identity.engine_version),
         ("dataset fingerprint", lambda r: r.identity.dataset.fingerprint),
         ("teacher file", lambda r: r.identity.teacher and r.identity.teacher.sha256),
     ]
@@ -214,4 +226,4 @@ def _row(label: str, columns: list[BlockColumn], rules: Rules) -> Row:
 
 
 def _label(record: Record) -> str:
-    return record.identity.method.label
+    return record.label

@@ -168,7 +168,7 @@ def _mean(values: Iterable[float | None]) -> str:
 def aside_table(runs: Sequence[Aside]) -> Table:
     rows = [
         [
-            run.record.identity.method.label,
+            run.record.label,
             run.pair,
             str(run.record.identity.seed),
             run.record.identity.precision,

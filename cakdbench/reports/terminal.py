@@ -50,8 +50,7 @@ def _aside_table(board: Board) -> Table:
     for head in ("method", "pair", "seed", "top-1", "what differs"):
         table.add_column(head, overflow="fold")
     for run in board.aside:
-        identity = run.record.identity
-        cells = (identity.method.label, run.pair, str(identity.seed), points(run.record.result.top1))
+        cells = (run.record.label, run.pair, str(run.record.identity.seed), points(run.record.result.top1))
         table.add_row(*map(Text, cells), Text("; ".join(run.reasons)))
     return table
 

@@ -1,5 +1,6 @@
 """What every part of a run shares: the device, how to compute, who listens, when to stop."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,13 +17,13 @@ class Options:
 
     Attributes:
         data_dir: where the datasets lie; None for the default place.
-        workers: processes that render images, per training process.
+        workers: processes that render images, per training process; None: none on a CPU, up to eight for a GPU.
         max_lanes: students trained side by side at most.
         checkpoint_seconds: lanes are saved at least this often, besides every epoch.
     """
 
     data_dir: Path | None = None
-    workers: int = 0
+    workers: int | None = None
     max_lanes: int = 16
     checkpoint_seconds: float = 300.0
     compile: bool = False
@@ -49,9 +50,11 @@ class Runtime:
 
     @property
     def rendering(self) -> dict[str, Any]:
-        """How this process renders its share of the images: arguments of the streams."""
+        """Arguments of the streams: how this process renders its share of the images."""
+        on_gpu = self.accelerator.device.type != "cpu"
+        default = min(8, os.cpu_count() or 1) if on_gpu else 0
         return {
-            "workers": self.options.workers,
+            "workers": default if self.options.workers is None else self.options.workers,
             "rank": self.accelerator.process_index,
             "world": self.accelerator.num_processes,
             "pin_memory": self.accelerator.device.type == "cuda",

@@ -41,7 +41,7 @@ def record(
     fingerprint="f" * 64,
     source="a",
     teacher_file="teacher",
-    schema_version=1,
+    engine_version=1,
     mismatch=False,
     optimistic=None,
     ema=None,
@@ -51,13 +51,12 @@ def record(
     """A record as the harness would write it; scratch gets no teacher."""
     models, dataset = pair.split("@")
     teacher, student = models.split(">")
-    id, _, variant = label.partition(":")
+    id = label.partition(":")[0]
     taught = id != "scratch"
     identity = {
-        "schema_version": schema_version,
+        "engine_version": engine_version,
         "method": {
             "id": id,
-            "variant": variant or None,
             "config": CONFIGS[label] if config is None else config,
             "source": sha(id, source),
         },
@@ -73,6 +72,8 @@ def record(
         {
             "key": f"{id}-{sha(identity)[:16]}",
             "identity": identity,
+            "label": label,
+            "method_source": sha(id, source),
             "recipe_name": recipe_name,
             "teacher": facts | {"mismatch_allowed": mismatch} if taught else None,
             "student_parameters": 1_000_000,
@@ -135,9 +136,12 @@ class TestRules:
     def differences(self, record, column):
         method = record.identity.method
         return [
-            *changes(record.identity.recipe, column.numbers, "recipe"),
-            *changes(method.config, CONFIGS[method.label], method.id),
+            *changes(record.recipe, column.numbers, "recipe"),
+            *changes(method.config, CONFIGS[record.label], method.id),
         ]
+
+    def label(self, record, column):
+        return record.label
 
     def refusal(self, label, column):
         refused = label.startswith("fbt") and column.student.startswith("mlp")

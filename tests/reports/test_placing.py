@@ -171,7 +171,7 @@ class TestOneOfAKind:
         ("trait", "values", "name"),
         [
             ("fingerprint", ("f" * 64, "e" * 64), "dataset fingerprint eeeeeeee (in the table: ffffffff)"),
-            ("schema_version", (1, 2), "record schema 2 (in the table: 1)"),
+            ("engine_version", (1, 2), "engine version 2 (in the table: 1)"),
         ],
     )
     def test_a_column_has_what_most_records_have(self, trait, values, name):
