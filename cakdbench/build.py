@@ -11,6 +11,7 @@ from cakdbench.method import Method
 from cakdbench.models.staged import StagedModel
 from cakdbench.registry import resolve_config, split_variant
 from cakdbench.utils.errors import UsageError
+from cakdbench.utils.meta import ContentFree
 from cakdbench.utils.rng import seeded
 
 
@@ -68,5 +69,5 @@ def count_extra_parameters(
 ) -> int:
     """Return the trainable parameters that a method adds to a student, without allocating any."""
     labels = torch.arange(2 * student.num_classes) % student.num_classes
-    with torch.device("meta"):
+    with torch.device("meta"), ContentFree():
         return build_method(method, student, teacher, config, labels=labels).extra_parameters()

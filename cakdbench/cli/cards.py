@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import MISSING, Field, fields
 from typing import Any
 
-import torch
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -16,7 +15,7 @@ from cakdbench.build import count_extra_parameters
 from cakdbench.data.datasets import dataset_facts
 from cakdbench.grid.suites import PairSpec, resolve_pairs
 from cakdbench.method import Method
-from cakdbench.models.staged import StagedModel
+from cakdbench.models.staged import StagedModel, meta_model
 from cakdbench.recipes import load_recipe
 from cakdbench.registry import methods_in_order, resolve_config, setting_docs
 from cakdbench.utils.errors import UsageError
@@ -71,11 +70,9 @@ def _models(spec: PairSpec) -> tuple[StagedModel, StagedModel]:
     """Student and teacher of a pair, on the meta device."""
     pair, recipe = spec.pair, load_recipe(spec.recipe)
     classes = dataset_facts(pair.dataset).num_classes
-    with torch.device("meta"):
-        return tuple(
-            StagedModel(name, classes, recipe.image_size, split=recipe.split)
-            for name in (pair.student, pair.teacher_model)
-        )
+    return tuple(
+        meta_model(name, classes, recipe.image_size, recipe.split) for name in (pair.student, pair.teacher_model)
+    )
 
 
 def explanation(method: type[Method], pair: str) -> Iterator[RenderableType]:

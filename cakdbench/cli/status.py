@@ -8,7 +8,6 @@ from rich.table import Table
 from rich.text import Text
 
 from cakdbench.records import Identity
-from cakdbench.reports.text import points
 from cakdbench.store import RunFolder, Store, checkpoint_step
 from cakdbench.utils.errors import StoreError
 
@@ -17,7 +16,7 @@ STATE_STYLES = {"done": "green", "running": "cyan", "failed": "red", "interrupte
 
 @dataclass(frozen=True)
 class RunStatus:
-    """A run as it is listed; `top1` in percent, `reason` why it failed or cannot be read."""
+    """A row of the table; `top1` in percent, `reason` why the run failed or cannot be read."""
 
     key: str
     label: str
@@ -30,12 +29,12 @@ class RunStatus:
 
 
 def status_table(store: Store) -> Group:
-    """Every run of a store."""
+    """Return every run of a store, as a table."""
     return runs_table([run_status(run) for run in store.runs()])
 
 
 def run_status(run: RunFolder) -> RunStatus:
-    """What is known of a run; a file that cannot be read is the reason."""
+    """Read the state of a run; a file that cannot be read is the reason."""
     state = run.state()
     try:
         identity = run.identity()
@@ -56,7 +55,7 @@ def _pair(identity: Identity) -> str:
 
 
 def runs_table(runs: Sequence[RunStatus]) -> Group:
-    """One row a run, in the given order, and below them the reasons.
+    """Lay out one row a run, in the given order, and below them the reasons.
 
     A row ends with the beginning of the part of the key that is unique.
     """
@@ -65,10 +64,8 @@ def runs_table(runs: Sequence[RunStatus]) -> Group:
         folds, right = head in ("method", "pair"), head in ("seed", "top-1")
         table.add_column(head, overflow="fold", no_wrap=not folds, justify="right" if right else "left")
     for run in runs:
-        seed, top1 = (
-            ("" if run.seed is None else str(run.seed)),
-            ("" if run.top1 is None else points(run.top1)),
-        )
+        seed = "" if run.seed is None else str(run.seed)
+        top1 = "" if run.top1 is None else f"{run.top1:.2f}"
         cells = (run.progress, top1, run.key.rpartition("-")[2][:8])
         state = Text(run.state, style=STATE_STYLES.get(run.state, ""))
         table.add_row(*map(Text, (run.label, run.pair, seed)), state, *map(Text, cells))

@@ -8,7 +8,7 @@ from typing import Any
 
 import timm
 from timm.layers import DropPath
-from timm.models import get_pretrained_cfg
+from timm.models import PretrainedCfg, get_pretrained_cfg
 from timm.models.mlp_mixer import MlpMixer
 from torch import nn
 
@@ -161,11 +161,15 @@ def entry(name: str) -> ZooEntry:
             raise unknown("model", name, MODELS)
         return MODELS[name]
     architecture, _, tag = name.removeprefix(TIMM).partition(".")
-    if not timm.is_model(architecture):
+    if architecture not in timm.list_models():  # `is_model` also knows the names that timm has given up
         raise unknown("timm model", architecture, timm.list_models())
-    size = get_pretrained_cfg(architecture).input_size[-1]
     hub = f"{architecture}.{tag}" if tag else architecture
-    return ZooEntry(architecture, architecture, "", hub=hub, image_size=size)
+    return ZooEntry(architecture, architecture, "", hub=hub, image_size=_defaults(architecture).input_size[-1])
+
+
+def _defaults(architecture: str) -> PretrainedCfg:
+    """Return timm's facts about an entry point; those of any network where timm has none."""
+    return get_pretrained_cfg(architecture) or PretrainedCfg()
 
 
 def create(
@@ -190,7 +194,7 @@ def create(
     """
     made = entry(name)
     options = dict(made.options, num_classes=num_classes)
-    if get_pretrained_cfg(made.timm).fixed_input_size:
+    if _defaults(made.timm).fixed_input_size:
         options["img_size"] = image_size
     if drop_path:
         options["drop_path_rate"] = drop_path

@@ -12,6 +12,7 @@ from cakdbench.models.catalog import create, entry
 from cakdbench.models.fallback import family_of
 from cakdbench.models.families import SPLITS, Family, classify
 from cakdbench.utils.errors import UsageError
+from cakdbench.utils.meta import ContentFree
 
 Features = tuple[Tensor, ...]
 
@@ -101,18 +102,26 @@ def describe(name: str, num_classes: int, image_size: int = 224, split: str = "o
     Raises:
         UsageError: unknown name, a size the network cannot take, or a network that gives no four stages.
     """
+    with torch.device("meta"), ContentFree():
+        return inspect_network(create(name, num_classes, image_size).eval(), name, image_size, split)
+
+
+def inspect_network(net: nn.Module, name: str, image_size: int, split: str = "ofa") -> ModelInfo:
+    """Read the shapes of a timm network in eval mode off a dummy pass.
+
+    Raises:
+        UsageError: a size the network cannot take, or a network that gives no four stages.
+    """
     if split not in SPLITS:
         raise UsageError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
-    with torch.device("meta"):
-        net = create(name, num_classes, image_size).eval()
-        family = family_of(net, split, name)
-        _check_size(name, family, image_size)
-        pooled, entered, stages = _dummy_pass(name, net, family, image_size)
+    family = family_of(net, split, name)
+    _check_size(name, family, image_size)
+    pooled, entered, stages = _dummy_pass(name, net, family, image_size)
     return ModelInfo(
         name=name,
         kind=family.kind,
         image_size=image_size,
-        num_classes=num_classes,
+        num_classes=net.num_classes,
         width=pooled.shape[1],
         layouts=_layouts(family, stages),
         composable=family.composable,
@@ -130,17 +139,25 @@ def _attention(family: Family, net: nn.Module) -> AttentionLayout | None:
 @torch.no_grad()
 def _dummy_pass(name: str, net: nn.Module, family: Family, size: int) -> tuple[Tensor, Features, Features]:
     """Pooled feature, what the stages take (nothing if they cannot be run one by one), and what they give."""
-    images = torch.zeros(1, 3, size, size)
+    images = next(net.parameters()).new_zeros(1, 3, size, size)
     try:
         if family.composable:
             entered, stages = zip(*family.walk(net, images), strict=True)
             final = family.final_norm(net, stages[-1])
         else:
             entered, (final, stages) = (), family.run(net, images, True)
-        return classify(net, final)[0], entered, stages
     except (AssertionError, IndexError, RuntimeError, ValueError) as error:
         own = entry(name).image_size
         raise UsageError(f"{name} does not run at {size} px ({error}); its own size is image_size={own}") from error
+    return _pooled(name, net, final), entered, stages
+
+
+def _pooled(name: str, net: nn.Module, final: Tensor) -> Tensor:
+    try:
+        return classify(net, final)[0]
+    except (IndexError, RuntimeError) as error:
+        reason = f"its classifier does not take its pooled feature ({error})"
+        raise UsageError(f"{name} ({type(net).__name__}) cannot be used: {reason}") from error
 
 
 def _layouts(family: Family, features: Features) -> tuple[Layout, ...]:

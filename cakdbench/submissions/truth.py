@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from cakdbench.build import count_extra_parameters
 from cakdbench.data.datasets import EMBEDDED, FACTS, DatasetFacts, ImageDataset, load_dataset
 from cakdbench.method import Method
-from cakdbench.models.staged import StagedModel
+from cakdbench.models.staged import StagedModel, meta_model
 from cakdbench.recipes import Recipe, all_numbers
 from cakdbench.submissions.findings import Refused
 from cakdbench.submissions.reading import NPY_BYTES, parse_classes, read_file
@@ -124,8 +123,7 @@ def bare_model(name: str, classes: int, image_size: int, split: str) -> StagedMo
         Refused: it cannot be built.
     """
     try:
-        with torch.device("meta"):
-            return StagedModel(name, classes, image_size, split=split)
+        return meta_model(name, classes, image_size, split)
     except Exception as error:  # names and sizes are a stranger's, and timm's networks raise anything
         what = f"the model {name} cannot be built at {image_size} px ({str(error)[:200]})"
         raise Refused(what, "submit the run as it was recorded") from error
