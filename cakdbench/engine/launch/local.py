@@ -29,12 +29,13 @@ class LocalLauncher:
 
     def launch(self, cells: list[Cell], harness: Harness, options: RunOptions) -> Outcome:
         """Compute the cells; see `Launcher.launch`. The workers end with this call, or with this process."""
-        processes = self._possible(cells, harness.runtime.events)
+        processes = self.usable_processes(cells, harness.runtime.events)
         work = Work(options, Share(processes, from_the_end=True), parent=os.getpid(), modules=modules_of(cells))
         with workers(work, processes - 1, harness.runtime.events):
             return harness.run(cells, Share(processes))
 
-    def _possible(self, cells: list[Cell], events: Events) -> int:
+    def usable_processes(self, cells: list[Cell], events: Events) -> int:
+        """Return how many processes can work: one, where methods are known to this one alone."""
         local = local_methods(cells)
         if local and self.processes > 1:
             events.say(f"one process works: others cannot see {', '.join(local)}, which no file or package defines")
