@@ -13,7 +13,6 @@ from cakdbench.cli import methods as cli_methods
 from cakdbench.cli import results as cli_reports
 from cakdbench.cli import submissions as cli_submissions
 from cakdbench.cli.options import (
-    CACHE,
     Cpu,
     DataDir,
     MethodFiles,
@@ -31,6 +30,7 @@ from cakdbench.cli.options import (
     errors,
 )
 from cakdbench.utils.errors import CakdError, UsageError
+from cakdbench.utils.paths import CACHE
 
 if TYPE_CHECKING:
     from cakdbench.engine.options import RunOptions

@@ -1,6 +1,5 @@
 """Options that several commands share, and where output goes."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -9,8 +8,6 @@ from rich.console import Console
 
 console = Console()
 errors = Console(stderr=True)
-
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "cakdbench"
 
 StoreDir = Annotated[Path, typer.Option("--store", envvar="CAKDBENCH_STORE", help="Where the runs are kept.")]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", envvar="CAKDBENCH_DATA", help="Where the datasets lie.")]

@@ -77,7 +77,7 @@ def run_options(
 
 def to_json(value: Any) -> str:
     """Return a dataclass of plain values, paths and other dataclasses as JSON."""
-    return json.dumps(TypeAdapter(type(value)).dump_python(value, mode="json"))
+    return json.dumps(TypeAdapter(type(value)).dump_python(value), default=str)  # in its own mode infinity is null
 
 
 def from_json(kind: type[T], text: str) -> T:
