@@ -90,13 +90,13 @@ def _held(root: Path, file: str, stem: str, known: set[str]) -> Held:
     entry = read_model(content, Entry)
     beside = file.removesuffix(".json") + ".npy"
     if beside not in known:
-        raise Refused(f"has no predictions: {stem}.npy is missing", "hand in both files")
+        raise Refused(f"has no predictions: {stem}.npy is missing", "submit both files")
     try:
         raw = read_file(root / beside, NPY_BYTES)
         predictions = parse_classes(raw)
     except Refused as error:
         what = f"its predictions in {stem}.npy cannot be read: the file {error.problem.what}"
-        raise Refused(what, error.problem.mend) from error
+        raise Refused(what, error.problem.hint) from error
     return Held(file, entry, hashlib.sha256(content).hexdigest(), predictions, hashlib.sha256(raw).hexdigest())
 
 

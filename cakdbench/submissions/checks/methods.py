@@ -30,7 +30,7 @@ def check_settings(case: Case) -> Iterator[Problem]:
     try:
         config = config_of(case)
     except CakdError as error:
-        yield Problem(f"its settings are none of {case.method.id}: {str(error)[:300]}", ANEW)
+        yield Problem(f"invalid settings of {case.method.id}: {str(error)[:300]}", ANEW)
         return
     settings, canonical = case.identity.method.config, config_identity(config)
     if json.dumps(settings, sort_keys=True) != json.dumps(canonical, sort_keys=True):
@@ -78,7 +78,7 @@ def check_source(case: Case) -> Iterator[Problem]:
     if not is_built_in(method):
         yield from _other_source(case, identity.source or "")
     elif identity.version is None or not 1 <= identity.version <= method.version:
-        yield Problem(f"it has no version of {method.id}, which now is {method.version}", ANEW)
+        yield Problem(f"it has no version of {method.id}, which now is {method.version}", ANEW, note=case.accepted)
     elif identity.version < method.version:
         what = f"was computed by version {identity.version} of {method.id}, which now is {method.version}"
         yield Problem(what, "run it again", note=case.accepted)
