@@ -24,7 +24,7 @@ from cakdbench.models.catalog import entry
 from cakdbench.models.staged import StagedModel
 from cakdbench.train.batch import make_batch
 from cakdbench.utils.errors import UsageError
-from cakdbench.utils.paths import CACHE
+from cakdbench.utils.places import cache_path
 from cakdbench.utils.rng import seeded
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def run(
         seeds=tuple(seeds),
         teacher_files=tuple(map(Path, teacher_files)),
         store=Path(store or os.environ.get("CAKDBENCH_STORE", "runs")),
-        teacher_dir=Path(teacher_dir or os.environ.get("CAKDBENCH_TEACHERS", CACHE / "teachers")),
+        teacher_dir=Path(teacher_dir or os.environ.get("CAKDBENCH_TEACHERS", cache_path("teachers"))),
         data_dir=None if data_dir is None else Path(data_dir),
         precision=precision,
         **options,

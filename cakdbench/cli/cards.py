@@ -1,4 +1,4 @@
-"""Method cards: what a method's own file says of it, for `list methods` and `explain`."""
+"""Show method cards, made of what a method's file says, for `list methods` and `explain`."""
 
 import functools
 import inspect
@@ -22,7 +22,7 @@ from cakdbench.utils.errors import UsageError
 
 
 def methods_table(pair: str) -> Table:
-    """One line per method; extra parameters are counted on `pair`."""
+    """Return one line per method; extra parameters are counted on `pair`."""
     spec = one_pair(pair)
     table = Table(title=Text(f"extra parameters: on {spec.pair}"), title_justify="left")
     table.add_column("method", no_wrap=True)
@@ -32,15 +32,15 @@ def methods_table(pair: str) -> Table:
     for method in methods_in_order():
         uses = ", ".join(sorted(method.needs)) or "-"
         count = extra_parameters(method, spec)
-        shown = "refused" if count is None else f"{count:,}"
+        extra = "refused" if count is None else f"{count:,}"
         names = ", ".join((method.id, *method.aliases))
-        facts = names, shown, method.kind, str(method.year or "-"), method.title, uses, method.paper
+        facts = names, extra, method.kind, str(method.year or "-"), method.title, uses, method.paper
         table.add_row(*map(Text, facts))
     return table
 
 
 def variants_table() -> Table:
-    """One line per variant: what it changes."""
+    """Return one line per variant: what it changes."""
     table = Table("variant", "changes")
     for method in methods_in_order():
         for name, values in method.variants.items():
@@ -57,7 +57,7 @@ def one_pair(name: str) -> PairSpec:
 
 
 def extra_parameters(method: type[Method], spec: PairSpec) -> int | None:
-    """Trainable parameters besides the student's, without allocating any; None where the pair is refused."""
+    """Return the trainable parameters besides the student's, without allocating any; None where the pair is refused."""
     student, teacher = _models(spec)
     config = resolve_config(method, None, teacher.info, student.info, spec.pair.dataset)
     if method.refuses(teacher.info, student.info, config):
@@ -67,7 +67,7 @@ def extra_parameters(method: type[Method], spec: PairSpec) -> int | None:
 
 @functools.lru_cache(maxsize=4)
 def _models(spec: PairSpec) -> tuple[StagedModel, StagedModel]:
-    """Student and teacher of a pair, on the meta device."""
+    """Return student and teacher of a pair, on the meta device."""
     pair, recipe = spec.pair, load_recipe(spec.recipe)
     classes = dataset_facts(pair.dataset).num_classes
     return tuple(
@@ -76,7 +76,7 @@ def _models(spec: PairSpec) -> tuple[StagedModel, StagedModel]:
 
 
 def explanation(method: type[Method], pair: str) -> Iterator[RenderableType]:
-    """The card of one method: facts, the text of its module, settings, variants."""
+    """Yield the card of one method: facts, the text of its module, settings, variants."""
     yield Text(f"{method.title} ({', '.join((method.id, *method.aliases))})", "bold")
     yield _facts(method, one_pair(pair))
     yield Text(_flowing(inspect.cleandoc(sys.modules[method.__module__].__doc__ or method.__doc__ or "")))
@@ -91,7 +91,7 @@ def explanation(method: type[Method], pair: str) -> Iterator[RenderableType]:
 
 
 def _flowing(text: str) -> str:
-    """Paragraphs as one line each, for a terminal of any width; indented blocks and lists stay as they are."""
+    """Return paragraphs as one line each, for a terminal of any width; indented blocks and lists stay as they are."""
     blocks = text.split("\n\n")
     return "\n\n".join(b if any(line[:1] in " -" for line in b.splitlines()) else " ".join(b.split()) for b in blocks)
 
@@ -108,8 +108,8 @@ def _facts(method: type[Method], spec: PairSpec) -> Table:
 def _settings_table(method: type[Method]) -> Table:
     meanings = setting_docs(method.Config)
     table = Table("setting", "default", "meaning")
-    for each in fields(method.Config):
-        table.add_row(each.name, Text(str(_default(each))), Text(meanings.get(each.name, "")))
+    for setting in fields(method.Config):
+        table.add_row(setting.name, Text(str(_default(setting))), Text(meanings.get(setting.name, "")))
     return table
 
 

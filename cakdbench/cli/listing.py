@@ -1,4 +1,4 @@
-"""Tables of what can be named on the command line."""
+"""List what can be named on the command line, as tables."""
 
 from pathlib import Path
 
@@ -50,7 +50,7 @@ def recipes() -> Table:
 def teachers(extra: list[Path]) -> Table:
     table = Table("teacher", "weights", "top-1 %", "tolerance", "also reported", "notes")
     for entry in load_teachers(extra).values():
-        reported = ", ".join(f"{each.accuracy:g} ({each.by})" for each in entry.reported)
+        reported = ", ".join(f"{number.accuracy:g} ({number.by})" for number in entry.reported)
         accuracy = "-" if entry.accuracy is None else f"{entry.accuracy:g}"
         table.add_row(
             f"{entry.model}@{entry.dataset}", entry.source, accuracy, f"{entry.allowed:g}", reported or "-", entry.notes

@@ -13,8 +13,10 @@ from cakdbench.cli import methods as cli_methods
 from cakdbench.cli import results as cli_reports
 from cakdbench.cli import submissions as cli_submissions
 from cakdbench.cli.options import (
+    TEACHERS,
     Cpu,
     DataDir,
+    Estimation,
     MethodFiles,
     MoreSet,
     Precision,
@@ -30,7 +32,6 @@ from cakdbench.cli.options import (
     errors,
 )
 from cakdbench.utils.errors import CakdError, UsageError
-from cakdbench.utils.paths import CACHE
 
 if TYPE_CHECKING:
     from cakdbench.engine.options import RunOptions
@@ -54,7 +55,7 @@ def run(
     teachers: TeacherFiles = [],
     store: StoreDir = Path("runs"),
     data_dir: DataDir = None,
-    teacher_dir: TeacherDir = CACHE / "teachers",
+    teacher_dir: TeacherDir = TEACHERS,
     boards: Annotated[
         Path | None, typer.Option(help="Where its boards are written; default: boards in --store.")
     ] = None,
@@ -73,10 +74,13 @@ def run(
         int | None, typer.Option(min=1, help="Processes that share the lanes; default: one per core on a CPU, else 1.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show plan and time estimate; run nothing.")] = False,
+    estimate: Annotated[
+        Estimation, typer.Option(help="With --dry-run: count multiply-adds, or time a step of every kind of run.")
+    ] = Estimation.counted,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Start without asking, however long it takes.")] = False,
 ) -> None:
     """Train every cell of methods x pairs x seeds that is not done yet, then write the boards."""
-    from cakdbench.cli.running import run_plan
+    from cakdbench.cli.running import run_plan, show_plan
     from cakdbench.engine.options import run_options
 
     options = run_options(
@@ -100,7 +104,10 @@ def run(
         channels_last=channels_last,
         allow_teacher_mismatch=allow_teacher_mismatch,
     )
-    complete = run_plan(options, boards or store / "boards", jobs=jobs, dry_run=dry_run, yes=yes)
+    if dry_run:
+        show_plan(options, measured=estimate is Estimation.measured)
+        return
+    complete = run_plan(options, boards or store / "boards", jobs, yes)
     raise typer.Exit(0 if complete else 1)
 
 
@@ -132,7 +139,7 @@ def teacher_train(
     teachers: TeacherFiles = [],
     store: StoreDir = Path("runs"),
     data_dir: DataDir = None,
-    teacher_dir: TeacherDir = CACHE / "teachers",
+    teacher_dir: TeacherDir = TEACHERS,
     workers: Workers = None,
     threads: Threads = 1,
     cpu: Cpu = False,
@@ -150,7 +157,7 @@ def teacher_check(
     teachers: TeacherFiles = [],
     store: StoreDir = Path("runs"),
     data_dir: DataDir = None,
-    teacher_dir: TeacherDir = CACHE / "teachers",
+    teacher_dir: TeacherDir = TEACHERS,
     workers: Workers = None,
     threads: Threads = 1,
     cpu: Cpu = False,

@@ -1,13 +1,26 @@
 """Options that several commands share, and where output goes."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from cakdbench.utils.places import cache_path
+
+
+class Estimation(StrEnum):
+    """Where an estimate of time comes from."""
+
+    counted = "counted"
+    measured = "measured"
+
+
 console = Console()
 errors = Console(stderr=True)
+
+TEACHERS = cache_path("teachers")
 
 StoreDir = Annotated[Path, typer.Option("--store", envvar="CAKDBENCH_STORE", help="Where the runs are kept.")]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", envvar="CAKDBENCH_DATA", help="Where the datasets lie.")]

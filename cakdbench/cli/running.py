@@ -7,13 +7,12 @@ from rich.table import Table
 from rich.text import Text
 
 from cakdbench.cli.options import console, errors
+from cakdbench.engine.estimate import Estimate
 from cakdbench.engine.launch.local import LocalLauncher
 from cakdbench.engine.options import RunOptions
 from cakdbench.engine.progress import duration, progress_on
 from cakdbench.engine.session import Session
 from cakdbench.engine.teachers import note_training
-from cakdbench.reports.write import write_boards
-from cakdbench.results.load import Evidence
 from cakdbench.utils.errors import CakdError, UsageError
 from cakdbench.utils.interrupt import GracefulInterrupt
 
@@ -31,12 +30,11 @@ class Command:
         console.quiet = not self.session.accelerator.is_main_process
 
 
-def run_plan(options: RunOptions, boards: Path, *, jobs: int | None, dry_run: bool, yes: bool) -> bool:
+def run_plan(options: RunOptions, boards: Path, jobs: int | None, yes: bool) -> bool:
     """Run what the options name and write the boards; False if a run failed.
 
     Args:
         jobs: processes that share the work; None for as many as are of use.
-        dry_run: show the plan and an estimate instead.
         yes: start without asking.
 
     Raises:
@@ -44,9 +42,6 @@ def run_plan(options: RunOptions, boards: Path, *, jobs: int | None, dry_run: bo
     """
     command = Command(options)
     session = command.session
-    if dry_run:
-        show_plan(session)
-        return True
     session.require_ready()
     if not yes:
         confirm(session)
@@ -54,15 +49,23 @@ def run_plan(options: RunOptions, boards: Path, *, jobs: int | None, dry_run: bo
     with command.interrupt, command.progress:
         outcome = session.run(LocalLauncher(session.processes(jobs)))
     if session.accelerator.is_main_process:
-        data_dir = options.computing.data_dir
-        write_boards(Evidence(session.store, None, data_dir), session.specs, boards, console, data_dir)
+        _write_boards(session, boards)
     for key, reason in outcome.failed.items():
         errors.print(f"failed: {key}: {reason}", style="red", markup=False, highlight=False)
     return not outcome.failed
 
 
-def show_plan(session: Session) -> None:
-    """Print the plan: cells, refusals, teachers to train, obstacles, and an estimate."""
+def _write_boards(session: Session, folder: Path) -> None:
+    from cakdbench.reports.write import write_boards  # a dry run does not wait for it
+    from cakdbench.results.load import Evidence
+
+    data_dir = session.options.computing.data_dir
+    write_boards(Evidence(session.store, None, data_dir), session.specs, folder, console, data_dir)
+
+
+def show_plan(options: RunOptions, measured: bool = False) -> None:
+    """Print the plan: cells, refusals, teachers to train, obstacles, and an estimate, `measured` if need be."""
+    session = Command(options).session
     preview = session.preview
     console.print(_plan_table(session))
     _say_refusals(session)
@@ -72,7 +75,7 @@ def show_plan(session: Session) -> None:
         _say(f"missing before it can start: {obstacle}")
     counts = Counter(state for _, state in preview.states)
     _say(", ".join(f"{count} {state}" for state, count in sorted(counts.items())))
-    _say(f"estimate: {_estimate(session)[1]}")
+    _say(f"estimate: {_describe(session, _estimate(session, measured))}")
 
 
 def _plan_table(session: Session) -> Table:
@@ -91,16 +94,19 @@ def _say_refusals(session: Session) -> None:
         _say(f"refused: {refusal.label} on {refusal.pair}: {refusal.reason}")
 
 
-def _estimate(session: Session) -> tuple[float, str]:
-    """Return seconds, and a sentence, for what is not done."""
-    if not session.preview.left:
-        return 0.0, "nothing left to do"
-    with console.status("timing one training step of each kind"):
-        seconds = session.estimate()
+def _estimate(session: Session, measured: bool = False) -> Estimate | None:
+    with console.status("timing one training step of each kind" if measured else "counting"):
+        return session.estimate(measured)
+
+
+def _describe(session: Session, estimate: Estimate | None) -> str:
+    """Return an estimate as a sentence."""
+    if estimate is None:
+        return "nothing left to do"
     device = "CPU" if session.accelerator.device.type == "cpu" else "GPU"
-    return seconds, (
-        f"about {_rough(seconds)} in one process on this {device}, from one timed step of each kind; rendering, "
-        "evaluation and checkpoints come on top"
+    return (
+        f"about {_rough(estimate.seconds)} ({_rough(estimate.low)} to {_rough(estimate.high)}) in one process on "
+        f"this {device}, from {estimate.basis}; rendering, evaluation and checkpoints come on top"
     )
 
 
@@ -117,10 +123,10 @@ def confirm(session: Session) -> None:
     """
     if session.accelerator.device.type == "cuda":
         return
-    seconds, sentence = _estimate(session)
-    if seconds < LONG:
+    estimate = _estimate(session)
+    if estimate is None or estimate.seconds < LONG:
         return
-    _say(f"There is no GPU here. Estimate: {sentence}.")
+    _say(f"There is no GPU here. Estimate: {_describe(session, estimate)}.")
     if not (console.is_interactive and console.input("Start all the same? [y/N] ").lower() == "y"):
         raise UsageError("not started; add --yes to run it on the CPU all the same, or take a smaller suite (demo)")
 

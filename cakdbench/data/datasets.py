@@ -13,6 +13,7 @@ from cakdbench.data import sources
 from cakdbench.data.splits import Colour, ImageDataset, Split, from_arrays, from_files
 from cakdbench.data.timm_datasets import load_timm
 from cakdbench.utils.errors import unknown
+from cakdbench.utils.places import cache_path
 
 __all__ = ["DatasetFacts", "ImageDataset", "Split", "dataset_facts", "dataset_names", "load_dataset"]
 
@@ -51,8 +52,8 @@ def dataset_names() -> list[str]:
 
 
 def data_root(data_dir: Path | str | None = None) -> Path:
-    """Where datasets are: the argument, else CAKDBENCH_DATA, else ~/.cache/cakdbench/data."""
-    root = data_dir or os.environ.get("CAKDBENCH_DATA") or "~/.cache/cakdbench/data"
+    """Return the folder of the datasets: the argument, else CAKDBENCH_DATA, else the user's cache."""
+    root = data_dir or os.environ.get("CAKDBENCH_DATA") or cache_path("data")
     return Path(root).expanduser().absolute()
 
 

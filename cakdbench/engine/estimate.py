@@ -1,89 +1,302 @@
-"""How long a plan would take: one real training step of every kind on this machine, scaled up."""
+"""Estimates of how long a plan takes: from a cost model within seconds, or measured step by step.
 
+The cost model multiplies counted multiply-adds by one rate of the device: a training step costs three forward passes
+(its own, and two for the gradients of inputs and weights), the teacher's pass costs one. The rate is that of a real
+step of the plan's middle student. Work that has a record from an equal device takes its speed from there.
+"""
+
+from __future__ import annotations
+
+import functools
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from accelerate import Accelerator
 
 from cakdbench.build import build_method
+from cakdbench.costs.counting import Meter
 from cakdbench.data.datasets import dataset_facts
 from cakdbench.grid.plan import Cell
 from cakdbench.method import Batch, forward_options
 from cakdbench.models.staged import StagedModel
+from cakdbench.records import Record
 from cakdbench.train.trainer import label_criterion
+from cakdbench.utils.device import device_name
+from cakdbench.utils.rng import seeded
+
+TRAINING_PASSES = 3
+COUNTED, RECORDED, MEASURED = 2.5, 1.5, 1.5
+"""By what factor estimates of each origin may be off, either way."""
 
 
-def estimate_seconds(
-    cells: Iterable[Cell], accelerator: Accelerator, batch: int, data_dir: Path | None = None
-) -> float:
-    """Seconds of training for all cells, each teacher run once for the cells that share it.
+@dataclass(frozen=True)
+class Work:
+    """What is computed per image of a cell; equal for its seeds.
 
-    Measured with random weights and random images on small batches: rendering images, evaluation and
-    checkpoints are left out, so it is a rough figure, more often too low than too high.
+    Attributes:
+        samples: training images of the dataset, which memories of methods are as long as.
     """
-    clock = _Clock(accelerator, batch)
-    passes: dict[tuple, float] = {}
-    total = 0.0
+
+    cell: Cell
+    classes: int
+    samples: int
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Equal for work that takes equally long per image."""
+        pair, recipe = self.cell.pair, self.cell.recipe
+        teacher = pair.teacher if self.cell.needs_teacher else None
+        config = repr(self.cell.config)
+        return self.cell.method.id, config, teacher, pair.student, recipe.image_size, self.classes, self.samples
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Seconds per image of a student's step and of the teacher's pass before it; `factor`: how far they may be off."""
+
+    student: float
+    teacher: float
+    factor: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds of training in one process or one launch; rendering, evaluation and checkpoints come on top.
+
+    Attributes:
+        low, high: the range it is expected in.
+        basis: where the numbers come from, for readers.
+    """
+
+    seconds: float
+    low: float
+    high: float
+    basis: str
+
+
+class Bench:
+    """A cell's method with random weights, and a batch of random images, on a device.
+
+    On the meta device nothing is computed, and its steps can be counted.
+    """
+
+    def __init__(self, work: Work, device: torch.device, batch: int):
+        cell, self.size = work.cell, work.cell.recipe.image_size
+        with device, Meter(), seeded("estimate"):
+            make = _meta_model if device.type == "meta" else _new_model
+            form = work.classes, self.size, cell.recipe.split
+            student = make(cell.pair.student, *form)
+            self.teacher = make(cell.pair.teacher_model, *form, frozen=True) if cell.needs_teacher else None
+            labels = torch.arange(work.samples, device="cpu") % work.classes
+            self.method = build_method(cell.method, student, self.teacher, cell.config, labels=labels).to(device)
+            self.images = torch.randn(batch, 3, self.size, self.size)
+            target = torch.arange(batch) % work.classes
+            index = torch.arange(batch)
+        self.batch = Batch(self.images, target, index, 0, 0, label_criterion(cell.recipe))
+        self.method.epoch_start(0)
+
+    @property
+    def is_taught(self) -> bool:
+        """True if the method uses the teacher's pass that all methods share."""
+        return bool(self.method.needs - {"model"})
+
+    def teach(self) -> None:
+        """Compute what the teacher gives to all methods."""
+        with torch.no_grad():
+            self.batch.teacher = self.teacher(self.images, **forward_options(self.method.needs))
+
+    def losses(self) -> torch.Tensor:
+        """Return the sum of all losses of a step."""
+        return sum(self.method(self.batch).everything.values())
+
+    def learn(self) -> None:
+        """Make a training step, without the optimizer's part."""
+        self.losses().backward()
+        self.method.step_end()
+
+
+def _new_model(name: str, classes: int, size: int, split: str, frozen: bool = False) -> StagedModel:
+    model = StagedModel(name, classes, size, split=split)
+    return model.eval().requires_grad_(False) if frozen else model
+
+
+_meta_model = functools.lru_cache(maxsize=64)(_new_model)
+"""Models without content are the same after any step: the methods of a plan share them."""
+
+
+def list_work(cells: Iterable[Cell], data_dir: Path | None = None) -> list[Work]:
+    """Return the work of every cell, in order."""
+    works = []
     for cell in cells:
         facts = dataset_facts(cell.pair.dataset, data_dir)
-        images = facts.n_train * cell.recipe.epochs / accelerator.num_processes
-        student, teacher = clock.per_image(cell, facts.num_classes, facts.n_train)
-        total += images * student
+        works.append(Work(cell, facts.num_classes, facts.n_train))
+    return works
+
+
+def model_speeds(
+    works: Sequence[Work], accelerator: Accelerator, batch: int, records: Iterable[Record] = ()
+) -> tuple[dict[tuple, Speed], str]:
+    """Return the speed of every kind of work by its key, from records where there are any, else from the cost model.
+
+    Args:
+        batch: images in the one step that is timed for the device's rate.
+        records: of earlier runs, on whatever device.
+    """
+    kinds = {work.key: work for work in works}
+    macs = {key: count_macs(work) for key, work in kinds.items()}
+    rate, probe = measure_rate(kinds, macs, accelerator, batch)
+    recorded = _recorded_seconds(records, kinds, accelerator)
+    speeds = {}
+    for key, (student, teacher) in macs.items():
+        seconds = recorded.get(key, student / rate)
+        speeds[key] = Speed(seconds, teacher / rate, RECORDED if key in recorded else COUNTED)
+    known = f"{len(recorded)} of {len(kinds)} kinds of runs as earlier ones on this device; " if recorded else ""
+    return speeds, f"{known}counted multiply-adds at {rate / 1e9:,.1f} G/s, timed with a step of {probe}"
+
+
+def count_macs(work: Work) -> tuple[float, float]:
+    """Return the multiply-adds per image of a student's training step and of the teacher's pass before it."""
+    try:
+        return _count(work, torch.device("meta"))
+    except Exception:  # a method that looks into its tensors, in whatever way: they get content
+        return _count(work, torch.device("cpu"))
+
+
+def _count(work: Work, device: torch.device) -> tuple[float, float]:
+    bench = Bench(work, device, 1)
+    bench.method.eval()  # batch norms do not train on one image
+    with Meter() as taught, torch.no_grad():
+        if bench.is_taught:
+            bench.teach()
+    with Meter() as learnt, seeded("estimate"):
+        bench.losses()
+    return float(TRAINING_PASSES * learnt.total), float(taught.total)
+
+
+_rates: dict[tuple, float] = {}
+"""Multiply-adds per second by device, precision, threads and probe, once per process."""
+
+
+def measure_rate(
+    kinds: dict[tuple, Work], macs: dict[tuple, tuple[float, float]], accelerator: Accelerator, batch: int
+) -> tuple[float, str]:
+    """Time a step of the middle one of the plan's students; return multiply-adds per second, and its name."""
+    students = {work.cell.pair.student: key for key, work in reversed(kinds.items())}
+    keys = sorted(students.values(), key=lambda key: macs[key][0])
+    work = kinds[keys[len(keys) // 2]]
+    name = f"{work.cell.label} on {work.cell.pair.student}"
+    place = str(accelerator.device), accelerator.mixed_precision, torch.get_num_threads(), batch, work.key
+    if place not in _rates:
+        seconds, _ = measure(work, accelerator, batch)
+        _rates[place] = macs[work.key][0] / seconds
+    return _rates[place], name
+
+
+def measure_speeds(works: Sequence[Work], accelerator: Accelerator, batch: int) -> tuple[dict[tuple, Speed], str]:
+    """Return the speed of every kind of work by its key, each from a timed step."""
+    kinds = {work.key: work for work in works}
+    speeds = {key: Speed(*measure(work, accelerator, batch), MEASURED) for key, work in kinds.items()}
+    return speeds, f"one timed step of each of {len(kinds)} kinds"
+
+
+def measure(work: Work, accelerator: Accelerator, batch: int) -> tuple[float, float]:
+    """Return the seconds per image of a real step of the student and of the teacher's pass, on random images."""
+    bench = Bench(work, accelerator.device, batch)
+    bench.method.train()
+    taught = _time(bench.teach, accelerator) if bench.is_taught else 0.0
+    return _time(bench.learn, accelerator) / batch, taught / batch
+
+
+def _time(act: Callable[[], None], accelerator: Accelerator) -> float:
+    """Return the seconds of the second of two calls."""
+    for _ in range(2):
+        started = time.perf_counter()
+        with accelerator.autocast():
+            act()
+        if accelerator.device.type == "cuda":
+            torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def _recorded_seconds(
+    records: Iterable[Record], kinds: dict[tuple, Work], accelerator: Accelerator
+) -> dict[tuple, float]:
+    """Return seconds per image of a student's step, for the kinds of work that have records from an equal device."""
+    device, threads = device_name(accelerator.device), torch.get_num_threads()
+    speeds: dict[tuple, list[float]] = {}
+    for record in records:
+        place = record.conditions
+        if (place.device, place.threads, place.processes) == (device, threads, 1) and place.images_per_second > 0:
+            speeds.setdefault(_form(record), []).append(1 / place.images_per_second)
+    forms = {key: _form_of(work.cell) for key, work in kinds.items()}
+    return {key: fmean(speeds[form]) for key, form in forms.items() if form in speeds}
+
+
+def _form(record: Record) -> tuple[str, ...]:
+    identity = record.identity
+    teacher = identity.teacher.model if identity.teacher else ""
+    size = str(record.recipe["image_size"])
+    return record.label, teacher, identity.student, identity.dataset.name, size, identity.precision
+
+
+def _form_of(cell: Cell) -> tuple[str, ...]:
+    teacher = cell.pair.teacher if cell.needs_teacher else ""
+    size = str(cell.recipe.image_size)
+    return cell.label, teacher, cell.pair.student, cell.pair.dataset, size, cell.precision
+
+
+def add_up(works: Sequence[Work], speeds: dict[tuple, Speed], basis: str, processes: int = 1) -> Estimate:
+    """Return the estimate for all work; a teacher runs once for the cells that share it."""
+    parts = list(_parts(works, speeds, processes))
+    return Estimate(
+        seconds=sum(seconds for seconds, _ in parts),
+        low=sum(seconds / factor for seconds, factor in parts),
+        high=sum(seconds * factor for seconds, factor in parts),
+        basis=basis,
+    )
+
+
+def _parts(works: Sequence[Work], speeds: dict[tuple, Speed], processes: int) -> Iterator[tuple[float, float]]:
+    """Yield seconds, and by what factor they may be off."""
+    passes: dict[object, tuple[float, float]] = {}
+    for work in works:
+        cell, speed = work.cell, speeds[work.key]
+        images = work.samples * cell.recipe.epochs / processes
+        yield images * speed.student, speed.factor
         shared = cell.pair.teacher, cell.pair.dataset, cell.recipe, cell.seed
-        passes[shared] = max(passes.get(shared, 0.0), images * teacher)
-    return total + sum(passes.values())
+        passes[shared] = max(passes.get(shared, (0.0, 1.0)), (images * speed.teacher, speed.factor))
+    yield from passes.values()
 
 
-class _Clock:
-    """Times one step of a cell; equal cells of other seeds and datasets are timed once."""
+def estimate(
+    cells: Sequence[Cell],
+    accelerator: Accelerator,
+    *,
+    data_dir: Path | None = None,
+    records: Iterable[Record] = (),
+    measured: bool = False,
+) -> Estimate:
+    """Return how long the cells take to train on this device.
 
-    def __init__(self, accelerator: Accelerator, batch: int):
-        self.accelerator, self.batch = accelerator, batch
-        self._known: dict[tuple, tuple[float, float]] = {}
+    Args:
+        data_dir: where the datasets lie; only for `timm:` datasets.
+        records: earlier runs, whose speed counts where they ran on an equal device.
+        measured: time a step of every kind of work, minutes for a large plan, instead of counting.
+    """
+    works, batch = list_work(cells, data_dir), _probe_batch(cells, accelerator)
+    if measured:
+        speeds, basis = measure_speeds(works, accelerator, batch)
+    else:
+        speeds, basis = model_speeds(works, accelerator, batch, records)
+    return add_up(works, speeds, basis, accelerator.num_processes)
 
-    def per_image(self, cell: Cell, classes: int, samples: int) -> tuple[float, float]:
-        """Seconds per image of the student's step and of the teacher's forward pass."""
-        size = cell.recipe.image_size
-        teacher = cell.pair.teacher if cell.needs_teacher else None
-        key = (cell.label, repr(cell.config), teacher, cell.pair.student, size, classes, samples)
-        if key not in self._known:
-            self._known[key] = self._measure(cell, size, classes, samples)
-        return self._known[key]
 
-    def _measure(self, cell: Cell, size: int, classes: int, samples: int) -> tuple[float, float]:
-        device = self.accelerator.device
-        student = StagedModel(cell.pair.student, classes, size, split=cell.recipe.split)
-        teacher = self._teacher(cell, classes) if cell.needs_teacher else None
-        labels = torch.arange(samples) % classes
-        method = build_method(cell.method, student, teacher, cell.config, labels=labels).to(device).train()
-        method.epoch_start(0)
-        images = torch.randn(self.batch, 3, size, size, device=device)
-        target = torch.arange(self.batch, device=device) % classes
-        batch = Batch(images, target, target, 0, 0, label_criterion(cell.recipe))
-
-        def teach() -> None:
-            with torch.no_grad():
-                batch.teacher = teacher(images, **forward_options(method.needs))
-
-        def learn() -> None:
-            sum(method(batch).everything.values()).backward()
-            method.step_end()
-
-        taught = self._time(teach) if method.needs - {"model"} else 0.0
-        return self._time(learn), taught
-
-    def _teacher(self, cell: Cell, classes: int) -> StagedModel:
-        net = StagedModel(cell.pair.teacher_model, classes, cell.recipe.image_size, split=cell.recipe.split)
-        return net.to(self.accelerator.device).eval().requires_grad_(False)
-
-    def _time(self, act: Callable[[], None]) -> float:
-        """Seconds per image of the second of two calls."""
-        for _ in range(2):
-            started = time.perf_counter()
-            with self.accelerator.autocast():
-                act()
-            if self.accelerator.device.type == "cuda":
-                torch.cuda.synchronize()
-        return (time.perf_counter() - started) / self.batch
+def _probe_batch(cells: Sequence[Cell], accelerator: Accelerator) -> int:
+    """Images in a timed step: the recipe's batch on a GPU, a few on a CPU."""
+    if accelerator.device.type == "cuda":
+        return min(cell.recipe.local_batch for cell in cells)
+    return 32 if max(cell.recipe.image_size for cell in cells) <= 96 else 4

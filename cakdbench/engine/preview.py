@@ -1,4 +1,4 @@
-"""What can be said of a plan before anything starts: states, teachers to train, obstacles."""
+"""Describe a plan before anything starts: states, teachers to train, obstacles."""
 
 import math
 from collections import Counter
@@ -32,12 +32,12 @@ class Preview:
 
     @property
     def left(self) -> list[Cell]:
-        """What has to be computed, teachers first."""
+        """Return what has to be computed, teachers first."""
         return self.trainings + [cell for cell, state in self.states if state != "done"]
 
     @property
     def parts(self) -> int:
-        """How many processes the work can keep busy, in the teachers' or the students' phase."""
+        """Count the processes that the work can keep busy, in the teachers' or the students' phase."""
         students = Counter(cell.shared for cell, state in self.states if state != "done")
         return max(len(self.trainings), sum(math.ceil(count / MIN_LANES_PER_WORKER) for count in students.values()))
 
@@ -48,9 +48,10 @@ def make_preview(harness: Harness, cells: list[Cell]) -> Preview:
     once = {(cell.pair.dataset, cell.recipe): cell for cell in cells}
     data = {name: _data(harness, cell, preview) for name, cell in once.items()}
     pupils = {(cell.pair.teacher, cell.pair.dataset): cell for cell in cells if cell.needs_teacher}
-    ready = {
-        name: data[cell.pair.dataset, cell.recipe] and _teacher(harness, cell, preview) for name, cell in pupils.items()
-    }
+    ready = {}
+    for name, cell in pupils.items():
+        look = _teacher if data[cell.pair.dataset, cell.recipe] else _teacher_alone
+        ready[name] = look(harness, cell, preview)
     for cell in cells:
         taught = not cell.needs_teacher or ready[cell.pair.teacher, cell.pair.dataset]
         known = data[cell.pair.dataset, cell.recipe] and taught
@@ -59,7 +60,7 @@ def make_preview(harness: Harness, cells: list[Cell]) -> Preview:
 
 
 def _data(harness: Harness, cell: Cell, preview: Preview) -> bool:
-    """Whether the cell's data are there and its batches fit."""
+    """Return True if the cell's data are there and its batches fit; else note the obstacle."""
     try:
         dataset = harness.dataset(cell.pair.dataset)
         SampleStream(dataset, cell.recipe, cell.seed, world=harness.accelerator.num_processes)
@@ -70,7 +71,7 @@ def _data(harness: Harness, cell: Cell, preview: Preview) -> bool:
 
 
 def _teacher(harness: Harness, cell: Cell, preview: Preview) -> bool:
-    """Whether the cell's teacher is at hand; one that has to be trained joins the trainings."""
+    """Return True if the cell's teacher is at hand; one that has to be trained joins the trainings."""
     try:
         training = harness.teachers.training_cell(cell.pair.teacher, cell.pair.dataset)
         if training and not harness.teachers.run(cell.pair.teacher, harness.dataset(cell.pair.dataset)).is_done:
@@ -83,3 +84,21 @@ def _teacher(harness: Harness, cell: Cell, preview: Preview) -> bool:
         preview.obstruct(error)
         return False
     return True
+
+
+def _teacher_alone(harness: Harness, cell: Cell, preview: Preview) -> bool:
+    """Look for the cell's teacher where the data are missing: its entry, and the file of its weights.
+
+    Return False: without data no run has a key yet. A teacher that is trained joins the trainings, since whether it
+    has been trained cannot be told either. Weights of timm's hub are not looked for: that would load them.
+    """
+    try:
+        training = harness.teachers.training_cell(cell.pair.teacher, cell.pair.dataset)
+        entry = harness.teachers.entry(cell.pair.teacher, cell.pair.dataset)
+        if training:
+            preview.trainings.append(training)
+        elif not entry.hub:
+            harness.teachers.fetch(entry)
+    except CakdError as error:
+        preview.obstruct(error)
+    return False

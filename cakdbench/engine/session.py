@@ -4,20 +4,20 @@ Nothing here prints or asks: what happens is told to `Events`, results are retur
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 
-from cakdbench.engine.estimate import estimate_seconds
+from cakdbench.engine.estimate import Estimate, estimate
 from cakdbench.engine.harness import Harness, Outcome
 from cakdbench.engine.launch import Launcher
 from cakdbench.engine.launch.local import LocalLauncher
 from cakdbench.engine.options import RunOptions
 from cakdbench.engine.preview import Preview, make_preview
 from cakdbench.engine.teachers import Teachers, verify_teacher
-from cakdbench.grid.plan import Cell, Plan, make_plan
+from cakdbench.grid.plan import Plan, make_plan
 from cakdbench.grid.suites import PairSpec, resolve_pairs
 from cakdbench.models.zoo import model_kind
 from cakdbench.recipes import default_recipe
@@ -84,18 +84,18 @@ class Session:
         for obstacle in self.preview.obstacles:
             raise obstacle
 
-    def estimate(self) -> float:
-        """Return the seconds that one process would take for what is not done, from a timed step of each kind."""
+    def estimate(self, measured: bool = False) -> Estimate | None:
+        """Return how long one process takes for what is not done; None if nothing is left.
+
+        Args:
+            measured: time a step of every kind of run instead of counting.
+        """
         cells = self.preview.left
         if not cells:
-            return 0.0
-        return estimate_seconds(cells, self.accelerator, self._probe(cells), self.options.computing.data_dir)
-
-    def _probe(self, cells: Sequence[Cell]) -> int:
-        """Return the images in a timed step: the recipe's batch on a GPU, a few on a CPU."""
-        if self.accelerator.device.type == "cuda":
-            return min(cell.recipe.local_batch for cell in cells)
-        return 32 if max(cell.recipe.image_size for cell in cells) <= 96 else 4
+            return None
+        records, _ = self.store.records()
+        data_dir = self.options.computing.data_dir
+        return estimate(cells, self.accelerator, data_dir=data_dir, records=records, measured=measured)
 
     def processes(self, jobs: int | None = None) -> int:
         """Return how many processes of this machine share the work: `jobs` or one per core of a CPU, never idle ones.

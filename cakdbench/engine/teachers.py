@@ -164,10 +164,18 @@ class Teachers:
         return record.weights_sha256, record.result.top1
 
     def _read(self, entry: TeacherEntry) -> dict[str, torch.Tensor]:
+        return _read_weights(self.fetch(entry))
+
+    def fetch(self, entry: TeacherEntry) -> Path:
+        """Return the file of an entry's weights, downloaded if it is not there yet.
+
+        Raises:
+            TeacherError: it is not there and cannot be had.
+        """
         path = self.file(entry)
         if not path.is_file():
             self._download(entry, path)
-        return _read_weights(path)
+        return path
 
     def file(self, entry: TeacherEntry) -> Path:
         """Return where an entry's weights lie, or will."""

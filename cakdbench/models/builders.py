@@ -12,7 +12,7 @@ _STRIDED = {1: (64, 128), 2: (128, 256), 3: (256, 728), 12: (728, 1024)}
 
 
 def wide_xception(num_classes: int, factor: int) -> Xception:
-    """timm's `Xception` with all channels times `factor`; its own forward runs unchanged.
+    """Make timm's `Xception` with all channels times `factor`; its own forward runs unchanged.
 
     `factor=1` gives the shapes of `legacy_xception`.
     """
@@ -43,12 +43,12 @@ def _separable(inner: int, outer: int) -> tuple[SeparableConv2d, nn.BatchNorm2d]
 
 
 def mobilenet(num_classes: int, blocks: tuple[str, ...], stem_size: int, num_features: int, **options) -> EfficientNet:
-    """A MobileNet from timm's block strings, one per stage of blocks."""
+    """Make a MobileNet from timm's block strings, one per stage of blocks."""
     groups = decode_arch_def([[block] for block in blocks])
     return EfficientNet(groups, num_classes, num_features, stem_size=stem_size, act_layer=nn.ReLU6, **options)
 
 
 def resmlp(num_classes: int, init_values: float = 1.0, **options) -> MlpMixer:
-    """A ResMLP of any size, with the block and norm of timm's `resmlp_12_224`."""
+    """Make a ResMLP of any size, with the block and norm of timm's `resmlp_12_224`."""
     block = partial(ResBlock, init_values=init_values)
     return MlpMixer(num_classes, mlp_ratio=4, block_layer=block, norm_layer=Affine, **options)

@@ -151,7 +151,7 @@ MODELS: dict[str, ZooEntry] = {
 
 
 def entry(name: str) -> ZooEntry:
-    """The entry of a model id, or one made up for `timm:NAME`.
+    """Return the entry of a model id, or one made up for `timm:NAME`.
 
     Raises:
         UsageError: neither the zoo nor timm knows the name.
@@ -237,6 +237,6 @@ def _hub_config(tag: str):
 
 
 def hub_statistics(tag: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel that the hub weights `tag` expect their input normalised with."""
+    """Return mean and standard deviation per channel that the hub weights `tag` expect their input normalised with."""
     config = _hub_config(tag)
     return config.mean, config.std

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from cakdbench.models.families import FAMILIES, Family, isotropic_ends
+from cakdbench.models.families import FAMILIES, isotropic_ends
+from cakdbench.models.family import Family
 from cakdbench.utils.errors import UsageError
 
 _MARKS = ("num_heads", "qkv", "qkv_proj")
@@ -28,7 +29,7 @@ class IntermediatesFamily(Family):
 
 
 def _taps(reductions: list[int], split: str) -> tuple[int, ...]:
-    """Which intermediates stand for the four stages: the last ones of the four lowest resolutions."""
+    """Return the intermediates that stand for the four stages: the last ones of the four lowest resolutions."""
     last = {reduction: index for index, reduction in enumerate(reductions)}
     if len(last) == 1 and len(reductions) >= 4:
         return isotropic_ends(len(reductions), split)
@@ -40,7 +41,7 @@ def _taps(reductions: list[int], split: str) -> tuple[int, ...]:
 
 
 def _attends(net: nn.Module) -> bool:
-    """Whether tokens attend to each other in the body; attention pooling in a head does not count.
+    """Return True if tokens attend to each other in the body; attention pooling in a head does not count.
 
     timm's token-mixing MLPs are all of the `MlpMixer` class, which is cut open; what is left is convolutional.
     """
@@ -62,7 +63,7 @@ def _why_not(net: nn.Module) -> str | None:
 
 
 def family_of(net: nn.Module, split: str, name: str) -> Family:
-    """The family of a timm network; one that is only tapped if its class cannot be cut open.
+    """Return the family of a timm network; one that is only tapped if its class cannot be cut open.
 
     Raises:
         UsageError: the network does not give four stage features.

@@ -1,4 +1,4 @@
-"""How the timm classes that can be cut open fall into a stem, four stages and a head.
+"""Families of the timm classes that can be cut open into a stem, four stages and a head.
 
 A family holds what it has read off a network (block ranges, grids) but not the network itself, which is passed
 to every call; so a `StagedModel` can be copied, pickled and averaged like any other module.
@@ -9,8 +9,7 @@ Stages end after the last block of the stage, before any downsampling and before
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterable
 
 from timm.models.convnext import ConvNeXt
 from timm.models.efficientnet import EfficientNet
@@ -22,96 +21,9 @@ from timm.models.vision_transformer import VisionTransformer
 from timm.models.xception import Xception
 from torch import Tensor, nn
 
+from cakdbench.models.family import Family, LastActivation, LastAttention
+
 SPLITS = ("ofa", "even")
-
-
-class LastActivation(NamedTuple):
-    """The activation a stage ends in, and the batch norm before it; None if it ends in something else."""
-
-    activation: nn.Module | None = None
-    norm: nn.Module | None = None
-
-
-class LastAttention(NamedTuple):
-    """The last attention of a network that sees every patch from a fixed window.
-
-    Attributes:
-        stage: the stage it is in.
-        module: with `qkv`, a linear map to the three of them, and `num_heads`.
-        window: height and width of the windows that attend within themselves; None: all tokens to all.
-    """
-
-    stage: int
-    module: nn.Module
-    window: tuple[int, int] | None = None
-
-
-class Family:
-    """A composable family with NCHW maps; the others override what differs."""
-
-    kind = "cnn"
-    composable = True
-    tokens = False
-    prefix = 0
-    multiple = 1
-    smallest = 32
-
-    def __init__(self, net: nn.Module, split: str = "ofa"):
-        """Read the geometry off `net`; `split` matters to families whose blocks all look alike."""
-
-    @classmethod
-    def fits(cls, net: nn.Module) -> bool:
-        """Whether this network of the family's class has the four stages."""
-        return True
-
-    def stem(self, net: nn.Module, images: Tensor) -> Tensor:
-        return net.stem(images)
-
-    def downsample(self, net: nn.Module, number: int, x: Tensor) -> Tensor:
-        """From the feature of the stage before to what the first block of stage `number` takes."""
-        return x
-
-    def blocks(self, net: nn.Module, number: int, x: Tensor) -> Tensor:
-        """The rest of stage `number`."""
-        return net.stages[number - 1](x)
-
-    def last_activation(self, net: nn.Module, number: int) -> LastActivation:
-        """What stage `number` ends in."""
-        return LastActivation()
-
-    def attention(self, net: nn.Module) -> LastAttention | None:
-        """The attention a method can look into, if there is one."""
-        return None
-
-    def final_norm(self, net: nn.Module, x: Tensor) -> Tensor:
-        """From the stage-4 feature to what timm's `forward_head` takes: the final norm, if there is one."""
-        return x
-
-    def run(self, net: nn.Module, images: Tensor, stages: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The final feature, and the four stage features."""
-        features = tuple(feature for _, feature in self.walk(net, images))
-        return self.final_norm(net, features[-1]), features
-
-    def walk(self, net: nn.Module, images: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Stage by stage: what its first block takes, and its feature."""
-        x = self.stem(net, images)
-        for number in (1, 2, 3, 4):
-            entered = self.downsample(net, number, x)
-            x = self.blocks(net, number, entered)
-            yield entered, x
-
-    def grid(self, number: int, feature: Tensor) -> tuple[int, int]:
-        """Height and width of stage `number`'s feature."""
-        return tuple(feature.shape[-2:])
-
-
-def classify(net: nn.Module, final: Tensor) -> tuple[Tensor, Tensor]:
-    """Pooled feature `(B, D)`, the exact vector the classifier consumes, and logits `(B, C)`."""
-    pooled = net.forward_head(final, pre_logits=True)
-    classifier = net.get_classifier()
-    if isinstance(classifier, nn.Conv2d):
-        return pooled, classifier(pooled[:, :, None, None]).flatten(1)
-    return pooled, classifier(pooled)
 
 
 class ResNetFamily(Family):
@@ -167,7 +79,7 @@ class EfficientNetFamily(Family):
 
 
 def _last_of_each_stride(net: EfficientNet) -> list[int]:
-    """Index of the last group of blocks at strides 4, 8, 16 and 32, in order."""
+    """Return the index of the last group of blocks at strides 4, 8, 16 and 32, in order."""
     stride, last = net.conv_stem.stride[0], {}
     for index, group in enumerate(net.blocks):
         for conv in (m for m in group.modules() if isinstance(m, nn.Conv2d)):
@@ -227,7 +139,7 @@ class SwinFamily(Family):
         return net.layers[number - 1].blocks(x.unflatten(1, self.grids[number - 1])).flatten(1, 2)
 
     def attention(self, net):
-        """Of stage 3, the last stage with many windows: its last block whose windows are not shifted."""
+        """Return that of stage 3, the last with many windows: of its last block whose windows are not shifted."""
         block = [b for b in net.layers[2].blocks if not any(b.shift_size)][-1]
         return LastAttention(3, block.attn, tuple(block.window_size))
 
@@ -288,7 +200,7 @@ class ViTFamily(IsotropicFamily):
 
 
 def isotropic_ends(depth: int, split: str) -> tuple[int, int, int, int]:
-    """The last block (0-based) of each stage of `depth` equal blocks.
+    """Return the last block (0-based) of each stage of `depth` equal blocks.
 
     "ofa" cuts after blocks 1, 3, depth-3 and depth-1, as the released code of OFA (Hao et al., 2023) does; "even"
     makes four stages of nearly equal length. Fewer than 7 blocks leave "ofa" an empty stage: they are cut evenly.

@@ -1,4 +1,4 @@
-"""What is known of a model without its weights: kind, shapes of its features, where it can be entered."""
+"""Describe a model without its weights: kind, shapes of its features, where it can be entered."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from cakdbench.models.catalog import create, entry
 from cakdbench.models.fallback import family_of
-from cakdbench.models.families import SPLITS, Family, classify
+from cakdbench.models.families import SPLITS
+from cakdbench.models.family import Family, classify
 from cakdbench.utils.errors import UsageError
 from cakdbench.utils.meta import ContentFree
 
@@ -18,12 +19,12 @@ Features = tuple[Tensor, ...]
 
 
 def to_map(x: Tensor, grid: tuple[int, int], prefix: int = 0) -> Tensor:
-    """Tokens `(B, prefix + H*W, D)` to a map `(B, D, H, W)`, without the prefix tokens; maps pass unchanged."""
+    """Turn tokens `(B, prefix + H*W, D)` into a map `(B, D, H, W)`, without the prefix tokens; maps pass unchanged."""
     return x if x.ndim == 4 else x[:, prefix:].unflatten(1, grid).permute(0, 3, 1, 2)
 
 
 def to_tokens(x: Tensor) -> Tensor:
-    """A map `(B, D, H, W)` to tokens `(B, H*W, D)`, row-major; tokens pass unchanged."""
+    """Turn a map `(B, D, H, W)` into tokens `(B, H*W, D)`, row-major; tokens pass unchanged."""
     return x if x.ndim == 3 else x.flatten(2).transpose(1, 2)
 
 
@@ -38,21 +39,21 @@ class Layout:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of one sample's feature."""
+        """Return the shape of one sample's feature."""
         height, width = self.grid
         return (self.prefix + height * width, self.channels) if self.tokens else (self.channels, height, width)
 
     def to_map(self, x: Tensor) -> Tensor:
-        """A feature of this layout as `(B, C, H, W)`, without prefix tokens."""
+        """Return a feature of this layout as `(B, C, H, W)`, without prefix tokens."""
         return to_map(x, self.grid, self.prefix)
 
     def to_tokens(self, x: Tensor, prefix: Tensor | None = None) -> Tensor:
-        """A map as tokens `(B, L, C)`, with `prefix` `(B, P, C)` put in front if given; inverse of `to_map`."""
+        """Return a map as tokens `(B, L, C)`, behind `prefix` `(B, P, C)` if there is one; inverse of `to_map`."""
         tokens = to_tokens(x)
         return tokens if prefix is None else torch.cat((prefix, tokens), dim=1)
 
     def prefix_of(self, x: Tensor) -> Tensor:
-        """The prefix tokens `(B, prefix, C)` of a feature of this layout; `(B, 0, C)` if it has none."""
+        """Return the prefix tokens `(B, prefix, C)` of a feature of this layout; `(B, 0, C)` if it has none."""
         return x[:, : self.prefix] if self.tokens else x.new_zeros(len(x), 0, self.channels)
 
 
@@ -138,7 +139,7 @@ def _attention(family: Family, net: nn.Module) -> AttentionLayout | None:
 
 @torch.no_grad()
 def _dummy_pass(name: str, net: nn.Module, family: Family, size: int) -> tuple[Tensor, Features, Features]:
-    """Pooled feature, what the stages take (nothing if they cannot be run one by one), and what they give."""
+    """Return the pooled feature, what the stages take (nothing if they are not run one by one), and what they give."""
     images = next(net.parameters()).new_zeros(1, 3, size, size)
     try:
         if family.composable:

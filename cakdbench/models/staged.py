@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from cakdbench.models.catalog import TIMM, create
 from cakdbench.models.fallback import family_of
-from cakdbench.models.families import classify
+from cakdbench.models.family import classify
 from cakdbench.models.hooks import QKV, capture_attention, capture_preactivations, heads_of
 from cakdbench.models.info import AttentionLayout, Layout, ModelInfo, describe, inspect_network, to_map, to_tokens
 from cakdbench.utils.errors import UsageError
@@ -43,7 +43,7 @@ Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
 @dataclass
 class Output:
-    """What a model made of a batch.
+    """Hold what a model makes of a batch.
 
     Attributes:
         logits: `(B, num_classes)`.
@@ -137,32 +137,32 @@ class StagedModel(nn.Module):
     attention = property(lambda self: self.info.attention)
 
     def stem(self, images: Tensor) -> Tensor:
-        """What stage 1 takes, from images `(B, 3, S, S)`."""
+        """Compute what stage 1 takes, from images `(B, 3, S, S)`."""
         self._must_compose()
         return self.family.stem(self.net, self._renormalised(images))
 
     def stage(self, number: int, x: Tensor) -> Tensor:
-        """Stage `number` (1 to 4), from the feature of the stage before: `enter`, then `blocks`."""
+        """Run stage `number` (1 to 4) on the feature of the stage before: `downsample`, then `blocks`."""
         return self.blocks(number, self.downsample(number, x))
 
     def downsample(self, number: int, x: Tensor) -> Tensor:
-        """What the first block of stage `number` takes: Swin merges patches here, the others do nothing."""
+        """Compute what the first block of stage `number` takes: Swin merges patches here, the others do nothing."""
         self._must_compose(number)
         return self.family.downsample(self.net, number, x)
 
     def blocks(self, number: int, x: Tensor) -> Tensor:
-        """Stage `number` from its first block on."""
+        """Run stage `number` from its first block on."""
         self._must_compose(number)
         return self.family.blocks(self.net, number, x)
 
     def head(self, x: Tensor) -> Output:
-        """Final norm, pooling and classifier, from the stage-4 feature."""
+        """Apply final norm, pooling and classifier to the stage-4 feature."""
         self._must_compose()
         pooled, logits = classify(self.net, self.family.final_norm(self.net, x))
         return Output(logits, pooled)
 
     def mean_head(self, patches: Tensor) -> Output:
-        """`head` of a network with prefix tokens, from patch tokens `(B, L, D)` alone: it reads their mean.
+        """Apply the head of a network with prefix tokens to patch tokens `(B, L, D)` alone: it reads their mean.
 
         The mean is taken after the final norm and stands in for the class token.
         """
@@ -179,11 +179,11 @@ class StagedModel(nn.Module):
         return mean.expand(-1, self.layouts[3].prefix + 1, -1)
 
     def forward(self, images: Tensor, stages: bool = False, preacts: bool = False, attention: bool = False) -> Output:
-        """The whole network, once, on images `(B, 3, S, S)`; the arguments choose the fields of `Output`."""
-        with contextlib.ExitStack() as looking:
-            before = looking.enter_context(capture_preactivations(self.family, self.net)) if preacts else None
+        """Run the network once on images `(B, 3, S, S)`; the arguments choose the fields of `Output`."""
+        with contextlib.ExitStack() as hooks:
+            before = hooks.enter_context(capture_preactivations(self.family, self.net)) if preacts else None
             last = self.family.attention(self.net) if attention else None
-            projected = looking.enter_context(capture_attention(last)) if last else None
+            projected = hooks.enter_context(capture_attention(last)) if last else None
             final, features = self.family.run(self.net, self._renormalised(images), stages or preacts)
         pooled, logits = classify(self.net, final)
         return Output(
@@ -195,15 +195,15 @@ class StagedModel(nn.Module):
         )
 
     def end_norms(self) -> tuple[nn.Module | None, ...]:
-        """The batch norms just before the activations that the four stages end in; None for a stage without."""
+        """Return the batch norms just before the activations that the four stages end in; None for one without."""
         return tuple(self.family.last_activation(self.net, number).norm for number in (1, 2, 3, 4))
 
-    def expect_input(self, given: Statistics, wanted: Statistics) -> None:
-        """Take images normalised with `given` (mean, std per channel) and hand them to the network as `wanted`."""
-        if given == wanted:
+    def expect_input(self, images: Statistics, own: Statistics) -> None:
+        """Take images normalised with `images` (mean, std per channel), and renormalise them to the network's `own`."""
+        if images == own:
             self.input_scale = self.input_shift = None
             return
-        (mean, std), (own_mean, own_std) = (torch.tensor(each, dtype=torch.float64) for each in (given, wanted))
+        (mean, std), (own_mean, own_std) = (torch.tensor(pair, dtype=torch.float64) for pair in (images, own))
         device = next(self.parameters()).device
         self.input_scale = (std / own_std).float().view(3, 1, 1).to(device)
         self.input_shift = ((mean - own_mean) / own_std).float().view(3, 1, 1).to(device)
@@ -235,12 +235,12 @@ class StagedModel(nn.Module):
             raise UsageError(f"{self.name}: its logits are not its classifier applied to its pooled feature")
 
     def stage_prefix(self) -> Tensor | None:
-        """The prefix tokens a ViT starts with, position included: `(1, prefix, D)`; None without prefix tokens."""
+        """Return the prefix tokens a ViT starts with, position included: `(1, prefix, D)`; None if it has none."""
         prefix = self.layouts[0].prefix
         return self._positions()[:, :prefix] if prefix else None
 
     def patch_pos(self) -> Tensor | None:
-        """A ViT's position embedding of the patches: `(1, L, D)`; None for networks that add none."""
+        """Return a ViT's position embedding of the patches: `(1, L, D)`; None for networks that add none."""
         if getattr(self.net, "pos_embed", None) is None or not self.layouts[0].tokens:
             return None
         return self._positions()[:, self.layouts[0].prefix :]
@@ -252,16 +252,16 @@ class StagedModel(nn.Module):
         return self.net._pos_embed(torch.zeros_like(patches))
 
     def no_weight_decay(self) -> set[str]:
-        """Parameters timm excludes from weight decay, named relative to this module."""
+        """Return the parameters that timm excludes from weight decay, named relative to this module."""
         listed = self.net.no_weight_decay() if hasattr(self.net, "no_weight_decay") else set()
         return {f"net.{name}" for name, _ in self.net.named_parameters() if name in listed}
 
     def export_state(self) -> dict[str, Tensor]:
-        """The plain timm state dict, in the default memory layout."""
+        """Return the plain timm state dict, in the default memory layout."""
         return {name: value.contiguous() for name, value in self.net.state_dict().items()}
 
     def load_exported(self, state: dict[str, Tensor]) -> None:
-        """Load what `export_state` gave."""
+        """Load a state dict of `export_state`."""
         self.net.load_state_dict(state)
 
 

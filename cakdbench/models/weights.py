@@ -1,4 +1,4 @@
-"""Checkpoints: load them, whether of today's timm, of timm 0.6.5 or of a model's authors; and tell them apart."""
+"""Load checkpoints, whether of today's timm, of timm 0.6.5 or of a model's authors, and tell them apart."""
 
 from __future__ import annotations
 
@@ -79,12 +79,12 @@ def _check_tensors(model: StagedModel, state: dict[str, Tensor]) -> None:
 
 
 def weights_sha256(model: StagedModel) -> str:
-    """The hash of all weights and buffers of a model, as `state_sha256`."""
+    """Return the hash of all weights and buffers of a model, as `state_sha256`."""
     return state_sha256(model.export_state())
 
 
 def state_sha256(state: Mapping[str, Tensor]) -> str:
-    """The hash of tensors: names, types, shapes and bytes; the same on every device."""
+    """Return the hash of tensors: names, types, shapes and bytes; the same on every device."""
     digest = hashlib.sha256()
     for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

@@ -1,4 +1,4 @@
-"""What can be asked of the models by name."""
+"""Look up models by name."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ __all__ = ["MODELS", "ZooEntry", "hub_statistics", "model_ids", "model_info", "m
 
 
 def model_ids() -> list[str]:
-    """The ids of the zoo."""
+    """Return the ids of the zoo."""
     return list(MODELS)
 
 
 def model_info(name: str, num_classes: int, image_size: int = 224, split: str = "ofa") -> ModelInfo:
-    """Kind, layouts and size of a model, without allocating its weights.
+    """Return kind, layouts and size of a model, without allocating its weights.
 
     Raises:
         UsageError: unknown name, a size the network cannot take, or a network that gives no four stages.
@@ -23,10 +23,10 @@ def model_info(name: str, num_classes: int, image_size: int = 224, split: str = 
 
 
 def model_kind(name: str) -> str:
-    """What a network mixes positions with: "cnn", "msa" or "mlp".
+    """Return what a network mixes positions with: "cnn", "msa" or "mlp".
 
     Raises:
         UsageError: unknown name, or a network that gives no four stages.
     """
-    made = entry(name)
-    return made.kind or describe(name, 1000, made.image_size).kind
+    known = entry(name)
+    return known.kind or describe(name, 1000, known.image_size).kind

@@ -1,5 +1,7 @@
 """Device, precision and processes."""
 
+import platform
+
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
@@ -9,6 +11,11 @@ from cakdbench.utils.errors import UsageError
 
 PRECISIONS = {"fp32": "no", "bf16": "bf16"}
 """What Accelerate calls them."""
+
+
+def device_name(device: torch.device) -> str:
+    """Return the name that records have of a device."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU ({platform.machine()})"
 
 
 def make_accelerator(precision: str = "fp32", cpu: bool = False, threads: int = 1) -> Accelerator:

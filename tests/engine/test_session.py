@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from cakdbench.engine.launch import Share
+from cakdbench.engine.launch.assignment import Assignment
 from cakdbench.engine.launch.local import LocalLauncher, workers
-from cakdbench.engine.launch.work import Work
 from cakdbench.engine.options import RunOptions, from_json, run_options, to_json
 from cakdbench.engine.session import Session
 from cakdbench.method import Method, Step
@@ -126,7 +126,7 @@ def test_workers_end_with_a_parent_that_is_killed(tiny, tmp_path):
 
 def test_a_worker_that_ends_by_itself_is_reported_with_its_last_words(tmp_path):
     said = Said()
-    with workers(Work(RunOptions(pairs="nowhere", store=tmp_path)), 1, said) as [process]:
+    with workers(Assignment(RunOptions(pairs="nowhere", store=tmp_path)), 1, said) as [process]:
         process.wait()
     [sentence] = said.sentences
     assert "exit code 2" in sentence and "nowhere" in sentence
@@ -134,7 +134,9 @@ def test_a_worker_that_ends_by_itself_is_reported_with_its_last_words(tmp_path):
 
 def test_a_worker_that_is_asked_to_stop_says_nothing(tiny, tmp_path):
     said = Said()
-    with workers(Work(run_options(**arguments(tiny, tmp_path, "kd", "recipe.epochs=5000"))), 1, said) as [process]:
+    with workers(Assignment(run_options(**arguments(tiny, tmp_path, "kd", "recipe.epochs=5000"))), 1, said) as [
+        process
+    ]:
         assert eventually(lambda: list((tmp_path / "runs").glob("*/checkpoints/*")), 200)
     assert process.returncode == 130 and not said.sentences
 
@@ -156,18 +158,18 @@ def test_methods_that_no_file_defines_stay_in_this_process(tiny, tmp_path):
 def test_work_survives_being_written(tiny, tmp_path):
     made = arguments(tiny, tmp_path, "ofa[gamma=1.0|1.5],fbt:no_infonce")
     options = run_options(**made | {"settings": ["ofa.gamma=inf", "recipe.optimizer.name=sgd", "teacher.epochs=1"]})
-    work = Work(options, Share(3, from_the_end=True), parent=7, modules=("somewhere",))
-    text = to_json(work)
-    again = from_json(Work, text)
-    assert again == work and again.options.settings.methods["ofa"]["gamma"] == math.inf
+    assignment = Assignment(options, Share(3, from_the_end=True), parent=7, modules=("somewhere",))
+    text = to_json(assignment)
+    again = from_json(Assignment, text)
+    assert again == assignment and again.options.settings.methods["ofa"]["gamma"] == math.inf
     assert isinstance(again.options.store, Path) and isinstance(again.options.methods, tuple)
     assert json.loads(text)["options"]["pairs"] == PAIR
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"options": 3}', "[]"])
 def test_what_is_no_work_is_refused(text):
-    with pytest.raises(UsageError, match="Work"):
-        from_json(Work, text)
+    with pytest.raises(UsageError, match="Assignment"):
+        from_json(Assignment, text)
 
 
 def test_a_session_leaves_signal_handlers_alone(tiny, tmp_path):

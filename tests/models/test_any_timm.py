@@ -90,7 +90,7 @@ def test_an_honest_run_passes_validation_and_every_command_describes_it(shell):
     code, output = shell.run("--methods", "cc", "--dry-run", *teachers, pairs=PAIR, settings=settings)
     assert code == 0 and "teacher to train first: timm:test_vit" in output, output
     code, output = shell.run("--methods", "cc", *teachers, pairs=PAIR, settings=settings)
-    assert code == 0 and list(shell.boards.iterdir()), output
+    assert code == 0, output
     places = ("--data-dir", str(shell.data))
     code, output = shell("submit", "all", "--by", "A. Student", "--store", str(shell.store), *places)
     assert code == 0, output

@@ -14,7 +14,7 @@ from typing import IO
 
 from cakdbench.engine.harness import Harness, Outcome
 from cakdbench.engine.launch import Share
-from cakdbench.engine.launch.work import Work, local_methods, modules_of
+from cakdbench.engine.launch.assignment import Assignment, local_methods, modules_of
 from cakdbench.engine.options import RunOptions, to_json
 from cakdbench.grid.plan import Cell
 from cakdbench.train.events import Events
@@ -30,8 +30,10 @@ class LocalLauncher:
     def launch(self, cells: list[Cell], harness: Harness, options: RunOptions) -> Outcome:
         """Compute the cells; see `Launcher.launch`. The workers end with this call, or with this process."""
         processes = self.usable_processes(cells, harness.runtime.events)
-        work = Work(options, Share(processes, from_the_end=True), parent=os.getpid(), modules=modules_of(cells))
-        with workers(work, processes - 1, harness.runtime.events):
+        assignment = Assignment(
+            options, Share(processes, from_the_end=True), parent=os.getpid(), modules=modules_of(cells)
+        )
+        with workers(assignment, processes - 1, harness.runtime.events):
             return harness.run(cells, Share(processes))
 
     def usable_processes(self, cells: list[Cell], events: Events) -> int:
@@ -47,11 +49,11 @@ ENDED_ON_REQUEST = (0, Interrupted.exit_code, -signal.SIGTERM, -signal.SIGINT)
 
 
 @contextlib.contextmanager
-def workers(work: Work, count: int, events: Events) -> Iterator[list[subprocess.Popen]]:
+def workers(assignment: Assignment, count: int, events: Events) -> Iterator[list[subprocess.Popen]]:
     """Start `count` workers; they save their work and end when the block is left."""
     with contextlib.ExitStack() as logs:
         outputs = [logs.enter_context(tempfile.TemporaryFile("w+")) for _ in range(count)]
-        processes = [_start(work, output) for output in outputs]
+        processes = [_start(assignment, output) for output in outputs]
         try:
             yield processes
         finally:
@@ -61,11 +63,11 @@ def workers(work: Work, count: int, events: Events) -> Iterator[list[subprocess.
                 _report(process.wait(), output, events)
 
 
-def _start(work: Work, output: IO[str]) -> subprocess.Popen:
+def _start(assignment: Assignment, output: IO[str]) -> subprocess.Popen:
     command = [sys.executable, "-m", "cakdbench.engine.launch.worker", "-"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=output, text=True)
     with contextlib.suppress(BrokenPipeError), process.stdin:  # one that has died already says why in its output
-        process.stdin.write(to_json(work))
+        process.stdin.write(to_json(assignment))
     return process
 
 

@@ -1,6 +1,6 @@
 """A process that computes its share of a grid in silence: `python -m cakdbench.engine.launch.worker FILE`.
 
-FILE holds a `Work` as JSON; `-` stands for the standard input. Exit codes: 0 at the end of the work (the store says
+FILE holds a `Assignment` as JSON; `-` stands for the standard input. Exit codes: 0 at the end of the work (the store says
 what has failed), 130 interrupted, otherwise those of the command's errors.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cakdbench.engine.harness import Outcome
-from cakdbench.engine.launch.work import Work
+from cakdbench.engine.launch.assignment import Assignment
 from cakdbench.engine.options import from_json
 from cakdbench.engine.session import Session
 from cakdbench.registry import load_file
@@ -21,18 +21,18 @@ from cakdbench.utils.errors import CakdError
 from cakdbench.utils.interrupt import GracefulInterrupt
 
 
-def work_through(work: Work, stop: Callable[[], bool] = lambda: False) -> Outcome:
+def work_through(assignment: Assignment, stop: Callable[[], bool] = lambda: False) -> Outcome:
     """Compute a share of the cells, beside other processes on the same store.
 
     Raises:
         CakdError: the work cannot be read or done here, or was interrupted.
     """
-    for name in work.modules:
+    for name in assignment.modules:
         importlib.import_module(name)
-    for path in work.options.method_files:
+    for path in assignment.options.method_files:
         load_file(path)
-    session = Session(work.options, stop=lambda: stop() or _orphaned(work.parent))
-    return session.harness.run(session.plan.cells, work.share)
+    session = Session(assignment.options, stop=lambda: stop() or _orphaned(assignment.parent))
+    return session.harness.run(session.plan.cells, assignment.share)
 
 
 def _orphaned(parent: int | None) -> bool:
@@ -41,11 +41,11 @@ def _orphaned(parent: int | None) -> bool:
 
 
 def main(name: str) -> int:
-    """Work through the work in a file; returns the exit code."""
+    """Assignment through the work in a file; returns the exit code."""
     text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
     try:
         with GracefulInterrupt() as stop:
-            work_through(from_json(Work, text), stop)
+            work_through(from_json(Assignment, text), stop)
     except CakdError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

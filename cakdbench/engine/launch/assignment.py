@@ -9,7 +9,7 @@ from cakdbench.registry import FILE_MODULE
 
 
 @dataclass(frozen=True)
-class Work:
+class Assignment:
     """A grid, and one process's share of it; `engine.options.to_json` writes it.
 
     Attributes:

@@ -1,0 +1,97 @@
+"""Define a family of networks: the parts of a network, and the places to look into it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+
+class LastActivation(NamedTuple):
+    """Point at the activation a stage ends in and the batch norm before it; None if it ends in something else."""
+
+    activation: nn.Module | None = None
+    norm: nn.Module | None = None
+
+
+class LastAttention(NamedTuple):
+    """Point at the last attention of a network that sees every patch from a fixed window.
+
+    Attributes:
+        stage: the stage it is in.
+        module: with `qkv`, a linear map to the three of them, and `num_heads`.
+        window: height and width of the windows that attend within themselves; None: all tokens to all.
+    """
+
+    stage: int
+    module: nn.Module
+    window: tuple[int, int] | None = None
+
+
+class Family:
+    """Cut networks with NCHW maps; the other families override what differs."""
+
+    kind = "cnn"
+    composable = True
+    tokens = False
+    prefix = 0
+    multiple = 1
+    smallest = 32
+
+    def __init__(self, net: nn.Module, split: str = "ofa"):
+        """Read the geometry off `net`; `split` matters to families whose blocks all look alike."""
+
+    @classmethod
+    def fits(cls, net: nn.Module) -> bool:
+        """Return True if this network of the family's class has the four stages."""
+        return True
+
+    def stem(self, net: nn.Module, images: Tensor) -> Tensor:
+        return net.stem(images)
+
+    def downsample(self, net: nn.Module, number: int, x: Tensor) -> Tensor:
+        """Turn the feature of the stage before into what the first block of stage `number` takes."""
+        return x
+
+    def blocks(self, net: nn.Module, number: int, x: Tensor) -> Tensor:
+        """Run the rest of stage `number`."""
+        return net.stages[number - 1](x)
+
+    def last_activation(self, net: nn.Module, number: int) -> LastActivation:
+        """Return the activation that stage `number` ends in."""
+        return LastActivation()
+
+    def attention(self, net: nn.Module) -> LastAttention | None:
+        """Return the attention a method can look into, if there is one."""
+        return None
+
+    def final_norm(self, net: nn.Module, x: Tensor) -> Tensor:
+        """Apply the final norm, if there is one: timm's `forward_head` takes the result."""
+        return x
+
+    def run(self, net: nn.Module, images: Tensor, stages: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return the final feature, and the four stage features."""
+        features = tuple(feature for _, feature in self.walk(net, images))
+        return self.final_norm(net, features[-1]), features
+
+    def walk(self, net: nn.Module, images: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield, stage by stage, what its first block takes, and its feature."""
+        x = self.stem(net, images)
+        for number in (1, 2, 3, 4):
+            entered = self.downsample(net, number, x)
+            x = self.blocks(net, number, entered)
+            yield entered, x
+
+    def grid(self, number: int, feature: Tensor) -> tuple[int, int]:
+        """Return height and width of stage `number`'s feature."""
+        return tuple(feature.shape[-2:])
+
+
+def classify(net: nn.Module, final: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the pooled feature `(B, D)`, the exact vector the classifier consumes, and logits `(B, C)`."""
+    pooled = net.forward_head(final, pre_logits=True)
+    classifier = net.get_classifier()
+    if isinstance(classifier, nn.Conv2d):
+        return pooled, classifier(pooled[:, :, None, None]).flatten(1)
+    return pooled, classifier(pooled)

@@ -1,0 +1,42 @@
+"""What is said of a plan before it starts."""
+
+import pytest
+
+
+@pytest.fixture
+def entries(tmp_path):
+    """A file with a teacher that comes as a file, one that is trained, and one whose file is there."""
+    (tmp_path / "there.pth").write_bytes(b"weights")
+    path = tmp_path / "own.toml"
+    path.write_text("".join(
+        f'[[teachers]]\nmodel = "{model}"\ndataset = "cifar100"\n{source}\n'
+        for model, source in (("resnet_m", 'path = "gone.pth"'), ("vit_m", 'train = "demo_teacher"'),
+                              ("swin_m", 'path = "there.pth"'))
+    ))  # fmt: skip
+    return path
+
+
+def dry_run(shell, entries, pairs):
+    arguments = ["--methods", "kd", *shell.places(), "--cpu", "--dry-run", "--teachers", str(entries)]
+    return shell("run", "--pairs", pairs, "--recipe", "demo", *arguments)
+
+
+def test_without_the_data_the_missing_teachers_are_named_too(shell, entries):
+    teachers = ("resnet_m", "vit_m", "swin_m", "convnext_m")
+    code, output = dry_run(shell, entries, ",".join(f"{teacher}>vit_xs@cifar100" for teacher in teachers))
+    assert code == 0, output
+    missing = [line for line in output.splitlines() if line.startswith("missing before it can start")]
+    assert len(missing) == 3
+    assert "cifar-100-python" in missing[0]
+    assert "gone.pth" in missing[1] and "resnet_m" in missing[1]
+    assert "no teacher convnext_m for cifar100" in missing[2]
+    assert "teacher to train first: vit_m" in output and "there.pth" not in output
+    assert "estimate: about" in output
+
+
+def test_a_run_stops_at_the_first_of_them(shell, entries):
+    code, output = shell(
+        "run", "--pairs", "resnet_m>vit_xs@cifar100", "--recipe", "demo", "--methods", "kd", *shell.places(),
+        "--cpu", "--teachers", str(entries),
+    )  # fmt: skip
+    assert code != 0 and "cifar-100-python" in output and not shell.store.exists()
