@@ -1,7 +1,7 @@
 """A process that computes its share of a grid in silence: `python -m cakdbench.engine.launch.worker FILE`.
 
-FILE holds a `Assignment` as JSON; `-` stands for the standard input. Exit codes: 0 at the end of the work (the store says
-what has failed), 130 interrupted, otherwise those of the command's errors.
+FILE holds an `Assignment` as JSON; `-` stands for the standard input. Exit codes: 0 at the end of the work (the store
+says what has failed), 130 interrupted, otherwise those of the command's errors.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _orphaned(parent: int | None) -> bool:
 
 
 def main(name: str) -> int:
-    """Assignment through the work in a file; returns the exit code."""
+    """Do what a file says; returns the exit code."""
     text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
     try:
         with GracefulInterrupt() as stop:
