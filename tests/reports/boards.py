@@ -6,7 +6,7 @@ import numpy as np
 
 from cakdbench.recipes import load_recipe
 from cakdbench.records import Epoch
-from cakdbench.reports.placing import build_board
+from cakdbench.reports.blocks import board_results
 from tests.reports.synthetic import TestRules, column, printed, record
 
 A, B, M = "swin_t>resnet18@cifar100", "vit_s>mobilenetv2@cifar100", "swin_t>mlp_mini@cifar100"
@@ -41,7 +41,7 @@ def answers(made):
 def board(records=None, pairs=(A, B), prints=None, rules=None, name="demo", title="Demo", tests=lambda made: None):
     columns = [column(pair, numbers=NUMBERS) for pair in pairs]
     rules = rules or TestRules(prints)
-    return build_board(name, title, columns, runs(pairs) if records is None else records, rules, tests)
+    return board_results(name, title, columns, runs(pairs) if records is None else records, rules, tests)
 
 
 def prints(pair=A):

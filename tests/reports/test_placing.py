@@ -6,7 +6,7 @@ import statistics
 import numpy as np
 import pytest
 
-from cakdbench.reports.placing import build_board
+from cakdbench.reports.blocks import board_results
 from tests.reports.synthetic import CONFIGS, RECIPE, TestRules, column, record
 
 A, B, C = "cnn_mini>vit_mini@demo", "msa_mini>vit_mini@demo", "cnn_mini>mlp_mini@demo"
@@ -14,7 +14,7 @@ METHODS = ("scratch", "kd", "ofa", "fbt")
 
 
 def build(records, pairs=(A,), **changes):
-    return build_board("demo", "Demo", [column(pair, **changes) for pair in pairs], records, TestRules())
+    return board_results("demo", "Demo", [column(pair, **changes) for pair in pairs], records, TestRules())
 
 
 def score(board, label, place=0, block=0):
@@ -151,7 +151,7 @@ class TestWhichRecordsCount:
         numbers = RECIPE | {"epochs": 20}
         columns = [column(A), column(A, recipe="long", numbers=numbers)]
         records = [record("kd", A, 0, 80.0), record("kd", A, 0, 85.0, recipe=numbers, recipe_name="long")]
-        board = build_board("demo", "Demo", columns, records, TestRules())
+        board = board_results("demo", "Demo", columns, records, TestRules())
         assert [s.mean for s in board.blocks[0].rows[1].scores] == [80.0, 85.0]
         assert not board.aside
 

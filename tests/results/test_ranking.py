@@ -5,7 +5,7 @@ import random
 import numpy as np
 
 from cakdbench.reports.markdown import board_markdown
-from cakdbench.reports.placing import build_board
+from cakdbench.reports.blocks import board_results
 from tests.reports.pages import main_table
 from tests.reports.synthetic import TestRules, column, printed, record
 
@@ -28,7 +28,7 @@ def made(skills, pairs=(A, B), seeds=(0, 1, 2)):
 
 
 def block(records, answers, pairs=(A, B)):
-    return build_board("x", "X", [column(pair) for pair in pairs], records, TestRules(), answers).blocks[0]
+    return board_results("x", "X", [column(pair) for pair in pairs], records, TestRules(), answers).blocks[0]
 
 
 SKILLS = {"scratch": (0.5, 0.5), "kd": (0.7, 0.7), "ofa": (0.7, 0.7), "fbt:no_infonce": (0.9, 0.6)}
@@ -59,7 +59,7 @@ def test_without_predictions_or_a_third_seed_nothing_is_grouped():
 
 def test_marks_stand_on_the_page():
     records, answers = made({k: v for k, v in SKILLS.items() if k != "fbt:no_infonce"})
-    board = build_board("x", "X", [column(A), column(B)], records, TestRules(), answers)
+    board = board_results("x", "X", [column(A), column(B)], records, TestRules(), answers)
     table = main_table(board_markdown(board))
     assert [table[name]["group"] for name in ("scratch", "KD", "OFA")] == ["b", "a", "a"]
     assert [table[name]["rank"] for name in ("scratch", "KD", "OFA")] == ["3.00", "1.50", "1.50"]
@@ -76,7 +76,7 @@ def test_the_order_of_records_changes_nothing():
 
 def test_printed_methods_have_rows_and_printed_pairs_columns():
     values = {B: {"kd": (printed("70.00", pair=B),), "afd": (printed("71.00", "afd", pair=B),), "teacher": ()}}
-    board = build_board("x", "X", [column(A), column(B)], [record("kd", A)], TestRules(values))
+    board = board_results("x", "X", [column(A), column(B)], [record("kd", A)], TestRules(values))
     (found,) = board.blocks
     assert [c.column.pair for c in found.columns] == [A, B]
     rows = {row.label: row for row in found.rows}
