@@ -34,6 +34,7 @@ from cakdbench.registry import register
 from cakdbench.utils.precision import force_fp32
 
 MAX_SCALE = 100.0  # of the cosine similarities, as in CLIP
+PAPER_HEADS = 6  # of L2G in the cost tables of FBT and TAS
 
 
 @force_fp32
@@ -225,6 +226,19 @@ class FBT(Method):
     }
 
     @classmethod
+    def paper_modules(cls, student: StagedModel, teacher: StagedModel) -> dict[str, list[tuple[nn.Module, Layout]]]:
+        """Return L2G as the `paper` tables count it, and the `tail` that runs again after it.
+
+        Inferred from the printed numbers, as neither paper names its modules: a 1x1 convolution and one Swin-V2 block
+        with 6 heads and window 7, without class token, temperature or the linear map between features of unlike
+        width. Eight heads, with which this suite trains, fit the parameters as well.
+        """
+        in_front = cls.Config().fronts_student(teacher, student)
+        front, back = (student, teacher) if in_front else (teacher, student)
+        l2g = L2G(front.layouts[2], back.layouts[2], "swin", PAPER_HEADS, 7).eval()
+        return {"paper": [(l2g, front.layouts[2])], "tail": [(Tail(back), back.layouts[2])]}
+
+    @classmethod
     def refuses(cls, teacher: ModelInfo, student: ModelInfo, config: Config) -> str | None:
         """A back that does not compose, or that L2G's heads or class token do not fit."""
         back = teacher if config.fronts_student(teacher, student) else student
@@ -365,3 +379,14 @@ class FBT(Method):
         with torch.no_grad():  # as CLIP does: clamped in the graph instead, it would get no gradient any more
             self.log_scale.clamp_(max=math.log(MAX_SCALE) - 1e-6)  # rounded to float32, its exp is below 100
         return info_nce_loss(learner, giver, self.log_scale.exp())
+
+
+class Tail(nn.Module):
+    """The last stage of a back with its norm and head, from the stage's entry to logits `(B, classes)`."""
+
+    def __init__(self, back: StagedModel):
+        super().__init__()
+        self.back = back
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.back.head(self.back.stage(4, x)).logits
