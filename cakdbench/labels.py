@@ -5,8 +5,10 @@ A label is a method's id and a variant. The variant is a named one, changed numb
 """
 
 import itertools
+import json
 import re
 import tomllib
+from collections.abc import Mapping
 from typing import Any
 
 from cakdbench.utils.errors import UsageError
@@ -36,6 +38,18 @@ def expand(names: str) -> list[str]:
         choices = [[f"{key}={value}" for value in _parts(text, "|")] for key, text in grid.items()]
         found += [f"{stem}[{','.join(choice)}]" if choice else stem for choice in itertools.product(*choices)]
     return found
+
+
+def with_changes(variant: str | None, values: Mapping[str, Any]) -> str | None:
+    """Return the variant with values in brackets: `("mse", {"heads": 6})` -> `mse[heads=6]`; None for neither."""
+    changed = ",".join(f"{key}={_text(value)}" for key, value in values.items())
+    return (variant or "") + (f"[{changed}]" if changed else "") or None
+
+
+def _text(value: Any) -> str:
+    """Return the shortest text that `toml_value` reads as the value."""
+    text = json.dumps(value)
+    return value if isinstance(value, str) and toml_value(value) == value and not set(value) & set(",|[]") else text
 
 
 def toml_value(text: str) -> Any:

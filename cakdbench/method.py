@@ -141,6 +141,7 @@ class Method(nn.Module):
     year: ClassVar[int | None]
     kind: ClassVar[str]
     aliases: ClassVar[tuple[str, ...]] = ()
+    version: ClassVar[int] = 1
 
     def __init__(self, student: StagedModel, teacher: StagedModel | None, config: Config, labels: Tensor | None = None):
         super().__init__()

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from cakdbench.utils.errors import UsageError, unknown
+from cakdbench.utils.neutral import Neutral, fill_neutral, strip_neutral
 from cakdbench.utils.toml import PAIRS_DIR, Table, checked, inside, read_toml, setting_keys
 
 RECIPES_DIR = PAIRS_DIR / "recipes"
@@ -40,7 +41,7 @@ class Optimizer(Table):
     lr: Positive
     weight_decay: NotNegative
     momentum: Fraction = 0.9
-    betas: tuple[Fraction, Fraction] | None = None
+    betas: Annotated[tuple[Fraction, Fraction] | None, Neutral(None)] = None
 
     @field_validator("name")
     @classmethod
@@ -64,12 +65,12 @@ class Schedule(Table):
     """
 
     name: Literal["cosine", "step", "multistep"]
-    min_lr: NotNegative = 0.0
-    warmup_epochs: Annotated[int, Field(ge=0)] = 0
-    warmup_lr: NotNegative = 0.0
-    decay_epochs: Positive | tuple[Count, ...] | None = None
+    min_lr: Annotated[NotNegative, Neutral(0.0)] = 0.0
+    warmup_epochs: Annotated[int, Field(ge=0), Neutral(0)] = 0
+    warmup_lr: Annotated[NotNegative, Neutral(0.0)] = 0.0
+    decay_epochs: Annotated[Positive | tuple[Count, ...] | None, Neutral(None)] = None
     decay_rate: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    per: Literal["epoch", "step"] = "epoch"
+    per: Annotated[Literal["epoch", "step"], Neutral("epoch")] = "epoch"
 
     @model_validator(mode="after")
     def _decays(self) -> Self:
@@ -100,13 +101,13 @@ class Augment(Table):
     crop: Literal["rrc", "pad", "none"]
     scale: tuple[Positive, Positive] = (0.08, 1.0)
     ratio: tuple[Positive, Positive] = (0.75, 4 / 3)
-    pad: Annotated[int, Field(ge=0)] = 0
-    hflip: Fraction = 0.5
-    color_jitter: NotNegative = 0.0
-    auto_augment: Annotated[str | None, Absent] = None
-    reprob: Fraction = 0.0
-    mixup: NotNegative = 0.0
-    cutmix: NotNegative = 0.0
+    pad: Annotated[int, Field(ge=0), Neutral(0)] = 0
+    hflip: Annotated[Fraction, Neutral(0.0)] = 0.5
+    color_jitter: Annotated[NotNegative, Neutral(0.0)] = 0.0
+    auto_augment: Annotated[str | None, Absent, Neutral(None)] = None
+    reprob: Annotated[Fraction, Neutral(0.0)] = 0.0
+    mixup: Annotated[NotNegative, Neutral(0.0)] = 0.0
+    cutmix: Annotated[NotNegative, Neutral(0.0)] = 0.0
     interpolation: Literal["random", "bilinear", "bicubic"] = "random"
 
     @model_validator(mode="after")
@@ -159,15 +160,15 @@ class Recipe(Table):
     epochs: Count
     global_batch: Count
     local_batch: Count
-    init: Literal["random", "hub"] = "random"
+    init: Annotated[Literal["random", "hub"], Neutral("random")] = "random"
     optimizer: Optimizer
     schedule: Schedule
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    split: Literal["ofa", "even"] = "ofa"
-    clip_grad: Annotated[Positive | None, Absent] = None
-    ema_decay: Annotated[Annotated[float, Field(gt=0, lt=1)] | None, Absent] = None
-    teacher_norm: Literal["own", "shared"] = "own"
+    label_smoothing: Annotated[float, Field(ge=0, lt=1), Neutral(0.0)] = 0.0
+    drop_path: Annotated[float, Field(ge=0, lt=1), Neutral(0.0)] = 0.0
+    split: Annotated[Literal["ofa", "even"], Neutral("ofa")] = "ofa"
+    clip_grad: Annotated[Positive | None, Absent, Neutral(None)] = None
+    ema_decay: Annotated[Annotated[float, Field(gt=0, lt=1)] | None, Absent, Neutral(None)] = None
+    teacher_norm: Annotated[Literal["own", "shared"], Neutral("own")] = "own"
     augment: Augment
     evaluation: Evaluation
 
@@ -181,8 +182,12 @@ class Recipe(Table):
         return self
 
     def numbers(self) -> dict[str, Any]:
-        """Everything that can change a result, as JSON values."""
+        """Return everything that can change a result, as JSON values."""
         return self.model_dump(mode="json", exclude={"name", *DESCRIPTION})
+
+    def identity(self) -> dict[str, Any]:
+        """Return the numbers as a run's key holds them: without those that are neutral."""
+        return identity_of(self.numbers())
 
     def is_standard(self) -> bool:
         """Whether the numbers are those of cakdbench's own recipe of this name."""
@@ -209,6 +214,16 @@ class Recipe(Table):
         described = self.model_dump(mode="json", include={"name", *DESCRIPTION})
         changed = ", ".join(f"{key}={value}" for key, value in values.items())
         return checked(Recipe, described | numbers, f"recipe {self.name} with {changed}")
+
+
+def identity_of(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recipe's numbers without those that are neutral."""
+    return strip_neutral(Recipe, numbers)
+
+
+def all_numbers(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the numbers of a run's recipe, those that its identity leaves out included; see `Recipe.identity`."""
+    return fill_neutral(Recipe, identity)
 
 
 def recipe_settings() -> list[str]:

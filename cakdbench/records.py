@@ -1,13 +1,15 @@
 """The record of a finished run: one small JSON file, checked against this schema whenever it is read."""
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
-from cakdbench.labels import label
+from cakdbench.recipes import all_numbers
 
-SCHEMA_VERSION = 1
+ENGINE_VERSION = 1
 """Part of every run's key: raise it when a change of the engine can change results."""
+FORMAT = 2
+"""Of record files: raise it when a field changes, and teach `results/migrate.py` to read the one before."""
 
 
 class _Part(BaseModel):
@@ -15,15 +17,21 @@ class _Part(BaseModel):
 
 
 class MethodIdentity(_Part):
-    id: str
-    variant: str | None = None
-    config: dict[str, Any]
-    source: str
-    """sha256 of the method's source."""
+    """A method and its settings, without those that are neutral (see `utils/neutral.py`).
 
-    @property
-    def label(self) -> str:
-        return label(self.id, self.variant)
+    What the method computes is named by the version of a built-in method, or by the sha256 of another's source.
+    """
+
+    id: str
+    version: int | None = None
+    source: str | None = None
+    config: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.version is None) == (self.source is None):
+            raise ValueError("a method is identified by its version or by its source: give one of them")
+        return self
 
 
 class DatasetIdentity(_Part):
@@ -42,13 +50,14 @@ class TeacherIdentity(_Part):
 class Identity(_Part):
     """Everything that can change a run's result, and nothing else: the run's key is its hash.
 
-    `teacher` is None for a method that needs none.
+    Settings of the method and of the recipe that have their neutral value are left out, so that a key outlives settings
+    that are added later. `teacher` is None for a method that needs none.
     """
 
-    schema_version: int = SCHEMA_VERSION
+    engine_version: int = ENGINE_VERSION
     method: MethodIdentity
     student: str
-    teacher: TeacherIdentity | None
+    teacher: TeacherIdentity | None = None
     dataset: DatasetIdentity
     recipe: dict[str, Any]
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -112,8 +121,13 @@ class Conditions(_Part):
 
 
 class Record(_Part):
+    format: Literal[2] = FORMAT
     key: str
     identity: Identity
+    label: str
+    """The method and what is changed of it, `fbt:no_infonce`: a name for readers, no part of the key."""
+    method_source: str
+    """sha256 of the source of the method, for the eye; a built-in method is identified by its version."""
     recipe_name: str
     teacher: TeacherFacts | None
     student_parameters: int
@@ -125,3 +139,8 @@ class Record(_Part):
     weights_sha256: str
     """Of the exported student's tensors, in name order."""
     conditions: Conditions
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The recipe's numbers, the neutral ones included."""
+        return all_numbers(self.identity.recipe)

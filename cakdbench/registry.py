@@ -5,9 +5,11 @@ import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
+import json
 import pkgutil
 import sys
-from dataclasses import fields
+from collections.abc import Mapping
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from cakdbench import labels
 from cakdbench.method import KINDS, TEACHER_PARTS, Method
 from cakdbench.models.staged import ModelInfo
 from cakdbench.utils.errors import UsageError, unknown
+from cakdbench.utils.neutral import fill_neutral, strip_neutral
 
 _methods: dict[str, type[Method]] = {}
 _aliases: dict[str, str] = {}
@@ -31,11 +34,14 @@ def register(
     year: int | None = None,
     kind: str = "logits",
     aliases: tuple[str, ...] = (),
+    version: int = 1,
 ):
-    """Class decorator that enters a Method under `id`; a taken id or alias is an error.
+    """Enter a Method under `id`, as a class decorator; a taken id or alias is an error.
 
     Args:
         kind: one of `cakdbench.method.KINDS`.
+        version: of what a built-in method computes: raise it with every change that can change a result. It is part of
+            its runs' keys; those of other methods have the hash of their source instead.
     """
 
     def enter(cls: type[Method]) -> type[Method]:
@@ -49,7 +55,7 @@ def register(
         if kind not in KINDS:
             raise unknown(f"kind of {id}", kind, KINDS)
         cls.id, cls.title, cls.paper, cls.url = id, title, paper, url
-        cls.year, cls.kind, cls.aliases = year, kind, aliases
+        cls.year, cls.kind, cls.aliases, cls.version = year, kind, aliases, version
         _methods[id] = cls
         _aliases.update(dict.fromkeys(aliases, id))
         return cls
@@ -93,6 +99,24 @@ def load_file(path: Path) -> list[str]:
 def method_ids() -> list[str]:
     discover()
     return sorted(_methods)
+
+
+def methods_in_order() -> list[type[Method]]:
+    """Return the registered methods by kind, then year, then id."""
+    return sorted(map(get_method, method_ids()), key=lambda m: (KINDS.index(m.kind), m.year or 0, m.id))
+
+
+def setting_docs(config: type[Method.Config]) -> dict[str, str]:
+    """Return what a Config's docstring says of each setting under `Attributes:`."""
+    known, docs, name = {field.name for field in fields(config)}, {}, None
+    _, _, documented = (config.__doc__ or "").partition("Attributes:")
+    for line in map(str.strip, documented.splitlines()):
+        head, colon, text = line.partition(": ")
+        if colon and head in known:
+            name, line = head, text
+        if name:
+            docs[name] = f"{docs.get(name, '')} {line}".strip()
+    return docs
 
 
 def taken(name: str) -> bool:
@@ -150,6 +174,33 @@ def resolve_config(
         return _reader(method.Config).validate_python(values)
     except ValueError as error:
         raise UsageError(f"setting of {method.id}: {error}") from error
+
+
+def config_identity(config: Method.Config) -> dict[str, Any]:
+    """Return a method's settings as a run's key holds them: JSON values, without those that are neutral."""
+    return strip_neutral(type(config), json.loads(json.dumps(asdict(config))))
+
+
+def all_settings(method: type[Method], identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a run, those that `config_identity` left out included."""
+    return fill_neutral(method.Config, identity)
+
+
+def canonical_label(
+    method: type[Method], config: Method.Config, teacher: ModelInfo, student: ModelInfo, dataset: str
+) -> str:
+    """Return the one name of a method's settings on a pair: `ofa`, not `ofa[gamma=1]` where gamma is 1 anyway.
+
+    It is the method's id, the first variant with these settings, or the one that is nearest to them, with what differs
+    from it in brackets.
+    """
+    names = (None, *method.variants)
+    nearest: dict[str | None, dict[str, Any]] = {}
+    for name in names:
+        values = asdict(resolve_config(method, name, teacher, student, dataset))
+        nearest[name] = {key: value for key, value in asdict(config).items() if value != values[key]}
+    name = min(names, key=lambda name: len(nearest[name]))
+    return labels.label(method.id, labels.with_changes(name, nearest[name]))
 
 
 @functools.cache

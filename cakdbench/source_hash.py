@@ -1,4 +1,8 @@
-"""The hash of a method's code, part of its runs' keys."""
+"""What a run's key holds of a method's code: the version of a built-in method, the hash of another's source.
+
+A built-in method's version is raised by hand when what it computes changes, and golden training steps see to it that it
+is; so a function of it can be renamed without voiding a result. Other people's methods have no such guard.
+"""
 
 import ast
 import functools
@@ -7,18 +11,58 @@ import inspect
 import io
 import sys
 import tokenize
+import tomllib
+from importlib.resources import files
 from types import ModuleType
 
 from cakdbench.method import Method
+from cakdbench.records import MethodIdentity
+from cakdbench.registry import config_identity
+
+BUILT_IN = "cakdbench.methods."
+
+
+def is_built_in(method: type[Method]) -> bool:
+    """Tell whether a method comes with cakdbench, so that its version stands for its code."""
+    return method.__module__.startswith(BUILT_IN)
+
+
+def method_identity(method: type[Method], config: Method.Config) -> MethodIdentity:
+    """Return what a run's key holds of a method and its settings."""
+    settings = config_identity(config)
+    if is_built_in(method):
+        return MethodIdentity(id=method.id, version=method.version, config=settings)
+    return MethodIdentity(id=method.id, source=source_hash(method), config=settings)
+
+
+@functools.cache
+def known_sources(id: str, version: int) -> frozenset[str]:
+    """Return the source hashes this repository has had for a version of a built-in method, before today's."""
+    table = tomllib.loads(files("cakdbench.methods").joinpath("versions.toml").read_text(encoding="utf-8"))
+    return frozenset(table.get(id, {}).get(str(version), ()))
 
 
 def source_hash(method: type[Method]) -> str:
-    """sha256 over the code of the method's file and of the modules of its package that it imports from.
+    """Return the sha256 over the code of the method's file and of the modules of its package that it imports from.
 
-    Docstrings, comments and blank lines, which cannot change a result, are no part of it.
+    Docstrings, comments and blank lines, which cannot change a result, are no part of it. Of a built-in method that
+    another person's imports from, its version counts and not its code.
     """
-    codes = {m.__name__: bare(inspect.getsource(m)) for m in _source_modules(sys.modules[method.__module__])}
+    modules = _source_modules(sys.modules[method.__module__])
+    codes = {module.__name__: _code(module, by_version=not is_built_in(method)) for module in modules}
     return hashlib.sha256("\0".join(codes[name] for name in sorted(codes)).encode()).hexdigest()
+
+
+def _code(module: ModuleType, by_version: bool) -> str:
+    versions = _versions(module) if by_version else []
+    return ", ".join(versions) or bare(inspect.getsource(module))
+
+
+def _versions(module: ModuleType) -> list[str]:
+    """Return the built-in methods of a module, each with its version."""
+    methods = [thing for thing in vars(module).values() if inspect.isclass(thing) and issubclass(thing, Method)]
+    own = [method for method in methods if is_built_in(method) and method.__module__ == module.__name__]
+    return sorted(f"{method.id} version {method.version}" for method in own if "version" in vars(method))
 
 
 @functools.lru_cache(maxsize=256)
@@ -58,7 +102,7 @@ def _source_modules(module: ModuleType, seen: set[str] | None = None) -> list[Mo
     seen = {module.__name__} if seen is None else seen
     found = [module]
     ours = module.__name__.startswith("cakdbench.")
-    packages = ("cakdbench.methods.",) if ours else ("cakdbench.methods.", module.__name__.partition(".")[0] + ".")
+    packages = (BUILT_IN,) if ours else (BUILT_IN, module.__name__.partition(".")[0] + ".")
     for value in vars(module).values():
         home = value.__name__ if inspect.ismodule(value) else getattr(value, "__module__", None) or ""
         if home.startswith(packages) and home not in seen:

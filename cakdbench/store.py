@@ -1,6 +1,7 @@
 """The store: one folder a run, named by its key; its files say in which state the run is.
 
     runs/<key>/identity.json      what the run is (the key is the hash of it)
+    runs/<key>/about.json         its names for readers: the method's label, the recipe
     runs/<key>/lock               held by the live process that works on the run
     runs/<key>/checkpoints/       while it is unfinished: the last two
     runs/<key>/failure.json       the reason, if the last attempt failed
@@ -16,7 +17,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,20 @@ from pydantic import BaseModel, ValidationError
 
 from cakdbench.records import Identity, Record
 from cakdbench.utils.errors import StoreError
+
+CHECKPOINT = re.compile(r"step-(\d{9})-([0-9a-f]{16})\.pt")
+"""Names of checkpoints: the step, and the beginning of the content's sha256."""
+
+
+def checkpoint_files(folder: Path) -> list[Path]:
+    """Return the checkpoints in a folder, the newest first."""
+    return sorted((path for path in folder.glob("step-*.pt") if CHECKPOINT.fullmatch(path.name)), reverse=True)
+
+
+def checkpoint_step(folder: Path) -> int:
+    """Return the optimizer steps made at the newest checkpoint, from its name; 0 without one."""
+    newest = checkpoint_files(folder)
+    return int(CHECKPOINT.fullmatch(newest[0].name)[1]) if newest else 0
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -59,16 +74,38 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def canonical(model: BaseModel) -> str:
-    """JSON with sorted keys and no spaces: equal content gives equal bytes."""
-    return json.dumps(model.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+def canonical(identity: Identity) -> str:
+    """Return JSON with sorted keys, without spaces and without fields that are None: equal content, equal bytes."""
+    return json.dumps(_dump(identity), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _dump(value: Any) -> Any:
+    """Return JSON values; fields that are None are left out, and -0.0 is 0.0."""
+    if isinstance(value, BaseModel):
+        return {name: _dump(field) for name, field in value if field is not None}
+    if isinstance(value, dict):
+        return {name: _dump(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_dump(entry) for entry in value]
+    return value + 0.0 if isinstance(value, float) else value
 
 
 def run_key(identity: Identity) -> str:
-    """A readable stem and the first 16 hex digits of the identity's sha256."""
+    """Return a readable stem and the first 16 hex digits of the identity's sha256.
+
+    The stem has the method's id and not its label, since which variants have a name may change.
+    """
     digest = hashlib.sha256(canonical(identity).encode()).hexdigest()[:16]
-    stem = f"{identity.method.label}-{identity.student}-{identity.dataset.name}-s{identity.seed}"
+    stem = f"{identity.method.id}-{identity.student}-{identity.dataset.name}-s{identity.seed}"
     return f"{re.sub(r'[^A-Za-z0-9_.]+', '-', stem)}-{digest}"
+
+
+def unreadable(path: Path, content: bytes, error: ValidationError) -> str:
+    """Return what is wrong with a file that does not fit its schema: it is of an earlier format, or damaged."""
+    if b'"schema_version"' in content:  # a field of format 1 that format 2 does not have
+        return f"{path} is of an earlier cakdbench: `cakdbench migrate {path.parent.parent}` brings it up to date"
+    problem = error.errors()[0]
+    return f"damaged file {path}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}"
 
 
 class RunFolder:
@@ -79,9 +116,10 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.predictions = path / "predictions.npy"
         self.student = path / "student.safetensors"
-        self._record, self._failure, self._identity = (
-            path / f"{name}.json" for name in ("record", "failure", "identity")
-        )
+        self._record = path / "record.json"
+        self._failure = path / "failure.json"
+        self._identity = path / "identity.json"
+        self._about = path / "about.json"
         self._lock = FileLock(path / "lock")
 
     @property
@@ -124,24 +162,34 @@ class RunFolder:
     def release(self) -> None:
         self._lock.release()
 
-    def open(self, identity: Identity) -> None:
-        """Note what the run is; forget the failure and the half-written files of an earlier attempt."""
+    def open(self, identity: Identity, label: str, recipe: str) -> None:
+        """Note what the run is and how readers call it; forget what an earlier attempt left half-written."""
         for leftover in self.path.rglob(".*.tmp"):
             leftover.unlink()
+        write_atomic(self._about, json.dumps({"label": label, "recipe": recipe}).encode())
         write_atomic(self._identity, canonical(identity).encode())
         self._failure.unlink(missing_ok=True)
 
     def identity(self) -> Identity:
         return self._read(self._identity, Identity)
 
+    def label(self) -> str:
+        """Return the method's label; its id where nothing says which."""
+        try:
+            return str(json.loads(self._about.read_bytes())["label"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return self.identity().method.id
+
     def record(self) -> Record:
         return self._read(self._record, Record)
 
     def _read(self, path: Path, kind: type[BaseModel]) -> Any:
         try:
-            return kind.model_validate_json(path.read_bytes())
-        except (OSError, ValidationError) as error:
-            raise StoreError(f"damaged file {path}: {str(error).splitlines()[0]}") from error
+            return kind.model_validate_json(content := path.read_bytes())
+        except OSError as error:
+            raise StoreError(f"cannot read {path}: {error.strerror}") from error
+        except ValidationError as error:
+            raise StoreError(unreadable(path, content, error)) from error
 
     def set_damaged_aside(self) -> str | None:
         """Rename the record of a run whose files are not whole, so that it counts as unfinished; says what is wrong."""
@@ -218,3 +266,9 @@ class Store:
                 except StoreError as error:
                     damage.append(str(error))
         return records, damage
+
+
+def find_keys(name: str, keys: Iterable[str]) -> list[str]:
+    """Return the keys that a name means: the key itself, or every key it is the start of."""
+    keys = list(keys)
+    return [name] if name in keys else [key for key in keys if key.startswith(name)]

@@ -56,8 +56,8 @@ def cells(methods):
 
 def test_each_point_of_a_grid_is_a_cell_with_its_numbers():
     found = cells("ofa[gamma=1.0|1.5],tas:mse[l2g_window=4]")
-    assert list(found) == ["scratch", "kd", "ofa[gamma=1.0]", "ofa[gamma=1.5]", "fbt:mse[l2g_window=4]"]
-    assert found["ofa[gamma=1.5]"].config.gamma == 1.5
+    assert list(found) == ["scratch", "kd", "ofa", "ofa:gamma_1_5", "fbt:mse[l2g_window=4]"]
+    assert found["ofa:gamma_1_5"].config.gamma == 1.5
     config = found["fbt:mse[l2g_window=4]"].config
     assert (config.feature_loss, config.l2g_window) == ("mse", 4)
 

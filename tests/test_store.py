@@ -12,12 +12,12 @@ import torch
 from pydantic import ValidationError
 
 from cakdbench.records import Identity
-from cakdbench.store import Store, run_key, write_atomic
-from cakdbench.train.checkpoint import checkpoint_step, load_checkpoint, save_checkpoint
+from cakdbench.store import Store, checkpoint_step, run_key, write_atomic
+from cakdbench.train.checkpoint import FORMAT, load_checkpoint, save_checkpoint
 from cakdbench.utils.errors import StoreError
 
 IDENTITY = {
-    "method": {"id": "kd", "variant": None, "config": {"temperature": 1.0}, "source": "ab"},
+    "method": {"id": "kd", "config": {"temperature": 1.0}, "version": 1},
     "student": "vit_xs",
     "teacher": {"model": "resnet_m", "sha256": "cd"},
     "dataset": {"name": "fashion_demo", "fingerprint": "ef"},
@@ -38,9 +38,9 @@ def identity(**changes) -> Identity:
         {"teacher": None},
         {"precision": "bf16"},
         {"recipe": {"epochs": 3}},
-        {"schema_version": 99},
+        {"engine_version": 99},
         {"dataset": {"name": "fashion_demo", "fingerprint": "00"}},
-        {"method": IDENTITY["method"] | {"source": "00"}},
+        {"method": IDENTITY["method"] | {"version": 2}},
         {"method": IDENTITY["method"] | {"config": {"temperature": 2.0}}},
     ],
 )
@@ -66,13 +66,13 @@ def test_a_new_run_is_planned_then_interrupted_then_failed(tmp_path):
     run = Store(tmp_path).run(identity())
     assert run.state() == "planned"
     assert run.acquire()
-    run.open(identity())
+    run.open(identity(), "kd", "demo")
     save_checkpoint(run.checkpoints, 3, {"step": 3})
     run.release()
     assert run.state() == "interrupted"
     run.fail("NaN at step 4")
     assert (run.state(), run.failure()) == ("failed", "NaN at step 4")
-    run.open(identity())
+    run.open(identity(), "kd", "demo")
     assert run.failure() is None
 
 
@@ -117,7 +117,7 @@ def test_a_failed_write_leaves_the_old_content_and_no_litter(tmp_path):
 
 def test_a_record_that_cannot_be_read_is_set_aside_and_named(tmp_path):
     run = Store(tmp_path).run(identity())
-    run.open(identity())
+    run.open(identity(), "kd", "demo")
     (run.path / "record.json").write_text('{"key": 3}')
     records, damage = Store(tmp_path).records()
     assert records == [] and "record.json" in damage[0]
@@ -131,7 +131,7 @@ def test_half_written_files_of_a_killed_process_are_swept_away(tmp_path):
     run.checkpoints.mkdir(parents=True)
     litter = run.checkpoints / ".step-1.pt.77.tmp"
     litter.write_bytes(b"half")
-    run.open(identity())
+    run.open(identity(), "kd", "demo")
     assert not litter.exists()
 
 
@@ -144,7 +144,7 @@ def test_the_last_two_checkpoints_are_kept_and_the_newest_whole_one_is_loaded(tm
     newest.write_bytes(newest.read_bytes()[:-7])
     state, damage = load_checkpoint(tmp_path)
     assert state["step"] == 2 and torch.equal(state["weights"], torch.arange(2))
-    assert checkpoint_step(tmp_path) == 2
+    assert checkpoint_step(tmp_path) == 2 and (tmp_path / f"{newest.name}.damaged").exists()
     assert len(damage) == 1 and newest.name in damage[0]
 
 
@@ -157,6 +157,23 @@ def test_one_flipped_bit_in_a_checkpoint_is_noticed(tmp_path):
     state, damage = load_checkpoint(tmp_path)
     assert state is None and damage
     assert checkpoint_step(tmp_path) == 0
+
+
+def test_a_checkpoint_of_another_format_is_set_aside_with_its_reason(tmp_path):
+    import hashlib
+    import io
+
+    buffer = io.BytesIO()
+    torch.save({"step": 5, "tally": {}}, buffer)  # as the first format had it
+    name = f"step-000000005-{hashlib.sha256(buffer.getvalue()).hexdigest()[:16]}.pt"
+    (tmp_path / name).write_bytes(buffer.getvalue())
+    state, problems = load_checkpoint(tmp_path)
+    assert state is None and f"is of format 1, and this cakdbench reads format {FORMAT}" in problems[0]
+
+
+def test_the_step_is_read_from_the_name_alone(tmp_path):
+    (tmp_path / f"step-000000042-{'0' * 16}.pt").mkdir()  # nothing that could be loaded
+    assert checkpoint_step(tmp_path) == 42
 
 
 def test_without_checkpoints_there_is_nothing_to_load(tmp_path):

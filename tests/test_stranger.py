@@ -39,6 +39,6 @@ def test_the_method_runs_and_stands_on_the_board(site, tiny, tmp_path):
     command = shell.command("--methods", "stranger,stranger[weight=0.5]")
     code, output = Program(*command, site=site).finish()
     assert code == 0, output
-    found = {r.identity.method.label for r in Store(shell.store).records()[0] if r.recipe_name == "demo"}
+    found = {r.label for r in Store(shell.store).records()[0] if r.recipe_name == "demo"}
     assert found == {"scratch", "kd", "stranger", "stranger[weight=0.5]"}
     assert "stranger[weight=0.5]" in output

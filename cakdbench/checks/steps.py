@@ -22,9 +22,9 @@ from cakdbench.checks.lab import (
     teacher_model,
 )
 from cakdbench.checks.trial import Trial, backward, step, trial
-from cakdbench.cli.cards import field_texts
 from cakdbench.method import Method, Step
 from cakdbench.models.staged import StagedModel
+from cakdbench.registry import setting_docs
 from cakdbench.train.lane import parameters_of
 from cakdbench.utils.rng import seeded
 
@@ -33,7 +33,7 @@ def described(lab: Lab) -> str:
     method = lab.method
     if not method.__doc__:
         raise Fault("the class has no docstring", "say in one line what the method does")
-    silent = [field.name for field in fields(method.Config) if not field_texts(method).get(field.name)]
+    silent = [field.name for field in fields(method.Config) if not setting_docs(method.Config).get(field.name)]
     if silent:
         raise Fault(f"the setting {silent[0]} is not explained", "add it to `Attributes:` in Config's docstring")
     for name in ("title", "paper"):

@@ -14,17 +14,11 @@ from rich.text import Text
 
 from cakdbench.data.datasets import dataset_facts
 from cakdbench.grid.suites import PairSpec, resolve_pairs
-from cakdbench.method import KINDS, Method
+from cakdbench.method import Method
 from cakdbench.models.staged import StagedModel
 from cakdbench.recipes import load_recipe
-from cakdbench.registry import get_method, method_ids, resolve_config
+from cakdbench.registry import methods_in_order, resolve_config, setting_docs
 from cakdbench.utils.errors import UsageError
-
-
-def in_order() -> list[type[Method]]:
-    """The registered methods by kind, then year, then id."""
-    methods = map(get_method, method_ids())
-    return sorted(methods, key=lambda m: (KINDS.index(m.kind), m.year or 0, m.id))
 
 
 def methods_table(pair: str) -> Table:
@@ -35,7 +29,7 @@ def methods_table(pair: str) -> Table:
     table.add_column("extra parameters", justify="right", no_wrap=True)
     for name in ("kind", "year", "title", "uses of the teacher", "paper"):
         table.add_column(name)
-    for method in in_order():
+    for method in methods_in_order():
         uses = ", ".join(sorted(method.needs)) or "-"
         count = extra_parameters(method, spec)
         shown = "refused" if count is None else f"{count:,}"
@@ -48,7 +42,7 @@ def methods_table(pair: str) -> Table:
 def variants_table() -> Table:
     """One line per variant: what it changes."""
     table = Table("variant", "changes")
-    for method in in_order():
+    for method in methods_in_order():
         for name, values in method.variants.items():
             table.add_row(*map(Text, (f"{method.id}:{name}", _assignments(values))))
         table.add_section()
@@ -116,24 +110,11 @@ def _facts(method: type[Method], spec: PairSpec) -> Table:
 
 
 def _settings_table(method: type[Method]) -> Table:
-    meanings = field_texts(method)
+    meanings = setting_docs(method.Config)
     table = Table("setting", "default", "meaning")
     for each in fields(method.Config):
         table.add_row(each.name, Text(str(_default(each))), Text(meanings.get(each.name, "")))
     return table
-
-
-def field_texts(method: type[Method]) -> dict[str, str]:
-    """Each setting and what its Config's docstring says of it under `Attributes:`."""
-    known, texts, name = {field.name for field in fields(method.Config)}, {}, None
-    _, _, documented = (method.Config.__doc__ or "").partition("Attributes:")
-    for line in map(str.strip, documented.splitlines()):
-        head, colon, text = line.partition(": ")
-        if colon and head in known:
-            name, line = head, text
-        if name:
-            texts[name] = f"{texts.get(name, '')} {line}".strip()
-    return texts
 
 
 def _default(field: Field) -> Any:

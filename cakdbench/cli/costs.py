@@ -43,13 +43,13 @@ def cost(
     from cakdbench.costs import tables
     from cakdbench.costs.method_costs import method_costs
     from cakdbench.costs.papers import PAIRS
-    from cakdbench.grid.plan import canonical_label
+    from cakdbench.grid.plan import full_label
     from cakdbench.grid.suites import resolve_pairs
     from cakdbench.store import write_atomic
 
     load_methods(method_file)
     specs = resolve_pairs(pairs or ",".join(PAIRS), recipe)
-    labels = list(dict.fromkeys(map(canonical_label, methods_named(methods))))
+    labels = list(dict.fromkeys(map(full_label, methods_named(methods))))
     if not labels:
         raise UsageError("no methods named; give --methods a list of them, or all")
     measured = None if store is None else _measured(store, labels, specs, data_dir)
@@ -79,7 +79,7 @@ def _measured(
     for spec in specs:
         column = column_of(spec, data_dir=data_dir)
         for label in labels:
-            own = [r for r in records if r.identity.method.label == label and column.concerns(r)]
+            own = [r for r in records if r.label == label and column.concerns(r)]
             standard = [record for record in own if not rules.differences(record, column)]
             found[label, str(spec.pair)] = measured(standard)
     return found

@@ -46,6 +46,20 @@ def leaderboard(
 
 
 @app.command()
+def migrate(
+    folders: Annotated[list[Path], typer.Argument(help="Stores and results folders of an earlier cakdbench.")],
+    method_file: MethodFiles = [],
+) -> None:
+    """Bring finished runs and entries of an earlier cakdbench up to date; nothing is trained again."""
+    from cakdbench.results.migrate import migrate as migrate_folder
+
+    load_methods(method_file)
+    for folder in folders:
+        for run in migrate_folder(folder):
+            console.print(f"{run.old}: {run.new or run.reason}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
 def diff(
     first: Thing,
     second: Thing,
@@ -70,7 +84,7 @@ def explain_run(
 ) -> None:
     """Show where a run comes from, how it was made, and why it is or is not on a board."""
     from cakdbench.reports import explain as provenance
-    from cakdbench.reports.comparing import find_run
+    from cakdbench.results.load import find_run
 
     load_methods(method_file)
     evidence = _evidence(store, results, data_dir)

@@ -9,8 +9,7 @@ from rich.text import Text
 
 from cakdbench.records import Identity
 from cakdbench.reports.text import points
-from cakdbench.store import RunFolder, Store
-from cakdbench.train.checkpoint import checkpoint_step
+from cakdbench.store import RunFolder, Store, checkpoint_step
 from cakdbench.utils.errors import StoreError
 
 STATE_STYLES = {"done": "green", "running": "cyan", "failed": "red", "interrupted": "yellow"}
@@ -48,9 +47,7 @@ def run_status(run: RunFolder) -> RunStatus:
         progress, top1 = f"{epochs}/{epochs} epochs", record.result.top1
     else:
         progress, top1 = f"step {checkpoint_step(run.checkpoints)} of {epochs} epochs", None
-    return RunStatus(
-        run.key, identity.method.label, _pair(identity), identity.seed, state, progress, top1, run.failure()
-    )
+    return RunStatus(run.key, run.label(), _pair(identity), identity.seed, state, progress, top1, run.failure())
 
 
 def _pair(identity: Identity) -> str:

@@ -60,7 +60,7 @@ def _means(group: list[Record]) -> Measured:
         return fmean(values) if values else None
 
     return Measured(
-        label=first.identity.method.label,
+        label=first.label,
         pair=pair_of(first.identity),
         recipe=first.recipe_name,
         device=first.conditions.device,

@@ -225,6 +225,8 @@ class Group:
         return Record(
             key=task.key,
             identity=task.identity,
+            label=task.cell.label,
+            method_source=task.cell.method_source,
             recipe_name=self.recipe.name,
             teacher=self.facts if task.cell.needs_teacher else None,
             student_parameters=sum(p.numel() for p in student.parameters()),

@@ -15,8 +15,7 @@ from cakdbench.engine.teachers import Teachers, verify_teacher
 from cakdbench.grid.plan import Cell
 from cakdbench.models.staged import StagedModel
 from cakdbench.records import TeacherFacts
-from cakdbench.store import Store
-from cakdbench.train.checkpoint import checkpoint_step
+from cakdbench.store import Store, checkpoint_step
 from cakdbench.train.events import Events
 from cakdbench.train.trainer import Interrupted
 from cakdbench.utils.errors import TeacherError
@@ -184,7 +183,7 @@ class Harness:
         try:
             for task in tasks:
                 if self.accelerator.is_main_process:
-                    task.folder.open(task.identity)
+                    task.folder.open(task.identity, task.cell.label, task.cell.recipe.name)
             teacher, facts = self._teacher(tasks)
             if self.accelerator.device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats()

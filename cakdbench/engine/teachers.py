@@ -92,7 +92,7 @@ class Teachers:
         recipe = load_recipe(entry.train).override(self.settings.teacher)
         scratch = get_method(ALWAYS[0])
         pair = Pair(entry.zoo_model, entry.zoo_model, dataset)
-        return Cell(scratch, None, scratch.Config(), pair, recipe, seed=0, precision=self.precision)
+        return Cell(scratch, scratch.id, scratch.Config(), pair, recipe, seed=0, precision=self.precision)
 
     def run(self, model: str, dataset: ImageDataset) -> RunFolder | None:
         """The run folder of a trained teacher, finished or not; None for one from elsewhere."""

@@ -1,7 +1,7 @@
 """The plan: names from the command line become the cells of the grid, and the refusals."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,9 @@ from cakdbench.method import Method
 from cakdbench.models.staged import ModelInfo
 from cakdbench.models.zoo import model_info
 from cakdbench.recipes import Recipe, load_recipe
-from cakdbench.records import DatasetIdentity, Identity, MethodIdentity, TeacherIdentity
-from cakdbench.registry import get_method, resolve_config, split_variant
-from cakdbench.source_hash import source_hash
+from cakdbench.records import DatasetIdentity, Identity, TeacherIdentity
+from cakdbench.registry import canonical_label, get_method, resolve_config, split_variant
+from cakdbench.source_hash import method_identity, source_hash
 from cakdbench.utils.errors import UsageError
 
 ALWAYS = ("scratch", "kd")
@@ -26,7 +26,7 @@ class Cell:
     """One cell of the grid: a method on a pair, under a recipe, with a seed."""
 
     method: type[Method]
-    variant: str | None
+    label: str
     config: Method.Config
     pair: Pair
     recipe: Recipe
@@ -34,8 +34,9 @@ class Cell:
     precision: str = "fp32"
 
     @property
-    def label(self) -> str:
-        return label(self.method.id, self.variant)
+    def method_source(self) -> str:
+        """sha256 of the method's source."""
+        return source_hash(self.method)
 
     @property
     def needs_teacher(self) -> bool:
@@ -49,16 +50,11 @@ class Cell:
     def identity(self, dataset: ImageDataset, teacher: TeacherIdentity | None) -> Identity:
         """All that can change the result of the cell's run."""
         return Identity(
-            method=MethodIdentity(
-                id=self.method.id,
-                variant=self.variant,
-                config=asdict(self.config),
-                source=source_hash(self.method),
-            ),
+            method=method_identity(self.method, self.config),
             student=self.pair.student,
             teacher=teacher,
             dataset=DatasetIdentity(name=dataset.name, fingerprint=dataset.fingerprint),
-            recipe=self.recipe.numbers(),
+            recipe=self.recipe.identity(),
             precision=self.precision,
             seed=self.seed,
         )
@@ -116,31 +112,45 @@ def make_plan(
     Raises:
         UsageError: a name or a setting is unknown, or a setting is for a method that is not in the plan.
     """
-    chosen = list(dict.fromkeys((*ALWAYS, *(canonical_label(name) for name in methods))))
+    chosen = list(dict.fromkeys((*ALWAYS, *(full_label(name) for name in methods))))
     for id in settings.methods:
         if id not in {split(name)[0] for name in chosen}:
             raise UsageError(f"--set {id}.…: {id} is not among the methods of this run ({', '.join(chosen)})")
-    plan = Plan([], [])
-    seeds = list(seeds)
+    seeds, cells, refusals = list(seeds), [], []
     for spec in specs:
         recipe = load_recipe(spec.recipe).override(settings.recipe)
         infos = pair_info(spec.pair, recipe.image_size, recipe.split, data_dir)
         for name in chosen:
-            method, variant = split_variant(name)
-            overrides = settings.methods.get(method.id, {})
-            if twice := changes(variant or "").keys() & overrides:
-                raise UsageError(f"{name} and --set {method.id}.{min(twice)}: give the number once")
-            config = resolve_config(method, variant, *infos, spec.pair.dataset, overrides)
-            reason = method.refuses(*infos, config)
-            if reason:
-                plan.refusals.append(Refusal(name, spec.pair, reason))
-            else:
-                plan.cells += [Cell(method, variant, config, spec.pair, recipe, seed, precision) for seed in seeds]
-    return plan
+            method, config = _config(name, settings, infos, spec.pair.dataset)
+            if reason := method.refuses(*infos, config):
+                refusals.append(Refusal(name, spec.pair, reason))
+                continue
+            own = canonical_label(method, config, *infos, spec.pair.dataset)
+            cells += [Cell(method, own, config, spec.pair, recipe, seed, precision) for seed in seeds]
+    return Plan(_once_each(cells), refusals)
 
 
-def canonical_label(name: str) -> str:
-    """`tas:no_infonce` -> `fbt:no_infonce`."""
+def _config(
+    name: str, settings: Settings, infos: tuple[ModelInfo, ModelInfo], dataset: str
+) -> tuple[type[Method], Method.Config]:
+    """Return the method of a name and its settings on a pair."""
+    method, variant = split_variant(name)
+    overrides = settings.methods.get(method.id, {})
+    if twice := changes(variant or "").keys() & overrides:
+        raise UsageError(f"{name} and --set {method.id}.{min(twice)}: give the number once")
+    return method, resolve_config(method, variant, *infos, dataset, overrides)
+
+
+def _once_each(cells: list[Cell]) -> list[Cell]:
+    """Return the cells without those that are another under a second name: `ofa` and `ofa[gamma=1]`."""
+    names: dict[tuple[object, ...], Cell] = {}
+    for cell in cells:
+        names.setdefault((cell.label, cell.pair, cell.recipe, cell.seed), cell)
+    return list(names.values())
+
+
+def full_label(name: str) -> str:
+    """Return a name with the method's id in place of an alias: `tas:no_infonce` -> `fbt:no_infonce`."""
     method, variant = split_variant(name)
     return label(method.id, variant)
 

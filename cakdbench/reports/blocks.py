@@ -1,17 +1,20 @@
 """The results of a board: its cells by dataset and precision, what is missing and what does not count."""
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import fmean, stdev
 from types import MappingProxyType
 from typing import Any
+
+import pandas as pd
 
 from cakdbench.grid.plan import ALWAYS
 from cakdbench.published.compare import Printed
 from cakdbench.records import Record
-from cakdbench.reports.eligibility import Column, Excluded, Rules, label_of, sort_runs
+from cakdbench.reports.eligibility import Column, Excluded, Rules, sort_runs
+from cakdbench.results.cells import average_gain, pair_scores
+from cakdbench.results.frame import StoredRecord, runs_frame
 from cakdbench.results.ranking import SEEDS, Answers, Standings, standings
-from cakdbench.results.uncertainty import indistinguishable, standard_error
 from cakdbench.submissions.entry import ExternalEntry
 
 SCRATCH, *_ = BASELINES = ALWAYS
@@ -19,12 +22,21 @@ SCRATCH, *_ = BASELINES = ALWAYS
 TEACHER = "teacher"
 """What printed accuracies of the teacher itself go by."""
 
+NUMBERS = ("mean", "sd", "gain", "top5", "optimistic", "ema")
+"""What a cell takes from `pair_scores`."""
+
 
 @dataclass(frozen=True)
 class Score:
     """One cell: the runs of a method on a pair, a seed each, and the scratch runs beside them.
 
-    Accuracies and gains in percent, of the last epoch. `printed` and `printed_top5` are the values of papers.
+    Accuracies in percent, of the last epoch where nothing else is said; sd and gain in points. None without a run, sd
+    of a single one, ema unless all runs have one.
+
+    Attributes:
+        gain: over the seeds that scratch has too.
+        refusal: why the method cannot run on the pair, if it has not.
+        printed, printed_top5: the values of papers.
     """
 
     records: tuple[Record, ...]
@@ -32,24 +44,16 @@ class Score:
     refusal: str | None = None
     printed: tuple[Printed, ...] = ()
     printed_top5: tuple[Printed, ...] = ()
+    mean: float | None = None
+    sd: float | None = None
+    gain: float | None = None
+    top5: float | None = None
+    optimistic: float | None = None
+    ema: float | None = None
 
     @property
     def seeds(self) -> tuple[int, ...]:
         return tuple(record.identity.seed for record in self.records)
-
-    def mean_of(self, value: Callable[[Record], float | None]) -> float | None:
-        """Return the mean over the seeds of any number; None unless every run has it."""
-        values = [value(record) for record in self.records]
-        return None if not values or None in values else fmean(values)
-
-    @property
-    def mean(self) -> float | None:
-        return self.mean_of(lambda record: record.result.top1)
-
-    @property
-    def sd(self) -> float | None:
-        """Return the sample standard deviation over the seeds; None for fewer than two."""
-        return stdev(record.result.top1 for record in self.records) if len(self.records) > 1 else None
 
     @property
     def gains(self) -> dict[int, float]:
@@ -57,11 +61,6 @@ class Score:
         base = {record.identity.seed: record.result.top1 for record in self.scratch}
         own = {record.identity.seed: record.result.top1 for record in self.records}
         return {seed: own[seed] - base[seed] for seed in own if seed in base}
-
-    @property
-    def gain(self) -> float | None:
-        """Return the mean gain over the seeds in common with scratch."""
-        return fmean(self.gains.values()) if self.gains else None
 
     @property
     def fewer_seeds(self) -> bool:
@@ -90,7 +89,7 @@ class Row:
 
     @property
     def average_gain(self) -> float | None:
-        return fmean(self.gains) if self.gains else None
+        return average_gain(self.gains)
 
     @property
     def counts(self) -> list[int]:
@@ -121,22 +120,12 @@ class BlockColumn:
         """Return what the teacher reached where it was verified; several values if devices disagree."""
         return tuple(sorted({round(record.teacher.measured, 2) for record in self.taught}))
 
-    def _of_means(self, bound: Callable[[float, int], float]) -> float | None:
-        groups: dict[str, list[Record]] = {}
-        for record in self.records:
-            groups.setdefault(label_of(record), []).append(record)
-        means = (Score(tuple(group)).mean for group in groups.values())
-        return max((bound(mean, self.column.test_images) for mean in means), default=None)
-
-    @property
-    def standard_error(self) -> float | None:
-        """Return the largest binomial standard error among the column's scores."""
-        return self._of_means(standard_error)
-
-    @property
-    def indistinguishable(self) -> float | None:
-        """Return the largest difference that may be chance of the test images, see `uncertainty`."""
-        return self._of_means(indistinguishable)
+    @functools.cached_property
+    def runs(self) -> pd.DataFrame:
+        """Return the runs as a frame, all of them on this pair and recipe."""
+        frame = runs_frame(map(StoredRecord, self.records))
+        # A run without teacher counts on every pair of its student, and one recipe may have several names.
+        return frame.assign(pair=self.column.pair, recipe=self.column.recipe)
 
 
 @dataclass(frozen=True)
@@ -185,6 +174,12 @@ class Block:
         seeds = [seed for seed in self.seeds if seed not in score.seeds]
         return [Missing(row.label, self.columns[place].column, seed, self.precision) for seed in seeds]
 
+    def bound(self, place: int, bound: Callable[[float, int], float]) -> float | None:
+        """Return the largest bound, a function of accuracy and test images, among the scores of one column."""
+        images = self.columns[place].column.test_images
+        means = (row.scores[place].mean for row in self.rows)
+        return max((bound(mean, images) for mean in means if mean is not None), default=None)
+
     def is_best(self, row: Row, place: int) -> bool:
         """Return True if the method cannot be told apart from the best one of a pair."""
         level = self.standings.level
@@ -231,7 +226,7 @@ def board_results(
     columns: Sequence[Column],
     records: Iterable[Record],
     rules: Rules,
-    answers: Answers = lambda record: None,
+    answers: Answers = lambda key: None,
     statuses: Mapping[str, str] = MappingProxyType({}),
     external: Iterable[ExternalEntry] = (),
 ) -> BoardResults:
@@ -240,7 +235,7 @@ def board_results(
     Args:
         columns: the pairs of the board, in the order they are shown.
         records: of any pairs, in any order; a key that occurs twice counts once, the latest record of it.
-        answers: which test images a run classified right, where that is known.
+        answers: which test images the run of a key classified right, where that is known.
         statuses: of the submitted records, by key.
         external: of any pairs.
     """
@@ -278,7 +273,7 @@ def _unmeasured(blocks: list[Block], columns: list[BlockColumn], rules: Rules) -
     for column in columns:
         if column.column in shown:
             continue
-        measured = {(label_of(record), record.identity.seed) for record in column.records}
+        measured = {(record.label, record.identity.seed) for record in column.records}
         for row in first.rows:
             if row.kind is not None and rules.refusal(row.label, column.column) is None:
                 seeds = [seed for seed in first.seeds if (row.label, seed) not in measured]
@@ -287,12 +282,12 @@ def _unmeasured(blocks: list[Block], columns: list[BlockColumn], rules: Rules) -
 
 
 def _block(precision: str, columns: list[BlockColumn], rules: Rules, answers: Answers) -> Block:
-    measured = {label_of(record) for column in columns for record in column.records}
+    measured = {record.label for column in columns for record in column.records}
     printed = {label for column in columns for label in column.printed} - {TEACHER}
     rows = sorted((_row(label, columns, rules) for label in measured | printed | set(BASELINES)), key=_order)
-    runs = {row.label: [score.records for score in row.scores] for row in rows if row.label in measured}
-    dataset = columns[0].column.dataset
-    return Block(dataset, precision, tuple(columns), tuple(rows), standings(runs, answers))
+    pairs = [(column.column.pair, column.column.recipe) for column in columns]
+    standing = standings(pd.concat([column.runs for column in columns]), pairs, answers)
+    return Block(columns[0].column.dataset, precision, tuple(columns), tuple(rows), standing)
 
 
 def _order(row: Row) -> tuple[Any, ...]:
@@ -308,12 +303,14 @@ def _row(label: str, columns: list[BlockColumn], rules: Rules) -> Row:
 
 
 def _score(label: str, column: BlockColumn, rules: Rules) -> Score:
-    records = tuple(record for record in column.records if label_of(record) == label)
-    scratch = tuple(record for record in column.records if label_of(record) == SCRATCH)
-    return Score(
-        records,
-        () if label == SCRATCH else scratch,
-        None if records else rules.refusal(label, column.column),
-        column.printed.get(label, ()),
-        column.printed_top5.get(label, ()),
-    )
+    records = tuple(record for record in column.records if record.label == label)
+    scratch = tuple(record for record in column.records if record.label == SCRATCH and label != SCRATCH)
+    refusal = None if records else rules.refusal(label, column.column)
+    printed = column.printed.get(label, ()), column.printed_top5.get(label, ())
+    return Score(records, scratch, refusal, *printed, **_numbers(label, column, scratch) if records else {})
+
+
+def _numbers(label: str, column: BlockColumn, scratch: Iterable[Record]) -> dict[str, float | None]:
+    baseline = {record.identity.seed: record.result.top1 for record in scratch}
+    scores = pair_scores(column.runs[column.runs["method"] == label], baseline)
+    return {name: None if pd.isna(scores[name]) else scores[name] for name in NUMBERS}

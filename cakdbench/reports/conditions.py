@@ -9,8 +9,9 @@ import pandas as pd
 from cakdbench.records import Record
 from cakdbench.reports.blocks import Block, BlockColumn, Score
 from cakdbench.reports.board import table
-from cakdbench.reports.results_table import NOT_SUBMITTED, pair_text
+from cakdbench.reports.results_table import pair_text
 from cakdbench.reports.text import MISSING, points, span
+from cakdbench.results.frame import NOT_SUBMITTED
 
 CONDITIONS = ("pair", "dataset, fingerprint", "recipe", "epochs", "batch (local)", "image", "teacher's weights")
 RUNS = (

@@ -1,18 +1,19 @@
 """Which run counts in which cell of a board, and why the others do not. Pure: the order of the records changes nothing.
 
-A run is standard in a column if student, dataset and teacher are the column's, and neither the numbers of the recipe
-nor the method's settings differ from those installed, as `resolve_config` gives them for the pair and the variant.
-Everything else (device, processes, compilation) may vary. Within a column and a precision all runs share one record
-schema, dataset fingerprint and teacher file, within a cell one method source: those of most runs, of the latest at a
-tie. A standard run that does not count for this, and one with changed settings, is excluded with the reason; one
-trained under a recipe of another name is counted by that name.
+A run is standard in a column if student, dataset and teacher are the column's, the numbers of the recipe are those
+installed, and the method is in its present version; other settings of a method are a row of their own. Everything else
+(device, processes, compilation) may vary. Within a column and a precision all runs share one engine version, dataset
+fingerprint and teacher file, within a cell one method source: those of most runs, of the latest at a tie. A standard
+run that does not count for this, and one with changed settings, is excluded with the reason; one trained under a recipe
+of another name is counted by that name.
 """
 
 import functools
+import json
 import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,8 +23,9 @@ from cakdbench.grid.suites import Pair, PairSpec, Suite
 from cakdbench.models.staged import ModelInfo
 from cakdbench.published.compare import Printed, printed_cells
 from cakdbench.recipes import load_recipe
-from cakdbench.records import Record
-from cakdbench.registry import resolve_config, split_variant
+from cakdbench.records import MethodIdentity, Record
+from cakdbench.registry import all_settings, canonical_label, get_method, resolve_config, split_variant
+from cakdbench.source_hash import is_built_in
 from cakdbench.utils.diff import changes
 from cakdbench.utils.errors import UsageError
 
@@ -73,6 +75,9 @@ def column_of(spec: PairSpec, protocol: str | None = None, data_dir: Path | None
 class Rules(Protocol):
     """What has to be known of methods and settings to sort runs."""
 
+    def label(self, record: Record, column: Column) -> str:
+        """Return the row a run belongs to; UsageError where that cannot be told."""
+
     def differences(self, record: Record, column: Column) -> list[str]:
         """Return what keeps the run from being a standard run of the column; empty if nothing does."""
 
@@ -100,18 +105,27 @@ class Standard:
         self.data_dir = data_dir
 
     def differences(self, record: Record, column: Column) -> list[str]:
-        """Return the recipe's numbers and the method's settings that are not standard, each with both values."""
-        method = record.identity.method
+        """Return what keeps a run from being a standard run of the column, each number with both values."""
         try:
-            config = _config(method.label, column, self.data_dir)
+            self.label(record, column)
+            other_code = _other_code(record.identity.method)
         except UsageError as error:
-            return [f"settings of {method.label} cannot be checked: {error}"]
+            return [f"settings of {record.label} cannot be checked: {error}"]
         own = record.teacher is not None and not record.teacher.standard
         return [
-            *changes(record.identity.recipe, column.numbers, "recipe"),
-            *changes(method.config, config, method.id),
+            *changes(record.recipe, column.numbers, "recipe"),
+            *other_code,
             *([f"a teacher that is not the registry's ({record.teacher.source})"] if own else []),
         ]
+
+    def label(self, record: Record, column: Column) -> str:
+        """Return the row a run belongs to: the canonical name of its settings on the pair.
+
+        Raises:
+            UsageError: the method is not installed, or the settings are none of it.
+        """
+        method = record.identity.method
+        return _label(method.id, json.dumps(method.config, sort_keys=True), column, self.data_dir)
 
     def refusal(self, label: str, column: Column) -> str | None:
         """Return the method's own reason for not running on the pair."""
@@ -145,10 +159,20 @@ class Standard:
 
 
 @functools.cache
-def _config(label: str, column: Column, data_dir: Path | None) -> dict[str, Any]:
-    method, variant = split_variant(label)
-    teacher, student = _infos(column, data_dir)
-    return asdict(resolve_config(method, variant, teacher, student, column.dataset))
+def _label(id: str, settings: str, column: Column, data_dir: Path | None) -> str:
+    method, infos = get_method(id), _infos(column, data_dir)
+    values = all_settings(method, json.loads(settings))
+    return canonical_label(method, resolve_config(method, None, *infos, column.dataset, values), *infos, column.dataset)
+
+
+def _other_code(identity: MethodIdentity) -> list[str]:
+    """Return why a run of a built-in method was computed by other code than its present version."""
+    method = get_method(identity.id)
+    if not is_built_in(method) or identity.version == method.version:
+        return []
+    if identity.version is None:
+        return [f"{identity.id} as code that no version of it has ({identity.source[:16]})"]
+    return [f"version {identity.version} of {identity.id} (standard {method.version})"]
 
 
 @functools.cache
@@ -202,7 +226,7 @@ def sort_runs(records: Iterable[Record], columns: Sequence[Column], rules: Rules
     Args:
         records: of any pairs, in any order; a key that occurs twice counts once, the latest record of it.
     """
-    records = latest_of_each_key(records)
+    records = [_relabelled(record, columns, rules) for record in latest_of_each_key(records)]
     objections = {
         record.key: {column: _objections(record, column, rules) for column in columns if column.concerns(record)}
         for record in records
@@ -222,6 +246,17 @@ def latest_of_each_key(records: Iterable[Record]) -> list[Record]:
     return list({record.key: record for record in ordered}.values())
 
 
+def _relabelled(record: Record, columns: Sequence[Column], rules: Rules) -> Record:
+    """Return the run under the present name of its settings: variants may have been named since it was made."""
+    column = next((column for column in columns if column.concerns(record)), None)
+    if column is None:
+        return record
+    try:
+        return record.model_copy(update={"label": rules.label(record, column)})
+    except UsageError:
+        return record
+
+
 def _objections(record: Record, column: Column, rules: Rules) -> list[str]:
     result = record.result
     if not all(map(math.isfinite, (result.top1, result.top5, result.optimistic_top1, result.ema_top1 or 0))):
@@ -230,7 +265,7 @@ def _objections(record: Record, column: Column, rules: Rules) -> list[str]:
 
 
 TRAITS: Mapping[str, Callable[[Record], Hashable]] = {
-    "record schema": lambda r: r.identity.schema_version,
+    "engine version": lambda r: r.identity.engine_version,
     "dataset fingerprint": lambda r: r.identity.dataset.fingerprint,
     "teacher file": lambda r: r.identity.teacher and r.identity.teacher.sha256,
 }
@@ -243,12 +278,12 @@ def _agreeing(records: list[Record], column: Column, objections: Objections) -> 
     for name, trait in TRAITS.items():
         records = keep_majority(records, name, trait, odd)
     counting = []
-    for label in sorted({label_of(record) for record in records}):
-        group = [record for record in records if label_of(record) == label]
+    for label in sorted({record.label for record in records}):
+        group = [record for record in records if record.label == label]
         counting += keep_majority(group, "method source", lambda r: r.identity.method.source, odd)
     for key, reason in odd.items():
         objections[key][column] = [reason]
-    return tuple(sorted(counting, key=lambda r: (label_of(r), r.identity.seed)))
+    return tuple(sorted(counting, key=lambda r: (r.label, r.identity.seed)))
 
 
 def keep_majority(
@@ -296,9 +331,4 @@ def excluded_runs(records: Sequence[Record], objections: Objections) -> tuple[tu
 
 def _order(run: Excluded) -> tuple[Any, ...]:
     identity = run.record.identity
-    return identity.student, run.pair, label_of(run.record), identity.seed, run.record.key
-
-
-def label_of(record: Record) -> str:
-    """Return a run's method as users write it: `fbt`, `fbt:no_infonce`."""
-    return record.identity.method.label
+    return identity.student, run.pair, run.record.label, identity.seed, run.record.key

@@ -14,7 +14,7 @@ from cakdbench.reports.blocks import BoardResults
 from cakdbench.reports.comparing import RUN_VALUES
 from cakdbench.reports.eligibility import Standard, board_columns
 from cakdbench.reports.pages import suite_board
-from cakdbench.reports.results_table import NOT_SUBMITTED
+from cakdbench.results.frame import NOT_SUBMITTED
 from cakdbench.results.load import Evidence
 from cakdbench.utils.diff import changes
 from cakdbench.utils.errors import UsageError
@@ -53,7 +53,7 @@ def _recipe_changes(record: Record) -> list[str]:
         numbers = load_recipe(record.recipe_name).numbers()
     except UsageError:
         return [f"no recipe {record.recipe_name} is installed"]
-    return changes(record.identity.recipe, numbers, "recipe")
+    return changes(record.recipe, numbers, "recipe")
 
 
 def places(record: Record, evidence: Evidence, data_dir: Path | None = None) -> Iterator[str]:

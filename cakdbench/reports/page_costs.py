@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Iterator, Sequence
 
-from cakdbench.cli.cards import in_order
 from cakdbench.costs.measured import measured
 from cakdbench.costs.method_costs import MethodCost, method_costs
 from cakdbench.costs.papers import CLASSES, HEADS, PAIRS, SOURCE, PaperCosts, PrintedCell, paper_costs
@@ -14,6 +13,7 @@ from cakdbench.grid.plan import Refusal
 from cakdbench.grid.suites import resolve_pairs
 from cakdbench.method import Method
 from cakdbench.records import Record
+from cakdbench.registry import methods_in_order
 from cakdbench.reports.markup import plain
 
 COUNTED = f"""\
@@ -60,7 +60,7 @@ def costs_markdown(records: Iterable[Record] = ()) -> str:
     Args:
         records: finished runs; what they measured is a table of its own.
     """
-    return "\n\n".join([_counted(tuple(in_order())), *_measured(records)]) + "\n"
+    return "\n\n".join([_counted(tuple(methods_in_order())), *_measured(records)]) + "\n"
 
 
 @functools.lru_cache(maxsize=1)

@@ -65,7 +65,7 @@ def suite_board(name: str, suites: Iterable[Suite], evidence: Evidence, rules: R
         board_columns(members, name),
         evidence.records,
         rules,
-        evidence.answers,
+        evidence.answers_by_key,
         evidence.statuses,
         evidence.external,
     )

@@ -12,6 +12,7 @@ from cakdbench.reports.commands import commands
 from cakdbench.reports.eligibility import Column
 from cakdbench.reports.printed import cited, printed_averages, printed_values
 from cakdbench.reports.text import MISSING, REFUSED, plain, points, span
+from cakdbench.results.frame import NOT_SUBMITTED
 
 MISMATCH, FEWER_SEEDS = "†", "‡"
 MARKS = {
@@ -20,7 +21,6 @@ MARKS = {
 }
 NOT_INSTALLED = "not installed"
 """The kind of a method that is known from papers alone."""
-NOT_SUBMITTED = "not submitted"
 ENDINGS = ("average gain", "rank", "group", "seeds")
 
 

@@ -1,20 +1,20 @@
 """The sections of a board, made of its results: what stands on the page, in what order."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import pandas as pd
 
-from cakdbench.records import Record
 from cakdbench.reports.blocks import TEACHER, Block, BoardResults, Score
 from cakdbench.reports.board import BREAK, Board, Cell, Section, table
 from cakdbench.reports.commands import commands
 from cakdbench.reports.conditions import conditions_table, runs_table, versions
-from cakdbench.reports.eligibility import Column, Excluded, label_of
+from cakdbench.reports.eligibility import Column, Excluded
 from cakdbench.reports.plots import board_plots
 from cakdbench.reports.printed import printed_values, protocol_lines, source_lines
 from cakdbench.reports.results_table import MARKS, caption, method_cell, pair_text, results_table, score_marks
 from cakdbench.reports.text import MISSING, REFUSED, plain, points
+from cakdbench.results.uncertainty import indistinguishable, resolution, standard_error
 from cakdbench.submissions.entry import ExternalEntry
 
 HEAD = "*Made from the records by `cakdbench leaderboard`; changes by hand are overwritten.*"
@@ -101,11 +101,9 @@ def _parts(block: Block, results: BoardResults) -> Iterator[tuple[str, dict]]:
     if not block.records:
         return
     yield "How sure is a difference?", {"frame": _certainty_table(block), "brief": True}
-    optimistic = _side_table(block, lambda record: record.result.optimistic_top1)
-    yield "Optimistic numbers (best epoch on the test set)", {"frame": optimistic}
+    yield "Optimistic numbers (best epoch on the test set)", {"frame": _side_table(block, "optimistic")}
     if any(record.result.ema_top1 is not None for record in block.records):
-        averaged = _side_table(block, lambda record: record.result.ema_top1)
-        yield "Averaged weights (EMA, last epoch)", {"frame": averaged}
+        yield "Averaged weights (EMA, last epoch)", {"frame": _side_table(block, "ema")}
     software = f"Precision: {block.precision}. Versions: {plain('; '.join(versions(block.records)))}."
     yield "Conditions", {"frame": conditions_table(block), "footer": (software,)}
     runs = {"frame": runs_table(block, results.statuses), "folded": True}
@@ -134,17 +132,17 @@ def _refusals(block: Block) -> dict[str, list[str]]:
 def _certainty_table(block: Block) -> pd.DataFrame:
     heads = ["pair", "test images", "one image", "standard error", "independent: not told apart below"]
     rows = []
-    for column in block.columns:
+    for place, column in enumerate(block.columns):
         pair, images = pair_text(column.column, block, ", "), column.column.test_images
-        bounds = points(column.standard_error), points(column.indistinguishable)
-        rows.append((pair, f"{images:,}", f"{100 / images:.3g}", *bounds))
+        bounds = (points(block.bound(place, of)) for of in (standard_error, indistinguishable))
+        rows.append((pair, f"{images:,}", f"{resolution(images):.3g}", *bounds))
     return table(heads, rows)
 
 
-def _side_table(block: Block, value: Callable[[Record], float | None]) -> pd.DataFrame:
-    """Return another number of the runs that the block counts, for the methods that have any."""
+def _side_table(block: Block, number: str) -> pd.DataFrame:
+    """Return another number of the cells, a field of `Score`, for the methods with any run."""
     rows = [
-        [method_cell(row), *(_number_cell(score.mean_of(value)) for score in row.scores)]
+        [method_cell(row), *(_number_cell(getattr(score, number)) for score in row.scores)]
         for row in block.rows
         if row.counts
     ]
@@ -167,8 +165,7 @@ def _top5_table(block: Block) -> pd.DataFrame:
 
 
 def _top5_cell(score: Score, column: Column) -> Cell:
-    mean = score.mean_of(lambda record: record.result.top5)
-    return replace(_number_cell(mean), printed=printed_values(score.printed_top5, column))
+    return replace(_number_cell(score.top5), printed=printed_values(score.printed_top5, column))
 
 
 def _number_cell(value: float | None) -> Cell:
@@ -179,7 +176,7 @@ def _excluded_table(runs: Iterable[Excluded]) -> pd.DataFrame:
     rows = []
     for run in runs:
         identity, top1 = run.record.identity, points(run.record.result.top1)
-        facts = label_of(run.record), run.pair, str(identity.seed), identity.precision, top1
+        facts = run.record.label, run.pair, str(identity.seed), identity.precision, top1
         rows.append((*facts, "; ".join(run.reasons)))
     return table(["method", "pair", "seed", "precision", "top-1", "what differs"], rows)
 

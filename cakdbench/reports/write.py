@@ -72,7 +72,7 @@ def _print_free(evidence: Evidence, specs: Iterable[PairSpec] | None, console: C
     if free:
         columns, rules = [column_of(spec, data_dir=data_dir) for spec in free], Standard(data_dir)
         title = "Pairs and recipes of no board"
-        results = board_results("", title, columns, evidence.records, rules, evidence.answers)
+        results = board_results("", title, columns, evidence.records, rules, evidence.answers_by_key)
         console.print(BoardView(board_of(results)))
 
 

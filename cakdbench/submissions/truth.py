@@ -1,6 +1,7 @@
 """What the receiving side knows by itself: data, labels, recipes, models; nothing of it comes from a bundle."""
 
 import functools
+import json
 import re
 import warnings
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ import torch
 from cakdbench.data.datasets import EMBEDDED, FACTS, DatasetFacts, ImageDataset, load_dataset
 from cakdbench.method import Method
 from cakdbench.models.staged import StagedModel
-from cakdbench.recipes import Recipe
+from cakdbench.recipes import Recipe, all_numbers
 from cakdbench.submissions.findings import Refused
 from cakdbench.submissions.reading import NPY_BYTES, parse_classes, read_file
 from cakdbench.utils.errors import UsageError
@@ -103,10 +104,10 @@ def read_recipe(name: str, numbers: dict[str, Any]) -> Recipe:
         Refused: its numbers are not those of a recipe, or out of all bounds.
     """
     try:
-        recipe = checked(Recipe, {**numbers, "name": name, "title": "-", "source": "-"}, "recipe")
+        recipe = checked(Recipe, {**all_numbers(numbers), "name": name, "title": "-", "source": "-"}, "recipe")
     except UsageError as error:
         raise Refused(f"its recipe is none: {str(error)[:300]}", "submit the run as it was recorded") from error
-    if recipe.numbers() != numbers:
+    if json.dumps(recipe.identity(), sort_keys=True) != json.dumps(numbers, sort_keys=True):
         raise Refused("its recipe leaves numbers out or writes them in another way", "submit the run as recorded")
     if recipe.image_size > LARGEST_IMAGE or recipe.epochs > LONGEST_TRAINING:
         what = f"trains {recipe.epochs} epochs at {recipe.image_size} px"

@@ -4,9 +4,9 @@ from dataclasses import fields
 
 import pytest
 
-from cakdbench.cli.cards import extra_parameters, field_texts, one_pair
+from cakdbench.cli.cards import extra_parameters, one_pair
 from cakdbench.method import KINDS
-from cakdbench.registry import get_method, method_ids
+from cakdbench.registry import get_method, method_ids, setting_docs
 
 COST_PAIRS = ("deit_t>resnet18@imagenet1k", "resnet50>deit_t@imagenet1k", "convnext_t>resmlp_s12@imagenet1k")
 
@@ -14,7 +14,7 @@ COST_PAIRS = ("deit_t>resnet18@imagenet1k", "resnet50>deit_t@imagenet1k", "convn
 @pytest.mark.parametrize("id", method_ids())
 def test_every_setting_of_every_method_is_explained(id):
     method = get_method(id)
-    texts = field_texts(method)
+    texts = setting_docs(method.Config)
     assert [field.name for field in fields(method.Config) if not texts.get(field.name)] == []
     assert method.kind in KINDS
     assert id == "scratch" or (method.year and method.paper and str(method.year) in method.paper)

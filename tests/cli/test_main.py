@@ -27,7 +27,7 @@ def records(shell) -> dict[str, dict]:
     found = {}
     for record in Store(shell.store).records()[0]:
         if record.recipe_name == "demo":
-            found[record.identity.method.label] = record
+            found[record.label] = record
     return found
 
 

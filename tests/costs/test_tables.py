@@ -7,13 +7,12 @@ from dataclasses import asdict
 
 import pytest
 
-from cakdbench.cli.cards import in_order
 from cakdbench.costs.measured import measured
 from cakdbench.costs.method_costs import method_costs
 from cakdbench.costs.papers import PAIRS
 from cakdbench.costs.tables import COUNTED, Sheet, cost_sheet, csv_text, latex, markdown, shown
 from cakdbench.grid.suites import resolve_pairs
-from cakdbench.registry import get_method
+from cakdbench.registry import get_method, methods_in_order
 from cakdbench.reports import page_costs as costs_page
 from cakdbench.reports.eligibility import Standard, column_of
 from tests.reports.synthetic import record
@@ -152,7 +151,7 @@ def page():
     """The page, with two methods in its last table, and a run."""
     methods = [get_method(name) for name in ("kd", "pcagl")]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(costs_page, "in_order", lambda: methods)
+        patch.setattr(costs_page, "methods_in_order", lambda: methods)
         with_runs = costs_page.costs_markdown([record("kd", DEMO, images_per_second=1234.0)])
         return costs_page.costs_markdown(), with_runs
 
@@ -172,7 +171,7 @@ def test_the_page_has_every_method_on_every_pair(page):
     counted, _ = page
     assert counted.count("\n| kd ") == counted.count("\n| pcagl ") == len(PAIRS)
     assert "n/a: pcagl on resnet50>deit\\_t" not in counted and "use a CNN student" in counted
-    assert {method.id for method in in_order()} >= {"scratch", "kd", "ofa", "fbt"}
+    assert {method.id for method in methods_in_order()} >= {"scratch", "kd", "ofa", "fbt"}
 
 
 def test_measured_numbers_appear_with_records_only(page):

@@ -16,7 +16,7 @@ CONFIGS = {
     "fbt": {"gamma": 1.0, "infonce": True},
     "fbt:no_infonce": {"gamma": 1.0, "infonce": False},
 }
-KINDS = {"scratch": "none", "kd": "logits", "ofa": "logits", "fbt": "features"}
+KINDS = {"scratch": "labels", "kd": "logits", "ofa": "logits", "fbt": "fused"}
 
 
 def sha(*parts):
@@ -42,7 +42,7 @@ def record(
     fingerprint="f" * 64,
     source="a",
     teacher_file="teacher",
-    schema_version=1,
+    engine_version=1,
     mismatch=False,
     optimistic=None,
     ema=None,
@@ -52,13 +52,12 @@ def record(
     """A record as the harness would write it; scratch gets no teacher."""
     models, dataset = pair.split("@")
     teacher, student = models.split(">")
-    id, _, variant = label.partition(":")
+    id = label.partition(":")[0]
     taught = id != "scratch"
     identity = {
-        "schema_version": schema_version,
+        "engine_version": engine_version,
         "method": {
             "id": id,
-            "variant": variant or None,
             "config": CONFIGS[label] if config is None else config,
             "source": sha(id, source),
         },
@@ -74,6 +73,8 @@ def record(
         {
             "key": f"{id}-{sha(identity)[:16]}",
             "identity": identity,
+            "label": label,
+            "method_source": sha(id, source),
             "recipe_name": recipe_name,
             "teacher": facts | {"mismatch_allowed": mismatch} if taught else None,
             "student_parameters": 1_000_000,
@@ -138,8 +139,11 @@ class TestRules:
         method = record.identity.method
         return [
             *changes(record.identity.recipe, column.numbers, "recipe"),
-            *changes(method.config, CONFIGS[method.label], method.id),
+            *changes(method.config, CONFIGS[record.label], method.id),
         ]
+
+    def label(self, record, column):
+        return record.label
 
     def refusal(self, label, column):
         refused = label.startswith("fbt") and column.student.startswith("mlp")

@@ -44,7 +44,7 @@ def key(evidence, label, seed, epochs=300):
     (found,) = (
         r.key
         for r in evidence.records
-        if (r.identity.method.label, r.identity.seed, r.identity.recipe["epochs"]) == (label, seed, epochs)
+        if (r.label, r.identity.seed, r.identity.recipe["epochs"]) == (label, seed, epochs)
     )
     return found
 

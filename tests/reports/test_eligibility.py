@@ -25,7 +25,8 @@ def planned(methods, specs, settings=()):
     plan = make_plan(methods, specs, [0], Settings.parse(settings))
     for cell in plan.cells:
         identity = cell.identity(DATASET, taught_by(cell))
-        made = record("kd").model_dump() | {"identity": identity.model_dump(), "recipe_name": cell.recipe.name}
+        names = {"label": cell.label, "recipe_name": cell.recipe.name}
+        made = record("kd").model_dump() | {"identity": identity.model_dump()} | names
         (spec,) = [spec for spec in specs if spec.pair == cell.pair]
         yield column_of(spec), Record.model_validate_json(Record.model_validate(made).model_dump_json())
 
@@ -35,23 +36,40 @@ def test_every_method_and_variant_as_planned_is_standard():
     for column, made in planned(EVERYTHING, SPECS):
         assert column.concerns(made)
         assert Standard().differences(made, column) == []
-        seen.add(made.identity.method.label)
-    assert seen == set(EVERYTHING)
+        assert Standard().label(made, column) == made.label
+        seen.add(made.label)
+    assert set(method_ids()) < seen <= set(EVERYTHING)
 
 
 @pytest.mark.parametrize(
     ("setting", "labels"),
-    [("recipe.epochs=1", {"scratch", "kd", "ofa"}), ("ofa.gamma=9.5", {"ofa"}), ("kd.temperature=7", {"kd"})],
+    [("recipe.epochs=1", {"scratch", "kd", "ofa"}), ("recipe.augment.mixup=0.5", {"scratch", "kd", "ofa"})],
 )
-def test_what_set_changes_is_named_and_no_longer_standard(setting, labels):
+def test_what_set_changes_in_the_recipe_is_named_and_no_longer_standard(setting, labels):
     name, value = setting.split("=")
     changed = {}
     for column, made in planned(["ofa"], SPECS, [setting]):
         for difference in Standard().differences(made, column):
-            changed.setdefault(made.identity.method.label, set()).add(difference)
+            changed.setdefault(made.label, set()).add(difference)
     assert set(changed) == labels
     for differences in changed.values():
         assert all(each.startswith(f"{name} = {value}") and "(standard " in each for each in differences)
+
+
+def test_what_set_changes_in_a_method_is_a_row_of_its_own():
+    rows = {Standard().label(made, column) for column, made in planned(["ofa"], SPECS, ["ofa.gamma=9.5"])}
+    assert rows == {"scratch", "kd", "ofa[gamma=9.5]"}
+
+
+def test_a_run_of_an_earlier_version_or_of_other_code_is_not_standard():
+    (column, made), *_ = [pair for pair in planned([], SPECS[:1]) if pair[1].label == "kd"]
+    method = made.identity.method
+    for code, reason in (
+        ({"version": 7}, f"version 7 of kd (standard {method.version})"),
+        ({"version": None, "source": "e" * 64}, f"kd as code that no version of it has ({'e' * 16})"),
+    ):
+        other = made.identity.model_copy(update={"method": method.model_copy(update=code)})
+        assert Standard().differences(made.model_copy(update={"identity": other}), column) == [reason]
 
 
 def test_a_method_that_is_not_installed_cannot_be_checked():
@@ -59,7 +77,7 @@ def test_a_method_that_is_not_installed_cannot_be_checked():
     method = made.identity.method.model_copy(update={"id": "foreign"})
     stranger = made.model_copy(update={"identity": made.identity.model_copy(update={"method": method})})
     (reason,) = Standard().differences(stranger, column)
-    assert reason.startswith("settings of foreign cannot be checked: unknown method 'foreign'")
+    assert reason.startswith("settings of scratch cannot be checked: unknown method 'foreign'")
     assert Standard().title("foreign") == "foreign"
 
 

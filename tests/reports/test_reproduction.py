@@ -6,9 +6,9 @@ import pytest
 from scipy import stats
 
 from cakdbench.recipes import load_recipe
-from cakdbench.reports.board import Column
-from cakdbench.reports.page_reproduction import Verdict, comparisons, reproduction_markdown
 from cakdbench.reports.blocks import board_results
+from cakdbench.reports.eligibility import Column
+from cakdbench.reports.page_reproduction import Verdict, comparisons, reproduction_markdown
 from tests.reports.pages import tables
 from tests.reports.synthetic import TestRules, printed, record
 

@@ -77,9 +77,9 @@ def test_every_format_is_a_file_of_its_own(store, console, tmp_path):
 
 def test_boards_with_printed_numbers_and_boards_with_runs_are_those_written_by_default(store):
     printed = ["cifar100", "imagenet1k", "pcagl", "sakd"]
-    assert sorted(board_names(Evidence(store, None), None)) == printed
+    assert sorted(board_names(Evidence(store, None), suites().values(), None)) == printed
     fill(store, (PairSpec(Pair.parse("resnet_m>vit_xs@fashion_demo"), "demo"),))
-    assert sorted(board_names(Evidence(store, None), None)) == sorted([*printed, "demo"])
+    assert sorted(board_names(Evidence(store, None), suites().values(), None)) == sorted([*printed, "demo"])
 
 
 class TestCheck:

@@ -4,8 +4,9 @@ import random
 
 import numpy as np
 
-from cakdbench.reports.markdown import board_markdown
 from cakdbench.reports.blocks import board_results
+from cakdbench.reports.markdown import board_markdown
+from cakdbench.reports.sections import board_of
 from tests.reports.pages import main_table
 from tests.reports.synthetic import TestRules, column, printed, record
 
@@ -24,7 +25,7 @@ def made(skills, pairs=(A, B), seeds=(0, 1, 2)):
                 each = record(label, pair, seed, 100 * hits.mean())
                 records.append(each)
                 answers[each.key] = hits
-    return records, lambda r: answers.get(r.key)
+    return records, answers.get
 
 
 def block(records, answers, pairs=(A, B)):
@@ -51,7 +52,7 @@ def test_a_method_without_all_pairs_is_unranked_but_may_be_the_best_of_one():
 
 
 def test_without_predictions_or_a_third_seed_nothing_is_grouped():
-    for records, answers, ranked in ((*made(SKILLS, seeds=(0, 1)), 0), (made(SKILLS)[0], lambda r: None, 4)):
+    for records, answers, ranked in ((*made(SKILLS, seeds=(0, 1)), 0), (made(SKILLS)[0], lambda key: None, 4)):
         found = block(records, answers).standings
         assert found.letters == {} and found.inseparable == frozenset() and found.level == (frozenset(),) * 2
         assert len(found.ranks) == ranked
@@ -60,10 +61,11 @@ def test_without_predictions_or_a_third_seed_nothing_is_grouped():
 def test_marks_stand_on_the_page():
     records, answers = made({k: v for k, v in SKILLS.items() if k != "fbt:no_infonce"})
     board = board_results("x", "X", [column(A), column(B)], records, TestRules(), answers)
-    table = main_table(board_markdown(board))
+    page = board_markdown(board_of(board))
+    table = main_table(page)
     assert [table[name]["group"] for name in ("scratch", "KD", "OFA")] == ["b", "a", "a"]
     assert [table[name]["rank"] for name in ("scratch", "KD", "OFA")] == ["3.00", "1.50", "1.50"]
-    assert "**70." in board_markdown(board) and "**50." not in board_markdown(board)
+    assert "**70." in page and "**50." not in page
 
 
 def test_the_order_of_records_changes_nothing():
@@ -80,6 +82,6 @@ def test_printed_methods_have_rows_and_printed_pairs_columns():
     (found,) = board.blocks
     assert [c.column.pair for c in found.columns] == [A, B]
     rows = {row.label: row for row in found.rows}
-    assert list(rows) == ["scratch", "kd", "afd"] and not rows["afd"].installed
+    assert list(rows) == ["scratch", "kd", "afd"] and rows["afd"].kind is None
     assert rows["kd"].scores[1].printed == values[B]["kd"] and rows["kd"].scores[0].printed == ()
     assert {m.label for m in board.missing} == {"scratch", "kd"}

@@ -25,7 +25,7 @@ def command(shell: Shell) -> list[str]:
 
 
 def students(store: Path) -> dict[tuple[str, str], dict[str, torch.Tensor]]:
-    runs = {(r.identity.method.label, r.identity.student): r for r in Store(store).records()[0]}
+    runs = {(r.label, r.identity.student): r for r in Store(store).records()[0]}
     return {name: load_file(Store(store).run(record.identity).student) for name, record in runs.items()}
 
 

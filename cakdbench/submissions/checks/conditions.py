@@ -21,7 +21,7 @@ def check_conditions(case: Case) -> Iterator[Problem]:
         yield Problem(f"it does not say which version it ran with of {', '.join(missing)}", ANEW)
     if found.processes < 1 or found.threads < 1:
         yield Problem("it ran in less than one process or thread", ANEW)
-    label = identity.method.label
+    label = case.record.label
     if not {label, f"{label} > {identity.student}"} & set(found.lanes):
         yield Problem(f"{label[:100]} is not among the lanes it was trained in", ANEW)
     numbers = (found.seconds, found.images_per_second, found.peak_memory_mb)

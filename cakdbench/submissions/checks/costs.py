@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from cakdbench.submissions.checks.case import Case
 from cakdbench.submissions.checks.identity import ANEW
-from cakdbench.submissions.checks.methods import configs
+from cakdbench.submissions.checks.methods import config_of
 from cakdbench.submissions.findings import Problem, Refused
 from cakdbench.submissions.truth import extra_parameters, parameters
 from cakdbench.utils.errors import CakdError
@@ -18,7 +18,7 @@ def check_costs(case: Case) -> Iterator[Problem]:
     if case.method is None or (case.method.needs and case.teacher is None):
         return
     try:
-        config, _ = configs(case)
+        config = config_of(case)
         teacher = case.teacher if case.method.needs else None
         count = extra_parameters(case.method, config, case.student, teacher)
     except Refused as error:

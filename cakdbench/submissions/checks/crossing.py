@@ -46,7 +46,13 @@ def _alike(held: list[Held], key) -> dict[object, list[Held]]:
 def _cell(held: Held) -> str:
     """The run without its code, its teacher's weights and the copy of its data."""
     return _without(
-        held, "schema_version", "method.source", "dataset.fingerprint", "teacher.sha256", "teacher.statistics"
+        held,
+        "engine_version",
+        "method.version",
+        "method.source",
+        "dataset.fingerprint",
+        "teacher.sha256",
+        "teacher.statistics",
     )
 
 
@@ -76,7 +82,7 @@ def check_copies(held: list[Held]) -> Iterator[Finding]:
 
 def _unnamed(held: Held) -> str:
     """The run without the name of its variant, which may be another name for the same settings."""
-    return _without(held, "method.variant")
+    return _without(held)
 
 
 def check_weights(held: list[Held], accepted: Iterable[AcceptedTeacher]) -> Iterator[Finding]:
@@ -157,4 +163,4 @@ def check_baselines(held: list[Held]) -> Iterator[Finding]:
 
 
 def _student(held: Held) -> str:
-    return _without(held, "method", "teacher", "schema_version")
+    return _without(held, "method", "teacher", "engine_version")

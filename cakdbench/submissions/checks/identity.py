@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from cakdbench.records import SCHEMA_VERSION
+from cakdbench.records import ENGINE_VERSION
 from cakdbench.store import run_key
 from cakdbench.submissions.checks.case import Case
 from cakdbench.submissions.findings import Problem
@@ -22,8 +22,8 @@ def check_place(case: Case) -> Iterator[Problem]:
     if file != f"{case.identity.method.id}/{record.key}.json":
         wanted = f"{case.identity.method.id}/{record.key}.json"
         yield Problem("its folder and name are not those of its method and key", f"name it {wanted[:250]}")
-    if case.identity.schema_version != SCHEMA_VERSION:
-        what = f"was computed by version {case.identity.schema_version} of the engine, which now is {SCHEMA_VERSION}"
+    if case.identity.engine_version != ENGINE_VERSION:
+        what = f"was computed by version {case.identity.engine_version} of the engine, which now is {ENGINE_VERSION}"
         yield Problem(what, "run it again with the present version", note=case.accepted)
 
 
@@ -33,7 +33,7 @@ def check_text(case: Case) -> Iterator[Problem]:
     texts = {
         "recipe_name": record.recipe_name,
         "method.id": identity.method.id,
-        "method.variant": identity.method.variant or "",
+        "label": record.label,
         "student": identity.student,
         "dataset.name": identity.dataset.name,
         "teacher.model": identity.teacher.model if identity.teacher else "",
@@ -51,7 +51,8 @@ def check_hashes(case: Case) -> Iterator[Problem]:
     hashes = {
         "predictions_sha256": case.record.predictions_sha256,
         "weights_sha256": case.record.weights_sha256,
-        "method.source": case.identity.method.source,
+        "method_source": case.record.method_source,
+        "method.source": case.identity.method.source or "0" * 64,
         "dataset.fingerprint": case.identity.dataset.fingerprint,
     }
     if case.identity.teacher:

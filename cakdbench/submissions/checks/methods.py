@@ -1,18 +1,19 @@
-"""Whether the method is the installed one, with the settings it has for the pair."""
+"""Check that the method is the installed one, with settings that it has for the pair."""
 
+import json
 from collections.abc import Iterator
-from dataclasses import asdict
 
 from cakdbench.method import Method
-from cakdbench.registry import resolve_config, split_variant
-from cakdbench.source_hash import source_hash
+from cakdbench.models.staged import ModelInfo
+from cakdbench.registry import all_settings, canonical_label, config_identity, resolve_config
+from cakdbench.source_hash import is_built_in, known_sources, source_hash
 from cakdbench.submissions.checks.case import Case
 from cakdbench.submissions.checks.identity import ANEW
 from cakdbench.submissions.findings import Problem, Refused
 from cakdbench.utils.diff import changes
 from cakdbench.utils.errors import CakdError
 
-LONGEST_VARIANT, LARGEST_SETTING = 120, 65_536
+LARGEST_SETTING = 65_536
 
 
 def check_method(case: Case) -> Iterator[Problem]:
@@ -23,38 +24,42 @@ def check_method(case: Case) -> Iterator[Problem]:
 
 
 def check_settings(case: Case) -> Iterator[Problem]:
-    """The settings are the pair's standard ones, or named; the method does not refuse the pair."""
+    """The settings are written as a key has them, under their canonical name; the method does not refuse the pair."""
     if case.method is None or case.student is None:
         return
     try:
-        found, standard = configs(case)
+        config = config_of(case)
     except CakdError as error:
         yield Problem(f"its settings are none of {case.method.id}: {str(error)[:300]}", ANEW)
         return
-    given = case.identity.method.config
-    if missing := changes(given, asdict(found), "settings"):
-        yield Problem(f"its settings are incomplete or of another type: {missing[0][:200]}", ANEW)
-    for change in changes(given, asdict(standard), case.method.id):
-        yield Problem(f"changed settings: {change[:200]}", "boards set it aside", note=True)
-    reason = case.method.refuses((case.teacher or case.student).info, case.student.info, found)
+    settings, canonical = case.identity.method.config, config_identity(config)
+    if json.dumps(settings, sort_keys=True) != json.dumps(canonical, sort_keys=True):
+        wrong = (changes(settings, canonical, "settings") or ["a number of another type"])[0]
+        yield Problem(f"its settings are incomplete or written in another way: {wrong[:200]}", ANEW)
+    label = canonical_label(case.method, config, *_pair(case))
+    if case.record.label != label:
+        yield Problem(f"its settings are named {case.record.label[:100]}, their name is {label[:100]}", ANEW)
+    reason = case.method.refuses(*_pair(case)[:2], config)
     if reason:
         yield Problem(f"{case.method.id} refuses this pair: {reason}", "leave the run out")
 
 
-def configs(case: Case) -> tuple[Method.Config, Method.Config]:
-    """The entry's settings as its method reads them, and the standard ones of the pair and the variant.
+def config_of(case: Case) -> Method.Config:
+    """Return the entry's settings as its method reads them.
 
     Raises:
-        UsageError: an unknown variant, or settings that are not the method's.
+        UsageError: settings that are not the method's.
         Refused: a number that is out of all bounds.
     """
-    identity, student = case.identity, case.student.info
-    if len(identity.method.variant or "") > LONGEST_VARIANT or not _bounded(identity.method.config):
-        raise Refused("a name or a number is out of all bounds", ANEW)
-    method, variant = split_variant(identity.method.label)
-    facts = (case.teacher or case.student).info, student, identity.dataset.name
-    standard = resolve_config(method, variant, *facts)
-    return resolve_config(method, variant, *facts, overrides=identity.method.config), standard
+    settings = case.identity.method.config
+    if not _bounded(settings):
+        raise Refused("a number is out of all bounds", ANEW)
+    return resolve_config(case.method, None, *_pair(case), overrides=all_settings(case.method, settings))
+
+
+def _pair(case: Case) -> tuple[ModelInfo, ModelInfo, str]:
+    """Return what the settings of a pair depend on; a method without teacher is asked as if the student taught."""
+    return (case.teacher or case.student).info, case.student.info, case.identity.dataset.name
 
 
 def _bounded(value: object) -> bool:
@@ -66,10 +71,26 @@ def _bounded(value: object) -> bool:
 
 
 def check_source(case: Case) -> Iterator[Problem]:
-    """The method's code is the installed one's; an entry that was accepted may be of an earlier one."""
+    """What the run computed is what the installed method computes; an accepted entry may be of an earlier version."""
     if case.method is None:
         return
-    installed, found = source_hash(case.method), case.identity.method.source
-    if found != installed:
-        what = f"other source: {found[:16]} is not the code of the installed {case.method.id} ({installed[:16]})"
-        yield Problem(what, "run it again with the code of this repository", note=case.accepted)
+    method, identity = case.method, case.identity.method
+    if not is_built_in(method):
+        yield from _other_source(case, identity.source or "")
+    elif identity.version is None or not 1 <= identity.version <= method.version:
+        yield Problem(f"it has no version of {method.id}, which now is {method.version}", ANEW)
+    elif identity.version < method.version:
+        what = f"was computed by version {identity.version} of {method.id}, which now is {method.version}"
+        yield Problem(what, "run it again", note=case.accepted)
+    elif case.record.method_source not in known_sources(method.id, method.version) | {source_hash(method)}:
+        what = (
+            f"its code {case.record.method_source[:16]} is none that {method.id} had here at version {method.version}"
+        )
+        yield Problem(what, "if it computes the same, all is well", note=True)
+
+
+def _other_source(case: Case, source: str) -> Iterator[Problem]:
+    installed = source_hash(case.method)
+    if source != installed:
+        what = f"other source: {source[:16]} is not the code of the installed {case.method.id} ({installed[:16]})"
+        yield Problem(what, "run it again with that code", note=case.accepted)

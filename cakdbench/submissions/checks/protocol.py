@@ -15,7 +15,7 @@ def check_recipe(case: Case) -> Iterator[Problem]:
     if name not in recipe_names():
         yield Problem(f"the recipe {name[:100]} is unknown", "add it under pairs/recipes first")
         return
-    for change in changes(case.identity.recipe, load_recipe(name).numbers(), "recipe"):
+    for change in changes(case.record.recipe, load_recipe(name).numbers(), "recipe"):
         yield Problem(f"changed settings: {change[:200]}", "boards set it aside", note=True)
 
 

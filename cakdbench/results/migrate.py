@@ -1,0 +1,157 @@
+"""Bring records of format 1 up to date, without training anything again.
+
+Format 1 had every setting, the variant's name and the hash of the method's source in the key, so that a new setting or
+a renamed function voided all results. What a run computed, its weights and its predictions are not touched here.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cakdbench import labels
+from cakdbench.grid.plan import pair_info
+from cakdbench.grid.suites import Pair
+from cakdbench.method import Method
+from cakdbench.recipes import identity_of
+from cakdbench.records import Identity, Record
+from cakdbench.registry import canonical_label, config_identity, get_method, resolve_config
+from cakdbench.source_hash import is_built_in, known_sources
+from cakdbench.store import RunFolder, canonical, run_key, write_atomic
+from cakdbench.submissions.bundle import SCHEMA_FILE
+from cakdbench.submissions.submit import schema_bytes
+from cakdbench.utils.errors import CakdError, UsageError
+
+OLD = "schema_version"
+"""A field of identities that only format 1 has."""
+
+
+@dataclass(frozen=True)
+class Migrated:
+    """What became of a run: the key it has now, or None and the reason why it was left as it is."""
+
+    old: str
+    new: str | None
+    reason: str = ""
+
+
+def migrate(root: Path) -> Iterator[Migrated]:
+    """Rewrite what is of format 1 in a store or a results folder; what is of the present format is passed over.
+
+    Raises:
+        UsageError: there is no such folder.
+        StoreError: a file cannot be written.
+    """
+    if not root.is_dir():
+        raise UsageError(f"no folder at {root}: name a store, as in runs, or a results folder")
+    for path in sorted(path.parent for path in root.glob("*/identity.json")):
+        yield from _run(RunFolder(path))
+    entries = [entry for path in sorted(root.glob("*/*.json")) if (entry := _old_entry(path))]
+    for path, content in entries:
+        yield _entry(path, content)
+    if entries:
+        write_atomic(root / SCHEMA_FILE, schema_bytes())
+
+
+def _run(folder: RunFolder) -> Iterator[Migrated]:
+    """Rewrite a run's files, then rename its folder; one that was killed in between is taken up by the next."""
+    identity = _json(folder.path / "identity.json")
+    if OLD not in identity and folder.key == run_key(Identity.model_validate(identity)):
+        return
+    if not folder.acquire():
+        yield Migrated(folder.key, None, "a process works on it: wait for it, or stop it")
+        return
+    try:
+        if OLD in identity:
+            _rewrite(folder, identity)
+        key = run_key(folder.identity())
+        if (folder.path.parent / key).exists():
+            yield Migrated(folder.key, None, f"{key} is there already: remove one of the two")
+            return
+        os.rename(folder.path, folder.path.parent / key)
+        yield Migrated(folder.key, key)
+    finally:
+        folder.release()
+
+
+def _rewrite(folder: RunFolder, identity: dict[str, Any]) -> None:
+    record_file, label = folder.path / "record.json", _label(identity)
+    if record_file.exists() and OLD in (old := _json(record_file))["identity"]:
+        record = upgraded(old)
+        write_atomic(record_file, (record.model_dump_json(indent=1) + "\n").encode())
+        about = {"label": record.label, "recipe": record.recipe_name}
+    else:
+        about = {"label": label, "recipe": "?"}
+    write_atomic(folder.path / "about.json", json.dumps(about).encode())
+    write_atomic(folder.path / "identity.json", canonical(_identity(identity)).encode())
+
+
+def _old_entry(path: Path) -> tuple[Path, dict[str, Any]] | None:
+    content = _json(path)
+    record = content.get("record") if isinstance(content, dict) else None
+    return (path, content) if isinstance(record, dict) and OLD in record["identity"] else None
+
+
+def _entry(path: Path, content: dict[str, Any]) -> Migrated:
+    record = upgraded(content["record"])
+    new = path.with_name(f"{record.key}.json")
+    text = json.dumps(content | {"record": record.model_dump(mode="json")}, indent=1, ensure_ascii=False)
+    with contextlib.suppress(FileNotFoundError):  # a migration that was killed has moved it
+        os.rename(path.with_suffix(".npy"), new.with_suffix(".npy"))
+    write_atomic(new, (text + "\n").encode())
+    path.unlink()
+    return Migrated(path.stem, record.key)
+
+
+def upgraded(record: dict[str, Any]) -> Record:
+    """Return a record of format 1 in the present format: another key and other names, the same run."""
+    identity = _identity(record["identity"])
+    source = record["identity"]["method"]["source"]
+    kept = {name: value for name, value in record.items() if name not in ("key", "identity")}
+    return Record(
+        key=run_key(identity), identity=identity, label=_label(record["identity"]), method_source=source, **kept
+    )
+
+
+def _identity(old: dict[str, Any]) -> Identity:
+    kept = {name: old[name] for name in ("student", "teacher", "dataset", "precision", "seed")}
+    return Identity(engine_version=old[OLD], method=_method(old), recipe=identity_of(old["recipe"]), **kept)
+
+
+def _method(old: dict[str, Any]) -> dict[str, Any]:
+    """Return the method's part; a source that no version of it had stays what identifies it."""
+    id, source, settings = (old["method"][name] for name in ("id", "source", "config"))
+    try:
+        config = _config(old)
+    except CakdError:  # the method is not installed, or its settings have changed
+        return {"id": id, "source": source, "config": settings}
+    code = {"version": 1} if is_built_in(get_method(id)) and source in known_sources(id, 1) else {"source": source}
+    return {"id": id, **code, "config": config_identity(config)}
+
+
+def _label(old: dict[str, Any]) -> str:
+    try:
+        return canonical_label(get_method(old["method"]["id"]), _config(old), *_infos(old), old["dataset"]["name"])
+    except CakdError:
+        return labels.label(old["method"]["id"], old["method"]["variant"])
+
+
+def _config(old: dict[str, Any]) -> Method.Config:
+    method = old["method"]
+    return resolve_config(get_method(method["id"]), None, *_infos(old), old["dataset"]["name"], method["config"])
+
+
+def _infos(old: dict[str, Any]):
+    teacher = (old["teacher"] or {"model": old["student"]})["model"]
+    recipe = old["recipe"]
+    return pair_info(Pair(teacher, old["student"], old["dataset"]["name"]), recipe["image_size"], recipe["split"])
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}

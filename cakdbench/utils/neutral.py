@@ -1,0 +1,60 @@
+"""Neutral values: what a setting means to code that has never heard of it.
+
+A run's key leaves out every setting that has its neutral value, so that adding a setting that is off changes no key,
+and a record from before it is read as if it had the setting off. A neutral value belongs to the setting for ever: it
+stays as it is when the default changes. A setting without one stands in every key.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+METADATA = "neutral"
+"""The key of the neutral value in a dataclass field's metadata."""
+
+
+@dataclass(frozen=True)
+class Neutral:
+    """Declares the neutral value of a pydantic field: `mixup: Annotated[float, Neutral(0.0)] = 0.2`."""
+
+    value: Any
+
+
+def strip_neutral(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings, as JSON values, without those that are neutral.
+
+    Args:
+        kind: the pydantic model or the dataclass that declares the settings; tables in tables are stripped too.
+    """
+    neutral, tables = _neutral_values(kind), _tables(kind)
+    kept = {name: value for name, value in values.items() if name not in neutral or neutral[name] != value}
+    return {name: strip_neutral(tables[name], value) if name in tables else value for name, value in kept.items()}
+
+
+def fill_neutral(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with the neutral values that `strip_neutral` left out; what `kind` does not know stays."""
+    filled = _neutral_values(kind) | dict(values)
+    tables = {name: table for name, table in _tables(kind).items() if isinstance(filled.get(name), Mapping)}
+    return filled | {name: fill_neutral(table, filled[name]) for name, table in tables.items()}
+
+
+def _neutral_values(kind: type) -> dict[str, Any]:
+    if issubclass(kind, BaseModel):
+        declared = {}
+        for name, field in kind.model_fields.items():
+            declared.update((name, mark.value) for mark in field.metadata if isinstance(mark, Neutral))
+    else:
+        fields = dataclasses.fields(kind)
+        declared = {field.name: field.metadata[METADATA] for field in fields if METADATA in field.metadata}
+    return json.loads(json.dumps(declared))
+
+
+def _tables(kind: type) -> dict[str, type[BaseModel]]:
+    if not issubclass(kind, BaseModel):
+        return {}
+    annotations = {name: field.annotation for name, field in kind.model_fields.items()}
+    return {n: a for n, a in annotations.items() if isinstance(a, type) and issubclass(a, BaseModel)}

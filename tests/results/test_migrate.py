@@ -1,0 +1,163 @@
+"""Records of format 1, as an earlier cakdbench wrote them, are carried over without training again."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cakdbench.cli.results import migrate as command
+from cakdbench.records import Identity, Record
+from cakdbench.results.migrate import migrate
+from cakdbench.store import RunFolder, Store, run_key
+from cakdbench.submissions.evidence import read_results
+from cakdbench.submissions.truth import Truth
+from cakdbench.submissions.validate import validate
+from cakdbench.train.checkpoint import save_checkpoint
+from cakdbench.utils.errors import StoreError, UsageError
+
+ROOT = Path(__file__).parents[2]
+OLD = Path(__file__).with_name("format_1")
+
+
+@pytest.fixture
+def results(tmp_path):
+    return shutil.copytree(OLD, tmp_path / "results")
+
+
+def old_records():
+    return [json.loads(path.read_text())["record"] for path in sorted(OLD.glob("*/*.json"))]
+
+
+def old_store(root):
+    """A store of format 1 with a finished run for each old record."""
+    for record in old_records():
+        folder = root / record["key"]
+        folder.mkdir(parents=True)
+        (folder / "identity.json").write_text(json.dumps(record["identity"]))
+        (folder / "record.json").write_text(json.dumps(record))
+        (folder / "student.safetensors").write_bytes(b"weights")
+        entry = next(OLD.glob(f"*/{record['key']}.npy"))
+        shutil.copy(entry, folder / "predictions.npy")
+    return Store(root)
+
+
+def test_entries_pass_as_those_of_the_repository(results):
+    moved = list(migrate(results))
+    assert len(moved) == len(old_records()) and all(run.new for run in moved)
+    report = validate(results, Truth(ROOT / "leaderboards/labels"))
+    assert [str(f) for f in report.findings if f.refused] == []
+    for path in results.glob("*/*.json"):
+        assert path.read_bytes() == (ROOT / "leaderboards/results" / path.relative_to(results)).read_bytes()
+
+
+def test_what_was_computed_stays_as_it_was(results):
+    list(migrate(results))
+    records, _, damage = read_results(results)
+    assert damage == []
+    new = {(r.label, r.identity.seed): r for r in records}
+    assert {label for label, _ in new} == {"scratch", "kd", "irg:free_maximum"}
+    for old in old_records():
+        method = old["identity"]["method"]
+        record = new[
+            f"{method['id']}:{method['variant']}" if method["variant"] else method["id"], old["identity"]["seed"]
+        ]
+        assert record.recipe == old["identity"]["recipe"]
+        assert record.result.model_dump() == old["result"] and len(record.history) == len(old["history"])
+        assert record.weights_sha256 == old["weights_sha256"] and record.method_source == method["source"]
+        assert record.identity.method.version == 1
+
+
+def test_a_second_time_there_is_nothing_to_do(results):
+    list(migrate(results))
+    before = {path: path.read_bytes() for path in results.rglob("*") if path.is_file()}
+    assert list(migrate(results)) == []
+    assert before == {path: path.read_bytes() for path in results.rglob("*") if path.is_file()}
+
+
+def test_a_store_says_what_to_do_and_is_done_after_it(tmp_path):
+    store = old_store(tmp_path / "runs")
+    assert "`cakdbench migrate" in store.records()[1][0]
+    assert all(run.new for run in migrate(store.root))
+    records, damage = store.records()
+    assert damage == [] and len(records) == len(old_records())
+    for run in store.runs():
+        assert run.key == run_key(run.identity()) == run.record().key
+        assert run.label() == run.record().label
+        assert run.set_damaged_aside() is None and np.load(run.predictions).dtype == np.uint16
+
+
+def test_a_migration_that_was_killed_before_the_folder_had_its_name_goes_on(tmp_path, monkeypatch):
+    store = old_store(tmp_path / "runs")
+
+    def killed(*paths):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cakdbench.results.migrate.os.rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            list(migrate(store.root))
+    assert len(list(migrate(store.root))) == len(old_records())
+    assert {run.key for run in store.runs()} == {run_key(run.identity()) for run in store.runs()}
+
+
+def test_a_run_that_is_worked_on_or_there_already_is_left_alone(tmp_path):
+    store = old_store(tmp_path / "runs")
+    first = next(store.runs())
+    worker = RunFolder(first.path)
+    assert worker.acquire()
+    (left, *_) = migrate(store.root)
+    worker.release()
+    assert left.new is None and "a process works on it" in left.reason
+
+
+def test_an_unfinished_run_gets_its_key_and_begins_anew(tmp_path):
+    record = old_records()[0]
+    folder = tmp_path / record["key"]
+    save_checkpoint(folder / "checkpoints", 4, {"weights": torch.zeros(1)})
+    (folder / "identity.json").write_text(json.dumps(record["identity"]))
+    (run,) = migrate(tmp_path)
+    assert run.new == run_key(Identity.model_validate_json((tmp_path / run.new / "identity.json").read_bytes()))
+
+
+def test_code_that_no_version_had_stays_what_a_run_is_known_by(results):
+    path = next(results.glob("kd/*.json"))
+    entry = json.loads(path.read_text())
+    entry["record"]["identity"]["method"]["source"] = "0" * 64
+    path.write_text(json.dumps(entry))
+    list(migrate(results))
+    (record,) = [Record(**json.loads(p.read_text())["record"]) for p in results.glob("kd/*.json")]
+    assert (record.identity.method.version, record.identity.method.source) == (None, "0" * 64)
+
+
+def test_a_method_that_is_not_installed_keeps_its_settings(results):
+    path = next(results.glob("kd/*.json"))
+    entry = json.loads(path.read_text())
+    entry["record"]["identity"]["method"] |= {"id": "foreign", "variant": "odd"}
+    path.write_text(json.dumps(entry))
+    list(migrate(results))
+    (record,) = [Record(**json.loads(p.read_text())["record"]) for p in results.glob("kd/*.json")]
+    assert (
+        record.label == "foreign:odd"
+        and record.identity.method.config == entry["record"]["identity"]["method"]["config"]
+    )
+
+
+def test_a_wrong_folder_is_an_error_that_says_what_to_name(tmp_path):
+    with pytest.raises(UsageError, match="no folder at .*: name a store"):
+        list(migrate(tmp_path / "typo"))
+
+
+def test_a_record_of_another_shape_is_named_damaged(tmp_path):
+    store = old_store(tmp_path)
+    list(migrate(store.root))
+    run = next(store.runs())
+    (run.path / "record.json").write_text('{"format": 2}')
+    with pytest.raises(StoreError, match="damaged file .*record.json: key: Field required"):
+        run.record()
+
+
+def test_the_command_is_documented():
+    assert "nothing is trained again" in command.__doc__
