@@ -42,15 +42,19 @@ def known_sources(id: str, version: int) -> frozenset[str]:
     return frozenset(table.get(id, {}).get(str(version), ()))
 
 
-def source_hash(method: type[Method]) -> str:
+def source_hash(method: type[Method], by_version: bool | None = None) -> str:
     """Return the sha256 over the code of the method's file and of the modules of its package that it imports from.
 
-    Docstrings, comments and blank lines, which cannot change a result, are no part of it. Of a built-in method that
-    another person's imports from, its version counts and not its code.
+    Docstrings, comments and blank lines, which cannot change a result, are no part of it.
+
+    Args:
+        by_version: let the version of a built-in method that it imports from count, and not its code; default: for
+            methods that are not built in themselves.
     """
-    modules = _source_modules(sys.modules[method.__module__])
-    codes = {module.__name__: _code(module, by_version=not is_built_in(method)) for module in modules}
-    return hashlib.sha256("\0".join(codes[name] for name in sorted(codes)).encode()).hexdigest()
+    own, *others = _source_modules(sys.modules[method.__module__])
+    by_version = not is_built_in(method) if by_version is None else by_version
+    codes = [_code(module, by_version) for module in sorted(others, key=lambda module: module.__name__)]
+    return hashlib.sha256("\0".join([bare(inspect.getsource(own)), *codes]).encode()).hexdigest()
 
 
 def _code(module: ModuleType, by_version: bool) -> str:

@@ -1,4 +1,4 @@
-"""Imports run one way, names -> plan -> groups -> trainer -> records -> table -> pages: no wing imports from one above."""
+"""Imports run one way (names, plan, groups, trainer, records, table, pages): no wing imports from one above it."""
 
 import ast
 from pathlib import Path

@@ -95,14 +95,13 @@ def test_an_outside_method_has_the_versions_of_the_built_in_methods_it_uses_in_i
     path = tmp_path / "borrower.py"
     path.write_text("from cakdbench.methods.kd import kd_loss\n" + METHOD.format(id="borrower", factor=1))
     load_file(path)
-    codes = {"cakdbench.methods.kd": "kd version 1", get_method("borrower").__module__: bare(path.read_text())}
-    expected = hashlib.sha256("\0".join(codes[name] for name in sorted(codes)).encode()).hexdigest()
+    expected = hashlib.sha256(f"{bare(path.read_text())}\0kd version 1".encode()).hexdigest()
     assert source_hash(get_method("borrower")) == expected
     monkeypatch.setattr(get_method("kd"), "version", 2)
     assert source_hash(get_method("borrower")) != expected
 
 
-def test_the_source_hash_of_fbt_covers_the_ofa_loss_it_imports():
-    texts = [Path(sys.modules[get_method(id).__module__].__file__).read_text() for id in ("fbt", "ofa")]
-    both = "\0".join(bare(text) for text in texts)
-    assert source_hash(get_method("fbt")) == hashlib.sha256(both.encode()).hexdigest()
+def test_the_source_hash_of_fbt_covers_its_parts_and_the_ofa_loss_it_imports():
+    folder = Path(sys.modules[get_method("fbt").__module__].__file__).parent
+    together = "\0".join(bare((folder / f"{name}.py").read_text()) for name in ("fbt", "fbt_parts", "ofa"))
+    assert source_hash(get_method("fbt")) == hashlib.sha256(together.encode()).hexdigest()

@@ -38,13 +38,13 @@ class Finding:
 
     Attributes:
         detail: what was looked at, or what is wrong.
-        fix: what to do about it; empty if nothing is wrong.
+        hint: what to do about it; empty if nothing is wrong.
     """
 
     title: str
     passed: bool
     detail: str
-    fix: str = ""
+    hint: str = ""
     seconds: float = 0.0
 
 
@@ -59,8 +59,8 @@ def check_method(lab: Lab, files: list[Path] = [], processes: bool = True) -> It
     lab = replace(lab)  # what the checks of one round share ends with it
     for title, check in checks.items():
         begun = time.monotonic()
-        passed, detail, fix = _run(check, lab)
-        yield Finding(title, passed, detail, fix, time.monotonic() - begun)
+        passed, detail, hint = _run(check, lab)
+        yield Finding(title, passed, detail, hint, time.monotonic() - begun)
         if not passed and title in ("described", "refusals have reasons"):
             return
 
@@ -69,7 +69,7 @@ def _run(check: Callable[[Lab], str], lab: Lab) -> tuple[bool, str, str]:
     try:
         return True, check(lab), ""
     except Fault as fault:
-        return False, fault.what, fault.fix
+        return False, fault.what, fault.hint
     except Exception as error:  # a method may raise anything
         return False, f"{type(error).__name__}: {error}", f"look at {_place(error, lab)}"
 
@@ -87,6 +87,6 @@ def findings_table(name: str, findings: list[Finding]) -> Table:
     table = Table("check", "", "found", "s", title=Text(name), title_justify="left")
     for each in findings:
         mark = Text("ok", "green") if each.passed else Text("FAILED", "bold red")
-        found = Text(each.detail if each.passed else f"{each.detail}\n-> {each.fix}")
+        found = Text(each.detail if each.passed else f"{each.detail}\n-> {each.hint}")
         table.add_row(each.title, mark, found, f"{each.seconds:.1f}")
     return table

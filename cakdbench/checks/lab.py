@@ -32,9 +32,9 @@ CLASSES, SIZE, SAMPLES = 10, 64, 20
 class Fault(Exception):
     """A method does not keep its contract: what is wrong, and what to do about it."""
 
-    def __init__(self, what: str, fix: str):
+    def __init__(self, what: str, hint: str):
         super().__init__(what)
-        self.what, self.fix = what, fix
+        self.what, self.hint = what, hint
 
 
 @dataclass(frozen=True)

@@ -149,7 +149,7 @@ def _train(lanes: list[Lane], direction: Direction) -> None:
         raise Fault(f"{direction}: training failed: {failed[0]}", "run it alone and look at its losses")
 
 
-def _must_equal(one: dict, other: dict, complaint: str, fix: str, start: dict | None = None) -> None:
+def _must_equal(one: dict, other: dict, complaint: str, hint: str, start: dict | None = None) -> None:
     """Two states agree bit for bit or, given where they started, in how far they went (to a hundredth).
 
     Raises:
@@ -159,7 +159,7 @@ def _must_equal(one: dict, other: dict, complaint: str, fix: str, start: dict | 
     begun = dict(_flat(start)) if start is not None else {}
     for name in sorted(one.keys() | other.keys()):
         if name not in one or name not in other or not _equal(one[name], other[name], begun.get(name)):
-            raise Fault(f"{complaint} {name}", fix)
+            raise Fault(f"{complaint} {name}", hint)
 
 
 def _flat(state, name: str = "") -> Iterator[tuple[str, Tensor]]:
@@ -230,8 +230,8 @@ def _launch(arguments: list[str], patience: float = 600.0) -> None:
             os.killpg(both.pid, signal.SIGKILL)  # one that waits for the other hears nothing else
             if not isinstance(error, subprocess.TimeoutExpired):
                 raise
-            fix = "call all_gather and broadcast equally often on all processes"
-            raise Fault("two processes wait for each other", fix) from None
+            hint = "call all_gather and broadcast equally often on all processes"
+            raise Fault("two processes wait for each other", hint) from None
     if both.returncode:
         said = [line for line in words.splitlines() if line.strip()] or ["the two processes say nothing"]
         raise Fault(said[-1], "run it alone first; look for code that depends on the rank")

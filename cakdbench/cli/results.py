@@ -50,7 +50,7 @@ def migrate(
     folders: Annotated[list[Path], typer.Argument(help="Stores and results folders of an earlier cakdbench.")],
     method_file: MethodFiles = [],
 ) -> None:
-    """Bring finished runs and entries of an earlier cakdbench up to date; nothing is trained again."""
+    """Give runs of an earlier cakdbench, or of a method now built in, their present keys; nothing is trained."""
     from cakdbench.results.migrate import migrate as migrate_folder
 
     load_methods(method_file)

@@ -1,7 +1,8 @@
-"""Bring records of format 1 up to date, without training anything again.
+"""Carry finished runs over to their present keys, without training anything again.
 
 Format 1 had every setting, the variant's name and the hash of the method's source in the key, so that a new setting or
-a renamed function voided all results. What a run computed, its weights and its predictions are not touched here.
+a renamed function voided all results. A method of a file, known by the hash of its source, may have become a built-in
+one, known by its version. What a run computed, its weights and its predictions are not touched here.
 """
 
 import contextlib
@@ -19,7 +20,7 @@ from cakdbench.method import Method
 from cakdbench.recipes import identity_of
 from cakdbench.records import Identity, Record
 from cakdbench.registry import canonical_label, config_identity, get_method, resolve_config
-from cakdbench.source_hash import is_built_in, known_sources
+from cakdbench.source_hash import is_built_in, known_sources, source_hash
 from cakdbench.store import RunFolder, canonical, run_key, write_atomic
 from cakdbench.submissions.bundle import SCHEMA_FILE
 from cakdbench.submissions.submit import schema_bytes
@@ -59,7 +60,7 @@ def migrate(root: Path) -> Iterator[Migrated]:
 def _run(folder: RunFolder) -> Iterator[Migrated]:
     """Rewrite a run's files, then rename its folder; one that was killed in between is taken up by the next."""
     identity = _json(folder.path / "identity.json")
-    if OLD not in identity and folder.key == run_key(Identity.model_validate(identity)):
+    if OLD not in identity and folder.key == run_key(_adopted(Identity.model_validate(identity))):
         return
     if not folder.acquire():
         yield Migrated(folder.key, None, "a process works on it: wait for it, or stop it")
@@ -67,6 +68,7 @@ def _run(folder: RunFolder) -> Iterator[Migrated]:
     try:
         if OLD in identity:
             _rewrite(folder, identity)
+        _adopt(folder)
         key = run_key(folder.identity())
         if (folder.path.parent / key).exists():
             yield Migrated(folder.key, None, f"{key} is there already: remove one of the two")
@@ -75,6 +77,31 @@ def _run(folder: RunFolder) -> Iterator[Migrated]:
         yield Migrated(folder.key, key)
     finally:
         folder.release()
+
+
+def _adopt(folder: RunFolder) -> None:
+    """Give a run of a method that has become a built-in one its version in place of its source."""
+    identity = folder.identity()
+    adopted = _adopted(identity)
+    if adopted == identity:
+        return
+    if folder.is_done:
+        record = folder.record().model_copy(update={"identity": adopted, "key": run_key(adopted)})
+        write_atomic(folder.path / "record.json", (record.model_dump_json(indent=1) + "\n").encode())
+    write_atomic(folder.path / "identity.json", canonical(adopted).encode())
+
+
+def _adopted(identity: Identity) -> Identity:
+    """Return the identity with the version of a built-in method whose code is the one the run was made with."""
+    try:
+        method = get_method(identity.method.id)
+    except UsageError:
+        return identity
+    sources = {source_hash(method), source_hash(method, by_version=True)} if is_built_in(method) else set()
+    if identity.method.source not in sources:
+        return identity
+    code = identity.method.model_copy(update={"source": None, "version": method.version})
+    return identity.model_copy(update={"method": code})
 
 
 def _rewrite(folder: RunFolder, identity: dict[str, Any]) -> None:

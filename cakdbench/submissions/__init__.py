@@ -1,1 +1,1 @@
-"""Results of others: how they are handed in, read without trust, checked, and made available to the boards."""
+"""Results of others: how they are submitted, read without trust, checked, and made available to the boards."""

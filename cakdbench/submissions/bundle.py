@@ -96,13 +96,13 @@ def read_held(root: Path, file: str) -> Held:
     beside = root / file.removesuffix(".json")
     beside = beside.with_name(beside.name + ".npy")
     if not (beside.exists() or beside.is_symlink()):
-        raise Refused(f"has no predictions: {beside.name} is missing", "hand in both files")
+        raise Refused(f"has no predictions: {beside.name} is missing", "submit both files")
     try:
         raw = read_file(beside, NPY_BYTES)
         predictions = parse_classes(raw)
     except Refused as error:
         what = f"its predictions in {beside.name} cannot be read: the file {error.problem.what}"
-        raise Refused(what, error.problem.mend) from error
+        raise Refused(what, error.problem.hint) from error
     return Held(file, entry, hashlib.sha256(content).hexdigest(), predictions, hashlib.sha256(raw).hexdigest())
 
 

@@ -23,7 +23,7 @@ class _Outside(BaseModel):
 
 
 class Entry(_Outside):
-    """A run of this code: its record, unchanged, and who hands it in."""
+    """A run of this code: its record, unchanged, and who submits it."""
 
     format: Literal[1] = FORMAT
     record: Record

@@ -130,8 +130,8 @@ def load_labels(folder: Path, dataset: str, fingerprint: str) -> np.ndarray | No
         try:
             return parse_classes(read_file(path, NPY_BYTES))
         except Refused as error:
-            fix = "restore it, or remove it and keep the dataset at hand"
-            raise StoreError(f"damaged file {path}: {error.problem.what}; {fix}") from error
+            hint = "restore it, or remove it and keep the dataset at hand"
+            raise StoreError(f"damaged file {path}: {error.problem.what}; {hint}") from error
     data = Truth(folder).dataset(dataset)
     found = data is not None and data.fingerprint == fingerprint
     return data.test.labels.astype(np.uint16) if found else None

@@ -1,4 +1,4 @@
-"""What is wrong with a bundle, where, and how to mend it."""
+"""What is wrong with a bundle, where, and a hint what to do."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ class Problem:
     """Something that does not add up. A `note` is worth knowing, and no reason to refuse."""
 
     what: str
-    mend: str
+    hint: str
     note: bool = False
 
 
@@ -26,12 +26,12 @@ class Finding:
         return not self.problem.note
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.problem.what}; {self.problem.mend}"
+        return f"{self.file}: {self.problem.what}; {self.problem.hint}"
 
 
 class Refused(StoreError):
     """A file of a bundle that is not read any further."""
 
-    def __init__(self, what: str, mend: str):
-        super().__init__(f"{what}; {mend}")
-        self.problem = Problem(what, mend)
+    def __init__(self, what: str, hint: str):
+        super().__init__(f"{what}; {hint}")
+        self.problem = Problem(what, hint)

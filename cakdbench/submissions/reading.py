@@ -46,7 +46,7 @@ def read_file(path: Path, limit: int) -> bytes:
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise Refused("is a link", "put the file itself here") from error
-        raise Refused(f"cannot be read ({error.strerror})", "hand in a readable file") from error
+        raise Refused(f"cannot be read ({error.strerror})", "submit a readable file") from error
     if len(content) > limit:
         raise _too_large(limit)
     return content
@@ -64,7 +64,7 @@ def _check_stat(found: os.stat_result, limit: int) -> None:
 
 
 def _too_large(limit: int) -> Refused:
-    return Refused(f"is larger than {limit:,} bytes", "hand in the file as `cakdbench submit` writes it")
+    return Refused(f"is larger than {limit:,} bytes", "submit the file as `cakdbench submit` writes it")
 
 
 def read_model(content: bytes, model: type[T]) -> T:
@@ -90,7 +90,7 @@ def parse_json(content: bytes) -> Any:
     except RecursionError as error:
         raise _too_deep() from error
     except ValueError as error:
-        raise Refused(f"is no JSON ({error})", "hand in the whole file as it was written") from error
+        raise Refused(f"is no JSON ({error})", "submit the whole file as it was written") from error
     _tame(value, 1)
     return value
 
@@ -108,7 +108,7 @@ def _float(text: str) -> float:
 
 def _int(text: str) -> int:
     if len(text.lstrip("-")) > DIGITS:
-        raise Refused(f"holds a whole number of more than {DIGITS} digits", "hand in the file as it was written")
+        raise Refused(f"holds a whole number of more than {DIGITS} digits", "submit the file as it was written")
     return int(text)
 
 
@@ -133,7 +133,7 @@ def _tame(value: Any, depth: int) -> None:
 
 
 def _too_deep() -> Refused:
-    return Refused(f"is nested deeper than {DEPTH} levels", "hand in the file as it was written")
+    return Refused(f"is nested deeper than {DEPTH} levels", "submit the file as it was written")
 
 
 def parse_classes(content: bytes) -> np.ndarray:
@@ -143,10 +143,10 @@ def parse_classes(content: bytes) -> np.ndarray:
     """
     header = _HEADER.match(content)
     if header is None or int.from_bytes(header[1], "little") != len(header[2]):
-        raise Refused("is no NumPy file of a row of uint16", "hand in predictions.npy as the run wrote it")
+        raise Refused("is no NumPy file of a row of uint16", "submit predictions.npy as the run wrote it")
     count, size = int(header[3]), len(content) - header.end()
     if size != 2 * count:
-        raise Refused(f"says it holds {count} classes and has {size} bytes of them", "hand in the whole file")
+        raise Refused(f"says it holds {count} classes and has {size} bytes of them", "submit the whole file")
     return np.frombuffer(content, "<u2", count, header.end()).astype(np.uint16)
 
 
@@ -171,7 +171,7 @@ def _walk(root: Path) -> Iterator[tuple[str, Problem | None]]:
         for item in _listing(root / inside):
             seen, size = seen + 1, size + min(item.stat(follow_symlinks=False).st_size, NPY_BYTES)
             if seen > FILES or size > TOTAL_BYTES:
-                raise Refused(f"holds more than {FILES:,} files or {TOTAL_BYTES:,} bytes", "hand in less at once")
+                raise Refused(f"holds more than {FILES:,} files or {TOTAL_BYTES:,} bytes", "submit less at once")
             if inside or not item.is_dir(follow_symlinks=False) or not NAME.fullmatch(item.name):
                 yield (f"{inside}/" if inside else "") + _shown(item.name), _strange(item)
 

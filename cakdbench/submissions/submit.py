@@ -23,7 +23,7 @@ from cakdbench.utils.errors import StoreError, UsageError
 
 @dataclass(frozen=True)
 class Submitter:
-    """Who hands runs in, and where to read more."""
+    """Who submits runs, and where to read more."""
 
     submitted_by: str
     paper: str | None = None

@@ -106,7 +106,7 @@ def read_recipe(name: str, numbers: dict[str, Any]) -> Recipe:
     try:
         recipe = checked(Recipe, {**all_numbers(numbers), "name": name, "title": "-", "source": "-"}, "recipe")
     except UsageError as error:
-        raise Refused(f"its recipe is none: {str(error)[:300]}", "submit the run as it was recorded") from error
+        raise Refused(f"invalid recipe: {str(error)[:300]}", "submit the run as it was recorded") from error
     if json.dumps(recipe.identity(), sort_keys=True) != json.dumps(numbers, sort_keys=True):
         raise Refused("its recipe leaves numbers out or writes them in another way", "submit the run as recorded")
     if recipe.image_size > LARGEST_IMAGE or recipe.epochs > LONGEST_TRAINING:

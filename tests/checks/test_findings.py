@@ -305,10 +305,10 @@ def one_thread():
 
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.method.__name__)
 def test_a_broken_rule_is_found_and_the_finding_says_what_to_do(broken):
-    passed, detail, fix = _run(CHECKS[broken.check], Lab(broken.method))
+    passed, detail, hint = _run(CHECKS[broken.check], Lab(broken.method))
     assert not passed
     assert broken.words in detail
-    assert len(fix.split()) > 2
+    assert len(hint.split()) > 2
 
 
 @pytest.mark.parametrize("check", CHECKS)
@@ -372,7 +372,7 @@ def test_one_process_of_two_that_fails_is_a_finding_with_its_last_words(tmp_path
     (name,) = load_file(path)
     with pytest.raises(Fault, match="process 1 of two failed: .*the second half is missing") as found:
         two_processes(Lab(get_method(name)), [path])
-    assert "depends on the rank" in found.value.fix
+    assert "depends on the rank" in found.value.hint
 
 
 def test_two_processes_that_do_not_end_are_killed(tmp_path, monkeypatch):
@@ -386,7 +386,7 @@ def test_two_processes_that_do_not_end_are_killed(tmp_path, monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", Program)
     with pytest.raises(Fault, match="wait for each other") as found:
         _launch([str(tmp_path), "kd"], patience=1.0)  # they have not even made their imports
-    assert "equally often" in found.value.fix
+    assert "equally often" in found.value.hint
     with pytest.raises(ProcessLookupError):
         os.killpg(*groups, 0)
 

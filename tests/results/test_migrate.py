@@ -1,16 +1,21 @@
 """Records of format 1, as an earlier cakdbench wrote them, are carried over without training again."""
 
+import importlib.util
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from cakdbench import registry
 from cakdbench.cli.results import migrate as command
 from cakdbench.records import Identity, Record
-from cakdbench.results.migrate import migrate
+from cakdbench.registry import get_method, load_file
+from cakdbench.results.migrate import migrate, upgraded
+from cakdbench.source_hash import method_identity
 from cakdbench.store import RunFolder, Store, run_key
 from cakdbench.submissions.evidence import read_results
 from cakdbench.submissions.truth import Truth
@@ -145,6 +150,43 @@ def test_a_method_that_is_not_installed_keeps_its_settings(results):
     )
 
 
+@pytest.mark.parametrize("borrows", [False, True])
+def test_a_method_of_a_file_that_became_a_built_in_one_keeps_its_runs(tmp_path, monkeypatch, borrows):
+    text = (ROOT / "methods/kd.py").read_text().replace('"kd"', '"mine"', 1).replace('"hinton",', "")
+    if borrows:
+        text = text.replace("@force_fp32", "from cakdbench.methods.dist import dist_loss\n\n\n@force_fp32", 1)
+    (tmp_path / "mine.py").write_text(text)
+    load_file(tmp_path / "mine.py")
+    run = finished(Store(tmp_path / "runs"), method_identity(get_method("mine"), get_method("mine").Config()))
+    built_in(tmp_path / "mine.py", monkeypatch)
+    (moved,) = migrate(tmp_path / "runs")
+    (now,) = Store(tmp_path / "runs").runs()
+    assert moved.old == run.key and moved.new == now.key == now.record().key == run_key(now.identity())
+    assert (now.identity().method.version, now.identity().method.source) == (1, None)
+    assert list(migrate(tmp_path / "runs")) == []
+
+
+def finished(store, method):
+    """A finished run of a method, made from an old record."""
+    record = Record.model_validate(upgraded(old_records()[1]).model_dump())
+    identity = record.identity.model_copy(update={"method": method})
+    record = record.model_copy(update={"identity": identity, "key": run_key(identity), "label": method.id})
+    run = store.run(identity)
+    run.open(identity, method.id, "demo")
+    run.finish(record)
+    return run
+
+
+def built_in(path, monkeypatch):
+    """Register a file's method as if the file lay in methods/."""
+    for name in ("_methods", "_aliases"):
+        monkeypatch.setattr(registry, name, {k: v for k, v in getattr(registry, name).items() if k != "mine"})
+    spec = importlib.util.spec_from_file_location("cakdbench.methods.mine", path)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+
+
 def test_a_wrong_folder_is_an_error_that_says_what_to_name(tmp_path):
     with pytest.raises(UsageError, match="no folder at .*: name a store"):
         list(migrate(tmp_path / "typo"))
@@ -160,4 +202,4 @@ def test_a_record_of_another_shape_is_named_damaged(tmp_path):
 
 
 def test_the_command_is_documented():
-    assert "nothing is trained again" in command.__doc__
+    assert "nothing is trained" in command.__doc__

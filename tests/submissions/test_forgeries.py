@@ -84,7 +84,7 @@ def of_type(kind, shape=(2000,)):
 
 
 def whole_run_of_another(forgery):
-    """The scratch run handed in as CC's, predictions, history and all."""
+    """The scratch run submitted as CC's, predictions, history and all."""
     other = json.loads(forgery.path("scratch").read_text())["record"]
     content = forgery.path("scratch").with_suffix(".npy").read_bytes()
     names = ("result", "history", "weights_sha256", "predictions_sha256")
@@ -188,7 +188,7 @@ FORGERIES = {
     "other warm-up": (put("identity.recipe.schedule.warmup_epochs", 0), "its learning rate .* is not its recipe's"),
     "passed off as the standard recipe": (standard_recipe, "its history has 2 epochs"),
     "unknown recipe": (put("recipe_name", "my_recipe"), "the recipe my_recipe is unknown"),
-    "recipe with a new number": (put("identity.recipe.tricks", 1), "its recipe is none: .*tricks"),
+    "recipe with a new number": (put("identity.recipe.tricks", 1), "invalid recipe: .*tricks"),
     "recipe without a number": (drop("identity.recipe", "clip_grad"), "leaves numbers out"),
     "recipe out of all bounds": (put("identity.recipe.image_size", 65536), "at 65536 px"),
     "endless recipe": (put("identity.recipe.epochs", 10**9), "trains 1000000000 epochs"),
@@ -201,11 +201,16 @@ FORGERIES = {
     "learning rates edited": (put("history.1.lr", 0.1), "epoch 1: its learning rate 0.1"),
     "no losses": (put("history.1.losses", {}), "losses are missing"),
     "training accuracy made up": (put("history.1.train_top1", 51.23456), "no whole number of 5000 images"),
-    "other source": (put("identity.method.source", "c" * 64), "other source: cccccccccccccccc"),
-    "no source": (put("identity.method.source", ""), "method.source is no sha256"),
-    "other name": (put("label", "kd:secret"), "its settings are named kd:secret, their name is kd"),
-    "endless name": (put("label", "kd[weight=" + "[" * 500 + "]"), "characters that are not allowed, or is too long"),
-    "other version": (put("identity.method.version", 9), "no version of kd, which now is 1"),
+    "other source": (
+        put("identity.method", lambda old: old | {"version": None, "source": "c" * 64}),
+        "it has no version of cc, which now is 1",
+    ),
+    "version and source": (put("identity.method.source", "c" * 64), "give one of them"),
+    "neither": (put("identity.method.version", None), "give one of them"),
+    "no source": (put("method_source", ""), "invalid method_source: it is no sha256"),
+    "other name": (put("label", "cc:secret"), "its settings are named cc:secret, their name is cc"),
+    "endless name": (put("label", "cc[weight=" + "[" * 500 + "]"), "characters that are not allowed, or is too long"),
+    "other version": (put("identity.method.version", 9), "no version of cc, which now is 1"),
     "a number as another type": (put("identity.method.config.weight", 1), "written in another way"),
     "setting left out": (drop("identity.method.config", "gamma"), "settings are incomplete"),
     "unknown setting": (put("identity.method.config.bonus", 1), "unknown setting"),
@@ -268,7 +273,7 @@ def test_forgery_is_refused_with_its_reason(forgery, kind):
     forge(forgery)
     told = forgery.refusals()
     assert any(re.search(reason, text) for text in told), told
-    assert all(text.count("; ") for text in told), "every refusal says how to mend it"
+    assert all(text.count("; ") for text in told), "every refusal says a hint what to do"
 
 
 def test_kinds_are_many():

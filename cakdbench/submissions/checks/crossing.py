@@ -33,7 +33,7 @@ def check_seeds(held: list[Held]) -> Iterator[Finding]:
         for each in group[1:] if len(group) > 1 else ():
             seed, other = each.entry.record.identity.seed, group[0].file
             what = f"duplicate seed: {other} is a run of the same method, pair and recipe with seed {seed}"
-            yield Finding(each.file, Problem(what, "hand in one run of a seed"))
+            yield Finding(each.file, Problem(what, "submit one run of a seed"))
 
 
 def _alike(held: list[Held], key) -> dict[object, list[Held]]:
@@ -77,7 +77,7 @@ def check_copies(held: list[Held]) -> Iterator[Finding]:
             for each in group[1:]:
                 if _unnamed(each) != _unnamed(first):
                     what = f"copied run: it has the {name.partition('_')[0]} of {first.file}"
-                    yield Finding(each.file, Problem(what, "hand in every run once, under its own name"))
+                    yield Finding(each.file, Problem(what, "submit every run once, under its own name"))
 
 
 def _unnamed(held: Held) -> str:

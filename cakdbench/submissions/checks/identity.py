@@ -59,7 +59,7 @@ def check_hashes(case: Case) -> Iterator[Problem]:
         hashes["teacher.sha256"] = case.identity.teacher.sha256
     for name, value in hashes.items():
         if not _SHA256.fullmatch(value):
-            yield Problem(f"{name} is no sha256", ANEW)
+            yield Problem(f"invalid {name}: it is no sha256", ANEW)
 
 
 def check_data(case: Case) -> Iterator[Problem]:

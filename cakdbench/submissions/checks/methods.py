@@ -30,7 +30,7 @@ def check_settings(case: Case) -> Iterator[Problem]:
     try:
         config = config_of(case)
     except CakdError as error:
-        yield Problem(f"its settings are none of {case.method.id}: {str(error)[:300]}", ANEW)
+        yield Problem(f"invalid settings of {case.method.id}: {str(error)[:300]}", ANEW)
         return
     settings, canonical = case.identity.method.config, config_identity(config)
     if json.dumps(settings, sort_keys=True) != json.dumps(canonical, sort_keys=True):
