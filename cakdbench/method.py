@@ -192,7 +192,9 @@ class Method(nn.Module):
         return None
 
     @classmethod
-    def paper_modules(cls, student: StagedModel, teacher: StagedModel) -> Mapping[str, Sequence[tuple[nn.Module, Layout]]]:
+    def paper_modules(
+        cls, student: StagedModel, teacher: StagedModel
+    ) -> Mapping[str, Sequence[tuple[nn.Module, Layout]]]:
         """Return what papers' cost tables count of the method: by name, modules with the layouts they take."""
         return {}
 

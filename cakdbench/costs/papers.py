@@ -32,7 +32,9 @@ def printed_costs() -> dict[str, dict[str, tuple[str, str]]]:
     for pair in PAIRS:
         models = pair.partition("@")[0]
         rows = [row for row in costs() if row.source == "fbt-appendix" and f"{row.teacher}>{row.student}" == models]
-        branches = {row.branch: (row.params_m, row.flops_g) for row in sorted(rows, key=lambda row: -float(row.params_m))}
+        branches = {
+            row.branch: (row.params_m, row.flops_g) for row in sorted(rows, key=lambda row: -float(row.params_m))
+        }
         tables[pair] = {"student": (rows[0].student_params_m, rows[0].student_flops_g)} | branches
     return tables
 

@@ -13,7 +13,7 @@ from cakdbench.reports.html import board_html
 from cakdbench.reports.latex import board_latex
 from cakdbench.reports.markdown import board_markdown
 from cakdbench.reports.page_conflicts import conflicts_markdown
-from cakdbench.reports.page_costs import costs_markdown
+from cakdbench.reports.page_costs import costs_board
 from cakdbench.reports.page_reproduction import reproduction_markdown
 from cakdbench.reports.sections import board_of
 from cakdbench.results.load import Evidence
@@ -52,7 +52,7 @@ def general_pages(boards: Iterable[BoardResults], records: Iterable[Record]) -> 
     """Yield the pages that belong to no single board."""
     yield Page("reproduction.md", reproduction_markdown(boards))
     yield Page("conflicts.md", conflicts_markdown())
-    yield Page("costs.md", costs_markdown(records))
+    yield Page("costs.md", board_markdown(costs_board(records)))
 
 
 def suite_board(name: str, suites: Iterable[Suite], evidence: Evidence, rules: Rules) -> BoardResults:
