@@ -198,7 +198,8 @@ def canonical_label(
     nearest: dict[str | None, dict[str, Any]] = {}
     for name in names:
         values = asdict(resolve_config(method, name, teacher, student, dataset))
-        nearest[name] = {key: value for key, value in asdict(config).items() if value != values[key]}
+        own = asdict(config)
+        nearest[name] = {key: own[key] for key in own if repr(own[key]) != repr(values[key])}  # NaN is not itself
     name = min(names, key=lambda name: len(nearest[name]))
     return labels.label(method.id, labels.with_changes(name, nearest[name]))
 

@@ -76,7 +76,7 @@ def _sync_folder(folder: Path) -> None:
 
 def canonical(identity: Identity) -> str:
     """Return JSON with sorted keys, without spaces and without fields that are None: equal content, equal bytes."""
-    return json.dumps(_dump(identity), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return json.dumps(_dump(identity), sort_keys=True, separators=(",", ":"))
 
 
 def _dump(value: Any) -> Any:

@@ -70,6 +70,7 @@ def feature_mse_loss(learner: Tensor, supervisor: Tensor) -> Tensor:
     year=2025,
     kind="fused",
     aliases=("tas",),
+    version=2,
 )
 class FBT(Method):
     """Labels, and knowledge from T to S, from T to F and from F to S; the giving side never gets a gradient."""

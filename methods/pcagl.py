@@ -136,6 +136,7 @@ def make_discriminator(width: int) -> nn.Sequential:
     url="https://arxiv.org/abs/2207.05273",
     year=2022,
     kind="adversarial",
+    version=2,
 )
 class PCAGL(Method):
     """Labels, and the teacher's attention and features in the spaces two projectors of the student's map lead to."""

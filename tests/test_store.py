@@ -57,6 +57,12 @@ def test_a_key_is_a_plain_file_name():
     assert "/" not in key and ":" not in key
 
 
+@pytest.mark.parametrize("code", [{"version": 1, "source": "ab"}, {}])
+def test_a_method_is_known_by_its_version_or_by_its_source(code):
+    with pytest.raises(ValidationError, match="give one of them"):
+        identity(method={"id": "kd", "config": {}} | code)
+
+
 def test_identity_refuses_unknown_fields():
     with pytest.raises(ValidationError):
         identity(colour="red")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-BOARDS = Path(__file__).parents[1] / "leaderboards"
+BOARDS = Path(__file__).parents[2] / "leaderboards"
 RUN = "kd-vit_xs-fashion_demo-s0"
 
 

@@ -13,8 +13,9 @@ from cakdbench.costs.papers import PAIRS, paper_modules
 from cakdbench.grid.plan import Refusal
 from cakdbench.grid.suites import resolve_pairs
 from cakdbench.method import Method, Step
-from cakdbench.registry import split_variant
+from cakdbench.registry import resolve_config, split_variant
 from cakdbench.utils.errors import UsageError
+from cakdbench.utils.rng import seeded
 
 DEMO = "resnet_m>vit_xs@fashion_demo"
 
@@ -100,6 +101,21 @@ def test_the_count_is_that_of_real_steps(label):
     names = ("student_parameters", "student_macs", "extra_parameters", "added_macs", "path_macs", "least_path_macs",
              "most_path_macs", "legacy_parameters", "legacy_macs", "legacy_student_macs")  # fmt: skip
     assert {name: getattr(counted, name) for name in names} == {name: getattr(real, name) for name in names}
+
+
+@pytest.mark.parametrize("label", ["fbt", "ofa", "crd", "fofa", "fcfd", "reviewkd", "irg"])
+def test_a_path_is_what_arithmetic_says_of_a_real_step(label, arithmetic):
+    """The second step, where memories and feedback are there; less what the student alone takes."""
+    place, (made, variant), found = bench().on_cpu, split_variant(label), cost(label)
+    config = resolve_config(made, variant, place.teacher.info, place.student.info, place.pair.dataset)
+    method = made(place.student, place.teacher, config, place.labels).eval()
+    method(place.batch(1, 0, taught=True))
+    method.step_end()
+    batch = place.batch(1, 1, taught=True)
+    with seeded("cost", 1), arithmetic:  # fcfd draws what it does
+        method(batch)
+    path = arithmetic.macs - found.student_macs
+    assert found.path_macs > 0 and found.least_path_macs <= path <= found.most_path_macs
 
 
 def test_feedback_of_the_step_before_is_counted_and_kept():

@@ -94,7 +94,7 @@ def whole_run_of_another(forgery):
 
 def second_run_of_the_seed(forgery):
     def change(record):
-        record["identity"]["method"]["source"] = "a" * 64
+        record["identity"]["method"].update(version=None, source="a" * 64)
         record["weights_sha256"] = "b" * 64
 
     forgery.edit(change, copy=True)
@@ -108,7 +108,7 @@ def another_seed(forgery):
 
 
 def standard_recipe(forgery):
-    numbers = load_recipe("demo").numbers()
+    numbers = load_recipe("demo").identity()
     put("identity.recipe", numbers)(forgery)
 
 
@@ -185,11 +185,12 @@ FORGERIES = {
     "teacher half there": (put("teacher", None), "do not agree on whether it had a teacher"),
     "other recipe, old key": (without_rekeying, NOT_ITS_OWN),
     "other learning rate": (put("identity.recipe.optimizer.lr", 0.1), "its learning rate .* is not its recipe's"),
-    "other warm-up": (put("identity.recipe.schedule.warmup_epochs", 0), "its learning rate .* is not its recipe's"),
+    "other warm-up": (drop("identity.recipe.schedule", "warmup_epochs"), "its learning rate .* is not its recipe's"),
     "passed off as the standard recipe": (standard_recipe, "its history has 2 epochs"),
     "unknown recipe": (put("recipe_name", "my_recipe"), "the recipe my_recipe is unknown"),
     "recipe with a new number": (put("identity.recipe.tricks", 1), "invalid recipe: .*tricks"),
-    "recipe without a number": (drop("identity.recipe", "clip_grad"), "leaves numbers out"),
+    "recipe without a number": (drop("identity.recipe", "epochs"), "invalid recipe: .*epochs: missing"),
+    "a neutral number told": (put("identity.recipe.drop_path", 0.0), "leaves numbers out or writes them in another way"),
     "recipe out of all bounds": (put("identity.recipe.image_size", 65536), "at 65536 px"),
     "endless recipe": (put("identity.recipe.epochs", 10**9), "trains 1000000000 epochs"),
     "epoch left out": (put("history", lambda old: old[1:]), "its history has 1 epochs"),
@@ -205,8 +206,6 @@ FORGERIES = {
         put("identity.method", lambda old: old | {"version": None, "source": "c" * 64}),
         "it has no version of cc, which now is 1",
     ),
-    "version and source": (put("identity.method.source", "c" * 64), "give one of them"),
-    "neither": (put("identity.method.version", None), "give one of them"),
     "no source": (put("method_source", ""), "invalid method_source: it is no sha256"),
     "other name": (put("label", "cc:secret"), "its settings are named cc:secret, their name is cc"),
     "endless name": (put("label", "cc[weight=" + "[" * 500 + "]"), "characters that are not allowed, or is too long"),

@@ -78,7 +78,7 @@ def check_source(case: Case) -> Iterator[Problem]:
     if not is_built_in(method):
         yield from _other_source(case, identity.source or "")
     elif identity.version is None or not 1 <= identity.version <= method.version:
-        yield Problem(f"it has no version of {method.id}, which now is {method.version}", ANEW)
+        yield Problem(f"it has no version of {method.id}, which now is {method.version}", ANEW, note=case.accepted)
     elif identity.version < method.version:
         what = f"was computed by version {identity.version} of {method.id}, which now is {method.version}"
         yield Problem(what, "run it again", note=case.accepted)
