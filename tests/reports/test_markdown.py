@@ -13,7 +13,7 @@ from cakdbench.reports.sections import board_of
 from cakdbench.reports.text import points, span
 from cakdbench.submissions.entry import ExternalEntry
 from tests.reports.pages import main_table, tables
-from tests.reports.synthetic import CONFIGS, RECIPE, TestRules, column, record
+from tests.reports.synthetic import CONFIGS, RECIPE, TestRules, column, printed, record
 
 A, B, C = "cnn_mini>vit_mini@demo", "msa_mini>vit_mini@demo", "cnn_mini>mlp_mini@demo"
 HEAD_A, HEAD_C = "cnn_mini → vit_mini", "cnn_mini → mlp_mini"
@@ -167,6 +167,17 @@ class TestBeside:
         (table,) = tables(section(text, "Averaged weights (EMA"))
         assert table[1:] == [["KD", "85.50"], ["OFA", "–"]]
         assert "EMA" not in page(grid())
+
+    def test_top5_stands_where_papers_print_it(self):
+        values = {A: {"kd": (printed("94.62", pair=A, metric="top5"),), "afd": (printed("80.00", "afd", pair=A),)}}
+        made = board_markdown(
+            board_of(
+                board_results("x", "X", [column(A), column(C)], [record("kd", A), record("ofa", C)], TestRules(values))
+            )
+        )
+        (table,) = tables(section(made, "Top-5 accuracy"))
+        assert table == [["method", HEAD_A], ["teacher", "–"], ["KD", "99.00\n94.62 T"]]
+        assert "Top-5" not in page(grid())
 
     def test_certainty(self):
         (table,) = tables(section(page(grid((A,), seeds=(0,))), "How sure"))
