@@ -12,6 +12,7 @@ from cakdbench.reports.markdown import board_markdown
 from cakdbench.reports.sections import board_of
 from cakdbench.reports.text import points, span
 from cakdbench.submissions.entry import ExternalEntry
+from tests.reports.boards import NUMBERS
 from tests.reports.pages import main_table, tables
 from tests.reports.synthetic import CONFIGS, RECIPE, TestRules, column, printed, record
 
@@ -169,14 +170,20 @@ class TestBeside:
         assert "EMA" not in page(grid())
 
     def test_top5_stands_where_papers_print_it(self):
-        values = {A: {"kd": (printed("94.62", pair=A, metric="top5"),), "afd": (printed("80.00", "afd", pair=A),)}}
-        made = board_markdown(
-            board_of(
-                board_results("x", "X", [column(A), column(C)], [record("kd", A), record("ofa", C)], TestRules(values))
-            )
-        )
+        own, other = "swin_t>resnet18@cifar100", "vit_s>resnet18@cifar100"
+        values = {
+            own: {
+                "kd": (printed("94.62", pair=own, metric="top5"), printed("80.00", pair=own)),
+                "afd": (printed("80.00", "afd", pair=own),),
+            }
+        }
+        columns, records = [column(own, numbers=NUMBERS), column(other, numbers=NUMBERS)], []
+        for pair in (own, other):
+            records += [record(label, pair, recipe=NUMBERS) for label in ("kd", "ofa")]
+        made = board_markdown(board_of(board_results("x", "X", columns, records, TestRules(values))))
         (table,) = tables(section(made, "Top-5 accuracy"))
-        assert table == [["method", HEAD_A], ["teacher", "–"], ["KD", "99.00\n94.62 T"]]
+        assert table[:3] == [["method", "swin_t → resnet18"], ["teacher", "–"], ["KD", "99.00\n94.62 T"]]
+        assert [row[0] for row in table[3:]] == ["OFA"]
         assert "Top-5" not in page(grid())
 
     def test_certainty(self):
