@@ -1,4 +1,4 @@
-"""What `import cakdbench` offers: results as pandas frames. Accuracies are in percent, differences in points."""
+"""The functions of `import cakdbench`: results as pandas frames. Accuracies are in percent, differences in points."""
 
 import os
 import warnings

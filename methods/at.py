@@ -30,7 +30,7 @@ from cakdbench.utils.precision import force_fp32
 
 
 def attention_map(feature: Tensor, p: int = 2, absolute: bool = False) -> Tensor:
-    """Q: a map `(B, C, H, W)` to vectors `(B, H*W)` of length 1; zeros stay zeros."""
+    """Return Q of a map `(B, C, H, W)`: vectors `(B, H*W)` of length 1; zeros stay zeros."""
     feature = feature.abs() if absolute else feature
     return F.normalize(feature.pow(p).mean(1).flatten(1))
 
@@ -39,7 +39,7 @@ def attention_map(feature: Tensor, p: int = 2, absolute: bool = False) -> Tensor
 def at_loss(
     student_map: Tensor, teacher_map: Tensor, p: int = 2, form: str = "squared", absolute: bool = False
 ) -> Tensor:
-    """Distance of two normalised attention maps over the number of positions, mean over the batch.
+    """Return the distance of two normalised attention maps over the number of positions, mean over the batch.
 
     `squared`, as in the authors' code, RepDistiller and mdistiller: `mean_{b,x} (Q_s - Q_t)^2`. `norm`, eq. 2 of
     arXiv:1612.03928: `mean_b ||Q_s - Q_t|| / (H*W)`.
@@ -115,7 +115,7 @@ class AT(Method):
         weight = config.weight / (len(config.stages) if config.reduction == "mean" else 1)
         losses = {"label": config.label_weight * batch.label_loss(student.logits)}
         for i in config.stages:
-            own = self.student.layouts[i - 1].to_map(student.stages[i - 1])
-            given = self.teacher.layouts[i - 1].to_map(batch.teacher.stages[i - 1])
-            losses[f"at_{i}"] = weight * at_loss(own, given, config.p, config.form, config.absolute)
+            learned = self.student.layouts[i - 1].to_map(student.stages[i - 1])
+            target = self.teacher.layouts[i - 1].to_map(batch.teacher.stages[i - 1])
+            losses[f"at_{i}"] = weight * at_loss(learned, target, config.p, config.form, config.absolute)
         return Step(student.logits, losses)

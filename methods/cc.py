@@ -44,7 +44,7 @@ def cc_loss(student_embedding: Tensor, teacher_embedding: Tensor) -> Tensor:
 
 @force_fp32
 def cc_peng_loss(student: Tensor, teacher: Tensor, gamma: float = 0.4, order: int = 2) -> Tensor:
-    """Mean squared difference of the kernel matrices of arXiv:1904.01802, of embeddings brought to length 1.
+    """Return the mean squared difference of the kernel matrices of arXiv:1904.01802, of embeddings brought to length 1.
 
     Args:
         student: `(B, D)`.
@@ -105,7 +105,7 @@ class CC(Method):
     }
 
     def build(self) -> None:
-        """The two embeddings, if the weight leaves them something to do."""
+        """Make the two embeddings, if the weight leaves them something to do."""
         if self.config.weight:
             self.embed_student = nn.Linear(self.student.width, self.config.dim)
             self.embed_teacher = nn.Linear(self.teacher.width, self.config.dim)
@@ -115,7 +115,7 @@ class CC(Method):
         losses = {"label": batch.label_loss(student.logits)}
         if config.weight:
             embedded = self.embed_student(student.pooled), self.embed_teacher(batch.teacher.pooled)
-            given = (config.gamma, config.order) if config.form == "peng" else ()
+            kernel = (config.gamma, config.order) if config.form == "peng" else ()
             loss = cc_peng_loss if config.form == "peng" else cc_loss
-            losses["cc"] = config.weight * loss(*embedded, *given)
+            losses["cc"] = config.weight * loss(*embedded, *kernel)
         return Step(student.logits, losses)

@@ -38,7 +38,7 @@ LEAST_TAU = 0.03  # below, exp(1 / tau) and its inverse over Z leave float32
 
 @force_fp32
 def crd_loss(scores: Tensor, n_data: int, eps: float = 1e-7) -> Tensor:
-    """One side's noise-contrastive loss, as the code of arXiv:1910.10699 (RepDistiller) computes it.
+    """Return one side's noise-contrastive loss, as the code of arXiv:1910.10699 (RepDistiller) computes it.
 
     `-mean_b [log(o_0 / (o_0 + K/N + eps)) + sum_{k >= 1} log((K/N) / (o_k + K/N + eps))]`.
 
@@ -48,8 +48,8 @@ def crd_loss(scores: Tensor, n_data: int, eps: float = 1e-7) -> Tensor:
     """
     noise = (scores.shape[1] - 1) / n_data
     positive, negative = scores[:, 0], scores[:, 1:]
-    found = positive.log() - (positive + noise + eps).log()
-    return (torch.log1p((negative + eps) / noise).sum() - found.sum()) / len(scores)
+    log_hit = positive.log() - (positive + noise + eps).log()
+    return (torch.log1p((negative + eps) / noise).sum() - log_hit.sum()) / len(scores)
 
 
 @force_fp32
@@ -122,7 +122,7 @@ class Memory(nn.Module):
     def _scale(self, *raw: Tensor) -> None:
         """Set Z if it is not known; looks at the device in the first step after start or load only."""
         if not self._scaled and not self.z.any():
-            self.z.copy_(broadcast(len(self.student) * torch.stack([each.detach().mean() for each in raw])))
+            self.z.copy_(broadcast(len(self.student) * torch.stack([scores.detach().mean() for scores in raw])))
         self._scaled = True
 
     @torch.no_grad()
@@ -130,8 +130,8 @@ class Memory(nn.Module):
         """Let embeddings `(M, D)` of the images `index` `(M,)` enter; of several of one image the last."""
         rows = torch.arange(len(index), device=index.device)
         last = ((index[:, None] == index) * rows).amax(1)
-        for bank, seen in ((self.student, student), (self.teacher, teacher)):
-            moved = self.momentum * bank[index] + (1 - self.momentum) * seen[last]
+        for bank, embedded in ((self.student, student), (self.teacher, teacher)):
+            moved = self.momentum * bank[index] + (1 - self.momentum) * embedded[last]
             bank.index_copy_(0, index, unit(moved))
 
     def _load_from_state_dict(self, *args) -> None:
@@ -189,11 +189,11 @@ class CRD(Method):
     }
 
     def build(self) -> None:
-        """Embeddings, memories and the draw of negatives, if the weight leaves them something to do."""
+        """Make embeddings, memories and the draw of negatives, if the weight leaves them something to do."""
         config = self.config
         parts = {"logits": config.kd_weight, "pooled": config.weight}
         self.needs = frozenset(part for part, weight in parts.items() if weight)
-        self._seen: list[tuple[Tensor, Tensor]] = []
+        self._embedded: list[tuple[Tensor, Tensor]] = []  # index and both embeddings of a local batch
         if not config.weight:
             return
         if self.labels is None:
@@ -216,13 +216,13 @@ class CRD(Method):
         student, teacher = unit(self.embed_student(student)), unit(self.embed_teacher(teacher))
         picked = torch.cat([index[:, None], self.others.draw(index, self.config.negatives)], 1)
         sides = self.memory.scores(student, teacher, picked)
-        self._seen.append((index, torch.cat([student, teacher], 1).detach()))
+        self._embedded.append((index, torch.cat([student, teacher], 1).detach()))
         return sum(crd_loss(scores, len(self.labels)) for scores in sides)
 
     def step_end(self) -> None:
         """Let the step's embeddings enter the memories, on every process those of all, in the order of places."""
-        seen, self._seen = self._seen, []
-        if seen:  # the n-th local batches of all processes come before the next ones, as with one process
-            index = torch.cat([all_gather(index) for index, _ in seen])
-            embedded = torch.cat([all_gather(both) for _, both in seen])
+        parts, self._embedded = self._embedded, []
+        if parts:  # the n-th local batches of all processes come before the next ones, as with one process
+            index = torch.cat([all_gather(index) for index, _ in parts])
+            embedded = torch.cat([all_gather(both) for _, both in parts])
             self.memory.renew(index, *embedded.chunk(2, 1))

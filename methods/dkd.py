@@ -56,12 +56,12 @@ def dkd_loss(
     temperature: float = 1.0,
 ) -> Tensor:
     """`T^2 * mean_b(alpha * TCKD + beta * NCKD)` of arXiv:2203.08679, as in mdistiller; shapes as `tckd_loss`."""
-    given = student_logits, teacher_logits, target, temperature
-    return alpha * tckd_loss(*given) + beta * nckd_loss(*given)
+    arguments = student_logits, teacher_logits, target, temperature
+    return alpha * tckd_loss(*arguments) + beta * nckd_loss(*arguments)
 
 
 def _others(logits: Tensor, target: Tensor) -> Tensor:
-    """The logits `(B, C - 1)` of all classes but the target."""
+    """Return the logits `(B, C - 1)` of all classes but the target."""
     column = torch.arange(logits.shape[1] - 1, device=logits.device)
     return logits.gather(1, column + (column >= target[:, None]))
 
@@ -119,12 +119,12 @@ class DKD(Method):
 
     def distill_step(self, batch: Batch) -> Step:
         config, logits = self.config, self.student(batch.images).logits
-        given = logits, batch.teacher.logits, batch.hard_target
-        distilled = dkd_loss(*given, config.alpha, config.beta, config.temperature)
+        weights = config.alpha, config.beta
+        distilled = dkd_loss(logits, batch.teacher.logits, batch.hard_target, *weights, config.temperature)
         weight = config.weight * ramp(batch.epoch, config.warmup)
         return Step(logits, {"label": config.label_weight * batch.label_loss(logits), "dkd": weight * distilled})
 
 
 def ramp(epoch: int, warmup: int) -> float:
-    """Share of the full weight in `epoch` (from 0): 1 from the last of `warmup` epochs on."""
+    """Return the share of the full weight in `epoch` (from 0): 1 from the last of `warmup` epochs on."""
     return min((epoch + 1) / warmup, 1.0) if warmup else 1.0

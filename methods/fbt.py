@@ -4,41 +4,45 @@
     D(a -> b) = OFA loss of b's logits under a's + InfoNCE of b's final feature under a's; a gets no gradient
 
 First published as TAS. T, S and F are the teacher, the student and the fused model. F runs the front's stages 1 to
-`front_k`, the L2G module (patch embedding and one Swin-V2 block), and the back's stages from `back_j` on with its head.
+`front_k`, the L2G module (patch embedding and one Swin block), and the back's stages from `back_j` on with its head.
 A CNN is the front of a pair with exactly one CNN; otherwise the student is.
 
+Final features are compared after average pooling, as TAS 3.2 says: of a network with a class token they are the mean
+of its normalised patch tokens, of any other what its classifier takes. Variant `feature_cls` compares class tokens.
+
 Paper and code: there is no released code. The papers give the loss, gamma (1.0 on CIFAR-100, 1.5 on ImageNet), the
-modules, and a learned temperature "like CLIP". They leave open where it starts (here 0.07) and whether features are
-normalised (here they are), the heads of L2G (6 and 8 fit their parameter counts alike; 8 divides every width), what a
-class-token back reads (a learned token), how features of unlike width meet (a linear map), and which network is the
-front where neither is a CNN (the student). They cut networks of equal blocks "averagely" as OFA does, whose code cuts
-2/2/6/2, as is done here (`split` of the recipe). Heads, token, map, front and first temperature are settings.
+modules, and that the temperature is learned. Their "entire loss" is the three D alone. CE is added here, because the
+default form of the OFA loss (`code`) leaves the labels out; `form=paper` contains them in every D, and CE is then not
+added. The papers cite Swin V1 for the block of L2G (variant `swin_v1_block`); that it is a Swin-V2 block, the default,
+is inferred from their cost table. They leave open where the temperature starts (here 0.07) and whether features are
+normalised (here they are), the heads of L2G (6 and 8 fit that table alike; 8 divides every width), what a class-token
+back reads (a learned token), how features of unlike width meet (a linear map), and which network is the front where
+neither is a CNN (the student). They cut networks of equal blocks "averagely" as OFA does, whose code cuts 2/2/6/2, as
+is done here (`split` of the recipe). Heads, token, map, front and first temperature are settings.
 """
 
 import contextlib
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from timm.models.swin_transformer_v2 import SwinTransformerV2Block
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cakdbench.method import Batch, Method, Setting, Step, check_choices
+from cakdbench.methods.fbt_parts import L2G, statistics_kept
 from cakdbench.methods.ofa import ofa_loss
-from cakdbench.models.staged import Layout, ModelInfo, Output, StagedModel, to_map
+from cakdbench.models.staged import ModelInfo, Output, StagedModel, to_map
 from cakdbench.registry import register
 from cakdbench.utils.precision import force_fp32
 
-MAX_SCALE = 100.0  # of the cosine similarities, as in CLIP
+MAX_SCALE = 100.0  # of the cosine similarities; the papers give no limit, this is CLIP's
 
 
 @force_fp32
 def info_nce_loss(learner: Tensor, supervisor: Tensor, scale: Tensor | float) -> Tensor:
-    """Each learner feature picks the supervisor's feature of the same sample out of the batch, eq. 3 of FBT.
+    """Pick out of the batch, for a learner's feature, the supervisor's of the same sample; eq. 3 of FBT.
 
     Features are normalised to length 1; there is one direction only.
 
@@ -53,70 +57,8 @@ def info_nce_loss(learner: Tensor, supervisor: Tensor, scale: Tensor | float) ->
 
 @force_fp32
 def feature_mse_loss(learner: Tensor, supervisor: Tensor) -> Tensor:
-    """Mean squared difference of two features `(B, D)`, the papers' alternative to InfoNCE."""
+    """Return the mean squared difference of two features `(B, D)`, the papers' alternative to InfoNCE."""
     return F.mse_loss(learner, supervisor)
-
-
-class L2G(nn.Module):
-    """Patch embedding and one attention block, from a front's stage to the entry of a back's stage.
-
-    Args:
-        front: layout of the feature that comes in.
-        back: layout of the feature the back's stage `back_j` takes, that is of its stage before.
-        block: `swin` (one Swin-V2 block, no shift), `vit` or `none`.
-        prefix: `(1, P, D)`, initial value of the prefix tokens it owns for the back, if it owns any.
-    """
-
-    def __init__(
-        self,
-        front: Layout,
-        back: Layout,
-        block: str = "swin",
-        heads: int = 8,
-        window: int = 7,
-        prefix: Tensor | None = None,
-    ):
-        super().__init__()
-        self.front, self.grid = front, back.grid
-        self.divides = all(side % wanted == 0 for side, wanted in zip(front.grid, back.grid))
-        kernel = tuple(side // wanted for side, wanted in zip(front.grid, back.grid)) if self.divides else 1
-        self.patch_embed = nn.Conv2d(front.channels, back.channels, kernel, kernel)
-        self.block = _attention(block, back, heads, window)
-        self.prefix = None if prefix is None else nn.Parameter(prefix.detach().clone())
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The front's feature to tokens `(B, H*W, D)` of the back, without prefix."""
-        x = self.patch_embed(self._fit(self.front.to_map(x)))
-        return self.block(x.permute(0, 2, 3, 1)).reshape(len(x), -1, x.shape[1])
-
-    def _fit(self, x: Tensor) -> Tensor:
-        """Bring a grid the patch embedding cannot divide to the back's: up bilinearly, down by averaging."""
-        if self.divides:
-            return x
-        if x.shape[-2] < self.grid[0] or x.shape[-1] < self.grid[1]:
-            return F.interpolate(x, self.grid, mode="bilinear", align_corners=False)
-        return F.adaptive_avg_pool2d(x, self.grid)
-
-
-def _attention(block: str, layout: Layout, heads: int, window: int) -> nn.Module:
-    if block == "swin":
-        return SwinTransformerV2Block(layout.channels, layout.grid, heads, window)
-    if block == "vit":
-        return nn.Sequential(nn.Flatten(1, 2), Block(layout.channels, heads, qkv_bias=True))
-    return nn.Identity()
-
-
-@contextlib.contextmanager
-def statistics_kept(model: nn.Module) -> Iterator[None]:
-    """Batch norms normalise by the batch inside the block, as in training, but do not record it."""
-    norms = [m for m in model.modules() if getattr(m, "track_running_stats", False)]
-    for norm in norms:
-        norm.track_running_stats = False
-    try:
-        yield
-    finally:
-        for norm in norms:
-            norm.track_running_stats = True
 
 
 @register(
@@ -127,6 +69,7 @@ def statistics_kept(model: nn.Module) -> Iterator[None]:
     year=2025,
     kind="fused",
     aliases=("tas",),
+    version=2,
 )
 class FBT(Method):
     """Labels, and knowledge from T to S, from T to F and from F to S; the giving side never gets a gradient."""
@@ -139,7 +82,7 @@ class FBT(Method):
 
         Attributes:
             gamma: of `ofa_loss`, 1.5 on ImageNet.
-            form: of `ofa_loss`.
+            form: of `ofa_loss`; `paper` contains the label loss, which is then not added again.
             tau: initial temperature of InfoNCE; learned, shared, never below 1 / 100.
             ts_weight: of everything from T to S; 0 leaves it out.
             tf_weight: of everything from T to F.
@@ -147,18 +90,20 @@ class FBT(Method):
             ofa_weight: of every loss on logits.
             feature_weight: of every loss on features.
             feature_loss: `nce` or `mse`.
-            feature: `pre_logits` is what the classifier takes, `avg` the mean of the normalised patch tokens.
+            feature: `avg` is the mean of the normalised patch tokens (TAS 3.2), `pre_logits` what the classifier
+                takes; the same but for networks with a class token.
             proj: widths meet by a linear map of the learner's feature, or by average `pool`ing to the smaller.
             fuse_front: the model that gives F's first stages; `auto` is the CNN if there is exactly one.
             front_k: last stage of the front.
             back_j: first stage of the back, 5 for its head alone.
-            l2g_block: L2G's attention: one Swin-V2 block without shift, one `vit` block, or `none`.
+            l2g_block: L2G's attention: one Swin-V2 block without shift (`swin`), the same of Swin V1 (`swin_v1`), one
+                `vit` block, or `none`.
             l2g_heads: of that block.
-            l2g_window: of a `swin` block, cut to the grid.
+            l2g_window: of a Swin block, cut to the grid.
             l2g_pos: `model` adds the back's position embedding to L2G's tokens.
             fused_cls: class token for a back that reads one: a vector `learned` from the back's own, the `model`'s
                 own, the `mean` of L2G's tokens, or `gap`: none, the back averages its patch tokens instead.
-            ce_on_fused: weight of the label loss of F.
+            ce_on_fused: weight of the label loss of F; 0 for `form=paper`, which contains it.
         """
 
         gamma: float = 1.0
@@ -170,12 +115,12 @@ class FBT(Method):
         ofa_weight: float = 1.0
         feature_weight: float = 1.0
         feature_loss: Literal["nce", "mse"] = "nce"
-        feature: Literal["pre_logits", "avg"] = "pre_logits"
+        feature: Literal["avg", "pre_logits"] = "avg"
         proj: Literal["linear", "pool"] = "linear"
         fuse_front: Literal["auto", "student", "teacher"] = "auto"
         front_k: int = 3
         back_j: int = 4
-        l2g_block: Literal["swin", "vit", "none"] = "swin"
+        l2g_block: Literal["swin", "swin_v1", "vit", "none"] = "swin"
         l2g_heads: int = 8
         l2g_window: int = 7
         l2g_pos: Literal["none", "model"] = "none"
@@ -190,9 +135,16 @@ class FBT(Method):
                 raise ValueError(f"front_k must be 1 to 4 and back_j 2 to 5, not {self.front_k} and {self.back_j}")
             if min(self.l2g_heads, self.l2g_window) < 1:
                 raise ValueError("l2g_heads and l2g_window must be at least 1")
+            if self.ce_on_fused and self.contains_labels("tf"):
+                raise ValueError("form=paper contains the label loss of F: set ce_on_fused=0, or form=code")
+
+        def contains_labels(self, *transfers: str) -> bool:
+            """Tell if the label loss is part of the loss on logits of one of these transfers (`ts`, `tf`, `fs`)."""
+            weighted = any(getattr(self, f"{name}_weight") for name in transfers)
+            return self.form == "paper" and bool(self.ofa_weight) and weighted
 
         def fronts_student(self, teacher: ModelInfo | StagedModel, student: ModelInfo | StagedModel) -> bool:
-            """Whether the student is the front and the teacher the back."""
+            """Tell if the student is the front and the teacher the back."""
             if self.fuse_front != "auto":
                 return self.fuse_front == "student"
             return student.kind == "cnn" or teacher.kind != "cnn"
@@ -207,6 +159,7 @@ class FBT(Method):
         "mse": {"feature_loss": "mse"},
         "paper_form": {"form": "paper"},
         "vit_block": {"l2g_block": "vit"},
+        "swin_v1_block": {"l2g_block": "swin_v1"},
         "heads_6": {"l2g_heads": 6},
         "window_14": {"l2g_window": 14},
         "no_stage4": {"back_j": 5, "fused_cls": "gap"},  # rows B and A of TAS Table 4
@@ -219,14 +172,14 @@ class FBT(Method):
         "front_teacher": {"fuse_front": "teacher"},
         **{f"cls_{choice}": {"fused_cls": choice} for choice in ("model", "mean", "gap")},
         "pos_model": {"l2g_pos": "model"},
-        "feature_avg": {"feature": "avg"},
+        "feature_cls": {"feature": "pre_logits"},
         "proj_pool": {"proj": "pool"},
         "ce_on_fused": {"ce_on_fused": 1.0},
     }
 
     @classmethod
     def refuses(cls, teacher: ModelInfo, student: ModelInfo, config: Config) -> str | None:
-        """A back that does not compose, or that L2G's heads or class token do not fit."""
+        """Refuse a back that does not compose, or that L2G's heads or class token do not fit."""
         back = teacher if config.fronts_student(teacher, student) else student
         if not back.composable:
             return (
@@ -248,7 +201,7 @@ class FBT(Method):
         return None
 
     def build(self) -> None:
-        """L2G, the feature projector and the temperature, as far as the weights leave them something to do."""
+        """Make L2G, the feature projector and the temperature, as far as the weights leave them something to do."""
         config = self.config
         self.student_in_front = config.fronts_student(self.teacher, self.student)
         self.entry = self.back.layouts[config.back_j - 2]
@@ -277,20 +230,20 @@ class FBT(Method):
 
     @property
     def back(self) -> StagedModel:
-        """The model that gives F's last stages and head."""
+        """Return the model that gives F's last stages and head."""
         return self.teacher if self.student_in_front else self.student
 
     def no_weight_decay(self) -> set[str]:
-        """The student's list, the temperature, and of L2G what Swin-V2 and ViT exempt."""
-        exempt = ("log_scale", "l2g.prefix", "l2g.block.attn.logit_scale", "l2g.block.attn.cpb_mlp")
+        """Return the student's list, the temperature, and of L2G what Swin and ViT exempt."""
+        exempt = ("log_scale", *(f"l2g.{name}" for name in L2G.no_decay))
         own = {name for name, _ in self.named_parameters() if name.startswith(exempt)}
         return super().no_weight_decay() | own
 
     def distill_step(self, batch: Batch) -> Step:
-        """S once, T's stages as given, then L2G and the back; the front never runs again."""
+        """Run S, then L2G and the back on stages of S or of `batch.teacher`; the front never runs again."""
         config, student = self.config, self.student(batch.images, stages=True)
         known = {"t": self._known(self.teacher, batch.teacher), "s": self._known(self.student, student)}
-        losses = {"label": batch.label_loss(student.logits)}
+        losses = {} if config.contains_labels("ts", "fs") else {"label": batch.label_loss(student.logits)}
         if self.fuses:
             front = student if self.student_in_front else batch.teacher
             known["f"] = self.fuse(front.stages[config.front_k - 1])
@@ -301,7 +254,7 @@ class FBT(Method):
         return Step(student.logits, losses)
 
     def fuse(self, feature: Tensor) -> Output:
-        """What F knows, from the front's feature of stage `front_k`.
+        """Return what F knows, from the front's feature of stage `front_k`.
 
         A student back runs here for the second time in the step: batch norms do not record it.
         """
@@ -315,7 +268,7 @@ class FBT(Method):
             return self._known(self.back, Output(output.logits, output.pooled, (x,)))
 
     def _enter(self, tokens: Tensor) -> Tensor:
-        """L2G's tokens `(B, H*W, D)` as the feature the back's stage takes."""
+        """Return L2G's tokens `(B, H*W, D)` as the feature the back's stage takes."""
         if not self.entry.tokens:
             return to_map(tokens, self.entry.grid)
         if self.config.l2g_pos == "model" and (positions := self.back.patch_pos()) is not None:
@@ -332,14 +285,14 @@ class FBT(Method):
         return self.l2g.prefix if choice == "learned" else self.back.stage_prefix().detach()
 
     def _known(self, model: StagedModel, output: Output) -> Output:
-        """The logits, and as `pooled` the feature the settings ask for; the last of `output.stages` is stage 4."""
+        """Return the logits, with the feature of the settings as `pooled`; the last of `output.stages` is stage 4."""
         prefix = model.layouts[3].prefix
         if self.config.feature == "pre_logits" or not prefix:
             return output
-        return Output(output.logits, model.mean_head(output.stages[-1][:, prefix:]).pooled)
+        return Output(output.logits, model.mean_pooled(output.stages[-1][:, prefix:]))
 
     def _transfer(self, name: str, giver: Output, learner: Output, target: Tensor) -> dict[str, Tensor]:
-        """The weighted losses of `ts`, `tf` or `fs`; the giver gets no gradient, a loss of weight 0 is left out."""
+        """Return the weighted losses of `ts`, `tf` or `fs`, none of weight 0; the giver gets no gradient."""
         config, losses = self.config, {}
         weight = getattr(config, f"{name}_weight")
         if config.ofa_weight:
@@ -351,7 +304,7 @@ class FBT(Method):
         return losses
 
     def _meet(self, learner: Tensor, giver: Tensor) -> tuple[Tensor, Tensor]:
-        """Both features in one width; where they differ the learner has the student's, the giver the teacher's."""
+        """Bring both features to one width; if they differ, the learner has the student's, the giver the teacher's."""
         if learner.shape[1] == giver.shape[1]:
             return learner, giver
         if self.config.proj == "linear":

@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cakdbench.method import Batch, Method, Setting, Step, check_choices
-from cakdbench.methods.fbt import statistics_kept
+from cakdbench.methods.fbt_parts import statistics_kept
 from cakdbench.methods.kd import kd_loss
 from cakdbench.models.staged import Layout, ModelInfo, Output, StagedModel
 from cakdbench.registry import register
@@ -78,14 +78,14 @@ class Bridge(nn.Module):
         return self.project(self.source.to_map(x))
 
     def entry(self, x: Tensor) -> Tensor:
-        """What `forward` gave, as the feature that the target's next stage takes."""
+        """Return the output of `forward` as the feature that the target's next stage takes."""
         if not self.target.tokens:
             return x
         return self.target.to_tokens(x, None if self.prefix is None else self.prefix.expand(len(x), -1, -1))
 
 
 def _convolution(source: Layout, target: Layout) -> list[nn.Module]:
-    """To the target's width and grid; the initialisation is the released one (He-normal, fan out)."""
+    """Make the convolution to the target's width and grid, initialised as released (He-normal, fan out)."""
     widths, (old, new) = (source.channels, target.channels), (source.grid, target.grid)
     resize: list[nn.Module] = []
     if old == tuple(2 * side for side in new):
@@ -162,7 +162,7 @@ class FCFD(Method):
 
     @classmethod
     def refuses(cls, teacher: ModelInfo, student: ModelInfo, config: Config) -> str | None:
-        """Networks that cannot be entered between their stages."""
+        """Refuse networks that cannot be entered between their stages."""
         closed = [model.name for model in (teacher, student) if not model.composable]
         if closed:
             return (
@@ -172,7 +172,7 @@ class FCFD(Method):
         return None
 
     def build(self) -> None:
-        """The bridges that the weights leave something to do."""
+        """Make the bridges that the weights leave something to do."""
         config = self.config
         crossed = (1, 2, 3) if config.paths and (config.path_weight or config.weight) else ()
         back = crossed if config.path_weight else ()
@@ -189,26 +189,26 @@ class FCFD(Method):
         return bridges
 
     def no_weight_decay(self) -> set[str]:
-        """The student's list, and the prefix tokens, as in ViT."""
+        """Return the student's list, and the prefix tokens, as in ViT."""
         own = {name for name, _ in self.named_parameters() if name.endswith(".prefix")}
         return super().no_weight_decay() | {name for name in own if not name.startswith("student.")}
 
     def distill_step(self, batch: Batch) -> Step:
-        """Both networks once, every bridge to the teacher once, and the drawn paths from their bridges on."""
+        """Run both networks once, every bridge to the teacher once, and the drawn paths from their bridges on."""
         config, student = self.config, self.student(batch.images, stages=True)
         bridged = {int(i): bridge(student.stages[int(i) - 1]) for i, bridge in self.to_teacher.items()}
         logits, features = self._mixed(bridged, batch.teacher)
         losses = {"label": batch.label_loss(student.logits)}
         losses["kd"] = config.kd_weight * kd_loss(student.logits, batch.teacher.logits, config.temperature)
         if config.paths and config.path_weight:
-            each = [kd_loss(z, batch.teacher.logits, config.temperature) for z in logits]
-            losses["paths"] = config.path_weight * sum(each)
+            path_losses = [kd_loss(z, batch.teacher.logits, config.temperature) for z in logits]
+            losses["paths"] = config.path_weight * sum(path_losses)
         if config.weight:
             losses |= self._feature_losses([*bridged.items(), *features], batch)
         return Step(student.logits, losses)
 
     def _mixed(self, bridged: dict[int, Tensor], teacher: Output) -> tuple[list[Tensor], list[tuple[int, Tensor]]]:
-        """Logits of the drawn paths, and what teacher stages made on the way, as `(stage, map)`."""
+        """Return logits of the drawn paths, and the features of teacher stages on the way, as `(stage, map)`."""
         logits, features = [], []
         for index in torch.randperm(len(PATHS))[: self.config.paths].tolist():  # on the CPU: no wait for the device
             direction, stage = PATHS[index]
@@ -217,18 +217,18 @@ class FCFD(Method):
                 continue
             bridge = bridges[str(stage)]
             if direction == "to_teacher":
-                found, passed = self._through(self.teacher, stage, bridge.entry(bridged[stage]))
+                path_logits, passed = self._through(self.teacher, stage, bridge.entry(bridged[stage]))
                 features += passed
             else:
                 with statistics_kept(self.student):
                     x = bridge.entry(bridge(teacher.stages[stage - 1]))
-                    found, _ = self._through(self.student, stage, x)
-            logits.append(found)
+                    path_logits, _ = self._through(self.student, stage, x)
+            logits.append(path_logits)
         return logits, features
 
     @staticmethod
     def _through(model: StagedModel, stage: int, x: Tensor) -> tuple[Tensor, list[tuple[int, Tensor]]]:
-        """The logits of `model` entered after `stage`, and its features on the way as `(stage, map)`."""
+        """Return the logits of `model` entered after `stage`, and its features on the way as `(stage, map)`."""
         features = []
         for number in range(stage + 1, 5):
             x = model.stage(number, x)
@@ -236,7 +236,7 @@ class FCFD(Method):
         return model.head(x).logits, features
 
     def _feature_losses(self, features: list[tuple[int, Tensor]], batch: Batch) -> dict[str, Tensor]:
-        """Weighted losses of the maps `(stage, map)` in the teacher's space."""
+        """Return the weighted losses of the maps `(stage, map)` in the teacher's space."""
         config, layouts = self.config, self.teacher.layouts
         weight = config.weight * min(1.0, (batch.epoch + 1) / config.ramp)
         targets = [layout.to_map(x) for layout, x in zip(layouts, batch.teacher.stages)]
@@ -252,7 +252,7 @@ class FCFD(Method):
         return feature_loss(self._head_vector(feature), self._head_vector(target))
 
     def _head_vector(self, x: Tensor) -> Tensor:
-        """What the teacher's classifier takes of a stage-4 map."""
+        """Return what the teacher's classifier takes of a stage-4 map."""
         layout = self.teacher.layouts[3]
         x = layout.to_tokens(x) if layout.tokens else x
         return (self.teacher.mean_head(x) if layout.prefix else self.teacher.head(x)).pooled

@@ -47,7 +47,7 @@ from cakdbench.utils.precision import force_fp32
 
 @force_fp32
 def fitnet_loss(aligned: Tensor, teacher: Tensor) -> Tensor:
-    """Mean over all elements of the squared difference, eq. 3 of arXiv:1412.6550 without its 1/2, as in OFA's code.
+    """Return the mean of the squared differences, eq. 3 of arXiv:1412.6550 without its 1/2, as in OFA's code.
 
     Args:
         aligned: the student's feature, brought to the teacher's shape.
@@ -57,14 +57,14 @@ def fitnet_loss(aligned: Tensor, teacher: Tensor) -> Tensor:
 
 
 def merge(x: Tensor, block: tuple[int, int]) -> Tensor:
-    """`(B, h*H, w*W, D)` to `(B, H, W, h*w*D)`: each h x w block of positions in one, row by row."""
+    """Merge `(B, h*H, w*W, D)` to `(B, H, W, h*w*D)`: each h x w block of positions in one, row by row."""
     h, w = block
     x = x.unflatten(2, (-1, w)).unflatten(1, (-1, h))
     return x.transpose(2, 3).flatten(3)
 
 
 def spread(x: Tensor, block: tuple[int, int]) -> Tensor:
-    """The inverse of `merge`: `(B, H, W, h*w*D)` to `(B, h*H, w*W, D)`."""
+    """Invert `merge`: `(B, H, W, h*w*D)` to `(B, h*H, w*W, D)`."""
     h, w = block
     x = x.unflatten(3, (h, w, -1)).transpose(2, 3)
     return x.flatten(3, 4).flatten(1, 2)
@@ -106,7 +106,7 @@ class Aligner(nn.Module):
         return x.permute(0, 3, 1, 2)
 
     def _fit(self, x: Tensor) -> Tensor:
-        """A map whose grid does not divide the teacher's, nor is divided by it, in the teacher's grid."""
+        """Resize a map whose grid does not divide the teacher's, nor is divided by it, to the teacher's grid."""
         if self.divides:
             return x
         if x.shape[-2] < self.grid[0] or x.shape[-1] < self.grid[1]:
@@ -114,12 +114,12 @@ class Aligner(nn.Module):
         return F.adaptive_avg_pool2d(x, self.grid)
 
 
-def blocks(own: tuple[int, int], wanted: tuple[int, int]) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
-    """The block of own positions per wanted one, and the reverse; None for both if neither grid divides the other."""
-    if all(side % goal == 0 for side, goal in zip(own, wanted)):
-        return (own[0] // wanted[0], own[1] // wanted[1]), (1, 1)
-    if all(goal % side == 0 for side, goal in zip(own, wanted)):
-        return (1, 1), (wanted[0] // own[0], wanted[1] // own[1])
+def blocks(own: tuple[int, int], goal: tuple[int, int]) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
+    """Return the block of own positions per goal one, and the reverse; None, None if neither grid divides the other."""
+    if all(side % length == 0 for side, length in zip(own, goal)):
+        return (own[0] // goal[0], own[1] // goal[1]), (1, 1)
+    if all(length % side == 0 for side, length in zip(own, goal)):
+        return (1, 1), (goal[0] // own[0], goal[1] // own[1])
     return None, None
 
 
@@ -180,7 +180,7 @@ class FitNet(Method):
     }
 
     def build(self) -> None:
-        """An aligner per stage, or one layer for pooled features of unlike widths; what nothing trains is not built."""
+        """Make an aligner per stage, or a layer for pooled features of unlike widths, if anything trains them."""
         config = self.config
         self.on_stages = bool(config.weight) and config.hint == "stages"
         self.on_pooled = bool(config.weight) and config.hint != "stages"

@@ -28,7 +28,9 @@ token teacher; the last token is taken for the class token; position is counted 
 of the tokens. Not reproduced: the first teacher pass of an epoch ran in train mode, and feedback was lost on
 resuming. The code needs n_q = 4 * k^2, which the 80 of the paper's Table 6 is not. Details that the paper
 leaves open are the code's: all linear maps and convolutions have biases but the aligners' 1x1 convolutions, and
-attention and prompts start as PyTorch starts them.
+attention and prompts start as PyTorch starts them. So are three parts of RAA that its eq. 4, a plain softmax attention,
+does not have: eight heads, the LayerNorm before the queries, keys and values, and the positions added to queries and
+keys.
 """
 
 import math
@@ -76,9 +78,9 @@ class FOFA(Method):
             n_q: regions of all four stages together, 4 * k^2; 144 on ImageNet (paper).
             dim: width of the region tokens, even and a multiple of `heads`.
             heads: of the attention between regions.
-            raa: whether regions attend to each other; without, they go to the aligners as they are.
+            raa: let regions attend to each other; without, they go to the aligners as they are.
             prompt_stages: teacher stages with a prompt; empty: the plain teacher's features are the target.
-            feedback: whether prompts see the feedback of the step before.
+            feedback: let prompts see the feedback of the step before.
             reset_feedback: forget the feedback when an epoch starts.
             compat: `fixed`, or `official` with the released code's errors.
         """
@@ -109,7 +111,7 @@ class FOFA(Method):
 
         @property
         def prompted(self) -> tuple[int, ...]:
-            """Stages whose prompt is trained by something."""
+            """Return the stages whose prompt is trained by something."""
             return tuple(sorted(self.prompt_stages)) if self.beta else ()
 
     settings = (Setting({"dataset": "imagenet1k"}, {"n_q": 144}),)
@@ -133,15 +135,15 @@ class FOFA(Method):
 
     @classmethod
     def refuses(cls, teacher: ModelInfo, student: ModelInfo, config: Config) -> str | None:
-        """A teacher that cannot be entered, or whose width at a prompt the prompt's convolutions cannot take."""
+        """Refuse a teacher that cannot be entered, or whose width at a prompt the prompt's convolutions cannot take."""
         return next(iter(_obstacles(teacher, config)), None)
 
     def build(self) -> None:
-        """RAA and aligners; prompts where a prompt is trained by something."""
+        """Make RAA and aligners; prompts where a prompt is trained by something."""
         config = self.config
         self._feedback: Feedback = {}
         self._collected: Feedback = {}
-        self._gathered = False  # whether the feedback of other processes has joined
+        self._gathered = False  # True once the feedback of other processes has joined
         self._epoch = -1  # of the feedback
         self.needs = _needs(config)
         if not config.beta:
@@ -177,7 +179,7 @@ class FOFA(Method):
         return Step(student.logits, losses)
 
     def prompted_teacher(self, batch: Batch) -> Output:
-        """The frozen teacher with its prompts; the gradient goes through it to them."""
+        """Run the frozen teacher with its prompts; the gradient goes through it to them."""
         feedback, stages = self._feedback_for(batch), []
         x = self.teacher.stem(batch.images)
         for number in (1, 2, 3, 4):
@@ -190,7 +192,7 @@ class FOFA(Method):
         return Output(output.logits, output.pooled, tuple(stages))
 
     def _feedback_for(self, batch: Batch) -> dict[int, Tensor]:
-        """Stage to feedback of the step before; empty if there is none for a batch of this size."""
+        """Map a stage to its feedback of the step before; empty if there is none for a batch of this size."""
         known = self._feedback.get(batch.micro_batch)
         if known is None or len(known[0]) != len(batch.images):
             return {}
@@ -202,7 +204,7 @@ class FOFA(Method):
             self._collected[batch.micro_batch], self._epoch = parts, batch.epoch
 
     def step_end(self) -> None:
-        """The step's differences become the next one's feedback."""
+        """Make the step's differences the next one's feedback."""
         self._feedback, self._collected, self._gathered = self._collected, {}, False
 
     def before_save(self) -> None:
@@ -222,7 +224,7 @@ class FOFA(Method):
             self._feedback = {}
 
     def get_extra_state(self) -> dict[str, Any]:
-        """The feedback, which the next step needs."""
+        """Return the feedback, which the next step needs."""
         return {"epoch": self._epoch, "feedback": self._feedback}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:

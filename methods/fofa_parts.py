@@ -17,7 +17,7 @@ GROUPS = 4  # of the prompts' outer convolutions
 
 
 def patches_of(x: Tensor, layout: Layout, official: bool = False) -> Tensor:
-    """A feature of this layout as a map `(B, C, H, W)`; `official` drops the last tokens as prefix, not the first."""
+    """Return a feature as a map `(B, C, H, W)`; `official` drops the last tokens as prefix, not the first."""
     last = official and layout.tokens and layout.prefix
     return to_map(x[:, : -layout.prefix], layout.grid) if last else layout.to_map(x)
 
@@ -73,7 +73,7 @@ class RegionAttention(nn.Module):
         return self.mix(torch.cat(tokens, 1)).chunk(4, 1) if self.attend else tokens
 
     def mix(self, x: Tensor) -> Tensor:
-        """Multi-head self-attention over the tokens `(B, n_q, dim)`; queries and keys know their position."""
+        """Attend with several heads over the tokens `(B, n_q, dim)`; queries and keys know their position."""
         x = self.norm(x)
         query, (key, value) = self.to_q(x), self.to_kv(x).chunk(2, 2)
         # the released code numbers the samples of the batch instead of the tokens
@@ -112,7 +112,7 @@ class MapAligner(nn.Module):
 
 
 def aligner(count: int, dim: int, layout: Layout) -> nn.Module:
-    """From `count` region tokens to the map of a teacher's stage."""
+    """Make the aligner from `count` region tokens to the map of a teacher's stage."""
     return TokenAligner(count, dim, layout) if layout.tokens else MapAligner(dim, layout)
 
 
@@ -136,7 +136,7 @@ class Prompt(nn.Module):
     Args:
         entry: layout of what the stage's first block takes, `x`.
         layout: of the stage's output, which is that of the feedback.
-        feedback: whether there ever is any; without, `x + scale * prompt(x)`, as in a run's first step.
+        feedback: False if there never is any; without, `x + scale * prompt(x)`, as in a run's first step.
     """
 
     def __init__(self, entry: Layout, layout: Layout, feedback: bool = True, official: bool = False):
@@ -168,7 +168,7 @@ class Prompt(nn.Module):
         return self._restore(patches + self.scale * self.prompt(fused), x)
 
     def _restore(self, patches: Tensor, x: Tensor) -> Tensor:
-        """The map in the form of `x`, the prefix tokens put back where `patches_of` found them."""
+        """Return the map in the form of `x`, the prefix tokens put back where `patches_of` found them."""
         if not self.entry.tokens:
             return patches
         if not self.official:

@@ -34,13 +34,13 @@ EPS = 1e-12  # least maximum that distances are divided by
 
 @force_fp32
 def irg_vertex_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean squared difference of the logits `(B, C)`, the paper's vertices in KD-Zoo's normalisation."""
+    """Return the mean squared difference of the logits `(B, C)`, the paper's vertices in KD-Zoo's normalisation."""
     return F.mse_loss(student, teacher)
 
 
 @force_fp32
 def irg_edge_loss(student: Tensor, teacher: Tensor, constant_maximum: bool = True) -> Tensor:
-    """Mean squared difference of the edges, in KD-Zoo's normalisation.
+    """Return the mean squared difference of the edges, in KD-Zoo's normalisation.
 
     Args:
         student: `(B, D)`.
@@ -54,7 +54,7 @@ def irg_edge_loss(student: Tensor, teacher: Tensor, constant_maximum: bool = Tru
 def irg_transform_loss(
     student_a: Tensor, student_b: Tensor, teacher_a: Tensor, teacher_b: Tensor, constant_maximum: bool = True
 ) -> Tensor:
-    """Mean squared difference of the transformations, in KD-Zoo's normalisation.
+    """Return the mean squared difference of the transformations, in KD-Zoo's normalisation.
 
     Args:
         student_a: `(B, D)` of one stage.
@@ -145,7 +145,7 @@ class IRG(Method):
     }
 
     def build(self) -> None:
-        """No modules; what the weights leave out is not needed of the teacher."""
+        """Make no modules; what the weights leave out is not needed of the teacher."""
         config = self.config
         parts = {"logits": config.vertex_weight, "pooled": config.edge_weight}
         parts["stages"] = config.transform_weight or (config.edge_weight and config.edge_stages)
@@ -166,7 +166,7 @@ class IRG(Method):
         return Step(student.logits, losses)
 
     def _layers(self, model: StagedModel, output: Output) -> Iterator[Tensor]:
-        """`(B, D)` of each layer with edges: the final feature, and stages without their prefix tokens."""
+        """Return `(B, D)` of each layer with edges: the final feature, and stages without their prefix tokens."""
         yield output.pooled
         for stage in self.config.edge_stages:
             yield model.layouts[stage - 1].to_map(output.stages[stage - 1]).flatten(1)

@@ -28,7 +28,7 @@ from cakdbench.utils.precision import force_fp32
 
 @force_fp32
 def standardize(logits: Tensor, eps: float = 1e-7) -> Tensor:
-    """Every row of `(B, C)` less its mean, over its standard deviation (of C - 1) plus `eps`; arXiv:2403.01427."""
+    """Standardise rows of `(B, C)`: less the mean, over the deviation (of C - 1) plus `eps`; arXiv:2403.01427."""
     return (logits - logits.mean(1, keepdim=True)) / (logits.std(1, keepdim=True) + eps)
 
 

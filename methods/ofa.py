@@ -44,7 +44,7 @@ def ofa_loss(
     temperature: float = 1.0,
     form: str = "code",
 ) -> Tensor:
-    """Cross-entropy to the teacher's probabilities with the target class enhanced.
+    """Return the cross-entropy to the teacher's probabilities with the target class enhanced.
 
     `code`, the released implementation: `-mean_b sum_c [(p_c + 1[c = y])^gamma - 1[c = y]] log q_c`, which for
     gamma = 1 is KD without its constant. `paper`, the printed equation without the teacher's entropy:
@@ -63,7 +63,7 @@ def ofa_loss(
 
 
 def sep_conv(width: int, out: int) -> nn.Sequential:
-    """Two depthwise-separable convolutions, the first with stride 2: `(B, width, H, W)` to `(B, out, H/2, W/2)`."""
+    """Make two depthwise-separable convolutions, the first of stride 2: `(B, width, H, W)` to `(B, out, H/2, W/2)`."""
     return nn.Sequential(
         nn.Conv2d(width, width, 3, 2, 1, groups=width, bias=False),
         nn.Conv2d(width, width, 1, bias=False),
@@ -77,7 +77,7 @@ def sep_conv(width: int, out: int) -> nn.Sequential:
 
 
 def map_branch(layout: Layout, blocks: int, width: int, num_classes: int) -> nn.Sequential:
-    """Branch of a stage that is a map `(B, C, H, W)`: `blocks` halvings (none: a 1x1 convolution), then logits."""
+    """Make the branch of a map `(B, C, H, W)`: `blocks` halvings (none: a 1x1 convolution), then logits."""
     widths = [layout.channels * 2**i for i in range(blocks)] + [width]
     convs = [sep_conv(*pair) for pair in pairwise(widths)]
     convs = convs or [nn.Conv2d(layout.channels, width, 1)]
@@ -105,7 +105,7 @@ class TokenBranch(nn.Module):
         self.classifier = nn.Linear(width, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Tokens `(B, prefix + H*W, D)` to logits `(B, C)`."""
+        """Map tokens `(B, prefix + H*W, D)` to logits `(B, C)`."""
         patches = self.merge(self.layout.to_map(x).permute(0, 2, 3, 1)).flatten(1, 2)
         if not self.layout.prefix:
             return self.classifier(self.blocks(patches).mean(1))
@@ -113,7 +113,7 @@ class TokenBranch(nn.Module):
 
 
 def init_weights(branches: nn.Module) -> None:
-    """The released initialisation: He-normal (fan out) convolutions, truncated normal (0.02) linear layers."""
+    """Initialise as the released code: He-normal (fan out) convolutions, truncated normal (0.02) linear layers."""
     for module in branches.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -124,7 +124,7 @@ def init_weights(branches: nn.Module) -> None:
 
 
 def count_merges(grid: tuple[int, int], image_size: int) -> int | None:
-    """2x2 mergings that bring `grid` to `image_size / 32` patches a side (7 at 224), or None if none do."""
+    """Count 2x2 mergings that bring `grid` to `image_size / 32` patches a side (7 at 224); None if none do."""
     last = image_size // 32
     merges = round(math.log2(grid[0] / last)) if last else -1
     return merges if merges >= 0 and grid == (last * 2**merges,) * 2 else None
@@ -177,12 +177,12 @@ class OFA(Method):
 
         @property
         def branch_gammas(self) -> dict[int, float]:
-            """Stage to gamma, for the branches that count."""
+            """Map a stage to its gamma, for the branches that count."""
             gammas = self.stage_gammas or (self.gamma,) * len(self.stages)
             return dict(zip(self.stages, gammas)) if self.ofa_weight else {}
 
         def blocks(self, stage: int, tokens: bool) -> int:
-            """Blocks of the branch at `stage`."""
+            """Return the number of blocks of the branch at `stage`."""
             return 5 - stage if self.depth == "paper" else max(4 - stage, int(tokens))
 
     settings = (
@@ -205,11 +205,11 @@ class OFA(Method):
 
     @classmethod
     def refuses(cls, teacher: ModelInfo, student: ModelInfo, config: Config) -> str | None:
-        """Token stages whose grid cannot be merged to `image_size / 32`, or of a width no branch can take."""
+        """Refuse token stages whose grid cannot be merged to `image_size / 32`, or of a width no branch can take."""
         return next(filter(None, _obstacles(student, config)), None)
 
     def build(self) -> None:
-        """One branch per stage, its shape chosen by the student's layout alone."""
+        """Make one branch per stage, its shape chosen by the student's layout alone."""
         self.branches = nn.ModuleDict({str(i): self._branch(i) for i in self.config.branch_gammas})
         init_weights(self.branches)
 
@@ -228,7 +228,8 @@ class OFA(Method):
             teacher, target = batch.teacher.logits, batch.hard_target
             return ofa_loss(logits, teacher, target, gamma, config.temperature, config.form)
 
-        losses = {} if config.form == "paper" else {"label": batch.label_loss(student.logits)}
+        contained = config.form == "paper" and config.kd_weight
+        losses = {} if contained else {"label": batch.label_loss(student.logits)}
         losses["kd"] = config.kd_weight * loss(student.logits, config.gamma)
         for stage, gamma in config.branch_gammas.items():
             logits = self.branches[str(stage)](student.stages[stage - 1])

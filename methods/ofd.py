@@ -75,14 +75,14 @@ def margin_from_responses(x: Tensor) -> Tensor:
 
 
 def connector(channels: int, out: int) -> nn.Sequential:
-    """Convolution 1x1 and batch norm, as released: weights from N(0, 2 / out)."""
+    """Make a 1x1 convolution and batch norm, as released: weights from N(0, 2 / out)."""
     conv = nn.Conv2d(channels, out, 1, bias=False)
     nn.init.normal_(conv.weight, 0, math.sqrt(2 / out))
     return nn.Sequential(conv, nn.BatchNorm2d(out))
 
 
 def on_one_grid(*maps: Tensor) -> list[Tensor]:
-    """Maps `(B, C, H, W)`, averaged down to the smallest height and width among them."""
+    """Return maps `(B, C, H, W)`, averaged down to the smallest height and width among them."""
     size = tuple(min(sides) for sides in zip(*(x.shape[-2:] for x in maps)))
     return [x if x.shape[-2:] == size else F.adaptive_avg_pool2d(x, size) for x in maps]
 
@@ -126,9 +126,9 @@ class OFD(Method):
     }
 
     def build(self) -> None:
-        """Four connectors and margins; `measured` are the stages whose margins the first batch gives."""
+        """Make four connectors and margins; `measured` are the stages whose margins the first batch gives."""
         layouts = zip(self.student.layouts, self.teacher.layouts, strict=True)
-        self.connectors = nn.ModuleList(connector(own.channels, given.channels) for own, given in layouts)
+        self.connectors = nn.ModuleList(connector(student.channels, teacher.channels) for student, teacher in layouts)
         norms = self.teacher.end_norms() if self.config.margin == "norm" else (None,) * 4
         for stage, (norm, layout) in enumerate(zip(norms, self.teacher.layouts, strict=True)):
             margin = torch.zeros(layout.channels) if norm is None else margin_from_norm(norm)
@@ -138,11 +138,11 @@ class OFD(Method):
 
     @property
     def margins(self) -> list[Tensor]:
-        """Of the four stages, `(C,)` each."""
+        """Return the margins of the four stages, `(C,)` each."""
         return [getattr(self, f"margin_{stage}") for stage in (1, 2, 3, 4)]
 
     def get_extra_state(self) -> Tensor:
-        """Whether the margins are known."""
+        """Tell if the margins are known."""
         return torch.tensor(self.calibrated)
 
     def set_extra_state(self, state: Tensor) -> None:
@@ -151,21 +151,21 @@ class OFD(Method):
     def distill_step(self, batch: Batch) -> Step:
         post = self.config.student_features == "post"
         student = self.student(batch.images, stages=post, preacts=not post)
-        given = _maps(self.teacher, batch.teacher.preacts)
+        targets = _maps(self.teacher, batch.teacher.preacts)
         if not self.calibrated:
-            self.calibrate(given)
-        own = _maps(self.student, student.stages if post else student.preacts)
+            self.calibrate(targets)
+        maps = _maps(self.student, student.stages if post else student.preacts)
         loss = sum(
             ofd_loss(*on_one_grid(connect(s), t), margin) / 2**depth
-            for connect, s, t, margin, depth in zip(self.connectors, own, given, self.margins, (3, 2, 1, 0))
+            for connect, s, t, margin, depth in zip(self.connectors, maps, targets, self.margins, (3, 2, 1, 0))
         )
         losses = {"label": batch.label_loss(student.logits), "ofd": self.config.weight * loss}
         return Step(student.logits, losses)
 
-    def calibrate(self, given: list[Tensor]) -> None:
+    def calibrate(self, maps: list[Tensor]) -> None:
         """Measure the margins that no norm gives on the teacher's maps; those of the first process count."""
         for stage in self.measured:
-            self.margins[stage].copy_(broadcast(margin_from_responses(given[stage])))
+            self.margins[stage].copy_(broadcast(margin_from_responses(maps[stage])))
         self.calibrated = True
 
 

@@ -12,8 +12,10 @@ block of stage 3 that does not shift its windows, into which both sides are cut,
 another grid is averaged to the teacher's. Teachers without attention (mlp) get a REDUCED FORM without L_PCA: GL and
 adversary only. CNN teachers and token students are refused: the paper does not define them.
 
-Each image is cropped, rotated, jittered and masked for the student with chance `view_chance` each. The teacher sees
-the same crop and rotation, because features are matched position by position (variant `literal`: the clean image).
+One coin an image decides whether the student sees it as it is or transformed (eq. 7): cropped, rotated, jittered in
+colour and masked. The teacher sees the same crop and rotation, because features are matched position by position
+(variant `literal`: the clean image). Variant `coin_per_transform` draws for each of the four by itself, which leaves
+one image in 16 as it is and not every second one.
 
 Defaults: no code was released, and the paper gives neither adversarial_weight, dropout, the widths of D's three
 layers, its optimizer nor the strength of the views; these are choices of this suite, as is that D judges each token and
@@ -26,7 +28,7 @@ bias is left out on both sides, as are rows and columns that do not fill a windo
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -35,14 +37,14 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from cakdbench.method import Batch, Method, Step, check_choices
-from cakdbench.methods.pcagl_views import geometric_view, photometric_view
+from cakdbench.methods.pcagl_views import draw_transforms, geometric_view, photometric_view
 from cakdbench.models.staged import ModelInfo, Output, to_tokens
 from cakdbench.registry import register
 from cakdbench.utils.precision import force_fp32
 
 
 def attend(qkv: Tensor) -> Tensor:
-    """Attention output `(..., N, d)` of Q, K and V `(3, ..., N, d)`."""
+    """Return the attention output `(..., N, d)` of Q, K and V `(3, ..., N, d)`."""
     q, k, v = qkv
     return (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(-1) @ v
 
@@ -69,7 +71,7 @@ def value_relation_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 @force_fp32
 def gl_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean squared difference of projected student and teacher tokens `(B, N, D)`, eq. 7 of arXiv:2207.05273."""
+    """Return the mean squared difference of student and teacher tokens `(B, N, D)`, L_GL of arXiv:2207.05273."""
     return F.mse_loss(student, teacher)
 
 
@@ -120,7 +122,7 @@ class GroupLinear(nn.Module):
 
 
 def make_discriminator(width: int) -> nn.Sequential:
-    """From tokens `(B, N, D)` to one logit a sample `(B,)`, the mean over its tokens."""
+    """Make D, from tokens `(B, N, D)` to one logit a sample `(B,)`, the mean over its tokens."""
     half, quarter = max(width // 2, 1), max(width // 4, 1)
     hidden = [nn.Linear(width, half), nn.LeakyReLU(0.2), nn.Linear(half, quarter), nn.LeakyReLU(0.2)]
     mean = [nn.Flatten(), nn.AdaptiveAvgPool1d(1), nn.Flatten(0)]
@@ -134,6 +136,7 @@ def make_discriminator(width: int) -> nn.Sequential:
     url="https://arxiv.org/abs/2207.05273",
     year=2022,
     kind="adversarial",
+    version=2,
 )
 class PCAGL(Method):
     """Labels, and the teacher's attention and features in the spaces two projectors of the student's map lead to."""
@@ -160,7 +163,8 @@ class PCAGL(Method):
             nonsat: -log D(h'_s), which is bounded below, in place of log(1 - D(h'_s)).
             logit_limit: to which L_MVG clamps D's logit; without meaning for nonsat.
             mvg: `aligned`, `literal` (the teacher sees the clean image) or `off` (both see it).
-            view_chance: of each transform, for each image.
+            view_chance: of heads, for a transformed image (paper: 1/2).
+            view_coin: one for each `image`, which then gets every transform, or one for each `transform` of an image.
             crop_area: smallest share of the image that a crop keeps.
             rotation: largest angle, in degrees.
             jitter: largest change of brightness, contrast and saturation.
@@ -184,6 +188,7 @@ class PCAGL(Method):
         logit_limit: float = 10.0
         mvg: Literal["aligned", "literal", "off"] = "aligned"
         view_chance: float = 0.5
+        view_coin: Literal["image", "transform"] = field(default="image", metadata={"neutral": "transform"})
         crop_area: float = 0.5
         rotation: float = 15.0
         jitter: float = 0.4
@@ -202,6 +207,7 @@ class PCAGL(Method):
 
     variants = {
         "literal": {"mvg": "literal"},
+        "coin_per_transform": {"view_coin": "transform"},
         "no_mvg": {"mvg": "off"},
         "no_adversary": {"adversarial_weight": 0.0},
         "no_pca": {"pca_weight": 0.0},
@@ -213,7 +219,7 @@ class PCAGL(Method):
 
     @classmethod
     def refuses(cls, teacher: ModelInfo, student: ModelInfo, config: Config) -> str | None:
-        """All but CNN students of transformer (or, in the reduced form, MLP) teachers."""
+        """Refuse all but CNN students of transformer (or, in the reduced form, MLP) teachers."""
         if student.kind != "cnn":
             return f"pcagl projects the map of a CNN, and {student.name} is of kind {student.kind}: use a CNN student"
         if teacher.kind == "cnn":
@@ -224,7 +230,7 @@ class PCAGL(Method):
         return None
 
     def build(self) -> None:
-        """The projectors and D, as far as the weights and the teacher leave them something to do."""
+        """Make the projectors and D, as far as the weights and the teacher leave them something to do."""
         config, self.attention = self.config, self.teacher.attention
         self.stage = self.attention.stage if self.attention else 4
         self.layout = self.teacher.layouts[self.stage - 1]
@@ -240,11 +246,13 @@ class PCAGL(Method):
         self.needs = frozenset({"model"} if config.mvg == "aligned" else looked_at)
 
     def extra_optimizers(self) -> list[torch.optim.Optimizer]:
-        trained = [] if self.discriminator is None else [self.discriminator.parameters()]
-        return [torch.optim.Adam(each, self.config.disc_lr, betas=self.config.disc_betas) for each in trained]
+        if self.discriminator is None:
+            return []
+        parameters, config = self.discriminator.parameters(), self.config
+        return [torch.optim.Adam(parameters, config.disc_lr, betas=config.disc_betas)]
 
     def distill_step(self, batch: Batch) -> Step:
-        """The student once on its views, the teacher on its own."""
+        """Run the student once on its views, the teacher on its own."""
         config = self.config
         images, teacher = self.views(batch)
         student = self.student(images, stages=True)
@@ -264,34 +272,35 @@ class PCAGL(Method):
         return Step(student.logits, losses, adversary)
 
     def views(self, batch: Batch) -> tuple[Tensor, Output]:
-        """The images the student sees, and the teacher's outputs on those that it sees."""
-        config, images, seen = self.config, batch.images, batch.images
+        """Return the images the student sees, and the teacher's outputs on those that it sees."""
+        config, images = self.config, batch.images
+        aligned = images  # what an aligned teacher sees
         if self.training and config.mvg != "off":
-            images = geometric_view(images, config.view_chance, config.crop_area, config.rotation)
-            seen = images  # by an aligned teacher
-            given = config.jitter, config.mask_ratio, config.mask_patch
-            images = photometric_view(images, config.view_chance, *given)
+            cropped, rotated, jittered, covered = draw_transforms(images, config.view_chance, config.view_coin)
+            aligned = geometric_view(images, cropped, rotated, config.crop_area, config.rotation)
+            strength = config.jitter, config.mask_ratio, config.mask_patch
+            images = photometric_view(aligned, jittered, covered, *strength)
         if config.mvg != "aligned":
             return images, batch.teacher
         with torch.no_grad():
-            return images, self.teacher(seen, stages=True, attention=self.pca is not None)
+            return images, self.teacher(aligned, stages=True, attention=self.pca is not None)
 
     def _pca_losses(self, feature: Tensor, teacher: Output) -> dict[str, Tensor]:
-        """Both terms of L_PCA, weighted."""
+        """Return both terms of L_PCA, weighted."""
         weight, grid, window = self.config.pca_weight, self.layout.grid, self.attention.window
         own = self.pca(feature).flatten(2).unflatten(1, (3, self.attention.heads, -1))  # B, 3, heads, d, N
         own = windowed(own.permute(1, 0, 2, 4, 3), grid, window)
-        given = windowed(torch.stack(teacher.attention)[:, :, :, self.layout.prefix :], grid, window)
+        target = windowed(torch.stack(teacher.attention)[:, :, :, self.layout.prefix :], grid, window)
         replaced = None
         if self.training and self.config.mix:
-            replaced = torch.empty(given.shape, dtype=torch.bool, device=given.device).bernoulli_(self.config.mix)
+            replaced = torch.empty(target.shape, dtype=torch.bool, device=target.device).bernoulli_(self.config.mix)
         return {
-            "pca": weight * partially_cross_attention_loss(own, given, replaced),
-            "value": weight * value_relation_loss(own[2], given[2]),
+            "pca": weight * partially_cross_attention_loss(own, target, replaced),
+            "value": weight * value_relation_loss(own[2], target[2]),
         }
 
     def _adversarial(self, projected: Tensor, taught: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """L_MVG, through D as it stands, and what D minimises in this step: nothing, if it does not train."""
+        """Return L_MVG, through D as it stands, and what D minimises in this step: nothing, if it does not train."""
         config = self.config
         fixed = {name: p.detach() for name, p in self.discriminator.named_parameters()}
         fooled = functional_call(self.discriminator, fixed, (projected,))

@@ -7,10 +7,25 @@ from torch.nn import functional as F
 from cakdbench.utils.precision import force_fp32
 
 
+def draw_transforms(images: Tensor, chance: float, coin: str) -> Tensor:
+    """Draw which images are cropped, rotated, jittered in colour and masked, as booleans `(4, B, 1, 1, 1)`.
+
+    Args:
+        images: `(B, 3, S, S)`.
+        chance: of heads.
+        coin: one for each `image`, which then gets all four or none, or one for each `transform` of each image.
+    """
+    count = 1 if coin == "image" else 4
+    heads = torch.rand(count, len(images), 1, 1, 1, device=images.device) < chance
+    return heads.expand(4, -1, -1, -1, -1)
+
+
 @force_fp32
-def geometric_view(images: Tensor, chance: float, crop_area: float, rotation: float) -> Tensor:
-    """Each image of `(B, 3, S, S)` cropped and enlarged, and rotated, with `chance` each; the mean colour outside."""
-    cropped, rotated = (_uniform(images, 0, 1) < chance for _ in range(2))
+def geometric_view(images: Tensor, cropped: Tensor, rotated: Tensor, crop_area: float, rotation: float) -> Tensor:
+    """Crop and enlarge, and rotate, images `(B, 3, S, S)` where the booleans `(B, 1, 1, 1)` say so.
+
+    What lies outside the image is filled with the mean colour.
+    """
     side = torch.where(cropped, _uniform(images, crop_area, 1).sqrt(), 1.0)
     angle = torch.where(rotated, _uniform(images, -rotation, rotation), 0.0).deg2rad()
     across, down = ((1 - side) * _uniform(images, -1, 1) for _ in range(2))
@@ -21,13 +36,14 @@ def geometric_view(images: Tensor, chance: float, crop_area: float, rotation: fl
 
 
 @force_fp32
-def photometric_view(images: Tensor, chance: float, jitter: float, mask_ratio: float, patch: int) -> Tensor:
-    """Each image of `(B, 3, S, S)` jittered in colour, and patches of it set to the mean colour, with `chance` each.
+def photometric_view(
+    images: Tensor, jittered: Tensor, covered: Tensor, jitter: float, mask_ratio: float, patch: int
+) -> Tensor:
+    """Jitter colours, and set patches to the mean colour, where `(B, 1, 1, 1)` booleans say so; images `(B, 3, S, S)`.
 
     The values are normalised ones: contrast and saturation are scaled by up to `1 +- jitter`, about the image's mean
     and the pixel's grey, and up to `+-jitter` (standard deviations) is added as brightness.
     """
-    jittered, covered = (_uniform(images, 0, 1) < chance for _ in range(2))
     contrast, saturation = (_uniform(images, 1 - jitter, 1 + jitter) for _ in range(2))
     mean = images.mean((1, 2, 3), keepdim=True)
     x = mean + contrast * (images - mean) + _uniform(images, -jitter, jitter)
@@ -40,5 +56,5 @@ def photometric_view(images: Tensor, chance: float, jitter: float, mask_ratio: f
 
 
 def _uniform(images: Tensor, low: float, high: float) -> Tensor:
-    """One number an image, `(B, 1, 1, 1)`."""
+    """Draw one number an image, `(B, 1, 1, 1)`."""
     return low + (high - low) * torch.rand(len(images), 1, 1, 1, device=images.device)

@@ -38,7 +38,7 @@ MAX_WIDTH = 512  # of the blocks, in the released code
 
 @force_fp32
 def hcl_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Hierarchical context loss: mean squared errors of the maps and of their pooled versions, averaged.
+    """Return the hierarchical context loss: mean squared errors of the maps and of their pooled versions, averaged.
 
     `[MSE(s, t) + sum_l c_l MSE(pool_l(s), pool_l(t))] / (1 + sum_l c_l)` over the l of (4, 2, 1) below H, where
     pool_l averages to l x l and c = 1/2, 1/4, 1/8 in the order of use; HCL of arXiv:2104.09044 as released.
@@ -77,7 +77,7 @@ class Review(nn.Module):
             nn.init.kaiming_uniform_(conv.weight, a=1)
 
     def forward(self, x: Tensor, deeper: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The imitation `(B, out, *size)` and what is handed on `(B, width, H, W)`, from maps `(B, channels, H, W)`."""
+        """Give the imitation `(B, out, *size)` and what goes on `(B, width, H, W)`, from maps `(B, channels, H, W)`."""
         x = self.enter(x)
         if self.attention is not None:
             deeper = _resized(deeper, x.shape[-2:])
@@ -129,7 +129,7 @@ class ReviewKD(Method):
                 raise ValueError("warmup_epochs and mid must be at least 0")
 
         def ramp(self, epoch: int) -> float:
-            """Share of the weight in an epoch, counted from 0."""
+            """Return the share of the weight in an epoch, counted from 0."""
             return min((epoch + 1) / self.warmup_epochs, 1.0) if self.warmup_epochs else 1.0
 
     variants = {
@@ -145,12 +145,12 @@ class ReviewKD(Method):
     }
 
     def build(self) -> None:
-        """Five blocks, shallow to deep."""
+        """Make five blocks, shallow to deep."""
         student, teacher = self.student, self.teacher
         self.needs = frozenset({"pooled", _field(self.config.teacher_features)})
         width = self.config.mid or min(MAX_WIDTH, max(layout.channels for layout in student.layouts))
         layouts = zip(student.layouts, teacher.layouts, strict=True)
-        blocks = [Review(own.channels, width, given.channels, given.grid, deepest=False) for own, given in layouts]
+        blocks = [Review(own.channels, width, goal.channels, goal.grid, deepest=False) for own, goal in layouts]
         self.blocks = nn.ModuleList([*blocks, Review(student.width, width, teacher.width, (1, 1), deepest=True)])
 
     def distill_step(self, batch: Batch) -> Step:
@@ -163,10 +163,10 @@ class ReviewKD(Method):
         return Step(student.logits, {"label": batch.label_loss(student.logits), "reviewkd": reviewed})
 
     def review(self, levels: list[Tensor]) -> list[Tensor]:
-        """The student's five maps, shallow to deep, to as many in the teacher's shapes."""
-        handed, outs = None, []
+        """Turn the student's five maps, shallow to deep, into as many in the teacher's shapes."""
+        deeper, outs = None, []
         for block, x in zip(reversed(self.blocks), reversed(levels), strict=True):
-            out, handed = block(x, handed)
+            out, deeper = block(x, deeper)
             outs.append(out)
         return outs[::-1]
 
@@ -176,7 +176,7 @@ def _field(features: str) -> str:
 
 
 def _levels(model: StagedModel, output: Output, features: str) -> list[Tensor]:
-    """The four stages as maps, and the pooled feature as a map of one pixel."""
+    """Return the four stages as maps, and the pooled feature as a map of one pixel."""
     stages = getattr(output, _field(features))
     maps = [layout.to_map(x) for layout, x in zip(model.layouts, stages, strict=True)]
     return [*maps, output.pooled[:, :, None, None]]

@@ -63,7 +63,7 @@ def rkd_angle_loss(student: Tensor, teacher: Tensor, apart: float = APART) -> Te
 
 
 def _relative_distances(x: Tensor, eps: float) -> Tensor:
-    """Distances `(B, B)` of the rows, over the mean of those off the diagonal."""
+    """Return the distances `(B, B)` of the rows, over the mean of those off the diagonal."""
     x = x - x.mean(0)
     square = x.square().sum(1)
     squares = square[:, None] + square - 2 * x @ x.T
@@ -72,7 +72,7 @@ def _relative_distances(x: Tensor, eps: float) -> Tensor:
 
 
 def _angle_difference(student: Tensor, teacher: Tensor, anchors: slice, apart: float) -> Tensor:
-    """Sum of huber over the triples of these anchors."""
+    """Return the sum of huber over the triples of these anchors."""
     differences = [x - x[anchors, None] for x in (student, teacher)]
     lengths = [x.norm(dim=2, keepdim=True) for x in differences]
     near = (lengths[0] < apart) | (lengths[1] < apart)

@@ -94,7 +94,7 @@ class RSD(Method):
     }
 
     def build(self) -> None:
-        """The projector that decouples the architectures."""
+        """Make the projector that decouples the architectures."""
         width, hidden = self.student.width, self.config.expansion * self.student.width
         self.projector = nn.Sequential(
             nn.Linear(width, hidden, bias=False),

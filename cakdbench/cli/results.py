@@ -111,7 +111,7 @@ def show_results(
         print(export.frame_text(frame, form), end="")
     else:
         write_atomic(output, export.frame_bytes(frame, form))
-        console.print(f"written: {output} ({len(frame)} rows)", markup=False, highlight=False)
+        console.print(f"written: {output} ({len(frame)} rows)", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command("explain-run")

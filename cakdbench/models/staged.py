@@ -128,10 +128,17 @@ class StagedModel(nn.Module):
 
         The mean is taken after the final norm and stands in for the class token.
         """
+        pooled, logits = classify(self.net, self._mean_patch(patches))
+        return Output(logits, pooled)
+
+    def mean_pooled(self, patches: Tensor) -> Tensor:
+        """Return the `pooled` of `mean_head`, `(B, width)`, without running the classifier."""
+        return self.net.forward_head(self._mean_patch(patches), pre_logits=True)
+
+    def _mean_patch(self, patches: Tensor) -> Tensor:
         self._must_compose()
         mean = self.family.final_norm(self.net, patches).mean(1, keepdim=True)
-        pooled, logits = classify(self.net, mean.expand(-1, self.layouts[3].prefix + 1, -1))
-        return Output(logits, pooled)
+        return mean.expand(-1, self.layouts[3].prefix + 1, -1)
 
     def forward(self, images: Tensor, stages: bool = False, preacts: bool = False, attention: bool = False) -> Output:
         """The whole network, once, on images `(B, 3, S, S)`; the arguments choose the fields of `Output`."""

@@ -52,7 +52,7 @@ def _block_rows(block: pd.DataFrame, first: str, second: str, answers: Answers) 
 
 
 class _PairTest:
-    """What a paired test of two methods on one pair needs.
+    """The runs of one pair as a paired test of two methods needs them.
 
     Attributes:
         gaps: seed to first minus second in points, of the seeds that both have.

@@ -21,7 +21,7 @@ SEEDS = (0, 1, 2)
 
 @dataclass(frozen=True)
 class Standings:
-    """How methods stand to each other; those with fewer seeds than `SEEDS` are left out.
+    """Ranks and groups of methods; those with fewer seeds than `SEEDS` are left out.
 
     Attributes:
         ranks: average rank over the pairs, of the methods measured on all of them.

@@ -40,7 +40,7 @@ class Submission:
 
 
 def find_runs(names: Iterable[str], store: Store) -> list[RunFolder]:
-    """The finished runs that are meant by keys, beginnings of keys, paths of run folders, or `all`.
+    """Return the finished runs that are meant by keys, beginnings of keys, paths of run folders, or `all`.
 
     Raises:
         UsageError: a name means no run, or one that is not finished.

@@ -354,9 +354,9 @@ def test_two_processes_do_what_one_does_with_the_same_local_batches(monkeypatch)
                 with seeded("step", *batches[2 * slot + rank].index.tolist()):
                     found[2 * slot + rank] = method(batches[2 * slot + rank]).losses["crd"].item()
         assert found == pytest.approx(wanted, rel=1e-6)
-        slots = zip(*(method._seen for method in ranks))
+        slots = zip(*(method._embedded for method in ranks))
         gathered = {id(x): torch.cat(parts) for slot in slots for parts in zip(*slot) for x in parts}
-        monkeypatch.setattr(crd, "together", lambda x, known=gathered: known[id(x)])
+        monkeypatch.setattr(crd, "all_gather", lambda x, known=gathered: known[id(x)])
         for method in ranks:
             method.step_end()
     for method in ranks:

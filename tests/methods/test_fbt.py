@@ -1,11 +1,14 @@
 """FBT as a method: which side is the front, what L2G is, the settings, and what is left after training."""
 
+import math
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import timm
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from cakdbench.methods.fbt import FBT, L2G, info_nce_loss
 from cakdbench.methods.kd import KD
@@ -88,13 +91,21 @@ def test_l2g_with_6_heads_is_the_module_of_the_papers_cost_table(t, s, count):
     assert sum(p.numel() for p in method.l2g.parameters()) == count
 
 
+def test_a_swin_v1_block_has_its_closed_form():
+    with torch.device("meta"):
+        method = FBT(StagedModel("resnet18", 100), StagedModel("deit_t", 100), FBT.Config(l2g_block="swin_v1"))
+    c, d, heads, window = 256, 192, 8, 7
+    norms, attention, mlp = 4 * d, 4 * d**2 + 4 * d + (2 * window - 1) ** 2 * heads, 8 * d**2 + 5 * d
+    assert sum(p.numel() for p in method.l2g.parameters()) == c * d + d + norms + attention + mlp + d
+
+
 class TestL2G:
     @pytest.mark.parametrize(
         "front, back, kernel",
         [((4, 4), (4, 4), (1, 1)), ((16, 16), (4, 4), (4, 4)), ((4, 8), (4, 4), (1, 2))]
         + [((2, 2), (4, 4), (1, 1)), ((7, 7), (4, 4), (1, 1)), ((3, 8), (4, 4), (1, 1))],
     )
-    @pytest.mark.parametrize("block", ["swin", "vit", "none"])
+    @pytest.mark.parametrize("block", ["swin", "swin_v1", "vit", "none"])
     def test_any_grid_comes_out_as_the_backs(self, front, back, kernel, block):
         l2g = L2G(Layout(6, front, tokens=False), Layout(16, back, tokens=True), block)
         assert l2g.patch_embed.kernel_size == l2g.patch_embed.stride == kernel
@@ -109,8 +120,8 @@ class TestL2G:
 
     def test_a_window_keeps_tokens_apart_and_a_wide_one_does_not(self):
         layout = Layout(16, (14, 14), tokens=False)
-        for window, outside in [(7, False), (14, True)]:
-            l2g = L2G(layout, layout, window=window)
+        for block, (window, outside) in product(("swin", "swin_v1"), [(7, False), (14, True)]):
+            l2g = L2G(layout, layout, block, window=window)
             x = torch.randn(1, 16, 14, 14, requires_grad=True)
             grad = torch.autograd.grad(l2g(x)[0, 0, 0], x)[0]
             assert bool(grad[..., 7:, 7:].any()) == outside
@@ -120,7 +131,7 @@ class TestL2G:
 @pytest.mark.parametrize("family", MINI)
 def test_a_network_fused_with_itself_is_itself(family):
     model = student(family).requires_grad_(False).eval()
-    method = FBT(model, model, FBT.Config(l2g_block="none", fuse_front="student"))
+    method = FBT(model, model, FBT.Config(l2g_block="none", fuse_front="student", feature="pre_logits"))
     nn.init.dirac_(method.l2g.patch_embed.weight), nn.init.zeros_(method.l2g.patch_embed.bias)
     output = model(batch_for(size=1).images, stages=True)
     if method.entry.prefix:
@@ -136,7 +147,7 @@ class TestTemperature:
         assert method.log_scale.exp().item() == pytest.approx(10)
 
     def test_never_scales_beyond_100_and_can_come_back(self):
-        method, batch = fbt(("vit", "cnn"))
+        method, batch = fbt(("mixer", "cnn"))
         method.log_scale.data.fill_(10.0)
         step = method(batch)
         given = batch.teacher.pooled, method.projector(method.student(batch.images).pooled)
@@ -190,7 +201,7 @@ class TestClassToken:
 
     @pytest.mark.parametrize("choice", ["learned", "model", "mean", "gap"])
     def test_what_the_back_gets(self, choice):
-        method, batch = fbt(("cnn", "vit"), fused_cls=choice)
+        method, batch = fbt(("cnn", "vit"), fused_cls=choice, feature="pre_logits")
         feature = batch.teacher.stages[2]
         tokens = method.l2g(feature)
         expected = {
@@ -224,18 +235,60 @@ class TestClassToken:
         assert method(batch).total.item() == fbt(("swin", "cnn"))[0](batch).total.item()
 
 
+def infonce_in_loops(learner, supervisor, tau=0.07):
+    """Eq. 3 of FBT, sample by sample, on features of length 1."""
+    loss = 0.0
+    for i, anchor in enumerate(learner):
+        similar = [torch.cosine_similarity(anchor, key, dim=0).item() / tau for key in supervisor]
+        loss -= math.log(math.exp(similar[i]) / sum(map(math.exp, similar)))
+    return loss / len(learner)
+
+
 class TestFeatures:
-    def test_avg_is_the_mean_of_the_normalised_patch_tokens(self):
-        method, batch = fbt(("vit", "cnn"), feature="avg")
+    """TAS 3.2 compares features after average pooling; class tokens are a variant."""
+
+    def test_a_class_token_teacher_gives_the_mean_of_its_normalised_patch_tokens(self):
+        method, batch = fbt(("vit", "cnn"))
         tokens = method.teacher.net.norm(batch.teacher.stages[3])[:, 1:].mean(1)
         learner = method.projector(method.student(batch.images).pooled)
-        expected = info_nce_loss(learner, tokens, method.log_scale.exp())
-        assert method(batch).losses["nce_ts"].item() == pytest.approx(expected.item(), rel=1e-5)
+        losses = method(batch).losses
+        assert losses["nce_ts"].item() == pytest.approx(infonce_in_loops(learner, tokens), rel=1e-4)
+        tokens = method._enter(method.l2g(method.student(batch.images, stages=True).stages[2]))
+        fused = method.teacher.net.norm(method.teacher.stage(4, tokens))[:, 1:].mean(1)
+        assert losses["nce_fs"].item() == pytest.approx(infonce_in_loops(learner, fused), rel=1e-4)
+
+    def test_a_class_token_student_learns_by_the_mean_of_its_normalised_patch_tokens(self):
+        method, batch = fbt(("cnn", "vit"))
+        net, losses = method.student.net, method(batch).losses
+        own = net.norm(method.student(batch.images, stages=True).stages[3])[:, 1:].mean(1)
+        tokens = torch.cat([method.l2g.prefix.expand(4, -1, -1), method.l2g(batch.teacher.stages[2])], 1)
+        fused = net.norm(method.student.stage(4, tokens))[:, 1:].mean(1)
+        given = batch.teacher.pooled
+        expected = {"ts": (method.projector(own), given), "tf": (method.projector(fused), given), "fs": (own, fused)}
+        for name, features in expected.items():
+            assert losses[f"nce_{name}"].item() == pytest.approx(infonce_in_loops(*features), rel=1e-4), name
+
+    @pytest.mark.parametrize("pair", [("swin", "mobilenet"), ("cnn", "mixer"), ("convnext", "resmlp")])
+    def test_without_class_tokens_it_is_what_the_classifier_takes_to_the_bit(self, pair):
+        frozen = teacher(pair[0])
+        averaged, taken = (
+            make(FBT, frozen, student(pair[1]), feature=feature)(batch_for(frozen)).losses
+            for feature in ("avg", "pre_logits")
+        )
+        assert {name: loss.item() for name, loss in averaged.items()} == {k: v.item() for k, v in taken.items()}
+
+    def test_the_variant_compares_class_tokens(self):
+        method, batch = fbt(("vit", "cnn"), **FBT.variants["feature_cls"])
+        token = method.teacher.net.norm(batch.teacher.stages[3])[:, 0]
+        learner = method.projector(method.student(batch.images).pooled)
+        losses = method(batch).losses
+        assert losses["nce_ts"].item() == pytest.approx(infonce_in_loops(learner, token), rel=1e-4)
+        assert losses["nce_ts"].item() != fbt(("vit", "cnn"))[0](batch).losses["nce_ts"].item()
 
     def test_pool_needs_no_projector(self):
-        method, batch = fbt(("vit", "cnn"), proj="pool")
+        method, batch = fbt(("mixer", "cnn"), proj="pool")
         assert not hasattr(method, "projector")
-        pooled = method.student(batch.images).pooled.unflatten(1, (64, 2)).mean(2)
+        pooled = method.student(batch.images).pooled.unflatten(1, (batch.teacher.pooled.shape[1], -1)).mean(2)
         expected = info_nce_loss(pooled, batch.teacher.pooled, method.log_scale.exp())
         assert method(batch).losses["nce_ts"].item() == pytest.approx(expected.item(), rel=1e-5)
 
@@ -243,7 +296,7 @@ class TestFeatures:
         assert not hasattr(fbt(("mixer", "resmlp"))[0], "projector")
 
     def test_mse_takes_the_place_of_infonce(self):
-        method, batch = fbt(("vit", "cnn"), feature_loss="mse")
+        method, batch = fbt(("mixer", "cnn"), feature_loss="mse")
         losses = method(batch).losses
         assert {name for name in losses if "nce" in name} == set() and not hasattr(method, "log_scale")
         expected = (method.projector(method.student(batch.images).pooled) - batch.teacher.pooled).square().mean()
@@ -282,6 +335,25 @@ class TestWeights:
         assert weighted["ofa_ts"].item() == pytest.approx(1.5 * losses["ofa_ts"].item())
         assert weighted["nce_ts"].item() == pytest.approx(0.125 * losses["nce_ts"].item())
         assert weighted["nce_tf"].item() == pytest.approx(0.25 * losses["nce_tf"].item())
+
+    def test_paper_form_does_not_count_the_labels_again(self):
+        method, batch = fbt(("cnn", "vit"), form="paper", feature_weight=0.0)
+        losses = method(batch).losses
+        assert set(losses) == {"ofa_ts", "ofa_tf", "ofa_fs"}
+        student, target = method.student(batch.images).logits, batch.target
+        fused = method.fuse(batch.teacher.stages[2]).logits
+        by_the_labels = sum(F.cross_entropy(z, target) for z in (student, student, fused))  # what gamma = 1 contains
+        known = {name: z.detach() for name, z in {"t": batch.teacher.logits, "f": fused}.items()}
+        kd = 0.0
+        for supervisor, learner in [("t", student), ("t", fused), ("f", student)]:
+            kd = kd - (known[supervisor].softmax(1) * learner.log_softmax(1)).sum(1).mean()
+        assert sum(losses.values()).item() == pytest.approx((by_the_labels + kd).item(), rel=1e-5)
+
+    @pytest.mark.parametrize("config", [{"ofa_weight": 0.0}, {"ts_weight": 0.0, "fs_weight": 0.0}])
+    def test_paper_form_keeps_the_labels_where_no_loss_of_the_student_contains_them(self, config):
+        method, batch = fbt(("cnn", "vit"), form="paper", **config)
+        step = method(batch)
+        assert step.losses["label"].item() == batch.label_loss(step.logits).item()
 
     def test_labels_on_the_fused_model_if_asked(self):
         method, batch = fbt(("cnn", "vit"), ce_on_fused=0.5)
@@ -322,10 +394,11 @@ def test_a_back_that_cannot_be_entered_is_refused_and_may_be_the_front():
 @pytest.mark.parametrize(
     "config, message",
     [
-        ({"l2g_block": "mamba"}, "l2g_block must be one of swin, vit, none"),
+        ({"l2g_block": "mamba"}, "l2g_block must be one of swin, swin_v1, vit, none"),
         ({"fuse_front": "both"}, "fuse_front must be one of auto, student, teacher"),
         ({"fused_cls": "zero"}, "fused_cls must be one of learned, model, mean, gap"),
-        ({"feature": "max"}, "feature must be one of pre_logits, avg"),
+        ({"feature": "max"}, "feature must be one of avg, pre_logits"),
+        ({"form": "paper", "ce_on_fused": 1.0}, "set ce_on_fused=0, or form=code"),
         ({"proj": "mlp"}, "proj must be one of linear, pool"),
         ({"feature_loss": "l1"}, "feature_loss must be one of nce, mse"),
         ({"front_k": 0}, "front_k must be 1 to 4"),
@@ -346,6 +419,12 @@ def test_wrong_settings_are_named(config, message):
 def test_gamma_of_the_papers(dataset, gamma):
     infos = model_info("swin_t", 100), model_info("resnet18", 100)
     assert resolve_config(FBT, None, *infos, dataset).gamma == gamma
+
+
+def test_a_swin_v1_blocks_position_table_takes_no_weight_decay():
+    method, _ = fbt(("cnn", "vit"), l2g_block="swin_v1")
+    own = {name for name in method.no_weight_decay() if name.startswith("l2g.")}
+    assert own == {"l2g.prefix", "l2g.block.attn.relative_position_bias_table"}
 
 
 def test_what_takes_no_weight_decay():

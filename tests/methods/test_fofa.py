@@ -534,7 +534,7 @@ def test_before_a_save_every_process_knows_all_feedback(monkeypatch):
             assert any(torch.equal(x, part) for part in parts)
             return torch.cat(parts)
 
-        monkeypatch.setattr(fofa, "together", gathered)
+        monkeypatch.setattr(fofa, "all_gather", gathered)
         shared.step_end()
         shared.before_save()
         monkeypatch.undo()

@@ -84,6 +84,11 @@ def test_paper_form_does_not_count_the_labels_twice():
     assert "label" not in make(OFA, frozen, student("vit"), form="paper")(batch_for(frozen)).losses
 
 
+def test_paper_form_keeps_the_labels_where_no_loss_of_the_students_logits_contains_them():
+    frozen = teacher("cnn")
+    assert "label" in make(OFA, frozen, student("vit"), form="paper", kd_weight=0.0)(batch_for(frozen)).losses
+
+
 def test_branch_weight_0_builds_no_branch():
     frozen = teacher("cnn")
     method = make(OFA, frozen, student("vit"), ofa_weight=0.0)

@@ -22,7 +22,7 @@ from cakdbench.methods.pcagl import (
     value_relation_loss,
     windowed,
 )
-from cakdbench.methods.pcagl_views import geometric_view, photometric_view
+from cakdbench.methods.pcagl_views import draw_transforms, geometric_view, photometric_view
 from cakdbench.models.staged import StagedModel
 from cakdbench.models.zoo import model_info
 from cakdbench.recipes import Optimizer
@@ -251,6 +251,9 @@ class TestProjectors:
         assert method.extra_parameters() == sum(sizes) + judge
 
 
+ALWAYS, NEVER = torch.tensor(True).view(1, 1, 1, 1), torch.tensor(False).view(1, 1, 1, 1)
+
+
 class TestViews:
     def images(self, size=6, pixels=32):
         ramp = torch.linspace(-1, 1, 2 * pixels + 1)[1::2]  # coordinates of the pixels' centres
@@ -260,7 +263,7 @@ class TestViews:
     def test_a_crop_is_a_rotated_and_shrunk_square_of_the_image(self):
         images = self.images(200)
         with seeded("crop"):
-            seen = geometric_view(images, 1.0, 0.25, 30.0)
+            seen = geometric_view(images, ALWAYS, ALWAYS, 0.25, 30.0)
         middle = slice(12, 20)
         given = images[0, :, middle, middle].flatten(1)  # across, down and 1 for every pixel
         areas, angles = [], []
@@ -278,24 +281,51 @@ class TestViews:
         assert 0.25 - 1e-3 <= min(areas) < 0.35 and 0.9 < max(areas) <= 1 + 1e-3
         assert -30.01 < min(angles) < -20 and 20 < max(angles) < 30.01
 
-    def test_each_image_has_its_chance(self):
-        images = torch.randn(400, 3, 8, 8)
-        with seeded("chance"):
-            turned = geometric_view(images, 0.5, 0.5, 15.0)
-            jittered = photometric_view(images, 0.5, 0.4, 0.0, 4)
-            masked = photometric_view(images, 0.5, 0.0, 1.0, 4)
-        for seen, share in [(turned, 0.75), (jittered, 0.5), (masked, 0.5)]:
-            touched = (seen - images).abs().flatten(1).max(1).values > 1e-5
-            assert touched.float().mean().item() == pytest.approx(share, abs=0.08)
+    def transformed(self, coin, chance=0.5, count=400):
+        """Which of `count` images are cropped, rotated, jittered and masked, by what is left of the image."""
+        images = torch.randn(count, 3, 8, 8)
+        with seeded("coins", coin):
+            cropped, rotated, jittered, covered = draw_transforms(images, chance, coin)
+            views = [
+                geometric_view(images, cropped, NEVER, 0.5, 15.0),
+                geometric_view(images, NEVER, rotated, 0.5, 15.0),
+                photometric_view(images, jittered, NEVER, 0.4, 0.0, 4),
+                photometric_view(images, NEVER, covered, 0.0, 1.0, 4),
+            ]
+        return torch.stack([(view - images).abs().flatten(1).amax(1) > 1e-5 for view in views])
 
-    def test_no_chance_changes_nothing(self):
+    def test_one_coin_an_image_leaves_half_of_them_alone_and_gives_the_others_every_transform(self):
+        touched = self.transformed("image")
+        assert (touched == touched[0]).all()
+        assert touched[0].float().mean().item() == pytest.approx(0.5, abs=0.08)
+
+    def test_one_coin_a_transform_leaves_one_in_sixteen_alone(self):
+        touched = self.transformed("transform")
+        assert touched.float().mean(1).tolist() == pytest.approx([0.5] * 4, abs=0.08)
+        assert (~touched.any(0)).float().mean().item() == pytest.approx(1 / 16, abs=0.04)
+        assert touched.all(0).float().mean().item() == pytest.approx(1 / 16, abs=0.04)
+
+    @pytest.mark.parametrize("coin", ["image", "transform"])
+    def test_no_chance_changes_nothing(self, coin):
         images = torch.randn(4, 3, 32, 32)
-        assert torch.equal(geometric_view(images, 0.0, 0.5, 15.0), images)
-        assert torch.equal(photometric_view(images, 0.0, 0.4, 0.25, 16), images)
+        coins = draw_transforms(images, 0.0, coin)
+        assert torch.equal(geometric_view(images, *coins[:2], 0.5, 15.0), images)
+        assert torch.equal(photometric_view(images, *coins[2:], 0.4, 0.25, 16), images)
+        assert self.transformed(coin, 1.0, 40).all()
+
+    @pytest.mark.parametrize("chance", [0.5, 0.25])
+    def test_a_step_transforms_an_image_for_the_student_as_its_coin_says(self, monkeypatch, chance):
+        frozen = teacher("vit")
+        method, batch = make(PCAGL, frozen, student("cnn"), view_chance=chance), batch_for(frozen, 64)
+        with seeded("views"):
+            mine, theirs = self.seen_by(monkeypatch, method, batch)
+        moved, coloured = ((a - b).abs().flatten(1).amax(1) > 1e-5 for a, b in [(theirs, batch.images), (mine, theirs)])
+        assert torch.equal(moved, coloured)
+        assert moved.float().mean().item() == pytest.approx(chance, abs=0.17)
 
     def test_masks_are_of_whole_patches(self):
         with seeded("mask"):
-            seen = photometric_view(torch.ones(50, 3, 40, 40), 1.0, 0.0, 0.25, 16)
+            seen = photometric_view(torch.ones(50, 3, 40, 40), NEVER, ALWAYS, 0.0, 0.25, 16)
         full = F.pad(seen, (0, 8, 0, 8), mode="replicate").unflatten(3, (3, 16)).unflatten(2, (3, 16))
         assert torch.equal(full.amin((3, 5)), full.amax((3, 5)))  # one value in each patch
         assert torch.equal(seen[:, 0], seen[:, 2])
@@ -304,7 +334,7 @@ class TestViews:
     def test_jitter_moves_brightness_contrast_and_saturation(self):
         images = torch.randn(60, 3, 8, 8)
         with seeded("jitter"):
-            seen = photometric_view(images, 1.0, 0.4, 0.0, 16)
+            seen = photometric_view(images, ALWAYS, NEVER, 0.4, 0.0, 16)
         contrasts, saturations, brightness = [], [], []
         for image, found in zip(images, seen):
             grey, mine = image.mean(0), found.mean(0)
@@ -573,6 +603,7 @@ def test_refuses_transformers_it_cannot_look_into():
     "config, message",
     [
         ({"mvg": "both"}, "mvg must be one of aligned, literal, off"),
+        ({"view_coin": "batch"}, "view_coin must be one of image, transform"),
         ({"disc_unit": "day"}, "disc_unit must be one of epoch, step"),
         ({"mix": 1.5}, "mix must be 0 to 1"),
         ({"dropout": 1.0}, "dropout must be 0 to"),
