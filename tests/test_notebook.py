@@ -36,8 +36,8 @@ def test_the_examples_run_in_order(monkeypatch, tmp_path, capsys):
             exec(compile(block, "docs/notebook.md", "exec"), names)
     assert (tmp_path / "curves.png").stat().st_size > 10_000
     shown = capsys.readouterr().out
-    assert "fbt" in shown and "average" in shown and "it is the training of a teacher" in shown
-    assert names["both"].empty and len(names["gains"]) >= 20
+    assert "ofa" in shown and "average" in shown and "it is the training of a teacher" in shown
+    assert names["both"].empty and len(names["gains"]) >= 15
 
 
 @pytest.mark.parametrize("block", [block for block in BLOCKS if TRAINS in block])
