@@ -13,6 +13,7 @@ LONG = (
     "test_kill.py",
     "test_distributed.py",
     "test_every_method.py",
+    "test_golden_steps.py",
     "test_stranger.py",
     "test_main.py",
     "test_forgeries.py",

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -47,6 +48,8 @@ class Meter(TorchDispatchMode):
             self._around.callback(module.register_forward_pre_hook(self._enter_module).remove)
             self._around.callback(module.register_forward_hook(self._leave_module).remove)
         self._around.enter_context(_autocast_knows_meta())
+        # torch has no formula for the CPU's fused attention; taken apart, it is two products everywhere.
+        self._around.enter_context(sdpa_kernel(SDPBackend.MATH))
         return super().__enter__()
 
     def __exit__(self, *raised: Any) -> None:

@@ -8,12 +8,14 @@ import torch
 from torch import nn
 
 from cakdbench.costs.bench import CountingBench
-from cakdbench.costs.method_costs import MethodCost, method_cost, method_costs
-from cakdbench.costs.papers import PAIRS, l2g_cost, reused_tail
+from cakdbench.costs.method_costs import CountError, MethodCost, method_cost, method_costs
+from cakdbench.costs.papers import PAIRS, paper_modules
 from cakdbench.grid.plan import Refusal
 from cakdbench.grid.suites import resolve_pairs
 from cakdbench.method import Method, Step
-from cakdbench.registry import split_variant
+from cakdbench.registry import resolve_config, split_variant
+from cakdbench.utils.errors import UsageError
+from cakdbench.utils.rng import seeded
 
 DEMO = "resnet_m>vit_xs@fashion_demo"
 
@@ -68,7 +70,8 @@ def test_fbts_path_holds_the_module_the_reused_tail_and_the_losses(split):
     """6 heads. Beside L2G and tail: class token, temperature, a linear map 512 -> 192 used twice, three InfoNCE."""
     place = bench(PAIRS[0], split=split)
     found = method_cost(place, *split_variant("fbt:heads_6"))
-    l2g, tail = l2g_cost(place), reused_tail(place, split)
+    modules = paper_modules(place, "fbt")
+    (l2g,), tail = modules["paper"], modules["tail"][0].macs
     assert found.extra_parameters == l2g.parameters + 192 + 1 + 512 * 192 + 192
     assert found.added_macs == l2g.macs + 2 * 512 * 192
     assert found.path_macs == found.added_macs + tail + 3 * 192
@@ -98,6 +101,21 @@ def test_the_count_is_that_of_real_steps(label):
     names = ("student_parameters", "student_macs", "extra_parameters", "added_macs", "path_macs", "least_path_macs",
              "most_path_macs", "legacy_parameters", "legacy_macs", "legacy_student_macs")  # fmt: skip
     assert {name: getattr(counted, name) for name in names} == {name: getattr(real, name) for name in names}
+
+
+@pytest.mark.parametrize("label", ["fbt", "ofa", "crd", "fofa", "fcfd", "reviewkd", "irg"])
+def test_a_path_is_what_arithmetic_says_of_a_real_step(label, arithmetic):
+    """The second step, where memories and feedback are there; less what the student alone takes."""
+    place, (made, variant), found = bench().on_cpu, split_variant(label), cost(label)
+    config = resolve_config(made, variant, place.teacher.info, place.student.info, place.pair.dataset)
+    method = made(place.student, place.teacher, config, place.labels).eval()
+    method(place.batch(1, 0, taught=True))
+    method.step_end()
+    batch = place.batch(1, 1, taught=True)
+    with seeded("cost", 1), arithmetic:  # fcfd draws what it does
+        method(batch)
+    path = arithmetic.macs - found.student_macs
+    assert found.path_macs > 0 and found.least_path_macs <= path <= found.most_path_macs
 
 
 def test_feedback_of_the_step_before_is_counted_and_kept():
@@ -202,17 +220,29 @@ def test_a_method_that_looks_at_content_is_counted_in_a_real_step():
 
 
 class Failing(Method):
-    """Fails wherever it runs."""
+    """Fails wherever it runs, over several lines."""
 
     id = "failing"
 
     def distill_step(self, batch):
-        raise ValueError("not on this day")
+        raise self.error("not on\nthis day")
 
 
-def test_a_method_that_fails_is_a_row_that_says_so():
-    found = method_cost(bench(), Failing)
-    assert isinstance(found, Refusal) and "cannot be counted" in found.reason and "not on this day" in found.reason
+@pytest.mark.parametrize("error", [ValueError, AttributeError, UsageError])
+@pytest.mark.parametrize("hook", ["build", "distill_step"])
+def test_a_method_that_fails_is_an_error_of_one_line_and_no_row(error, hook, monkeypatch):
+    monkeypatch.setattr(Failing, "error", error, raising=False)
+    monkeypatch.setattr(Failing, hook, Failing.distill_step if hook == "distill_step" else build_fails)
+    with pytest.raises(CountError) as caught:
+        method_cost(bench(), Failing)
+    assert (
+        str(caught.value) == f"failing on {DEMO} fails while its costs are counted: {error.__name__}: not on this day"
+    )
+    assert isinstance(caught.value.__cause__, error)
+
+
+def build_fails(self):
+    raise self.error("not on\nthis day")
 
 
 class Own(Method):

@@ -75,8 +75,8 @@ def teacher(kind: str) -> StagedModel:
 
 def batches(kind: str, step: int, local_batches: int) -> Iterator[Batch]:
     """Yield a step's local batches and what the teacher makes of them; labels are mixed in the last step."""
-    for place in range(local_batches):
-        images, target, index = (tensor.clone() for tensor in _samples(step, place))
+    for number in range(local_batches):
+        images, target, index = (tensor.clone() for tensor in _samples(step, number))
         yield Batch(
             images,
             target,
@@ -84,15 +84,15 @@ def batches(kind: str, step: int, local_batches: int) -> Iterator[Batch]:
             epoch=step // STEPS_PER_EPOCH,
             step=step % STEPS_PER_EPOCH,
             criterion=label_criterion(recipe()),
-            teacher=copy.deepcopy(_taught(kind, step, place)),
-            place=place,
+            teacher=copy.deepcopy(_taught(kind, step, number)),
+            micro_batch=number,
         )
 
 
 @functools.cache
-def _samples(step: int, place: int) -> tuple[Tensor, Tensor, Tensor]:
+def _samples(step: int, number: int) -> tuple[Tensor, Tensor, Tensor]:
     size, pixels = recipe().local_batch, recipe().image_size
-    first = step * recipe().global_batch + place * size
+    first = step * recipe().global_batch + number * size
     noise = np.random.RandomState(100 + first).standard_normal((size, 3, pixels, pixels))
     index = torch.arange(first, first + size) % SAMPLES
     target = dataset_labels()[index]
@@ -103,6 +103,6 @@ def _samples(step: int, place: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @functools.cache
-def _taught(kind: str, step: int, place: int) -> Output:
+def _taught(kind: str, step: int, number: int) -> Output:
     with torch.no_grad():
-        return teacher(kind)(_samples(step, place)[0], stages=True, preacts=True, attention=True)
+        return teacher(kind)(_samples(step, number)[0], stages=True, preacts=True, attention=True)

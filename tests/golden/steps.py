@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from cakdbench.device import make_accelerator
+from cakdbench.utils.device import make_accelerator
 from cakdbench.labels import label
 from cakdbench.method import Method, Step
-from cakdbench.randomness import seeded
+from cakdbench.utils.rng import seeded
 from cakdbench.registry import get_method, method_ids, resolve_config
 from cakdbench.train.lane import Lane
 
@@ -41,7 +41,7 @@ def built_in() -> list[str]:
 
 
 def version_of(method: type[Method]) -> int:
-    return getattr(method, "version", 1)
+    return method.version
 
 
 def config_of(method: type[Method], variant: str | None, direction: Direction) -> Method.Config:
@@ -113,8 +113,8 @@ def _watched(lane: Lane, direction: Direction, number: int) -> Values:
     ]
     if number % inputs.STEPS_PER_EPOCH == 0:
         lane.start_epoch(number // inputs.STEPS_PER_EPOCH)
-    for slot, batch in enumerate(inputs.batches(direction.teacher, number, lane.accumulation)):
-        lane.local_step(batch, slot)
+    for index, batch in enumerate(inputs.batches(direction.teacher, number, lane.accumulation)):
+        lane.local_step(batch, index)
     for hook in hooks:
         hook.remove()
     return _losses(seen) | norms | {"logits": norm(step.logits for step in seen)}

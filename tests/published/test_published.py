@@ -31,7 +31,8 @@ from cakdbench.published.compare import (
 from cakdbench.published.ledger import PUBLISHED_DIR
 from cakdbench.recipes import load_recipe, recipe_settings
 from cakdbench.registry import method_ids
-from cakdbench.reports.page_conflicts import conflicts_markdown
+from cakdbench.reports.markdown import board_markdown
+from cakdbench.reports.page_conflicts import conflicts_board
 from cakdbench.utils.errors import UsageError
 from cakdbench.utils.toml import read_toml
 
@@ -597,8 +598,8 @@ def test_damaged_protocols_are_named(tmp_path, text, message):
 
 
 def test_the_page_is_stable_and_shows_every_entry():
-    page = conflicts_markdown()
-    assert page == conflicts_markdown()
+    page = board_markdown(conflicts_board())
+    assert page == board_markdown(conflicts_board())
     assert page.endswith("|\n") and not page.endswith("\n\n")
     for each in conflicts():
         assert sum(line.startswith(f"| {each.id} ") for line in page.splitlines()) == 1, each.id
@@ -609,7 +610,7 @@ def test_the_page_is_stable_and_shows_every_entry():
 
 
 def test_tables_of_the_page_are_whole():
-    rows = [line for line in conflicts_markdown().splitlines() if line.startswith("|")]
+    rows = [line for line in board_markdown(conflicts_board()).splitlines() if line.startswith("|")]
     for before, line in zip(rows, rows[1:], strict=False):
         if set(line) <= set("|:-"):
             assert before.count("|") == line.count("|")
