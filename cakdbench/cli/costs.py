@@ -45,7 +45,6 @@ def cost(
     from cakdbench.costs.frame import count_costs
     from cakdbench.costs.papers import PAIRS
     from cakdbench.grid.suites import resolve_pairs
-    from cakdbench.registry import methods_named
     from cakdbench.reports.page_costs import methods_board
     from cakdbench.reports.pages import FORMATS
     from cakdbench.store import write_atomic
@@ -53,7 +52,7 @@ def cost(
     load_methods(method_file)
     pairs = pairs or ",".join(PAIRS)
     with errors.status("counting"):
-        costs = count_costs(methods_named(methods), pairs, recipe, classes, data_dir)
+        costs = count_costs(methods, pairs, recipe, classes, data_dir)
     if store is not None:
         measured = _measured(store, resolve_pairs(pairs, recipe), data_dir)
         costs = costs.merge(measured.drop(columns="recipe"), "left", ["method", "pair"])

@@ -12,8 +12,8 @@ import pandas as pd
 from cakdbench.costs.method_costs import MethodCost, method_costs
 from cakdbench.grid.plan import Refusal, full_label
 from cakdbench.grid.suites import PairSpec, resolve_pairs
-from cakdbench.labels import expand
 from cakdbench.records import Identity, Record
+from cakdbench.registry import methods_named
 from cakdbench.store import canonical
 from cakdbench.utils.errors import UsageError
 
@@ -40,7 +40,7 @@ def count_costs(
         refusal: why the method does not take the pair; then there are no counts.
 
     Args:
-        methods: a list, or names separated by commas: `METHOD`, `METHOD:VARIANT`, `METHOD[KEY=1|2]`.
+        methods: a list, or names separated by commas: `METHOD`, `METHOD:VARIANT`, `METHOD[KEY=1|2]`, `all`.
         pairs: suites or pairs, separated by commas.
         recipe: for all pairs, instead of each pair's own.
         num_classes: of both classifiers; None: the dataset's.
@@ -50,7 +50,7 @@ def count_costs(
         UsageError: a name is unknown, a setting impossible, or no method named.
         CountError: a method's own code fails.
     """
-    labels = expand(methods) if isinstance(methods, str) else list(methods)
+    labels = methods_named(methods) if isinstance(methods, str) else list(methods)
     labels = list(dict.fromkeys(map(full_label, labels)))
     if not labels:
         raise UsageError("no methods named; give a list of them, or all")

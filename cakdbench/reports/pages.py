@@ -8,7 +8,7 @@ from cakdbench.records import Record
 from cakdbench.reports.blocks import BoardResults, board_results
 from cakdbench.reports.board import PLOTS, Board, Plot
 from cakdbench.reports.csv import board_csv
-from cakdbench.reports.eligibility import Column, Rules, board_columns
+from cakdbench.reports.eligibility import Column, Standard, board_columns
 from cakdbench.reports.html import board_html
 from cakdbench.reports.latex import board_latex
 from cakdbench.reports.markdown import board_markdown
@@ -56,7 +56,7 @@ def general_pages(
         yield from (Page(f"{board.name}.{ending}", FORMATS[ending](board)) for ending in formats)
 
 
-def suite_board(name: str, suites: Iterable[Suite], evidence: Evidence, rules: Rules) -> BoardResults:
+def suite_board(name: str, suites: Iterable[Suite], evidence: Evidence, rules: Standard) -> BoardResults:
     """Return the results of the board of that name, titled by its file or as the largest of its suites."""
     members = [suite for suite in suites if suite.board == name]
     largest = max(members, key=lambda suite: len(suite.specs))

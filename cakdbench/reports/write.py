@@ -85,8 +85,8 @@ def check_boards(
 ) -> bool:
     """Print what is stale in a folder of boards, as a diff; return True if nothing is.
 
-    Arguments as for `write_boards`.
-    A picture is judged by the numbers it was drawn from, as its bytes depend on the version of matplotlib.
+    Arguments as for `write_boards`. A picture is judged by the numbers it was drawn from, as its bytes depend on the
+    version of matplotlib.
     """
     _tell_damage(evidence, console)
     boards = _boards(evidence, specs, data_dir)
