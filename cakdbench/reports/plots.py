@@ -2,16 +2,17 @@
 
 import hashlib
 import json
-import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from statistics import fmean, geometric_mean
+from statistics import geometric_mean
 
-from cakdbench.records import Conditions, Record
+import numpy as np
+import pandas as pd
+
+from cakdbench.records import Record
 from cakdbench.reports.blocks import BASELINES, SCRATCH, Block, BoardResults, Row, Score
 from cakdbench.reports.board import Plot
-from cakdbench.reports.results_table import pair_text
 from cakdbench.reports.text import points
 from cakdbench.results.stats import ALPHA
 
@@ -22,6 +23,8 @@ LEADERS = 5
 """How many methods beside the baselines stand out among the learning curves."""
 DRAWN_EPOCHS = 50
 """The most points of one learning curve."""
+SAME_WAY = ("device", "processes", "threads", "compiled", "channels_last")
+"""What two runs have in common whose times can be compared."""
 LONG = 32
 """The most characters of a method's name."""
 
@@ -133,8 +136,7 @@ def heat(block: Block) -> Heat | None:
     if not rows:
         return None
     cells = tuple(tuple(_heat_cell(row.scores[place]) for place in places) for row in rows)
-    pairs = tuple(pair_text(block.columns[place].column, block, "\n") for place in places)
-    return Heat(pairs, tuple(map(_name, rows)), cells)
+    return Heat(tuple(block.columns[place].head for place in places), tuple(map(_name, rows)), cells)
 
 
 def _heat_cell(score: Score) -> float | str | None:
@@ -143,47 +145,33 @@ def _heat_cell(score: Score) -> float | str | None:
 
 def costs(block: Block) -> Costs | None:
     """Return gain and cost of every method that has both, scratch first; None if none has."""
-    rows = [(_name(row), *cost, len(row.gains) == len(row.scores)) for row in block.rows if (cost := _cost(row))]
-    if not rows:
-        return None
-    scratch = next(_name(row) for row in block.rows if row.label == SCRATCH)
-    rows.insert(0, (scratch, 1.0, 0.0, True))
-    front = pareto_front([(cost, gain) if whole else (math.inf, -math.inf) for _, cost, gain, whole in rows])
-    return Costs(tuple(Cost(*row, row[-1] and place in front) for place, row in enumerate(rows)))
-
-
-def _cost(row: Row) -> tuple[float, float] | None:
-    """Return the multiple of scratch's training time per image, mean over pairs and seeds, and the average gain."""
-    ratios = [ratio for score in row.scores for ratio in _cost_ratios(score)]
-    if row.average_gain is None or not ratios:
-        return None
-    return round(geometric_mean(ratios), 6), row.average_gain
+    scratch, *others = block.rows
+    places = [(_name(scratch), 1.0, 0.0, True)]
+    for row in others:
+        ratios = [ratio for score in row.scores for ratio in _cost_ratios(score)]
+        if row.gains and ratios:
+            cost = round(geometric_mean(ratios), 6)
+            places.append((_name(row), cost, row.average_gain, len(row.gains) == len(row.scores)))
+    front = pareto_front([(cost, gain) for _, cost, gain, whole in places if whole])
+    points = (Cost(*place, front=place[3] and place[1:3] in front) for place in places)
+    return Costs(tuple(points)) if len(places) > 1 else None
 
 
 def _cost_ratios(score: Score) -> list[float]:
-    """Return one ratio a seed that was trained in the same way as scratch's; another device's time says nothing."""
-    scratch = {record.identity.seed: record.conditions for record in score.scratch}
-    ratios = []
-    for record in score.records:
-        own, other = record.conditions, scratch.get(record.identity.seed)
-        if other and _same_way(own, other) and min(own.images_per_second, other.images_per_second) > 0:
-            ratios.append(other.images_per_second / own.images_per_second)
-    return ratios
+    """Return scratch's speed to the method's, a seed that ran in the same way: another device's time says nothing."""
+    scratch = score.column.runs[score.column.runs["method"] == SCRATCH]
+    both = score.runs.merge(scratch, on=["seed", *SAME_WAY])
+    speeds = zip(both["images_per_second_x"], both["images_per_second_y"])
+    return [base / own for own, base in speeds if min(own, base) > 0]
 
 
-def _same_way(one: Conditions, other: Conditions) -> bool:
-    facts = ("device", "processes", "threads", "compiled", "channels_last")
-    return all(getattr(one, fact) == getattr(other, fact) for fact in facts)
+def pareto_front(points: Collection[tuple[float, float]]) -> set[tuple[float, float]]:
+    """Return the points (cost, gain) that no other beats: at least as good in both, better in one."""
 
+    def is_beaten(cost: float, gain: float) -> bool:
+        return any(other != (cost, gain) and other[0] <= cost and other[1] >= gain for other in points)
 
-def pareto_front(points: Sequence[tuple[float, float]]) -> set[int]:
-    """Return the places of the points (cost, gain) that no other beats: at least as good in both, better in one."""
-    front, best = set(), -math.inf
-    for cost, gain in sorted(set(points), key=lambda point: (point[0], -point[1])):
-        if gain > best:
-            front |= {place for place, point in enumerate(points) if point == (cost, gain)}
-            best = gain
-    return front
+    return {point for point in points if not is_beaten(*point)}
 
 
 def curves(block: Block) -> Curves | None:
@@ -192,26 +180,22 @@ def curves(block: Block) -> Curves | None:
     for place, column in enumerate(block.columns):
         lines = tuple(curve for row in block.rows if (curve := _curve(row, row.scores[place].records)))
         if lines:
-            panels.append((pair_text(column.column, block, ", "), lines))
+            panels.append((column.name, lines))
     baselines = tuple(_name(row) for row in block.rows if row.label in BASELINES)
     leaders = [_name(row) for row in block.rows if row.label not in BASELINES and row.gains][:LEADERS]
     return Curves(baselines, tuple(leaders), tuple(panels)) if panels else None
 
 
 def _curve(row: Row, records: Iterable[Record]) -> Curve | None:
-    runs = [{line.epoch + 1: line.top1 for line in r.history if _is_finite(line.top1)} for r in records]
-    epochs = sorted(set.intersection(*map(set, runs))) if runs else []
-    if len(epochs) < 2:
+    seeds = {record.key: {line.epoch + 1: line.top1 for line in record.history} for record in records}
+    runs = pd.DataFrame(seeds, dtype=float)
+    runs = runs[np.isfinite(runs).all(axis=1)].sort_index()
+    if len(runs) < 2:
         return None
-    step = -(-len(epochs) // DRAWN_EPOCHS)
-    epochs = epochs[::-step][::-1]  # thinned from the end, so that the last epoch stays
-    values = [[run[epoch] for run in runs] for epoch in epochs]
-    lines = (tuple(round(of(seeds), 4) for seeds in values) for of in (fmean, min, max))
-    return Curve(_name(row), tuple(epochs), *lines)
-
-
-def _is_finite(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
+    step = -(-len(runs) // DRAWN_EPOCHS)
+    runs = runs[::-step][::-1]  # thinned from the end, so that the last epoch stays
+    lines = (tuple(values.round(4).tolist()) for values in (runs.mean(axis=1), runs.min(axis=1), runs.max(axis=1)))
+    return Curve(_name(row), tuple(runs.index.tolist()), *lines)
 
 
 def ranks(block: Block) -> Ranks | None:

@@ -105,7 +105,7 @@ class TestCost:
         def beaten(one):
             return any(other[0] <= one[0] and other[1] >= one[1] and other != one for other in points)
 
-        assert pareto_front(points) == {place for place, point in enumerate(points) if not beaten(point)}
+        assert pareto_front(points) == {point for point in points if not beaten(point)}
 
 
 class TestCurves:
