@@ -209,7 +209,9 @@ def board_results(
     blocks, unmeasured = [], []
     for dataset in dict.fromkeys(column.dataset for column in columns):
         own = [column for column in columns if column.dataset == dataset]
-        counting = {p: {c: runs.counting.get((p, c), ()) for c in own} for p in runs.precisions(own)}
+        precisions = {precision for precision, column in runs.counting if column in own} or {"fp32"}
+        ordered = sorted(precisions, key=lambda name: (name != "fp32", name))
+        counting = {p: {c: runs.counting.get((p, c), ()) for c in own} for p in ordered}
         made = [_block(p, _shown(counting[p], rules), rules, answers, statuses) for p in counting]
         shown = {column.column for block in made for column in block.columns}
         blocks += made

@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.transforms import Bbox
 
 from cakdbench.reports.plots import REFUSED, Costs, Curve, Curves, Heat, PlotData, Ranks, digest_mark
 from cakdbench.reports.text import points
@@ -39,6 +40,10 @@ STYLE = {
 INK, GREY, PALE = "#222222", "#767676", "#c4c4c4"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
 """Of Okabe and Ito: told apart by the colour-blind."""
+ANGLES = np.deg2rad(np.arange(0, 360, 15))
+CIRCLE = np.stack([np.cos(ANGLES), np.sin(ANGLES)], axis=1)
+OFFSETS = np.concatenate([radius * CIRCLE for radius in (8, 14, 22, 32, 44, 58)]).round(3) + 0.0
+"""Where a label may stand to its point, in points of length, `(places, 2)`."""
 BASELINE_LINES = ("dashed", "dotted")
 OTHERS = "other methods"
 
@@ -131,15 +136,12 @@ def _place_labels(axes: Axes, labels: dict[tuple[float, ...], str], lines: list[
     corners = [axes.transData.transform(sorted(line)) for line in lines]
     taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in spots]
     taken += [(*np.minimum(a, b) - 1, *np.maximum(a, b) + 1) for line in corners for a, b in pairwise(line)]
-    offsets = _offsets()
     for (place, text), spot in sorted(zip(labels.items(), spots, strict=True), key=lambda label: -label[0][0][1]):
-        label = axes.annotate(
-            text, place[:2], xytext=(0, 0), textcoords="offset points", size=8, color=INK, va="center"
-        )
-        extent = label.get_window_extent()
-        boxes = _boxes(spot, offsets * axes.figure.dpi / 72, extent.width, extent.height)
-        best = int(np.argmin(_covered(boxes, np.array(taken), axes.bbox.extents) + 0.4 * np.hypot(*offsets.T)))
-        offset = tuple(offsets[best].tolist())
+        at_point = {"xytext": (0, 0), "textcoords": "offset points"}
+        label = axes.annotate(text, place[:2], **at_point, size=8, color=INK, va="center")
+        boxes = _boxes(spot, axes.figure.dpi / 72, label.get_window_extent())
+        best = int(np.argmin(_covered(boxes, np.array(taken), axes.bbox.extents) + 0.4 * np.hypot(*OFFSETS.T)))
+        offset = tuple(OFFSETS[best].tolist())
         label.set(position=offset, ha="left" if offset[0] >= 0 else "right")
         taken.append(boxes[best])
         if math.hypot(*offset) > 14:
@@ -147,18 +149,11 @@ def _place_labels(axes: Axes, labels: dict[tuple[float, ...], str], lines: list[
             axes.annotate("", place[:2], xytext=offset, textcoords="offset points", arrowprops=leader)
 
 
-def _offsets() -> np.ndarray:
-    """Return where a label may stand to its point, in points of length, `(places, 2)`."""
-    angles = np.deg2rad(np.arange(0, 360, 15))
-    circle = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    return np.concatenate([radius * circle for radius in (8, 14, 22, 32, 44, 58)]).round(3) + 0.0
-
-
-def _boxes(spot: np.ndarray, offsets: np.ndarray, width: float, height: float) -> np.ndarray:
-    """Return left, bottom, right and top of a label at each offset, in pixels, `(places, 4)`."""
-    x, y = (spot + offsets).T
-    left = np.where(offsets[:, 0] >= 0, x, x - width)
-    return np.stack([left, y - height / 2, left + width, y + height / 2], axis=1)
+def _boxes(spot: np.ndarray, scale: float, extent: Bbox) -> np.ndarray:
+    """Return left, bottom, right and top of a label of some extent at each offset, in pixels, `(places, 4)`."""
+    x, y = (spot + OFFSETS * scale).T
+    left = np.where(OFFSETS[:, 0] >= 0, x, x - extent.width)
+    return np.stack([left, y - extent.height / 2, left + extent.width, y + extent.height / 2], axis=1)
 
 
 def _covered(boxes: np.ndarray, taken: np.ndarray, frame: np.ndarray) -> np.ndarray:

@@ -47,7 +47,7 @@ def write_boards(
             console.print(BoardView(board_of(board)))
     for page in pages(boards, evidence.records, formats, general=specs is None):
         path = folder / page.path
-        if not isinstance(page.source, Plot) or _is_stale(page, path):
+        if not isinstance(page.source, Plot) or any(_diff(page, path)):
             write_atomic(path, page.text.encode())
         if path.suffix != ".svg":
             console.print(f"written: {path}", markup=False, highlight=False)
@@ -84,7 +84,7 @@ def check_boards(
     """
     boards = _boards(evidence, specs, console, data_dir)
     current = list(pages(boards, evidence.records, general=specs is None))
-    stale = [line for page in current if _is_stale(page, folder / page.path) for line in _diff(page, folder)]
+    stale = [line for page in current for line in _diff(page, folder / page.path)]
     if specs is None:
         stale += _strays(current, folder)
     for line in stale:
@@ -99,21 +99,14 @@ def _strays(current: Iterable[Page], folder: Path) -> Iterator[str]:
         yield f"{name}: nothing generates this; delete it"
 
 
-def _is_stale(page: Page, path: Path) -> bool:
-    if not path.is_file():
-        return True
-    if isinstance(page.source, Plot):
-        return plot_digest(path.read_text(errors="replace")) != page.source.digest
-    return path.read_bytes() != page.text.encode()
-
-
-def _diff(page: Page, folder: Path) -> Iterator[str]:
-    path = folder / page.path
+def _diff(page: Page, path: Path) -> Iterator[str]:
+    """Yield what is stale in a file, a line each; nothing if it is current."""
     if not path.is_file():
         yield f"{page.path}: missing; `cakdbench leaderboard` writes it"
-    elif isinstance(page.source, Plot):
-        yield f"{page.path}: drawn from other numbers; `cakdbench leaderboard` draws it anew"
-    else:
-        old, new = path.read_text(errors="replace").splitlines(), page.text.splitlines()
+    elif not isinstance(page.source, Plot):
+        # The parts between line feeds differ in any byte that differs, as a carriage return.
+        old, new = path.read_bytes().decode(errors="replace").split("\n"), page.text.split("\n")
         names = f"{page.path} (as it is)", f"{page.path} (as it should be)"
         yield from difflib.unified_diff(old, new, *names, lineterm="")
+    elif plot_digest(path.read_text(errors="replace")) != page.source.digest:
+        yield f"{page.path}: drawn from other numbers; `cakdbench leaderboard` draws it anew"
