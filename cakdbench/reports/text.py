@@ -20,8 +20,8 @@ def span(values: Iterable[float], spec: str = ",") -> str:
     return " to ".join(dict.fromkeys(format(value, spec) for value in (values[:1] + values[-1:])))
 
 
-def number_text(value: str | float | None) -> str:
-    """Return a number for readers: with thousands separators, fractions with three digits; text as it is."""
+def number_text(value: object) -> str:
+    """Return a number for readers: with thousands separators, fractions with three digits; others as their text."""
     if value is None or value != value:
         return MISSING
     if isinstance(value, float):
