@@ -36,12 +36,13 @@ def _lines(section: Section) -> Iterator[dict[str, Any]]:
 
 
 def _cell(place: dict[str, Any], value: Cell | str | float | None) -> Iterator[dict[str, Any]]:
+    line = place | {"kind": "cell", "text": number_text(value)}
     if not isinstance(value, Cell):
-        yield place | {"kind": "cell", "text": number_text(value)} | ({} if isinstance(value, str) else {"value": value})
+        yield line if isinstance(value, str) else line | {"value": value}
         return
     numbers = {"value": value.measured, "sd": value.sd, "gain": value.gain}
     rounded = {name: round(number, 6) + 0.0 for name, number in numbers.items() if number is not None}
-    yield place | {"kind": "cell", "n": value.seeds, "text": number_text(value)} | rounded
+    yield line | {"n": value.seeds} | rounded
     for number, sources in value.printed:
         yield place | {"kind": "printed", "value": number, "sources": sources}
 

@@ -87,12 +87,12 @@ def _block_sections(block: Block, results: BoardResults) -> Iterator[Section]:
         interactive=True,
         brief=bool(block.records),
     )
-    for title, parts in _parts(block, results):
+    for title, parts in _parts(block):
         label = f"{heading}: {title}" if heading else title
         yield Section(title, 3 if heading else 2, label, **parts)
 
 
-def _parts(block: Block, results: BoardResults) -> Iterator[tuple[str, dict]]:
+def _parts(block: Block) -> Iterator[tuple[str, dict]]:
     """Yield what stands below a block's results: titles, and the other fields of their sections."""
     if any(column.printed_top5 for column in block.columns):
         yield "Top-5 accuracy", {"notes": (TOP5,), "frame": _top5_table(block)}
@@ -106,8 +106,7 @@ def _parts(block: Block, results: BoardResults) -> Iterator[tuple[str, dict]]:
         yield "Averaged weights (EMA, last epoch)", {"frame": _side_table(block, "ema")}
     software = f"Precision: {block.precision}. Versions: {plain('; '.join(versions(block)))}."
     yield "Conditions", {"frame": conditions_table(block), "footer": (software,)}
-    runs = {"frame": runs_table(block), "folded": True}
-    yield "Devices, speed and parameters of the runs", runs
+    yield "Devices, speed and parameters of the runs", {"frame": runs_table(block), "folded": True}
 
 
 def _legend(block: Block) -> tuple[str, ...]:
