@@ -3,25 +3,21 @@
 What is particular to a method, its values above all, is tested in the method's own module.
 """
 
-import functools
 import re
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields
 from typing import Literal, get_args, get_origin, get_type_hints
 
 import pytest
 import timm
 import torch
-from torch import Tensor
 
 from cakdbench.checks.lab import SIZE
 from cakdbench.labels import label
-from cakdbench.method import TEACHER_PARTS, Batch, Method, Step
-from cakdbench.models.staged import StagedModel
 from cakdbench.models.zoo import model_info
 from cakdbench.registry import get_method, method_ids, resolve_config, split_variant
 from cakdbench.utils.errors import UsageError
-from cakdbench.utils.rng import seeded
-from tests.methods.method_lab import CLASSES, MINI, batch_for, gradients, make, reached, student, teacher
+from tests.methods.cases import case_of, cases, contents, copied, numbers, refusal, same
+from tests.methods.method_lab import CLASSES, gradients, reached
 from tests.methods.wrong_settings import WRONG_SETTINGS
 
 IDS = method_ids()
@@ -69,11 +65,11 @@ LOSSES = {
 
 WITHOUT_MODULES = {"at", "dist", "dkd", "irg", "kd", "lskd", "rkd", "scratch"}
 
-IDLE = {"fcfd": ("to_student.", "to_teacher."), "fofa": ("prompts.",)}
-"""Modules that need not learn in a first step: paths are drawn, and prompts start at scale 0 and without feedback."""
+IDLE = {"fcfd": ("to_student.",), "fofa": ("prompts.",)}
+"""Modules whose gradient may be 0 in a step by default: paths are drawn, and prompts start at scale 0."""
 
 DRAWN = {"fcfd": ("to_student.", "to_teacher.")}
-"""Modules that need not learn in any step: those of the paths that are not drawn."""
+"""Modules that a step of a variant may leave out: those of paths that are not drawn."""
 
 ZERO = {
     "fofa": ("fofa_prompt",),
@@ -84,80 +80,11 @@ ZERO = {
 """Losses that are not above 0 in a batch of two: a lone distance is its own mean, prompts start at scale 0, and a
 student that fools an adversary gains."""
 
+PROMPTS_ALONE = {"fofa_prompt"}
+"""Losses that train nothing of the student."""
+
 ROUGH = {"at": 2e-2, "irg": 6e-2, "rkd": 3e-2}
 """Relative error under bf16 where features differ by little; elsewhere it is below 1e-2."""
-
-
-def refusal(name: str, pair: tuple[str, str]) -> str | None:
-    kind, variant = split_variant(name)
-    infos = [model_info(MINI.get(family, family), CLASSES, SIZE) for family in pair]
-    return kind.refuses(*infos, resolve_config(kind, variant, *infos, "cifar100"))
-
-
-def cases(names: list[str], pairs: list[tuple[str, str]]) -> pytest.MarkDecorator:
-    """Parametrise over the methods' labels and the pairs they take."""
-    taken = [(name, pair) for name in names for pair in pairs if refusal(name, pair) is None]
-    return pytest.mark.parametrize("name, pair", taken, ids=["{}-{}>{}".format(name, *pair) for name, pair in taken])
-
-
-@dataclass
-class Case:
-    """A method on a pair, and a batch with no more of the teacher than it needs."""
-
-    method: Method
-    batch: Batch
-    teacher: StagedModel
-
-    @property
-    def trainable(self) -> list[tuple[str, Tensor]]:
-        return [(name, p) for name, p in self.method.named_parameters() if p.requires_grad]
-
-    def step(self, **changes: object) -> Step:
-        """Step on the batch with some changes, whatever is drawn at random the same in every call."""
-        with seeded("step"):
-            return self.method(replace(self.batch, **changes))
-
-
-def case_of(name: str, pair: tuple[str, str], size: int = 4, **overrides: object) -> Case:
-    kind, variant = split_variant(name)
-    (frozen, batch), model = taught(pair[0], size), student(pair[1])
-    config = resolve_config(kind, variant, frozen.info, model.info, "cifar100", overrides)
-    method = make(kind, frozen if kind.needs else None, model, **vars(config))
-    unread = {part: None for part in TEACHER_PARTS - {"model"} - method.needs}
-    return Case(method, replace(batch, teacher=replace(batch.teacher, **unread)), frozen)
-
-
-@functools.cache
-def taught(family: str, size: int) -> tuple[StagedModel, Batch]:
-    """Return a teacher and a batch that it has seen, the same for all tests: a step must not change them."""
-    frozen = teacher(family)
-    return frozen, batch_for(frozen, size)
-
-
-def numbers(losses: dict[str, Tensor]) -> dict[str, float]:
-    return {name: loss.item() for name, loss in losses.items()}
-
-
-def copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in tensors.items()}
-
-
-def same(tensors: dict[str, Tensor], others: dict[str, Tensor]) -> bool:
-    return tensors.keys() == others.keys() and all(torch.equal(tensors[name], others[name]) for name in tensors)
-
-
-def contents(batch: Batch) -> dict[str, Tensor]:
-    """Return the tensors of a batch and of the teacher's outputs in it, by place."""
-    given = {"images": batch.images, "target": batch.target, "index": batch.index}
-    for part, value in vars(batch.teacher).items():
-        given |= {f"{part}.{i}": x for i, x in enumerate(_tensors(value))}
-    return given
-
-
-def _tensors(value: object) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value]
-    return [x for part in value or () for x in _tensors(part)]
 
 
 class TestStep:
@@ -167,8 +94,7 @@ class TestStep:
         state, given = copied(case.teacher.state_dict()), copied(contents(case.batch))
         step = case.step()
         found = gradients(sum(step.everything.values()), case.trainable)
-        missing = found.keys() - reached(found)
-        assert not [each for each in missing if not each.startswith(IDLE.get(name, ()))]
+        assert not [key for key in found.keys() - reached(found) if not key.startswith(IDLE.get(name, ()))]
         assert all(grad.isfinite().all() for grad in found.values() if grad is not None)
         assert all(loss.isfinite() and loss.dtype == torch.float32 for loss in step.everything.values())
         assert step.logits.shape == (4, CLASSES)
@@ -192,15 +118,19 @@ class TestStep:
             case.step()
         case.method.step_end()
         found = gradients(sum(case.step().everything.values()), case.trainable)
-        missing = {each for each, grad in found.items() if grad is None}
-        assert not [each for each in missing if not each.startswith(DRAWN.get(case.method.id, ()))]
-        assert {each for each in found if each.startswith("student.")} <= reached(found)
-        assert all(grad.isfinite().all() for grad in found.values() if grad is not None)
+        drawn = DRAWN.get(case.method.id, ())
+        learning = {key: grad for key, grad in found.items() if not key.startswith(drawn)}
+        assert all(grad is not None and grad.isfinite().all() for grad in learning.values())
+        still = learning.keys() - reached(learning)
+        assert not [key for key in still if not key.startswith(IDLE.get(case.method.id, ()))]
 
     @pytest.mark.parametrize("id", IDS)
-    def test_has_the_losses_of_its_method(self, id):
-        losses = case_of(id, ("vit", "cnn")).step().losses
+    def test_has_the_losses_of_its_method_and_each_trains_the_student(self, id):
+        case = case_of(id, ("vit", "cnn"))
+        losses = case.step().losses
         assert set(losses) == {"label"} | LOSSES[id]
+        for name in losses.keys() - PROMPTS_ALONE:
+            assert any(key.startswith("student.") for key in reached(gradients(losses[name], case.trainable))), name
 
     @cases(LABELS, [("vit", "cnn")])
     def test_takes_one_hot_labels_as_indices(self, name, pair):
@@ -297,11 +227,11 @@ class TestSettings:
 
     @pytest.mark.parametrize("name", [name for name in LABELS if name not in IDS])
     def test_of_a_variant_win_over_all_others(self, name):
-        kind, variant = split_variant(name)
+        method, variant = split_variant(name)
         infos = model_info("deit_t", 100), model_info("resnet18", 100)
         for dataset in ("cifar100", "imagenet1k"):
-            plain, config = (vars(resolve_config(kind, which, *infos, dataset)) for which in (None, variant))
-            assert config == plain | dict(kind.variants[variant])
+            plain, config = (vars(resolve_config(method, which, *infos, dataset)) for which in (None, variant))
+            assert config == plain | dict(method.variants[variant])
 
     def test_of_other_names_are_those_of_the_method(self):
         assert {alias: id for id in IDS for alias in get_method(id).aliases} == {"tas": "fbt", "pat": "fofa"}
