@@ -1,4 +1,4 @@
-"""FBT as a method: which side is the front, what L2G is, the settings, and what is left after training."""
+"""FBT as a method: which side is the front, what L2G is, the settings, and what takes no weight decay."""
 
 import math
 from dataclasses import replace

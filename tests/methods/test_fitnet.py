@@ -1,4 +1,4 @@
-"""FitNet: the hint loss, the aligners of all forms of stages, and what a step trains and reads."""
+"""FitNet: the hint loss, the aligners of all forms of stages, and what a step reads of the teacher."""
 
 import math
 from dataclasses import replace

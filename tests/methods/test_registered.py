@@ -1,26 +1,30 @@
-"""What every registered method does alike: steps, labels, precision, checkpoints, exports, settings.
+"""Tests of what all registered methods do alike: steps, labels, precision, checkpoints, exports, settings.
 
 What is particular to a method, its values above all, is tested in the method's own module.
 """
 
+import functools
 import re
 from dataclasses import fields
+from itertools import product
 from typing import Literal, get_args, get_origin, get_type_hints
 
 import pytest
 import timm
 import torch
+from torch import nn
 
 from cakdbench.checks.lab import SIZE
 from cakdbench.labels import label
 from cakdbench.models.zoo import model_info
-from cakdbench.registry import get_method, method_ids, resolve_config, split_variant
+from cakdbench.registry import get_method, resolve_config, split_variant
 from cakdbench.utils.errors import UsageError
+from tests.golden.steps import built_in
 from tests.methods.cases import case_of, cases, contents, copied, numbers, refusal, same
 from tests.methods.method_lab import CLASSES, gradients, reached
 from tests.methods.wrong_settings import WRONG_SETTINGS
 
-IDS = method_ids()
+IDS = built_in()
 LABELS = [label(id, variant) for id in IDS for variant in (None, *get_method(id).variants)]
 
 PAIRS = [
@@ -65,7 +69,7 @@ LOSSES = {
 
 WITHOUT_MODULES = {"at", "dist", "dkd", "irg", "kd", "lskd", "rkd", "scratch"}
 
-IDLE = {"fcfd": ("to_student.",), "fofa": ("prompts.",)}
+IDLE = {"fcfd": ("to_student.", *(f"to_teacher.{stage}.prefix" for stage in (1, 2, 3))), "fofa": ("prompts.",)}
 """Modules whose gradient may be 0 in a step by default: paths are drawn, and prompts start at scale 0."""
 
 DRAWN = {"fcfd": ("to_student.", "to_teacher.")}
@@ -154,6 +158,12 @@ class TestStep:
         assert all(grad.isfinite().all() for grad in found.values() if grad is not None)
 
 
+@functools.cache
+def plain_model(name: str) -> nn.Module:
+    sizes = {"img_size": SIZE} if name.startswith("vit") else {}
+    return timm.create_model(name, num_classes=CLASSES, **sizes)
+
+
 class TestMethod:
     @cases(IDS, [("vit", "cnn"), ("cnn", "vit")])
     def test_does_not_contain_the_teacher(self, name, pair):
@@ -168,8 +178,7 @@ class TestMethod:
     @cases(IDS, [("cnn", "timm:vit_tiny_patch16_224"), ("vit", "timm:resnet10t")])
     def test_gives_the_student_away_as_a_plain_timm_model(self, name, pair):
         case = case_of(name, pair)
-        sizes = {"img_size": SIZE} if "vit" in pair[1] else {}
-        plain = timm.create_model(pair[1].removeprefix("timm:"), num_classes=CLASSES, **sizes)
+        plain = plain_model(pair[1].removeprefix("timm:"))
         case.step()  # moves the statistics of batch norms
         exported = case.method.student.export_state()
         assert list(exported) == list(plain.state_dict())
@@ -197,12 +206,24 @@ class TestMethod:
         assert {"layer1", "layer2"} <= tops and not tops & {"layer3", "layer4", "fc"}
 
 
+def test_losses_of_every_method_are_known():
+    assert not set(IDS) - LOSSES.keys(), "add the names of its losses to LOSSES, above"
+
+
 def test_pairs_are_refused_for_known_reasons_alone():
-    everything = [(name, pair) for name in LABELS for pair in PAIRS + VARIANT_PAIRS]
-    for name, pair in everything:
+    refused = set()
+    for name, pair in product(LABELS, PAIRS + VARIANT_PAIRS):
         if reason := refusal(name, pair):
-            expected = REASONS.get(name) or REASONS.get(split_variant(name)[0].id)
-            assert expected and re.search(expected, reason), f"{name} on {pair}: {reason}"
+            known = name if name in REASONS else split_variant(name)[0].id
+            assert re.search(REASONS[known], reason), f"{name} on {pair}"
+            refused.add(known)
+    assert refused == set(REASONS)
+
+
+def choices_of_all() -> list[tuple[str, str, tuple[str, ...]]]:
+    """Return id, setting and choices of every setting that is one of some words."""
+    hints = [(id, *item) for id in IDS for item in get_type_hints(get_method(id).Config).items()]
+    return [(id, name, get_args(hint)) for id, name, hint in hints if get_origin(hint) is Literal]
 
 
 class TestSettings:
@@ -215,15 +236,14 @@ class TestSettings:
             resolve_config(get_method(id), None, *infos, "cifar100", config)
 
     def test_have_bounds_in_every_method_that_has_settings(self):
-        assert set(WRONG_SETTINGS) == {id for id in IDS if fields(get_method(id).Config)}
+        missing = {id for id in IDS if fields(get_method(id).Config)} - WRONG_SETTINGS.keys()
+        assert not missing, "add settings out of bounds to tests/methods/wrong_settings.py"
 
-    @pytest.mark.parametrize("id", IDS)
-    def test_with_choices_take_no_other(self, id):
-        for name, hint in get_type_hints(get_method(id).Config).items():
-            if get_origin(hint) is Literal:
-                choices = re.escape(f"{name} must be one of {', '.join(get_args(hint))}, not 'strange'")
-                with pytest.raises(ValueError, match=choices):
-                    get_method(id).Config(**{name: "strange"})
+    @pytest.mark.parametrize("id, name, choices", choices_of_all())
+    def test_with_choices_take_no_other(self, id, name, choices):
+        message = f"{name} must be one of {', '.join(choices)}, not 'strange'"
+        with pytest.raises(ValueError, match=re.escape(message)):
+            get_method(id).Config(**{name: "strange"})
 
     @pytest.mark.parametrize("name", [name for name in LABELS if name not in IDS])
     def test_of_a_variant_win_over_all_others(self, name):
