@@ -144,6 +144,7 @@ class TestStep:
             hard, soft = case.step().everything, case.step(target=one_hot).everything
         assert numbers(soft) == pytest.approx(numbers(hard))
 
+    @pytest.mark.filterwarnings("ignore:TF32 acceleration")
     @cases(IDS, DIRECTIONS)
     def test_in_bfloat16_has_nearly_the_losses_of_float32(self, name, pair):
         case = case_of(name, pair)
