@@ -24,6 +24,9 @@ from cakdbench.utils.neutral import fill_neutral, strip_neutral
 _methods: dict[str, type[Method]] = {}
 _aliases: dict[str, str] = {}
 
+FILE_MODULE = "cakdbench_file_"
+"""How the modules of method files are named: a hash of the path keeps files of one name apart."""
+
 
 def register(
     id: str,
@@ -81,7 +84,7 @@ def load_file(path: Path) -> list[str]:
     if not path.is_file():
         raise UsageError(f"no method file at {path}")
     place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
-    spec = importlib.util.spec_from_file_location(f"cakdbench_file_{path.stem}_{place}", path)
+    spec = importlib.util.spec_from_file_location(f"{FILE_MODULE}{path.stem}_{place}", path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     try:
@@ -117,6 +120,11 @@ def setting_docs(config: type[Method.Config]) -> dict[str, str]:
         if name:
             docs[name] = f"{docs.get(name, '')} {line}".strip()
     return docs
+
+
+def methods_named(names: str) -> list[str]:
+    """Return the labels in a list of names separated by commas; `all` stands for every registered method."""
+    return [label for name in labels.expand(names) for label in (method_ids() if name == "all" else [name])]
 
 
 def taken(name: str) -> bool:

@@ -17,7 +17,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -266,3 +266,9 @@ class Store:
                 except StoreError as error:
                     damage.append(str(error))
         return records, damage
+
+
+def find_keys(name: str, keys: Iterable[str]) -> list[str]:
+    """Return the keys that a name means: the key itself, or every key it is the start of."""
+    keys = list(keys)
+    return [name] if name in keys else [key for key in keys if key.startswith(name)]

@@ -8,12 +8,12 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYERS = (  # the top first; what stands in one line may import from each other
     ("cli", "__main__"),
-    ("api", "__init__"),
+    ("api", "training", "__init__"),
     ("reports",),
     ("results",),
     ("engine", "submissions", "checks", "costs"),
     ("train", "grid", "methods"),
-    ("store", "registry", "source_hash", "method"),
+    ("store", "build", "registry", "source_hash", "method"),
     ("data", "records", "published"),
     ("recipes", "labels", "models"),
     ("pairs", "utils"),

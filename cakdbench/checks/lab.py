@@ -3,13 +3,14 @@
 import copy
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from cakdbench.build import build_method
 from cakdbench.checks.module_template import ModuleTemplate
 from cakdbench.data.datasets import ImageDataset, Split, load_dataset
 from cakdbench.data.stream import EvalStream, SampleStream
@@ -19,9 +20,10 @@ from cakdbench.models.staged import ModelInfo, Output, StagedModel
 from cakdbench.models.zoo import model_info
 from cakdbench.recipes import Recipe, load_recipe
 from cakdbench.registry import resolve_config
-from cakdbench.train.events import GroupView, LaneView, NoEvents
+from cakdbench.train.events import GroupView, LaneView
 from cakdbench.train.lane import Lane
-from cakdbench.train.trainer import Trainer, label_criterion
+from cakdbench.train.runtime import Runtime
+from cakdbench.train.trainer import Keeper, Trainer, label_criterion
 from cakdbench.utils.device import make_accelerator
 from cakdbench.utils.rng import seeded
 
@@ -150,8 +152,7 @@ class Lab:
         student = student_model(MODELS[direction.student])
         labels = torch.from_numpy(small_dataset().train.labels)
         with seeded("extra", self.method.id):
-            given = teacher if self.method.needs else None
-            method = self.method(student, given, self.config(direction), labels).train()
+            method = build_method(self.method, student, teacher, self.config(direction), labels=labels).train()
         method.epoch_start(0)
         return method
 
@@ -212,22 +213,14 @@ def streams(recipe: Recipe, rank: int = 0, world: int = 1) -> tuple[SampleStream
     )
 
 
-def train(lanes: list[Lane], direction: Direction, rank: int = 0) -> Iterator[str]:
-    """Train lanes to the end of their recipe in one pass; gives the reasons of those that fail."""
-    accelerator, recipe, failed = lanes[0].accelerator, lanes[0].recipe, []
+def train(lanes: list[Lane], direction: Direction, rank: int = 0) -> list[str]:
+    """Train lanes to the end of their recipe in one pass; returns the reasons of those that fail."""
+    accelerator, recipe, keeper = lanes[0].accelerator, lanes[0].recipe, Keeper()
     stream, evaluation = streams(recipe, rank, accelerator.num_processes)
     views = [LaneView(str(number)) for number, _ in enumerate(lanes)]
     for number, lane in enumerate(lanes):
         lane.label = str(number)
-    Trainer(
-        lanes,
-        teacher_model(MODELS[direction.teacher]),
-        stream,
-        evaluation,
-        accelerator,
-        view=GroupView("check", recipe.name, 0, recipe.epochs, stream.steps_per_epoch, views),
-        events=NoEvents(),
-        save=lambda lane: None,
-        failed=lambda lane, reason: failed.append(reason),
-    ).run()
-    return failed
+    view = GroupView("check", recipe.name, 0, recipe.epochs, stream.steps_per_epoch, views)
+    teacher = teacher_model(MODELS[direction.teacher])
+    Trainer(lanes, teacher, stream, evaluation, Runtime(accelerator), keeper, view).run()
+    return list(keeper.failed.values())

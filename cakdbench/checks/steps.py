@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cakdbench.build import build_method
 from cakdbench.checks.lab import (
     CLASSES,
     DIRECTIONS,
@@ -220,9 +221,8 @@ def keeps_seeds(lab: Lab) -> str:
 def _generators(lab: Lab, direction: Direction, teacher: StagedModel, salt: str) -> dict[str, str]:
     """States of the generators after a build and a step that began with seeds made of `salt`."""
     with seeded("check seeds", salt):
-        given = teacher if lab.method.needs else None
         student, labels = student_model(MODELS[direction.student]), torch.arange(SAMPLES) % CLASSES
-        method = lab.method(student, given, lab.config(direction), labels).train()
+        method = build_method(lab.method, student, teacher, lab.config(direction), labels=labels).train()
         method.epoch_start(0)
         method(make_batch(direction.teacher))
         states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from dataclasses import MISSING, Field, fields
 from typing import Any
 
-import torch
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from cakdbench.build import count_extra_parameters
 from cakdbench.data.datasets import dataset_facts
 from cakdbench.grid.suites import PairSpec, resolve_pairs
 from cakdbench.method import Method
@@ -19,7 +19,6 @@ from cakdbench.models.staged import StagedModel, meta_model
 from cakdbench.recipes import load_recipe
 from cakdbench.registry import methods_in_order, resolve_config, setting_docs
 from cakdbench.utils.errors import UsageError
-from cakdbench.utils.meta import ContentFree
 
 
 def methods_table(pair: str) -> Table:
@@ -63,9 +62,7 @@ def extra_parameters(method: type[Method], spec: PairSpec) -> int | None:
     config = resolve_config(method, None, teacher.info, student.info, spec.pair.dataset)
     if method.refuses(teacher.info, student.info, config):
         return None
-    labels = torch.arange(2 * student.num_classes) % student.num_classes
-    with torch.device("meta"), ContentFree():
-        return method(student, teacher if method.needs else None, config, labels).extra_parameters()
+    return count_extra_parameters(method, student, teacher, config)
 
 
 @functools.lru_cache(maxsize=4)

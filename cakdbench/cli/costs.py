@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cakdbench.cli.methods import load_methods, methods_named
+from cakdbench.cli.methods import load_methods
 from cakdbench.cli.options import DataDir, MethodFiles, console, errors
 from cakdbench.utils.errors import UsageError
 
@@ -45,6 +45,7 @@ def cost(
     from cakdbench.costs.papers import PAIRS
     from cakdbench.grid.plan import full_label
     from cakdbench.grid.suites import resolve_pairs
+    from cakdbench.registry import methods_named
     from cakdbench.store import write_atomic
 
     load_methods(method_file)

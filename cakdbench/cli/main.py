@@ -2,7 +2,6 @@
 
 # Typer reads the options from the signatures below; torch is imported only by the commands that need it.
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +12,6 @@ from cakdbench.cli import costs as cli_costs
 from cakdbench.cli import methods as cli_methods
 from cakdbench.cli import results as cli_reports
 from cakdbench.cli import submissions as cli_submissions
-from cakdbench.cli.methods import load_methods, methods_named
 from cakdbench.cli.options import (
     TEACHERS,
     Cpu,
@@ -36,7 +34,7 @@ from cakdbench.cli.options import (
 from cakdbench.utils.errors import CakdError, UsageError
 
 if TYPE_CHECKING:
-    from cakdbench.engine.session import Session
+    from cakdbench.engine.options import RunOptions
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 teacher_app = typer.Typer(no_args_is_help=True, help="List, train and check the teachers.")
@@ -75,7 +73,6 @@ def run(
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Processes that share the lanes; default: one per core on a CPU, else 1.")
     ] = None,
-    helper_of: Annotated[int | None, typer.Option(hidden=True)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show plan and time estimate; run nothing.")] = False,
     estimate: Annotated[
         Estimation, typer.Option(help="With --dry-run: count multiply-adds, or time a step of every kind of run.")
@@ -83,22 +80,23 @@ def run(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Start without asking, however long it takes.")] = False,
 ) -> None:
     """Train every cell of methods x pairs x seeds that is not done yet, then write the boards."""
-    from cakdbench.grid.plan import Settings, make_plan
-    from cakdbench.grid.suites import resolve_pairs
+    from cakdbench.cli.running import run_plan, show_plan
+    from cakdbench.engine.options import run_options
 
-    load_methods(method_file)
-    settings = Settings.parse([*set, *more])
-    specs = resolve_pairs(pairs, recipe)
-    plan = make_plan(methods_named(methods), specs, _seeds(seeds), settings, precision, data_dir)
-    bench = _bench(
-        store,
-        data_dir,
-        teacher_dir,
-        teachers,
-        settings=settings,
+    options = run_options(
+        methods,
+        [*set, *more],
+        method_file,
+        pairs=pairs,
+        recipe=recipe,
+        seeds=_seeds(seeds),
+        teacher_files=tuple(teachers),
+        store=store,
+        teacher_dir=teacher_dir,
         precision=precision,
         cpu=cpu,
         threads=threads,
+        data_dir=data_dir,
         workers=workers,
         max_lanes=max_lanes,
         checkpoint_seconds=checkpoint_seconds,
@@ -106,28 +104,11 @@ def run(
         channels_last=channels_last,
         allow_teacher_mismatch=allow_teacher_mismatch,
     )
-    preview = bench.make_preview(plan)
     if dry_run:
-        bench.show(plan, preview, measured=estimate is Estimation.measured)
+        show_plan(options, measured=estimate is Estimation.measured)
         return
-    for obstacle in preview.obstacles:
-        raise obstacle
-    bench.confirm(preview, yes)
-    for refusal in plan.refusals:
-        console.print(f"refused: {refusal.label} on {refusal.pair}: {refusal.reason}", markup=False)
-    if helper_of:
-        bench.help(plan.cells, helper_of, jobs)
-        return
-    outcome = bench.run(plan.cells, bench.jobs(preview, jobs))
-    if bench.accelerator.is_main_process:
-        from cakdbench.reports.write import write_boards
-        from cakdbench.results.load import Evidence
-
-        evidence = Evidence(bench.store, None, data_dir)
-        write_boards(evidence, specs, boards or store / "boards", console, data_dir)
-    for key, reason in outcome.failed.items():
-        errors.print(f"failed: {key}: {reason}", style="red", markup=False, highlight=False)
-    raise typer.Exit(1 if outcome.failed else 0)
+    complete = run_plan(options, boards or store / "boards", jobs, yes)
+    raise typer.Exit(0 if complete else 1)
 
 
 for commands in (cli_methods, cli_reports, cli_costs, cli_submissions):
@@ -164,19 +145,10 @@ def teacher_train(
     cpu: Cpu = False,
 ) -> None:
     """Train a teacher, as its entry says or by a recipe; from then on runs use it."""
-    from cakdbench.engine.teachers import note_training
+    from cakdbench.cli.running import train_teacher
 
-    model, dataset = _teacher(name)
-    if recipe:
-        note_training(teacher_dir, model, dataset, recipe)
-    bench = _bench(store, data_dir, teacher_dir, teachers, cpu=cpu, threads=threads, workers=workers)
-    cell = bench.teachers.training_cell(model, dataset)
-    if cell is None:
-        raise UsageError(f"{name} comes as a file, not by training; add --recipe RECIPE to train one of your own")
-    outcome = bench.run([cell])
-    for reason in outcome.failed.values():
-        raise CakdError(f"training {name} failed: {reason}")
-    bench.check_teacher(model, dataset)
+    options = _teacher_options(store, data_dir, teacher_dir, teachers, workers, threads, cpu)
+    train_teacher(options, *_teacher(name), recipe)
 
 
 @teacher_app.command("check")
@@ -191,42 +163,37 @@ def teacher_check(
     cpu: Cpu = False,
 ) -> None:
     """Evaluate a teacher and compare it with its entry."""
-    bench = _bench(store, data_dir, teacher_dir, teachers, cpu=cpu, threads=threads, workers=workers)
-    bench.check_teacher(*_teacher(name))
+    from cakdbench.cli.running import check_teacher
+
+    options = _teacher_options(store, data_dir, teacher_dir, teachers, workers, threads, cpu)
+    check_teacher(options, *_teacher(name))
 
 
-def _bench(
+def _teacher_options(
     store: Path,
     data_dir: Path | None,
     teacher_dir: Path,
     teachers: list[Path],
-    *,
-    settings=None,
-    precision: str = "fp32",
-    cpu: bool = False,
-    threads: int = 1,
-    workers: int | None = None,
-    **options,
-) -> "Session":
-    from cakdbench.engine.group import Options
-    from cakdbench.engine.session import Session
-    from cakdbench.engine.teachers import Teachers
-    from cakdbench.grid.plan import Settings
-    from cakdbench.store import Store
-    from cakdbench.utils.device import make_accelerator
+    workers: int | None,
+    threads: int,
+    cpu: bool,
+) -> "RunOptions":
+    from cakdbench.engine.options import run_options
 
-    accelerator = make_accelerator(precision, cpu, threads)
-    console.quiet = not accelerator.is_main_process
-    if workers is None:
-        workers = 0 if accelerator.device.type == "cpu" else min(8, os.cpu_count() or 1)
-    runs = Store(store)
-    registry = Teachers(runs, teacher_dir, settings or Settings(), teachers, precision)
-    return Session(console, runs, registry, accelerator, Options(data_dir=data_dir, workers=workers, **options))
+    return run_options(
+        store=store,
+        data_dir=data_dir,
+        teacher_dir=teacher_dir,
+        teacher_files=tuple(teachers),
+        workers=workers,
+        threads=threads,
+        cpu=cpu,
+    )
 
 
-def _seeds(text: str) -> list[int]:
+def _seeds(text: str) -> tuple[int, ...]:
     try:
-        return [int(part) for part in text.split(",")]
+        return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise UsageError(f"--seeds {text!r}: give whole numbers separated by commas, as in 0,1,2") from None
 

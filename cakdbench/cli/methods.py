@@ -109,17 +109,9 @@ def load_methods(files: list[Path]) -> None:
         load_file(path)
 
 
-def methods_named(text: str) -> list[str]:
-    """The labels in a list of names; `all` stands for every registered method."""
-    from cakdbench.labels import expand
-    from cakdbench.registry import method_ids
-
-    return [label for name in expand(text) for label in (method_ids() if name == "all" else [name])]
-
-
 def _to_check(names: str, files: list[Path]) -> list[str]:
     """The labels in `names`; a Python file stands for the methods it registers, and joins `files`."""
-    from cakdbench.registry import load_file
+    from cakdbench.registry import load_file, methods_named
 
     load_methods(files)
     chosen = []

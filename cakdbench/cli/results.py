@@ -1,12 +1,13 @@
-"""The commands about results: leaderboard, diff, explain-run."""
+"""The commands about results: leaderboard, migrate, diff, results, explain-run."""
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cakdbench.cli.methods import load_methods
-from cakdbench.cli.options import Boards, DataDir, MethodFiles, Results, StoreDir, console
+from cakdbench.cli.options import Boards, DataDir, MethodFiles, Results, StoreDir, console, errors
 from cakdbench.utils.errors import UsageError
 
 if TYPE_CHECKING:
@@ -74,6 +75,45 @@ def diff(
     console.print(difference_table(subject(first, evidence), subject(second, evidence), evidence))
 
 
+@app.command("results")
+def show_results(
+    paths: Annotated[
+        list[Path], typer.Argument(help="Stores, results folders, run folders, entries. Default: all that is here.")
+    ] = [],
+    format: Annotated[
+        str | None, typer.Option("--format", help="csv, json, md or parquet; default: by the file's ending, else csv.")
+    ] = None,
+    where: Annotated[str, typer.Option(help="Which rows, as in \"method == 'fbt' and seed < 3\".")] = "",
+    cells: Annotated[
+        bool, typer.Option("--cells", help="A row a cell (means over seeds) instead of a row a run.")
+    ] = False,
+    columns: Annotated[str, typer.Option(help="Which columns, comma-separated; default: all.")] = "",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The file to write; default: print.")] = None,
+    method_file: MethodFiles = [],
+    data_dir: DataDir = None,
+) -> None:
+    """Print finished runs, or the cells they make, as a table for other programs."""
+    from cakdbench import load_results, summarize
+    from cakdbench.results import export
+    from cakdbench.store import write_atomic
+
+    form = export.format_of(format, output)
+    load_methods(method_file)
+    with warnings.catch_warnings(record=True) as damage:
+        warnings.simplefilter("always")
+        frame = load_results(*paths, data_dir=data_dir)
+        frame = summarize(frame, data_dir) if cells else frame
+    for warning in damage:
+        errors.print(str(warning.message), style="yellow", markup=False, highlight=False, soft_wrap=True)
+    frame = export.choose_rows(frame, where) if where else frame
+    frame = export.choose_columns(frame, columns) if columns else frame
+    if output is None:
+        print(export.frame_text(frame, form), end="")
+    else:
+        write_atomic(output, export.frame_bytes(frame, form))
+        console.print(f"written: {output} ({len(frame)} rows)", markup=False, highlight=False, soft_wrap=True)
+
+
 @app.command("explain-run")
 def explain_run(
     run: Annotated[str, typer.Argument(help="The run's key, or the start of it.")],
@@ -84,7 +124,7 @@ def explain_run(
 ) -> None:
     """Show where a run comes from, how it was made, and why it is or is not on a board."""
     from cakdbench.reports import explain as provenance
-    from cakdbench.reports.comparing import find_run
+    from cakdbench.results.load import find_run
 
     load_methods(method_file)
     evidence = _evidence(store, results, data_dir)

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from cakdbench.build import build_method
 from cakdbench.costs.bench import CountingBench
 from cakdbench.costs.counting import Meter
 from cakdbench.costs.legacy import LegacyCount, legacy_counting
@@ -150,7 +151,7 @@ def _count(bench: CountingBench, made: type[Method], config: Method.Config, labe
 
 def _build(bench: CountingBench, made: type[Method], config: Method.Config) -> Method:
     with Meter(), bench.device, seeded("cost"):
-        method = made(bench.student, bench.teacher if made.needs else None, config, bench.labels)
+        method = build_method(made, bench.student, bench.teacher, config, labels=bench.labels)
     return method.to(bench.device).eval()
 
 

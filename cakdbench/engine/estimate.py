@@ -17,6 +17,7 @@ from statistics import fmean
 import torch
 from accelerate import Accelerator
 
+from cakdbench.build import build_method
 from cakdbench.costs.counting import Meter
 from cakdbench.data.datasets import dataset_facts
 from cakdbench.grid.plan import Cell
@@ -91,7 +92,7 @@ class Bench:
             student = make(cell.pair.student, *form)
             self.teacher = make(cell.pair.teacher_model, *form, frozen=True) if cell.needs_teacher else None
             labels = torch.arange(work.samples, device="cpu") % work.classes
-            self.method = cell.method(student, self.teacher, cell.config, labels).to(device)
+            self.method = build_method(cell.method, student, self.teacher, cell.config, labels=labels).to(device)
             self.images = torch.randn(batch, 3, self.size, self.size)
             target = torch.arange(batch) % work.classes
             index = torch.arange(batch)

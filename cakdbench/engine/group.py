@@ -3,34 +3,33 @@
 import hashlib
 import io
 import platform
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
 
 import accelerate
 import numpy as np
 import timm
 import torch
 import torchvision
-from accelerate import Accelerator
 from safetensors.torch import save
 
 import cakdbench
+from cakdbench.build import build_method
 from cakdbench.data.datasets import ImageDataset
 from cakdbench.data.stream import EvalStream, SampleStream
 from cakdbench.engine.energy import PowerMeter, energy_counter
 from cakdbench.grid.plan import Cell
+from cakdbench.method import Method
 from cakdbench.models.staged import StagedModel
 from cakdbench.models.weights import weights_sha256
 from cakdbench.records import Conditions, Identity, Record, Result, TeacherFacts
 from cakdbench.store import RunFolder, write_atomic
 from cakdbench.train.checkpoint import load_checkpoint, save_checkpoint
 from cakdbench.train.evaluate import Evaluation, evaluate
-from cakdbench.train.events import Events, GroupView, LaneView
+from cakdbench.train.events import GroupView, LaneView
 from cakdbench.train.lane import Lane
-from cakdbench.train.trainer import Trainer
+from cakdbench.train.runtime import Runtime
+from cakdbench.train.trainer import Keeper, Trainer
 from cakdbench.utils.rng import seeded
 
 
@@ -47,45 +46,26 @@ class Task:
         return self.folder.key
 
 
-@dataclass(frozen=True)
-class Options:
-    """How runs are computed. None of it changes what is computed.
+@dataclass
+class GroupOutcome:
+    """What became of a group's tasks.
 
     Attributes:
-        data_dir: where the datasets lie; None for the default place.
-        workers: processes that render images, per training process.
-        max_lanes: students trained side by side at most.
-        jobs: processes of this machine that share the work, this one among them.
-        from_the_end: take the last group first, as helpers do, to keep out of each other's way.
+        failed: the reasons, by the tasks' keys.
+        behind: tasks whose newest checkpoint was damaged; they wait at an earlier step, for a group of their own.
     """
 
-    data_dir: Path | None = None
-    workers: int = 0
-    max_lanes: int = 16
-    jobs: int = 1
-    checkpoint_seconds: float = 300.0
-    compile: bool = False
-    channels_last: bool = False
-    allow_teacher_mismatch: bool = False
-    from_the_end: bool = False
-
-    def rendering(self, accelerator: Accelerator) -> dict[str, Any]:
-        """How this process renders its share of the images: arguments of the streams."""
-        return {
-            "workers": self.workers,
-            "rank": accelerator.process_index,
-            "world": accelerator.num_processes,
-            "pin_memory": accelerator.device.type == "cuda",
-        }
+    done: list[Task] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    behind: list[Task] = field(default_factory=list)
 
 
-class Group:
+class Group(Keeper):
     """Trains the tasks of one group and writes their records.
 
     Args:
-        teacher: gated, frozen, on the device; None if no task needs one.
-        facts: what the gate measured.
-        failed: told of each task that fails, with the reason.
+        teacher: verified, frozen, on the device; None if no task needs one.
+        facts: measured by the verification.
     """
 
     def __init__(
@@ -94,20 +74,20 @@ class Group:
         dataset: ImageDataset,
         teacher: StagedModel | None,
         facts: TeacherFacts | None,
-        accelerator: Accelerator,
-        events: Events,
-        options: Options,
-        failed: Callable[[Task, str], None],
-        stop: Callable[[], bool],
+        runtime: Runtime,
     ):
+        super().__init__()
         first = tasks[0].cell
-        self.recipe, self.seed, self.dataset = first.recipe, first.seed, dataset
-        self.teacher, self.facts, self.options = teacher, facts, options
-        self.accelerator, self.events, self.failed, self.stop = accelerator, events, failed, stop
-        self.power = PowerMeter(energy_counter(accelerator.device))
-        rendering = options.rendering(accelerator)
-        self.stream = SampleStream(dataset, self.recipe, self.seed, **rendering)
-        self.evaluation = EvalStream(dataset.test, dataset, self.recipe, **rendering)
+        self.recipe = first.recipe
+        self.seed = first.seed
+        self.dataset = dataset
+        self.teacher = teacher
+        self.facts = facts
+        self.runtime = runtime
+        self.accelerator = runtime.accelerator
+        self.power = PowerMeter(energy_counter(self.accelerator.device))
+        self.stream = SampleStream(dataset, self.recipe, self.seed, **runtime.rendering)
+        self.evaluation = EvalStream(dataset.test, dataset, self.recipe, **runtime.rendering)
         self.tasks = {self._label(task, tasks): task for task in tasks}
 
     @staticmethod
@@ -115,72 +95,84 @@ class Group:
         students = {t.cell.pair.student for t in tasks}
         return task.cell.label if len(students) == 1 else f"{task.cell.label} > {task.cell.pair.student}"
 
-    def train(self) -> list[Task]:
-        """Train all lanes to the end; returns the tasks that are done.
+    def train(self) -> GroupOutcome:
+        """Train all lanes to the end.
 
         Raises:
             Interrupted: the user stopped; all lanes are saved.
             StoreError: the store cannot be written.
         """
         lanes = [lane for label, task in self.tasks.items() if (lane := self._lane(label, task))]
-        if not lanes:
-            return []
-        trainer = Trainer(
-            lanes,
-            self.teacher,
-            self.stream,
-            self.evaluation,
-            self.accelerator,
-            view=self._view(lanes),
-            events=self.events,
-            save=self._save,
-            failed=lambda lane, reason: self.failed(self.tasks[lane.label], reason),
-            stop=self.stop,
-            checkpoint_seconds=self.options.checkpoint_seconds,
-        )
+        # A damaged checkpoint throws a lane back; one pass over the data serves those that stand at the same step.
+        step = max((lane.step for lane in lanes), default=0)
+        together = [lane for lane in lanes if lane.step == step]
+        outcome = GroupOutcome(behind=[self.tasks[lane.label] for lane in lanes if lane.step != step])
+        if together:
+            outcome.done = self._train(together)
+        outcome.failed = {self.tasks[label].key: reason for label, reason in self.failed.items()}
+        return outcome
+
+    def _train(self, lanes: list[Lane]) -> list[Task]:
+        view = self._view(lanes)
+        trainer = Trainer(lanes, self.teacher, self.stream, self.evaluation, self.runtime, self, view)
         trainer.run()
         return [self._finish(lane, trainer.results.get(lane.label)) for lane in trainer.lanes]
 
+    def save(self, lane: Lane) -> None:
+        """Write a checkpoint of the lane."""
+        lane.method.before_save()
+        if self.accelerator.is_main_process:
+            save_checkpoint(self.tasks[lane.label].folder.checkpoints, lane.step, lane.state())
+        self.accelerator.wait_for_everyone()
+
+    def fail(self, label: str, reason: str) -> None:
+        """Write down that a task failed, and say so."""
+        super().fail(label, reason)
+        task = self.tasks[label]
+        self.runtime.events.say(f"{task.cell.label} on {task.cell.pair} failed: {reason}")
+        if self.accelerator.is_main_process:
+            task.folder.fail(reason)
+
     def _lane(self, label: str, task: Task) -> Lane | None:
-        """The lane as its last checkpoint left it; None if it cannot be built, which fails the task."""
+        """Return the lane as its last checkpoint left it; None if it cannot be built, which fails the task."""
         try:
             lane = self._build(label, task.cell)
-            state, damage = load_checkpoint(task.folder.checkpoints)
+            with self.accelerator.main_process_first():  # it sets damaged files aside
+                state, damage = load_checkpoint(task.folder.checkpoints)
             for sentence in damage:
-                self.events.say(sentence)
+                self.runtime.events.say(sentence)
             if state:
                 lane.load(state)
         except Exception as error:  # a method may raise anything, and must not take the others with it
-            self.failed(task, f"{type(error).__name__} while building: {error}")
+            self.fail(label, f"{type(error).__name__} while building: {error}")
             return None
         return lane
 
     def _build(self, label: str, cell: Cell) -> Lane:
-        student_name = cell.pair.student
-        with seeded(self.seed, "student", student_name):
-            student = StagedModel(
-                student_name,
-                self.dataset.num_classes,
-                self.recipe.image_size,
-                pretrained=self.recipe.init == "hub",
-                drop_path=self.recipe.drop_path,
-                split=self.recipe.split,
-            )
-        with seeded(self.seed, cell.method.id, "modules"):
-            teacher, labels = self.teacher if cell.needs_teacher else None, torch.from_numpy(self.dataset.train.labels)
-            method = cell.method(student, teacher, cell.config, labels)
-        if self.options.channels_last:
-            method.to(memory_format=torch.channels_last)
         return Lane(
-            method,
+            self._method(cell),
             self.recipe,
             self.seed,
             self.accelerator,
             steps_per_epoch=self.stream.steps_per_epoch,
             accumulation=self.stream.accumulation,
             label=label,
-            compile=self.options.compile,
+            compile=self.runtime.options.compile,
         )
+
+    def _method(self, cell: Cell) -> Method:
+        name, labels = cell.pair.student, torch.from_numpy(self.dataset.train.labels)
+        with seeded(self.seed, "student", name):
+            student = StagedModel(
+                name,
+                self.dataset.num_classes,
+                self.recipe.image_size,
+                pretrained=self.recipe.init == "hub",
+                drop_path=self.recipe.drop_path,
+                split=self.recipe.split,
+            )
+        method = build_method(cell.method, student, self.teacher, cell.config, labels=labels, seed=self.seed)
+        return method.to(memory_format=torch.channels_last) if self.runtime.options.channels_last else method
 
     def _view(self, lanes: list[Lane]) -> GroupView:
         pairs = [task.cell.pair for task in self.tasks.values()]
@@ -198,12 +190,6 @@ class Group:
             step=lanes[0].step,
             first_step=lanes[0].step,
         )
-
-    def _save(self, lane: Lane) -> None:
-        lane.method.before_save()
-        if self.accelerator.is_main_process:
-            save_checkpoint(self.tasks[lane.label].folder.checkpoints, lane.step, lane.state())
-        self.accelerator.wait_for_everyone()
 
     def _finish(self, lane: Lane, result: Evaluation | None) -> Task:
         """Write predictions, student and, last, the record."""
@@ -254,8 +240,8 @@ class Group:
             processes=self.accelerator.num_processes,
             threads=torch.get_num_threads(),
             versions={"python": platform.python_version()} | {m.__name__: m.__version__ for m in modules},
-            compiled=self.options.compile,
-            channels_last=self.options.channels_last,
+            compiled=self.runtime.options.compile,
+            channels_last=self.runtime.options.channels_last,
             lanes=list(self.tasks),
             seconds=seconds,
             images_per_second=lane.images_per_second,

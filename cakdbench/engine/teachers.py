@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.models import get_pretrained_cfg
@@ -29,6 +28,7 @@ from cakdbench.records import TeacherFacts, TeacherIdentity
 from cakdbench.registry import get_method
 from cakdbench.store import RunFolder, Store, write_atomic
 from cakdbench.train.evaluate import evaluate
+from cakdbench.train.runtime import Runtime
 from cakdbench.utils.errors import TeacherError, UsageError
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
@@ -63,7 +63,10 @@ class Teachers:
         extra: list[Path] | None = None,
         precision: str = "fp32",
     ):
-        self.store, self.folder, self.settings, self.precision = store, folder, settings, precision
+        self.store = store
+        self.folder = folder
+        self.settings = settings
+        self.precision = precision
         self._hashes: dict[tuple[str, str, int], str] = {}
         own = folder / "teachers.toml"
         self.registry = load_teachers()
@@ -79,13 +82,13 @@ class Teachers:
             ) from None
 
     def is_standard(self, model: str, dataset: str) -> bool:
-        """Whether it is made as the registry says; where the registry says nothing, every teacher is as good."""
+        """Return True if it is made as the registry says; where that says nothing, every teacher is as good."""
         entry, name = self.entry(model, dataset), (model, dataset)
         changed = entry.train is not None and bool(self.settings.teacher)
         return not changed and (name not in self.registry or self.registry[name] == entry)
 
     def training_cell(self, model: str, dataset: str) -> Cell | None:
-        """The run that makes a teacher; None for one whose weights come from elsewhere."""
+        """Return the run that makes a teacher; None for one whose weights come from elsewhere."""
         entry = self.entry(model, dataset)
         if entry.train is None:
             return None
@@ -95,12 +98,12 @@ class Teachers:
         return Cell(scratch, scratch.id, scratch.Config(), pair, recipe, seed=0, precision=self.precision)
 
     def run(self, model: str, dataset: ImageDataset) -> RunFolder | None:
-        """The run folder of a trained teacher, finished or not; None for one from elsewhere."""
+        """Return the run folder of a trained teacher, finished or not; None for one from elsewhere."""
         cell = self.training_cell(model, dataset.name)
         return cell and self.store.run(cell.identity(dataset, None))
 
     def identity(self, model: str, dataset: ImageDataset, recipe: Recipe) -> TeacherIdentity:
-        """The part of a run's key that is the teacher's; a trained one must have been trained."""
+        """Return the part of a run's key that is the teacher's; a trained one must have been trained."""
         run = self.run(model, dataset)
         name = model, dataset.name, recipe.image_size
         if run is None and name not in self._hashes:
@@ -109,16 +112,16 @@ class Teachers:
         return TeacherIdentity(model=model, sha256=sha256, statistics=self._statistics(model, dataset, recipe))
 
     def _statistics(self, model: str, dataset: ImageDataset, recipe: Recipe) -> Statistics | None:
-        """Mean and deviation the teacher is fed with, where they are not the dataset's."""
+        """Return mean and deviation that the teacher is fed with, where they are not the dataset's."""
         entry = self.entry(model, dataset.name)
         tag = entry.statistics or entry.hub
         if recipe.teacher_norm == "shared" or tag is None:
             return None
-        wanted = tuple(map(tuple, hub_statistics(tag)))
-        return None if wanted == (tuple(dataset.mean), tuple(dataset.std)) else wanted
+        statistics = tuple(map(tuple, hub_statistics(tag)))
+        return None if statistics == (tuple(dataset.mean), tuple(dataset.std)) else statistics
 
     def load(self, model: str, dataset: ImageDataset, recipe: Recipe) -> Teacher:
-        """The teacher with its weights, fed with images normalised as in its training or as `recipe` says.
+        """Return the teacher with its weights, fed with images normalised as in its training or as `recipe` says.
 
         Raises:
             TeacherError: weights missing, damaged, or of another model or dataset.
@@ -142,7 +145,7 @@ class Teachers:
         return Teacher(net, sha256, entry.source, expected, entry.allowed, standard)
 
     def _fill(self, net: StagedModel, entry: TeacherEntry, dataset: ImageDataset) -> tuple[str, float | None]:
-        """Load the weights a hub net does not have yet; their hash, and the accuracy they should reach."""
+        """Load the weights a hub net does not have yet; returns their hash and the accuracy they should reach."""
         if entry.train:
             return self._trained(net, entry.model, dataset)
         if not entry.hub:
@@ -175,7 +178,7 @@ class Teachers:
         return path
 
     def file(self, entry: TeacherEntry) -> Path:
-        """Where an entry's weights lie, or will."""
+        """Return where an entry's weights lie, or will."""
         if entry.path:
             return Path(entry.path)
         return self.folder / (entry.file or f"{entry.model}@{entry.dataset}.pth")
@@ -201,39 +204,30 @@ def _read_weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def check_hub_classes(tag: str, num_classes: int) -> None:
-    """Hub weights teach only the classes they were trained on: with others, timm would draw a new head.
+    """Check that hub weights teach the dataset's classes: with others, timm would draw a new head.
 
     Raises:
         TeacherError: the weights have another number of classes.
     """
-    found = get_pretrained_cfg(tag).num_classes
-    if found != num_classes:
+    classes = get_pretrained_cfg(tag).num_classes
+    if classes != num_classes:
         raise TeacherError(
-            f"the hub weights {tag} tell {found} classes apart and the dataset has {num_classes}: take weights that "
+            f"the hub weights {tag} tell {classes} classes apart and the dataset has {num_classes}: take weights that "
             "were fine-tuned on it, or train a teacher with `cakdbench teacher train`"
         )
 
 
-def verify_teacher(
-    teacher: Teacher,
-    dataset: ImageDataset,
-    recipe: Recipe,
-    accelerator: Accelerator,
-    allow_mismatch: bool = False,
-    **rendering: object,
-) -> TeacherFacts:
+def verify_teacher(teacher: Teacher, dataset: ImageDataset, recipe: Recipe, runtime: Runtime) -> TeacherFacts:
     """Evaluate a teacher on the test set as the students will be, before any of them trains.
 
-    Args:
-        rendering: workers, rank and so on, for the `EvalStream`.
-
     Raises:
-        TeacherError: its accuracy is not the expected one, and that is not allowed.
+        TeacherError: its accuracy is not the expected one, and `Options.allow_teacher_mismatch` is off.
     """
-    model = teacher.model.to(accelerator.device)
-    measured = evaluate(model, EvalStream(dataset.test, dataset, recipe, **rendering), accelerator).top1
+    model = teacher.model.to(runtime.accelerator.device)
+    test = EvalStream(dataset.test, dataset, recipe, **runtime.rendering)
+    measured = evaluate(model, test, runtime.accelerator).top1
     wrong = teacher.expected is not None and abs(measured - teacher.expected) > teacher.tolerance + 1e-6
-    if wrong and not allow_mismatch:
+    if wrong and not runtime.options.allow_teacher_mismatch:
         raise TeacherError(
             f"the teacher {model.name} on {dataset.name} ({teacher.source}) reaches {measured:.2f} %, its entry "
             f"says {teacher.expected:.2f} % (tolerance {teacher.tolerance}); no student was trained. Check the "
@@ -267,6 +261,6 @@ def note_training(folder: Path, model: str, dataset: str, recipe: str) -> None:
 
 
 def _toml(entry: TeacherEntry) -> str:
-    """An entry as TOML; strings in JSON's notation are strings in TOML's."""
+    """Return an entry as TOML; strings in JSON's notation are strings in TOML's."""
     values = entry.model_dump(exclude_defaults=True, exclude={"reported"})
     return "[[teachers]]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items()) + "\n"

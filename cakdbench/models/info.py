@@ -103,18 +103,26 @@ def describe(name: str, num_classes: int, image_size: int = 224, split: str = "o
     Raises:
         UsageError: unknown name, a size the network cannot take, or a network that gives no four stages.
     """
+    with torch.device("meta"), ContentFree():
+        return inspect_network(create(name, num_classes, image_size).eval(), name, image_size, split)
+
+
+def inspect_network(net: nn.Module, name: str, image_size: int, split: str = "ofa") -> ModelInfo:
+    """Read the shapes of a timm network in eval mode off a dummy pass.
+
+    Raises:
+        UsageError: a size the network cannot take, or a network that gives no four stages.
+    """
     if split not in SPLITS:
         raise UsageError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
-    with torch.device("meta"), ContentFree():
-        net = create(name, num_classes, image_size).eval()
-        family = family_of(net, split, name)
-        _check_size(name, family, image_size)
-        pooled, entered, stages = _dummy_pass(name, net, family, image_size)
+    family = family_of(net, split, name)
+    _check_size(name, family, image_size)
+    pooled, entered, stages = _dummy_pass(name, net, family, image_size)
     return ModelInfo(
         name=name,
         kind=family.kind,
         image_size=image_size,
-        num_classes=num_classes,
+        num_classes=net.num_classes,
         width=pooled.shape[1],
         layouts=_layouts(family, stages),
         composable=family.composable,
@@ -132,7 +140,7 @@ def _attention(family: Family, net: nn.Module) -> AttentionLayout | None:
 @torch.no_grad()
 def _dummy_pass(name: str, net: nn.Module, family: Family, size: int) -> tuple[Tensor, Features, Features]:
     """Return the pooled feature, what the stages take (nothing if they are not run one by one), and what they give."""
-    images = torch.zeros(1, 3, size, size)
+    images = next(net.parameters()).new_zeros(1, 3, size, size)
     try:
         if family.composable:
             entered, stages = zip(*family.walk(net, images), strict=True)

@@ -18,11 +18,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from cakdbench.models.catalog import create
+from cakdbench.models.catalog import TIMM, create
 from cakdbench.models.fallback import family_of
 from cakdbench.models.family import classify
 from cakdbench.models.hooks import QKV, capture_attention, capture_preactivations, heads_of
-from cakdbench.models.info import AttentionLayout, Layout, ModelInfo, describe, to_map, to_tokens
+from cakdbench.models.info import AttentionLayout, Layout, ModelInfo, describe, inspect_network, to_map, to_tokens
 from cakdbench.utils.errors import UsageError
 from cakdbench.utils.meta import ContentFree, has_content
 
@@ -91,9 +91,36 @@ class StagedModel(nn.Module):
             TeacherError: the hub weights could not be had.
         """
         super().__init__()
-        self.info = describe(name, num_classes, image_size, split)
-        self.net = create(name, num_classes, image_size, pretrained=pretrained, drop_path=drop_path)
-        self.family = family_of(self.net, split, name)
+        info = describe(name, num_classes, image_size, split)
+        self._hold(create(name, num_classes, image_size, pretrained=pretrained, drop_path=drop_path), info, split)
+
+    @classmethod
+    def wrap(cls, net: nn.Module, image_size: int | None = None, split: str = "ofa") -> StagedModel:
+        """Return a staged model around a timm classifier that exists, with its weights.
+
+        Args:
+            image_size: height and width of its images; None for those it was made for.
+
+        Raises:
+            UsageError: it is no network of timm, or one that gives no four stages at this size.
+        """
+        config = getattr(net, "pretrained_cfg", None)
+        if not config or "architecture" not in config:
+            raise UsageError(
+                f"{type(net).__name__} is no network of timm, whose stages are known: make it by timm.create_model, "
+                "or name a model"
+            )
+        training, _ = net.training, net.eval()
+        size = image_size or _native_size(net)
+        model = cls.__new__(cls)
+        nn.Module.__init__(model)
+        model._hold(net, inspect_network(net, f"{TIMM}{config['architecture']}", size, split), split)
+        return model.train(training)
+
+    def _hold(self, net: nn.Module, info: ModelInfo, split: str) -> None:
+        self.info = info
+        self.net = net
+        self.family = family_of(net, split, info.name)
         self.register_buffer("input_scale", None, persistent=False)
         self.register_buffer("input_shift", None, persistent=False)
         if not self.composable and has_content(self.net):
@@ -200,7 +227,7 @@ class StagedModel(nn.Module):
         Without weights there is nothing to compare: a model on the meta device is taken as described.
         """
         size = self.image_size
-        image = torch.linspace(-1, 1, 3 * size * size).view(1, 3, size, size)
+        image = torch.linspace(-1, 1, 3 * size * size).view(1, 3, size, size).to(next(self.parameters()))
         training, _ = self.training, self.eval()
         same = torch.equal(self(image, stages=True).logits, self.net(image))
         self.train(training)
@@ -236,6 +263,13 @@ class StagedModel(nn.Module):
     def load_exported(self, state: dict[str, Tensor]) -> None:
         """Load a state dict of `export_state`."""
         self.net.load_state_dict(state)
+
+
+def _native_size(net: nn.Module) -> int:
+    """Return the image size that a timm network was made for."""
+    embed = getattr(net, "patch_embed", None)
+    size = getattr(embed, "img_size", None) or net.pretrained_cfg["input_size"][1:]
+    return size[0]
 
 
 def meta_model(name: str, num_classes: int, image_size: int = 224, split: str = "ofa") -> StagedModel:

@@ -52,8 +52,8 @@ CellKey = tuple[str, str, str, str]
 
 
 @cache
-def printed_cells(protocol: str) -> dict[CellKey, tuple[Printed, ...]]:
-    """The printed top-1 accuracies of a family of protocols, by cell, in the order of the sources.
+def printed_cells(protocol: str, metric: str = "top1") -> dict[CellKey, tuple[Printed, ...]]:
+    """Return the printed accuracies of a family of protocols, by cell, in the order of the sources.
 
     What one source prints in several tables is there once, as the row with the least to remark; what it prints
     differently, and what different sources print, equal or not, is all there.
@@ -61,12 +61,12 @@ def printed_cells(protocol: str) -> dict[CellKey, tuple[Printed, ...]]:
     Raises:
         UsageError: unknown family.
     """
-    rows = [row for row in accuracies() if row.protocol == protocol and row.metric == "top1"]
+    rows = [row for row in accuracies() if row.protocol == protocol]
     if not rows:
         raise unknown("family of protocols", protocol, {row.protocol for row in accuracies()})
     cells: dict[CellKey, list[Printed]] = {}
     order = list(sources())
-    for row in sorted(rows, key=lambda row: order.index(row.source)):
+    for row in sorted((row for row in rows if row.metric == metric), key=lambda row: order.index(row.source)):
         cells.setdefault((row.teacher, row.student, row.dataset, row.method), []).append(row)
     return {key: tuple(_merged(found)) for key, found in cells.items()}
 

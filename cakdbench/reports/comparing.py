@@ -12,8 +12,7 @@ from cakdbench.published.compare import protocols
 from cakdbench.published.protocols import Protocol, flat, setting_text
 from cakdbench.recipes import load_recipe, recipe_names
 from cakdbench.records import Record
-from cakdbench.results.load import Evidence
-from cakdbench.utils.errors import UsageError, unknown
+from cakdbench.results.load import Evidence, find_run
 
 
 @dataclass(frozen=True)
@@ -36,22 +35,8 @@ def subject(name: str, evidence: Evidence) -> Subject:
         return Subject(name, "protocol", _protocol_settings(protocols()[name]))
     if name.endswith(".toml") or name in recipe_names():
         return Subject(name, "recipe", _texts(load_recipe(name).numbers()))
-    record = find_run(name, evidence)
+    record = find_run(name, evidence, "run, recipe or protocol", protocols())
     return Subject(record.key, "run", _texts(record.recipe), record)
-
-
-def find_run(name: str, evidence: Evidence) -> Record:
-    """The run of a key, or of the only key that starts so.
-
-    Raises:
-        UsageError: there is none, or there are several.
-    """
-    found = [r for r in evidence.records if r.key == name] or [r for r in evidence.records if r.key.startswith(name)]
-    if len(found) > 1:
-        raise UsageError(f"{name!r} is the start of {len(found)} runs, as of {found[0].key} and {found[1].key}")
-    if not found:
-        raise unknown("run, recipe or protocol", name, [r.key for r in evidence.records] + list(protocols()))
-    return found[0]
 
 
 def _protocol_settings(protocol: Protocol) -> dict[str, str]:

@@ -1,14 +1,21 @@
-"""The standard of a board: its columns from the suites, and what makes a record a standard run of one.
+"""Which run counts in which cell of a board, and why the others do not. Pure: the order of the records changes nothing.
 
-Standard are the numbers of the pair's recipe as it is installed, and the method's settings as
-`resolve_config` gives them for the pair and the variant. Everything else (device, processes, compilation) may
-vary; precision is no setting: each has a block of its own.
+A run is standard in a column if student, dataset and teacher are the column's, the numbers of the recipe are those
+installed, and the method is in its present version; other settings of a method are a row of their own. Everything else
+(device, processes, compilation) may vary. Within a column and a precision all runs share one engine version, dataset
+fingerprint and teacher file, within a cell one method source: those of most runs, of the latest at a tie. A standard
+run that does not count for this, and one with changed settings, is excluded with the reason; one trained under a recipe
+of another name is counted by that name.
 """
 
 import functools
 import json
-from collections.abc import Iterable, Mapping
+import math
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
 from cakdbench.data.datasets import dataset_facts
 from cakdbench.grid.plan import pair_info
@@ -18,27 +25,77 @@ from cakdbench.published.compare import Printed, printed_cells
 from cakdbench.recipes import load_recipe
 from cakdbench.records import MethodIdentity, Record
 from cakdbench.registry import all_settings, canonical_label, get_method, resolve_config, split_variant
-from cakdbench.reports.board import Column
 from cakdbench.source_hash import is_built_in
 from cakdbench.utils.diff import changes
 from cakdbench.utils.errors import UsageError
 
 
+@dataclass(frozen=True)
+class Column:
+    """A pair under its recipe.
+
+    Attributes:
+        numbers: everything of the recipe that can change a result.
+        protocol: that of the printed numbers shown beside the measured ones, if there are any.
+    """
+
+    teacher: str
+    student: str
+    dataset: str
+    recipe: str
+    numbers: Mapping[str, Any] = field(compare=False)
+    test_images: int
+    protocol: str | None = None
+
+    @property
+    def pair(self) -> str:
+        return f"{self.teacher}>{self.student}@{self.dataset}"
+
+    def concerns(self, record: Record) -> bool:
+        """Return True for a run of this pair, under whatever settings."""
+        identity = record.identity
+        # A method without teacher knows of none: its run is the same on every pair of its student, and counts there.
+        teacher_fits = identity.teacher is None or identity.teacher.model == self.teacher
+        return teacher_fits and (identity.student, identity.dataset.name) == (self.student, self.dataset)
+
+
 def board_columns(suites: Iterable[Suite], board: str) -> list[Column]:
-    """The columns of one board: every pair of its suites once, in their order."""
+    """Return the columns of one board: every pair of its suites once, in their order."""
     specs = {spec: suite.protocol for suite in suites if suite.board == board for spec in suite.specs}
     return [column_of(spec, protocol) for spec, protocol in specs.items()]
 
 
 def column_of(spec: PairSpec, protocol: str | None = None, data_dir: Path | None = None) -> Column:
-    """A pair and its recipe as a column; a `timm:` dataset is opened in `data_dir` to count its images."""
+    """Return a pair and its recipe as a column; a `timm:` dataset is opened in `data_dir` to count its images."""
     recipe, pair = load_recipe(spec.recipe), spec.pair
     images = dataset_facts(pair.dataset, data_dir).n_test
     return Column(pair.teacher, pair.student, pair.dataset, recipe.name, recipe.numbers(), images, protocol)
 
 
+class Rules(Protocol):
+    """What has to be known of methods and settings to sort runs."""
+
+    def label(self, record: Record, column: Column) -> str:
+        """Return the row a run belongs to; UsageError where that cannot be told."""
+
+    def differences(self, record: Record, column: Column) -> list[str]:
+        """Return what keeps the run from being a standard run of the column; empty if nothing does."""
+
+    def refusal(self, label: str, column: Column) -> str | None:
+        """Return why a method cannot run on a pair."""
+
+    def title(self, label: str) -> str:
+        """Return a method's name for readers."""
+
+    def kind(self, label: str) -> str | None:
+        """Return what a method transfers; None for a method that is not installed here."""
+
+    def printed(self, column: Column, metric: str = "top1") -> Mapping[str, tuple[Printed, ...]]:
+        """Return the printed accuracies of a pair by method; `teacher` and `scratch` are the models alone."""
+
+
 class Standard:
-    """The rules of the installed methods.
+    """The rules of the installed methods, recipes and printed numbers.
 
     Args:
         data_dir: where the datasets lie; only for pairs on `timm:` datasets.
@@ -48,7 +105,7 @@ class Standard:
         self.data_dir = data_dir
 
     def differences(self, record: Record, column: Column) -> list[str]:
-        """Return what keeps a record from being a standard run of the column, each number with both values."""
+        """Return what keeps a run from being a standard run of the column, each number with both values."""
         try:
             self.label(record, column)
             other_code = _other_code(record.identity.method)
@@ -62,7 +119,7 @@ class Standard:
         ]
 
     def label(self, record: Record, column: Column) -> str:
-        """Return the row a record belongs to: the canonical name of its settings on the pair.
+        """Return the row a run belongs to: the canonical name of its settings on the pair.
 
         Raises:
             UsageError: the method is not installed, or the settings are none of it.
@@ -71,35 +128,34 @@ class Standard:
         return _label(method.id, json.dumps(method.config, sort_keys=True), column, self.data_dir)
 
     def refusal(self, label: str, column: Column) -> str | None:
-        """The method's own reason for not running on the pair."""
+        """Return the method's own reason for not running on the pair."""
         try:
             return _refusal(label, column, self.data_dir)
         except UsageError as error:
             return str(error)
 
     def title(self, label: str) -> str:
-        """The registered title, with the variant if any; the label if the method is not installed."""
-        if not self.installed(label):
+        """Return the registered title, with the variant if any; the label if the method is not installed."""
+        try:
+            method, variant = split_variant(label)
+        except UsageError:
             return label
-        method, variant = split_variant(label)
         return f"{method.title}: {variant}" if variant else method.title
 
-    def installed(self, label: str) -> bool:
-        """Whether the method is registered and has the variant."""
+    def kind(self, label: str) -> str | None:
+        """Return what the registered method transfers; None without such a method or variant."""
         try:
-            split_variant(label)
+            return split_variant(label)[0].kind
         except UsageError:
-            return False
-        return True
+            return None
 
-    def printed(self, column: Column) -> Mapping[str, tuple[Printed, ...]]:
-        """The accuracies that papers print for the pair, by method."""
+    def printed(self, column: Column, metric: str = "top1") -> Mapping[str, tuple[Printed, ...]]:
+        """Return the accuracies that papers print for the pair, by method."""
         if column.protocol is None:
             return {}
-        wanted = (column.teacher, column.student, column.dataset)
-        return {
-            method: found for (*pair, method), found in printed_cells(column.protocol).items() if tuple(pair) == wanted
-        }
+        models = (column.teacher, column.student, column.dataset)
+        cells = printed_cells(column.protocol, metric)
+        return {method: values for (*pair, method), values in cells.items() if tuple(pair) == models}
 
 
 @functools.cache
@@ -110,7 +166,7 @@ def _label(id: str, settings: str, column: Column, data_dir: Path | None) -> str
 
 
 def _other_code(identity: MethodIdentity) -> list[str]:
-    """Return why a record of a built-in method was computed by other code than its present version."""
+    """Return why a run of a built-in method was computed by other code than its present version."""
     method = get_method(identity.id)
     if not is_built_in(method) or identity.version == method.version:
         return []
@@ -129,3 +185,150 @@ def _refusal(label: str, column: Column, data_dir: Path | None) -> str | None:
 def _infos(column: Column, data_dir: Path | None) -> tuple[ModelInfo, ModelInfo]:
     pair = Pair(column.teacher, column.student, column.dataset)
     return pair_info(pair, column.numbers["image_size"], column.numbers["split"], data_dir)
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """A run that concerns a pair of the board and does not count, and why."""
+
+    record: Record
+    pair: str
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Eligibility:
+    """The runs of a board, sorted.
+
+    Attributes:
+        counting: precision and column to its runs, ordered by method and seed.
+        other_recipes: name of a recipe that is no column's, and how many runs of the board's pairs it has.
+    """
+
+    counting: Mapping[tuple[str, Column], tuple[Record, ...]]
+    excluded: tuple[Excluded, ...]
+    other_recipes: Mapping[str, int]
+
+    def precisions(self, columns: Iterable[Column]) -> list[str]:
+        """Return the precisions with counting runs of some columns, fp32 first; fp32 if there are none."""
+        columns = set(columns)
+        names = {precision for precision, column in self.counting if column in columns}
+        return sorted(names, key=lambda name: (name != "fp32", name)) or ["fp32"]
+
+
+Objections = dict[str, dict[Column, list[str]]]
+"""Key of a run to the columns it concerns, each with what keeps it from counting there."""
+
+
+def sort_runs(records: Iterable[Record], columns: Sequence[Column], rules: Rules) -> Eligibility:
+    """Sort runs into the columns of a board.
+
+    Args:
+        records: of any pairs, in any order; a key that occurs twice counts once, the latest record of it.
+    """
+    records = [_relabelled(record, columns, rules) for record in latest_of_each_key(records)]
+    objections = {
+        record.key: {column: _objections(record, column, rules) for column in columns if column.concerns(record)}
+        for record in records
+    }
+    counting = {}
+    for column in columns:
+        standard = [record for record in records if objections[record.key].get(column) == []]
+        for precision in sorted({record.identity.precision for record in standard}):
+            group = [record for record in standard if record.identity.precision == precision]
+            counting[precision, column] = _agreeing(group, column, objections)
+    return Eligibility(counting, *excluded_runs(records, objections))
+
+
+def latest_of_each_key(records: Iterable[Record]) -> list[Record]:
+    """Return the records by key; of several with one key the latest."""
+    ordered = sorted(records, key=lambda r: (r.key, r.conditions.finished, r.model_dump_json()))
+    return list({record.key: record for record in ordered}.values())
+
+
+def _relabelled(record: Record, columns: Sequence[Column], rules: Rules) -> Record:
+    """Return the run under the present name of its settings: variants may have been named since it was made."""
+    column = next((column for column in columns if column.concerns(record)), None)
+    if column is None:
+        return record
+    try:
+        return record.model_copy(update={"label": rules.label(record, column)})
+    except UsageError:
+        return record
+
+
+def _objections(record: Record, column: Column, rules: Rules) -> list[str]:
+    result = record.result
+    if not all(map(math.isfinite, (result.top1, result.top5, result.optimistic_top1, result.ema_top1 or 0))):
+        return ["a result is not a finite number"]
+    return rules.differences(record, column)
+
+
+TRAITS: Mapping[str, Callable[[Record], Hashable]] = {
+    "engine version": lambda r: r.identity.engine_version,
+    "dataset fingerprint": lambda r: r.identity.dataset.fingerprint,
+    "teacher file": lambda r: r.identity.teacher and r.identity.teacher.sha256,
+}
+"""What all runs of a column have in common."""
+
+
+def _agreeing(records: list[Record], column: Column, objections: Objections) -> tuple[Record, ...]:
+    """Return the runs that may stand together in one column; the others get their reason."""
+    odd: dict[str, str] = {}
+    for name, trait in TRAITS.items():
+        records = keep_majority(records, name, trait, odd)
+    counting = []
+    for label in sorted({record.label for record in records}):
+        group = [record for record in records if record.label == label]
+        counting += keep_majority(group, "method source", lambda r: r.identity.method.source, odd)
+    for key, reason in odd.items():
+        objections[key][column] = [reason]
+    return tuple(sorted(counting, key=lambda r: (r.label, r.identity.seed)))
+
+
+def keep_majority(
+    records: list[Record], name: str, trait: Callable[[Record], Hashable], odd: dict[str, str]
+) -> list[Record]:
+    """Return the runs with the value most of them have, the latest at a tie; `odd` gets the others' reasons.
+
+    Runs without a value (of the teacher file: those without teacher) stay.
+    """
+    counts = Counter(value for record in records if (value := trait(record)) is not None)
+    if len(counts) < 2:
+        return records
+
+    def weight(value: Hashable) -> tuple[int, str, str]:
+        return counts[value], max(r.conditions.finished for r in records if trait(r) == value), str(value)
+
+    chosen = max(counts, key=weight)
+    kept = [record for record in records if trait(record) in (None, chosen)]
+    for record in records:
+        if trait(record) not in (None, chosen):
+            odd[record.key] = f"{name} {str(trait(record))[:8]} (in the table: {str(chosen)[:8]})"
+    return kept
+
+
+def excluded_runs(records: Sequence[Record], objections: Objections) -> tuple[tuple[Excluded, ...], Mapping[str, int]]:
+    """Return the runs that concern the board and count nowhere: with their reasons, or by recipe if it is another.
+
+    The training of a teacher is a scratch run too; it is no run of the board.
+    """
+    excluded, others = [], Counter()
+    teachers = {record.identity.teacher.sha256 for record in records if record.identity.teacher}
+    for record in records:
+        reasons = objections[record.key]
+        if not reasons or [] in reasons.values() or record.weights_sha256 in teachers:
+            continue
+        same_recipe = [column for column in reasons if column.recipe == record.recipe_name]
+        if same_recipe:
+            column = min(same_recipe, key=lambda column: len(reasons[column]))
+            pair = column.pair if record.identity.teacher else f"{column.student}@{column.dataset}"
+            excluded.append(Excluded(record, pair, tuple(reasons[column])))
+        else:
+            others[record.recipe_name] += 1
+    return tuple(sorted(excluded, key=_order)), dict(sorted(others.items()))
+
+
+def _order(run: Excluded) -> tuple[Any, ...]:
+    identity = run.record.identity
+    return identity.student, run.pair, run.record.label, identity.seed, run.record.key

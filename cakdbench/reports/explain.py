@@ -1,4 +1,4 @@
-"""Everything about one run: where it comes from, how it was made, and why it is or is not on a board."""
+"""Everything about one run: where it comes from, how it was made, and why it counts on a board or does not."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,18 +10,18 @@ from rich.text import Text
 from cakdbench.grid.suites import suites
 from cakdbench.recipes import load_recipe
 from cakdbench.records import Record
-from cakdbench.reports.board import Board
+from cakdbench.reports.blocks import BoardResults
 from cakdbench.reports.comparing import RUN_VALUES
-from cakdbench.reports.eligibility import board_columns
-from cakdbench.reports.pages import boards_of
-from cakdbench.reports.tables import NOT_SUBMITTED
+from cakdbench.reports.eligibility import Standard, board_columns
+from cakdbench.reports.pages import suite_board
+from cakdbench.results.frame import NOT_SUBMITTED
 from cakdbench.results.load import Evidence
 from cakdbench.utils.diff import changes
 from cakdbench.utils.errors import UsageError
 
 
 def explain_run(record: Record, evidence: Evidence, data_dir: Path | None = None) -> Iterator[RenderableType]:
-    """What to print about a run."""
+    """Yield what to print about a run."""
     yield Text(record.key, style="bold")
     facts = Table.grid(padding=(0, 2))
     for name, text in _facts(record, evidence):
@@ -57,32 +57,25 @@ def _recipe_changes(record: Record) -> list[str]:
 
 
 def places(record: Record, evidence: Evidence, data_dir: Path | None = None) -> Iterator[str]:
-    """For each board that a record concerns, whether it counts there, or why not."""
+    """Yield a sentence for each board that a run concerns: that it counts there, or why not."""
     known = list(suites().values())
     names = dict.fromkeys(suite.board for suite in known)
     concerned = [name for name in names if any(c.concerns(record) for c in board_columns(known, name))]
     if not concerned:
         yield "no suite has its pair: it stands on no board"
-    for board in boards_of(evidence, concerned, data_dir):
-        yield f"{board.name}: {_place(record, board)}"
+    for name in concerned:
+        yield f"{name}: {_place(record, suite_board(name, known, evidence, Standard(data_dir)))}"
 
 
-def _place(record: Record, board: Board) -> str:
-    pairs = [
-        column.column.pair
-        for block in board.blocks
-        for column in block.columns
-        if any(each.key == record.key for each in column.records)
-    ]
+def _place(record: Record, results: BoardResults) -> str:
+    columns = [column for block in results.blocks for column in block.columns]
+    pairs = [c.column.pair for c in columns if any(other.key == record.key for other in c.records)]
     if pairs:
         return f"counts for {', '.join(pairs)}"
-    for aside in board.aside:
-        if aside.record.key == record.key:
-            return f"set aside: {'; '.join(aside.reasons)}"
-    if any(record.weights_sha256 == e.identity.teacher.sha256 for e in _counted(board) if e.identity.teacher):
+    for run in results.excluded:
+        if run.record.key == record.key:
+            return f"set aside: {'; '.join(run.reasons)}"
+    counting = (other for column in columns for other in column.taught)
+    if any(record.weights_sha256 == other.identity.teacher.sha256 for other in counting):
         return "not shown: it is the training of a teacher"
     return f"not shown: the board has another recipe for its pairs than {record.recipe_name}, or no column for it yet"
-
-
-def _counted(board: Board) -> Iterator[Record]:
-    return (record for block in board.blocks for column in block.columns for record in column.records)

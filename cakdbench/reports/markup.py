@@ -1,28 +1,22 @@
-"""Tables of text, and markdown that foreign text cannot break out of."""
+"""Tables of text for pages that are not sections yet."""
 
 from dataclasses import dataclass
 
-from tabulate import tabulate
+from cakdbench.reports.board import table
+from cakdbench.reports.markdown import frame_markdown
+from cakdbench.reports.text import plain
 
-BREAK = "\n"
-"""Starts a new line inside a cell."""
+__all__ = ["Table", "plain", "table_text"]
 
 
 @dataclass(frozen=True)
 class Table:
-    """Heads and rows of text, for any format."""
+    """Heads and rows of text."""
 
     heads: list[str]
     rows: list[list[str]]
 
 
-def table_text(table: Table) -> str:
-    """A table in markdown."""
-    cells = [[plain(str(cell)) for cell in row] for row in table.rows]
-    return tabulate(cells, [plain(head) for head in table.heads], tablefmt="pipe", disable_numparse=True)
-
-
-def plain(text: str) -> str:
-    """Text that cannot leave its table cell or line; its own line breaks are kept as such."""
-    lines = (" ".join(line.split()) for line in text.split(BREAK))
-    return "<br>".join(line.replace("|", "\\|").replace("[", "\\[").replace("<", "&lt;") for line in lines if line)
+def table_text(rows: Table) -> str:
+    """Return a table in markdown."""
+    return frame_markdown(table(rows.heads, rows.rows))

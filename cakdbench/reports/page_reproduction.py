@@ -8,7 +8,8 @@ from enum import StrEnum
 from scipy.stats import t as student_t
 
 from cakdbench.published.compare import Printed, sources
-from cakdbench.reports.board import SCRATCH, Block, BlockColumn, Board, Column, Score
+from cakdbench.reports.blocks import SCRATCH, Block, BlockColumn, BoardResults, Score
+from cakdbench.reports.eligibility import Column
 from cakdbench.reports.markup import Table, plain, table_text
 from cakdbench.reports.printed import contradicted, protocol_for, protocol_lines
 from cakdbench.reports.text import MISSING, points
@@ -104,7 +105,7 @@ def tolerance(score: Score, printed: Printed) -> float | None:
     return float(student_t.ppf(0.975, seeds - 1)) * spread + 0.5 * 10**-printed.decimals
 
 
-def reproduction_markdown(boards: Iterable[Board]) -> str:
+def reproduction_markdown(boards: Iterable[BoardResults]) -> str:
     """The page `leaderboards/reproduction.md`."""
     parts = [
         "# Reproduction ledger",
@@ -121,7 +122,7 @@ def reproduction_markdown(boards: Iterable[Board]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _section(board: Board, block: Block, found: list[Comparison]) -> Iterator[str]:
+def _section(board: BoardResults, block: Block, found: list[Comparison]) -> Iterator[str]:
     heading = board.heading(block)
     yield f"## {plain(board.title)}" + (f": {plain(heading)}" if heading else "")
     counts = [(verdict, sum(each.verdict is verdict for each in found)) for verdict in Verdict]

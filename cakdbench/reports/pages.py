@@ -1,25 +1,30 @@
 """Every generated file of the leaderboards, as text, from evidence and the published numbers alone."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
-from cakdbench.grid.suites import PairSpec, Suite, suites
+from cakdbench.grid.suites import PairSpec, Suite
 from cakdbench.records import Record
-from cakdbench.reports.board import Board
-from cakdbench.reports.eligibility import Standard, board_columns
-from cakdbench.reports.formats import block_csv, board_latex
+from cakdbench.reports.blocks import BoardResults, board_results
+from cakdbench.reports.board import PLOTS, Board, Plot
+from cakdbench.reports.csv import board_csv
+from cakdbench.reports.eligibility import Column, Rules, board_columns
+from cakdbench.reports.html import board_html
+from cakdbench.reports.latex import board_latex
 from cakdbench.reports.markdown import board_markdown
-from cakdbench.reports.page import board_html
 from cakdbench.reports.page_conflicts import conflicts_markdown
 from cakdbench.reports.page_costs import costs_markdown
 from cakdbench.reports.page_reproduction import reproduction_markdown
-from cakdbench.reports.placing import build_board
-from cakdbench.reports.plots import Plot, board_plots
+from cakdbench.reports.sections import board_of
 from cakdbench.results.load import Evidence
 
-FORMATS = ("md", "html", "csv", "tex")
-PLOTS = "plots"
+FORMATS: Mapping[str, Callable[[Board], str]] = {
+    "md": board_markdown,
+    "html": board_html,
+    "csv": board_csv,
+    "tex": board_latex,
+}
+"""Ending of a board's file to what writes it."""
 
 
 @dataclass(frozen=True)
@@ -34,56 +39,48 @@ class Page:
         return self.source if isinstance(self.source, str) else self.source.draw()
 
 
-def board_pages(board: Board, formats: Iterable[str] = ("md",)) -> Iterator[Page]:
-    """The files of one board: for `md` the page and its plots, else one file a format."""
-    plots = board_plots(board)
-    for each in formats:
-        name = f"{board.name}.{each}"
-        match each:
-            case "md":
-                pictures = [(plot.caption, f"{PLOTS}/{plot.name}") for plot in plots.values()]
-                yield Page(name, board_markdown(board, pictures))
-                yield from (Page(f"{PLOTS}/{plot.name}", plot) for plot in plots.values())
-            case "html":
-                yield Page(name, board_html(board, {key: plot.draw() for key, plot in plots.items()}))
-            case "csv":
-                yield Page(name, block_csv(board))
-            case "tex":
-                yield Page(name, board_latex(board))
+def board_pages(results: BoardResults, formats: Iterable[str] = ("md",)) -> Iterator[Page]:
+    """Yield the files of one board: one a format, and for `md` the plots beside it."""
+    board = board_of(results)
+    for ending in formats:
+        yield Page(f"{board.name}.{ending}", FORMATS[ending](board))
+        if ending == "md":
+            yield from (Page(f"{PLOTS}/{plot.name}", plot) for plot in board.plots.values())
 
 
-def general_pages(boards: Iterable[Board], records: Iterable[Record]) -> Iterator[Page]:
-    """The pages that belong to no single board."""
+def general_pages(boards: Iterable[BoardResults], records: Iterable[Record]) -> Iterator[Page]:
+    """Yield the pages that belong to no single board."""
     yield Page("reproduction.md", reproduction_markdown(boards))
     yield Page("conflicts.md", conflicts_markdown())
     yield Page("costs.md", costs_markdown(records))
 
 
-def boards_of(evidence: Evidence, names: Iterable[str], data_dir: Path | None = None) -> Iterator[Board]:
-    """The boards of these names, made of the evidence."""
-    rules, known = Standard(data_dir), list(suites().values())
-    for name in names:
-        yield suite_board(name, known, evidence, rules)
-
-
-def suite_board(name: str, known: Iterable[Suite], evidence: Evidence, rules: Standard) -> Board:
-    """The board of that name, titled by its file or as the largest of its suites."""
-    members = [suite for suite in known if suite.board == name]
+def suite_board(name: str, suites: Iterable[Suite], evidence: Evidence, rules: Rules) -> BoardResults:
+    """Return the results of the board of that name, titled by its file or as the largest of its suites."""
+    members = [suite for suite in suites if suite.board == name]
     largest = max(members, key=lambda suite: len(suite.specs))
-    title = largest.board_title or largest.title
-    columns = board_columns(members, name)
-    board = build_board(name, title, columns, evidence.records, rules, evidence.answers, evidence.statuses)
-    pairs = {column.pair for column in columns}
-    return replace(board, external=tuple(each for each in evidence.external if each.pair in pairs))
+    return board_results(
+        name,
+        largest.board_title or largest.title,
+        board_columns(members, name),
+        evidence.records,
+        rules,
+        evidence.answers_by_key,
+        evidence.statuses,
+        evidence.external,
+    )
 
 
-def board_names(evidence: Evidence, specs: Iterable[PairSpec] | None) -> list[str]:
-    """The boards of some pairs; of no pairs in particular: those with printed numbers or with a run."""
-    known = list(suites().values())
-    names = list(dict.fromkeys(suite.board for suite in known))
+def board_names(evidence: Evidence, suites: Iterable[Suite], specs: Iterable[PairSpec] | None) -> list[str]:
+    """Return the boards of some pairs; of no pairs in particular: those with printed numbers or with a run."""
+    suites = list(suites)
+    names = dict.fromkeys(suite.board for suite in suites)
     if specs is not None:
-        wanted = set(specs)
-        return [n for n in names if any(s.board == n and wanted.intersection(s.specs) for s in known)]
-    printed = {suite.board for suite in known if suite.protocol}
-    columns = {name: board_columns(known, name) for name in names}
-    return [n for n in names if n in printed or any(c.concerns(r) for c in columns[n] for r in evidence.records)]
+        chosen = set(specs)
+        return [n for n in names if any(s.board == n and chosen.intersection(s.specs) for s in suites)]
+    printed = {suite.board for suite in suites if suite.protocol}
+    return [name for name in names if name in printed or _has_run(board_columns(suites, name), evidence.records)]
+
+
+def _has_run(columns: Iterable[Column], records: Iterable[Record]) -> bool:
+    return any(column.concerns(record) for column in columns for record in records)

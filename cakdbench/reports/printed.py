@@ -1,6 +1,6 @@
 """The printed numbers of a board: how they are written, their sources, and how their settings differ from ours."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from cakdbench.models.zoo import model_kind
 from cakdbench.published.compare import (
@@ -13,8 +13,9 @@ from cakdbench.published.compare import (
     sources,
 )
 from cakdbench.published.protocols import flat, setting_text
-from cakdbench.reports.board import TEACHER, Block, Column
-from cakdbench.reports.markup import plain
+from cakdbench.reports.blocks import TEACHER, Block
+from cakdbench.reports.eligibility import Column
+from cakdbench.reports.text import plain
 
 OTHER_SETTINGS = "°"
 """Marks a printed number whose source states other settings than the recipe of its column."""
@@ -22,44 +23,38 @@ ODD_AVERAGE = "!"
 """Marks a printed average that the printed accuracies do not give."""
 
 
-def printed_text(values: Iterable[Printed], column: Column) -> str:
-    """Printed accuracies in italics, each with the letters of its sources: `*81.22 F°, 75.21 BT*`."""
+def printed_values(values: Iterable[Printed], column: Column) -> tuple[tuple[str, str], ...]:
+    """Return printed accuracies, each with the letters of its sources: `(("81.22", "F°"), ("75.21", "BT"))`."""
     marks: dict[float, list[tuple[str, str]]] = {}
-    for each in values:
-        other = each.method != TEACHER and contradicted(column, protocol_for(column, each))
-        mark = sources()[each.source].mark + OTHER_SETTINGS * bool(other)
-        marks.setdefault(each.number, []).append((each.value, mark))
-    texts = (
-        f"{max((value for value, _ in found), key=len)} {''.join(sorted({mark for _, mark in found}))}"
-        for _, found in sorted(marks.items())
+    for printed in values:
+        other = printed.method != TEACHER and contradicted(column, protocol_for(column, printed))
+        mark = sources()[printed.source].mark + OTHER_SETTINGS * bool(other)
+        marks.setdefault(printed.number, []).append((printed.value, mark))
+    # One number printed with one and with two decimals is one value: that with more digits.
+    return tuple(
+        (max((value for value, _ in same), key=len), "".join(sorted({mark for _, mark in same})))
+        for _, same in sorted(marks.items())
     )
-    return italic(texts)
 
 
-def printed_average(label: str, block: Block) -> str:
-    """The average gains that the tables of a block's pairs print for a method, in italics with their sources."""
+def printed_averages(label: str, block: Block) -> tuple[tuple[str, str], ...]:
+    """Return the average gains that the tables of a block's pairs print for a method, with their sources."""
     tables = {(p.source, p.table) for c in block.columns for p in c.printed.get(label, ())}
     marks: dict[float, list[str]] = {}
-    for each in averages():
-        if each.method == label and (each.source, each.table) in tables and each.dataset == block.dataset:
-            odd = "" if recomputes(each) else ODD_AVERAGE
-            marks.setdefault(float(each.value), []).append(sources()[each.source].mark + odd)
-    return italic(f"{value:+.2f} {''.join(sorted(found))}" for value, found in sorted(marks.items()))
-
-
-def italic(texts: Iterable[str]) -> str:
-    """Texts as one list in italics; nothing for none."""
-    texts = list(dict.fromkeys(texts))
-    return f"*{', '.join(texts)}*" if texts else ""
+    for average in averages():
+        if average.method == label and (average.source, average.table) in tables and average.dataset == block.dataset:
+            odd = "" if recomputes(average) else ODD_AVERAGE
+            marks.setdefault(float(average.value), []).append(sources()[average.source].mark + odd)
+    return tuple((f"{value:+.2f}", "".join(sorted(same))) for value, same in sorted(marks.items()))
 
 
 def protocol_for(column: Column, printed: Printed) -> Protocol:
-    """The settings behind a printed number."""
+    """Return the settings behind a printed number."""
     return protocol_of(printed, model_kind(column.student))
 
 
 def contradicted(column: Column, protocol: Protocol) -> tuple[str, ...]:
-    """The settings of a column's recipe that none of the protocol's statements has."""
+    """Return the settings of a column's recipe that none of the protocol's statements has."""
     ours = flat(column.numbers)
     return tuple(
         f"{key}: {setting_text(ours[key])} here"
@@ -68,48 +63,51 @@ def contradicted(column: Column, protocol: Protocol) -> tuple[str, ...]:
     )
 
 
-def source_lines(block: Block) -> Iterator[str]:
-    """The sources of a block's printed numbers with their letters: a list, if there are any."""
-    used = {each.source for column in block.columns for values in column.printed.values() for each in values}
-    lines = []
-    for key in sorted(used, key=lambda key: sources()[key].mark):
-        source = sources()[key]
-        tables = sorted(
-            {
-                p.table
-                for column in block.columns
-                for values in column.printed.values()
-                for p in values
-                if p.source == key
-            }
-        )
-        repeated = f", {source.repetitions} trainings a number" if source.repetitions else ""
-        lines.append(f"- *{source.mark}*: {key}, {plain(source.venue)}, {plain(', '.join(tables))}{repeated}")
+def cited(block: Block) -> list[str]:
+    """Return the sources of a block's printed numbers in the order of their letters."""
+    return sorted({printed.source for _, printed in _cells(block)}, key=lambda key: sources()[key].mark)
+
+
+def source_lines(block: Block) -> tuple[str, ...]:
+    """Return the sources of a block's printed numbers with their letters as a list, if there are any."""
+    lines = [_source_line(key, block) for key in cited(block)]
     if lines:
         lines.append(f"- {OTHER_SETTINGS} the source states a setting that the recipe here does not have, see below")
         lines.append(
             f"- {ODD_AVERAGE} the printed accuracies do not give this average, see [conflicts.md](conflicts.md)"
         )
-        yield "\n".join(lines)
+    return _as_list(lines)
 
 
-def protocol_lines(block: Block) -> Iterator[str]:
-    """How the printed protocols of a block differ from the recipes of its pairs: a list, if there are any."""
-    found: dict[tuple[str, str], tuple[list[str], set[str]]] = {}
+def _source_line(key: str, block: Block) -> str:
+    source = sources()[key]
+    tables = ", ".join(sorted({printed.table for _, printed in _cells(block) if printed.source == key}))
+    repeated = f", {source.repetitions} trainings a number" if source.repetitions else ""
+    return f"- *{source.mark}*: {key}, {plain(source.venue)}, {plain(tables)}{repeated}"
+
+
+def protocol_lines(block: Block) -> tuple[str, ...]:
+    """Return how the printed protocols of a block differ from the recipes of its pairs as a list, if there are any."""
+    differences: dict[tuple[str, str], list[str]] = {}
+    used: dict[tuple[str, str], set[str]] = {}
+    for column, printed in _cells(block):
+        if printed.method != TEACHER:
+            protocol = protocol_for(column, printed)
+            key = column.recipe, protocol.id
+            differences[key] = protocol_differences(column.numbers, protocol)
+            used.setdefault(key, set()).add(sources()[printed.source].mark)
+    return _as_list(
+        f"- Recipe `{key[0]}` against `{key[1]}` ({', '.join(sorted(used[key]))}): {plain('; '.join(texts))}."
+        for key, texts in differences.items()
+    )
+
+
+def _cells(block: Block) -> Iterable[tuple[Column, Printed]]:
     for column in block.columns:
-        for label, values in column.printed.items():
-            for printed in values if label != TEACHER else ():
-                protocol = protocol_for(column.column, printed)
-                differences = protocol_differences(column.column.numbers, protocol)
-                found.setdefault((protocol.id, column.column.recipe), (differences, set()))[1].add(printed.source)
-    lines = [
-        f"- Recipe `{recipe}` against `{protocol}` ({', '.join(sorted(marks(used)))}): {plain('; '.join(differences))}."
-        for (protocol, recipe), (differences, used) in found.items()
-    ]
-    if lines:
-        yield "\n".join(lines)
+        for values in column.printed.values():
+            yield from ((column.column, printed) for printed in values)
 
 
-def marks(used: Iterable[str]) -> list[str]:
-    """Sources by the letters that stand for them in tables."""
-    return [sources()[key].mark for key in used]
+def _as_list(lines: Iterable[str]) -> tuple[str, ...]:
+    text = "\n".join(lines)
+    return (text,) if text else ()

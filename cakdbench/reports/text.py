@@ -1,101 +1,73 @@
-"""How the numbers of a board are written, on every kind of page."""
+"""How numbers and foreign text are written, on every kind of page."""
 
+import re
 from collections.abc import Iterable
-
-from cakdbench.reports.board import SCRATCH, Block, BlockColumn, Column, Missing, Row, Score
+from typing import NamedTuple
 
 MISSING, REFUSED = "–", "n/a"
-MISMATCH, FEWER_SEEDS = "†", "‡"
-MARKS = {
-    MISMATCH: "the teacher's accuracy was off its registry entry, and the run allowed it",
-    FEWER_SEEDS: "gain over the seeds that scratch has too, not over all seeds of the mean",
-}
 
 
 def points(value: float | None, signed: bool = False) -> str:
-    """A percentage or a difference with two decimals, zero without a minus sign."""
+    """Return a percentage or a difference with two decimals, zero without a minus sign."""
     if value is None:
         return MISSING
     return format(round(value, 2) + 0.0, "+.2f" if signed else ".2f")
 
 
-def score_text(score: Score, row: Row) -> str:
-    """A cell: mean ± sd, gain, the number of seeds where the row's cells differ in it, and marks."""
-    if not score.records:
-        return MISSING if score.refusal is None else REFUSED
-    parts = [points(score.mean)]
-    if score.sd is not None:
-        parts.append(f"± {points(score.sd)}")
-    if score.gain is not None:
-        parts.append(f"({points(score.gain, signed=True)})")
-    if len({len(other.records) for other in row.scores if other.records}) > 1:
-        parts.append(f"n={len(score.records)}")
-    return " ".join(parts + score_marks(score))
-
-
-def score_marks(score: Score) -> list[str]:
-    fewer = score.gain is not None and len(score.gains) < len(score.records)
-    return [MISMATCH] * score.teacher_mismatch + [FEWER_SEEDS] * fewer
-
-
-def average_text(row: Row) -> str:
-    """The average gain, and over how many of the pairs if not all."""
-    if row.label == SCRATCH or row.average_gain is None:
-        return "" if row.label == SCRATCH else MISSING
-    whole = len(row.gains) == len(row.scores)
-    return points(row.average_gain, signed=True) + ("" if whole else f" ({len(row.gains)} of {len(row.scores)} pairs)")
-
-
-def seeds_text(row: Row) -> str:
-    """The number of seeds of a row's cells."""
-    return span(len(score.records) for score in row.scores if score.records) or MISSING
-
-
-def teacher_text(column: BlockColumn) -> str:
-    """What the teacher reached at its gates."""
-    mismatch = any(record.teacher.mismatch_allowed for record in column.taught)
-    values = column.teacher_top1
-    text = MISSING if not values else " to ".join(dict.fromkeys(map(points, (values[0], values[-1]))))
-    return f"{text} {MISMATCH}" if mismatch else text
-
-
 def span(values: Iterable[float], spec: str = ",") -> str:
-    """`3`, or `1 to 3`; nothing for no values."""
+    """Return `3`, or `1 to 3`; nothing for no values."""
     values = sorted(values)
     return " to ".join(dict.fromkeys(format(value, spec) for value in (values[:1] + values[-1:])))
 
 
-def pair_text(column: Column, block: Block, line: str) -> str:
-    """A column's head: the models, and what the block's columns do not have in common.
-
-    Args:
-        line: what starts a new line.
-    """
-    others = [other.column for other in block.columns]
-    parts = [f"{column.teacher} → {column.student}"]
-    if len({other.dataset for other in others}) > 1:
-        parts.append(column.dataset)
-    if sum(other.pair == column.pair for other in others) > 1:
-        parts.append(column.recipe)
-    return line.join(parts)
+def number_text(value: str | float | None) -> str:
+    """Return a number for readers: with thousands separators, fractions with three digits; text as it is."""
+    if value is None or value != value:
+        return MISSING
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 100 or value == 0 else f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def commands(missing: Iterable[Missing]) -> list[str]:
-    """The command lines that make the missing runs; pairs that lack the same runs share one."""
-    wanted: dict[tuple[str, Column], dict[int, list[str]]] = {}
-    for run in missing:
-        wanted.setdefault((run.precision, run.column), {}).setdefault(run.seed, []).append(run.label)
-    grouped: dict[tuple[str, str, str, str], list[str]] = {}
-    for (precision, column), seeds in wanted.items():
-        for labels in dict.fromkeys(tuple(labels) for labels in seeds.values()):
-            same = [seed for seed, others in seeds.items() if tuple(others) == labels]
-            key = (precision, column.recipe, ",".join(labels), ",".join(map(str, sorted(same))))
-            grouped.setdefault(key, []).append(column.pair)
-    return [_command(*key, pairs) for key, pairs in grouped.items()]
+def plain(text: str) -> str:
+    """Return markdown of a text that cannot leave its table cell or line; its own line breaks are kept as such."""
+    lines = (" ".join(line.split()) for line in text.split("\n"))
+    return "<br>".join(line.replace("|", "\\|").replace("[", "\\[").replace("<", "&lt;") for line in lines if line)
 
 
-def _command(precision: str, recipe: str, labels: str, seeds: str, pairs: list[str]) -> str:
-    parts = [f"--methods {labels}", f"--pairs '{','.join(pairs)}'", f"--recipe {recipe}", f"--seeds {seeds}"]
-    if precision != "fp32":
-        parts.append(f"--precision {precision}")
-    return " ".join(["cakdbench run", *parts])
+class Inline(NamedTuple):
+    """A part of a note and its style: plain, code, bold or italic."""
+
+    text: str
+    style: str = "plain"
+
+
+INLINE = re.compile(r"`(?P<code>[^`]+)`|\*\*(?P<bold>.+?)\*\*|\*(?P<italic>.+?)\*|(?<!\\)\[(?P<link>[^\]]+)\]\([^)]*\)")
+
+
+def inline(markdown: str) -> list[Inline]:
+    """Return the parts of a note: what it marks, with its escapes undone; of links the text."""
+    parts, end = [], 0
+    for match in INLINE.finditer(markdown):
+        parts.append(Inline(markdown[end : match.start()]))
+        style = match.lastgroup or "plain"
+        text = match[style] if style == "code" else match[style].replace("`", "")
+        parts.append(Inline(text, "plain" if style == "link" else style))
+        end = match.end()
+    parts.append(Inline(markdown[end:]))
+    return [Inline(_unescaped(text), style) for text, style in parts if text]
+
+
+def blocks(note: str) -> list[list[Inline]]:
+    """Return the paragraph of a note, or its list items, an entry each."""
+    items = re.split(r"^- ", note, flags=re.MULTILINE)
+    return [inline(" ".join(item.split())) for item in items if item.strip()]
+
+
+def is_list(note: str) -> bool:
+    """Return True if a note is a list."""
+    return note.startswith("- ")
+
+
+def _unescaped(text: str) -> str:
+    return text.replace("\\|", "|").replace("\\[", "[").replace("&lt;", "<").replace("<br>", " ")

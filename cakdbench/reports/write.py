@@ -1,4 +1,4 @@
-"""Writes the boards, or says which of the written ones are stale."""
+"""Write the boards, or say which of the written ones are stale."""
 
 import difflib
 from collections.abc import Iterable, Iterator
@@ -7,11 +7,12 @@ from pathlib import Path
 from rich.console import Console
 
 from cakdbench.grid.suites import PairSpec, suites
-from cakdbench.reports.board import Board
+from cakdbench.reports.blocks import BoardResults, board_results
+from cakdbench.reports.board import PLOTS, Plot
 from cakdbench.reports.eligibility import Standard, column_of
-from cakdbench.reports.pages import PLOTS, Page, board_names, board_pages, boards_of, general_pages
-from cakdbench.reports.placing import build_board
-from cakdbench.reports.plots import Plot, plot_digest
+from cakdbench.reports.pages import Page, board_names, board_pages, general_pages, suite_board
+from cakdbench.reports.plots import plot_digest
+from cakdbench.reports.sections import board_of
 from cakdbench.reports.terminal import BoardView
 from cakdbench.results.load import Evidence
 from cakdbench.store import write_atomic
@@ -41,10 +42,10 @@ def write_boards(
         StoreError: a page cannot be written.
     """
     _tell_damage(evidence, console)
-    boards = list(boards_of(evidence, board_names(evidence, specs), data_dir))
+    boards = _boards(evidence, specs, data_dir)
     for board in boards:
-        if any(column.records for block in board.blocks for column in block.columns):
-            console.print(BoardView(board))
+        if any(block.records for block in board.blocks):
+            console.print(BoardView(board_of(board)))
     for page in _pages(boards, evidence, formats, general=specs is None and "md" in formats):
         path = folder / page.path
         if not isinstance(page.source, Plot) or _is_stale(page, path):
@@ -54,7 +55,12 @@ def write_boards(
     _print_free(evidence, specs, console, data_dir)
 
 
-def _pages(boards: list[Board], evidence: Evidence, formats: Iterable[str], general: bool) -> Iterator[Page]:
+def _boards(evidence: Evidence, specs: Iterable[PairSpec] | None, data_dir: Path | None) -> list[BoardResults]:
+    known, rules = list(suites().values()), Standard(data_dir)
+    return [suite_board(name, known, evidence, rules) for name in board_names(evidence, known, specs)]
+
+
+def _pages(boards: list[BoardResults], evidence: Evidence, formats: Iterable[str], general: bool) -> Iterator[Page]:
     for board in boards:
         yield from board_pages(board, formats)
     if general:
@@ -64,11 +70,10 @@ def _pages(boards: list[Board], evidence: Evidence, formats: Iterable[str], gene
 def _print_free(evidence: Evidence, specs: Iterable[PairSpec] | None, console: Console, data_dir: Path | None) -> None:
     free = [spec for spec in specs or () if not any(spec in suite.specs for suite in suites().values())]
     if free:
-        columns = [column_of(spec, data_dir=data_dir) for spec in free]
+        columns, rules = [column_of(spec, data_dir=data_dir) for spec in free], Standard(data_dir)
         title = "Pairs and recipes of no board"
-        console.print(
-            BoardView(build_board("", title, columns, evidence.records, Standard(data_dir), evidence.answers))
-        )
+        results = board_results("", title, columns, evidence.records, rules, evidence.answers_by_key)
+        console.print(BoardView(board_of(results)))
 
 
 def check_boards(
@@ -78,12 +83,13 @@ def check_boards(
     console: Console,
     data_dir: Path | None = None,
 ) -> bool:
-    """Print what is stale in a folder of boards, as a diff; whether nothing is. Arguments as for `write_boards`.
+    """Print what is stale in a folder of boards, as a diff; return True if nothing is.
 
+    Arguments as for `write_boards`.
     A picture is judged by the numbers it was drawn from, as its bytes depend on the version of matplotlib.
     """
     _tell_damage(evidence, console)
-    boards = list(boards_of(evidence, board_names(evidence, specs), data_dir))
+    boards = _boards(evidence, specs, data_dir)
     pages = list(_pages(boards, evidence, ["md"], general=specs is None))
     stale = [line for page in pages if _is_stale(page, folder / page.path) for line in _diff(page, folder)]
     if specs is None:
@@ -94,8 +100,9 @@ def check_boards(
 
 
 def _strays(pages: Iterable[Page], folder: Path) -> Iterator[str]:
-    found = {path.relative_to(folder).as_posix() for each in ("*.md", f"{PLOTS}/*.svg") for path in folder.glob(each)}
-    for name in sorted(found - {page.path for page in pages} - BY_HAND):
+    paths = [*folder.glob("*.md"), *folder.glob(f"{PLOTS}/*.svg")]
+    names = {path.relative_to(folder).as_posix() for path in paths}
+    for name in sorted(names - {page.path for page in pages} - BY_HAND):
         yield f"{name}: nothing generates this; delete it"
 
 

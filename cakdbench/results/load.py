@@ -1,23 +1,29 @@
-"""What boards are made from: the records of the store and of the submitted results, and their predictions."""
+"""Records and where they lie: of stores, results folders, and single runs or entries."""
 
 import functools
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
-from cakdbench.data.datasets import load_dataset
 from cakdbench.records import Record
-from cakdbench.store import RunFolder, Store
+from cakdbench.results.frame import StoredRecord, runs_frame
+from cakdbench.results.predictions import CorrectAnswers
+from cakdbench.store import RunFolder, Store, find_keys
 from cakdbench.submissions.entry import ExternalEntry
-from cakdbench.submissions.evidence import labels_folder, load_labels, load_predictions, read_external, read_results
-from cakdbench.utils.errors import CakdError
+from cakdbench.submissions.evidence import read_entry, read_results
+from cakdbench.utils.errors import StoreError, UsageError, unknown
+
+STORE, RESULTS = Path("runs"), Path("leaderboards/results")
+"""Where a command keeps its runs, and a checkout the submitted ones."""
 
 
 class Evidence:
     """Records by key, with what is known beyond them.
 
-    A run that is in the store and submitted counts once, as submitted.
+    A run that is in a store and submitted counts once, as submitted.
 
     Args:
         store: finished runs of one's own; None for none.
@@ -25,44 +31,155 @@ class Evidence:
         data_dir: where the datasets lie, for test labels that are not beside the results.
 
     Attributes:
-        records: all of them, in the order of their keys.
-        statuses: of the submitted ones, by key.
+        stored: the records with their files, in the order of their keys.
         external: submitted numbers that were measured with other code.
         damage: a sentence for each file that cannot be read.
     """
 
-    def __init__(self, store: Store | None, results: Path | None, data_dir: Path | None = None):
-        self.store, self.results, self.data_dir = store, results, data_dir
-        own, own_damage = store.records() if store else ([], [])
-        submitted, statuses, damage = read_results(results) if results else ([], {}, [])
-        self.statuses: Mapping[str, str] = statuses
-        self.external: tuple[ExternalEntry, ...] = tuple(read_external(results)) if results else ()
-        self.damage = [*own_damage, *damage]
-        found = {record.key: record for record in own} | {record.key: record for record in submitted}
-        self.records: list[Record] = [found[key] for key in sorted(found)]
-        self._labels = functools.cache(self._find_labels)
+    def __init__(self, store: Store | None = None, results: Path | None = None, data_dir: Path | None = None):
+        self.store = store
+        self.data_dir = data_dir
+        self.external: tuple[ExternalEntry, ...] = ()
+        self.damage: list[str] = []
+        self._by_key: dict[str, StoredRecord] = {}
+        if store:
+            self._add_store(store)
+        if results:
+            self._add_results(results)
+
+    @classmethod
+    def read(cls, paths: Iterable[Path], data_dir: Path | None = None) -> "Evidence":
+        """Read stores, results folders, run folders and entries.
+
+        Raises:
+            UsageError: there is nothing at a path, or what is there is none of these.
+        """
+        evidence = cls(data_dir=data_dir)
+        for path in paths:
+            evidence._add(Path(path))
+        return evidence
+
+    @property
+    def stored(self) -> list[StoredRecord]:
+        return [self._by_key[key] for key in sorted(self._by_key)]
+
+    @property
+    def records(self) -> list[Record]:
+        """All records, in the order of their keys."""
+        return [run.record for run in self.stored]
+
+    @property
+    def statuses(self) -> dict[str, str]:
+        """Claimed, re-scored or re-run, of the submitted records by key."""
+        return {run.record.key: run.status for run in self.stored if run.status}
+
+    @functools.cached_property
+    def runs(self) -> pd.DataFrame:
+        """The records as a frame, see `runs_frame`; nothing is excluded."""
+        return runs_frame(self.stored)
+
+    @functools.cached_property
+    def answers_by_key(self) -> CorrectAnswers:
+        """Which test images a run classified right, by its key."""
+        return CorrectAnswers(self.runs, self.data_dir)
 
     def answers(self, record: Record) -> np.ndarray | None:
-        """Whether the run classified each test image right, `(images,)`; None where that is not known."""
-        labels = self._labels(record.identity.dataset.name, record.identity.dataset.fingerprint)
-        predictions = self._predictions(record)
-        if labels is None or predictions is None or predictions.shape != labels.shape:
-            return None
-        return predictions == labels
+        """Return whether the run classified each test image right, `(images,)`; None where that is not known."""
+        return self.answers_by_key(record.key)
 
-    def _predictions(self, record: Record) -> np.ndarray | None:
-        if record.key in self.statuses:
-            return load_predictions(self.results, record)
-        try:
-            return np.load(RunFolder(self.store.root / record.key).predictions, allow_pickle=False)
-        except (OSError, ValueError):
-            return None
+    def _add(self, path: Path) -> None:
+        if not path.exists():
+            raise UsageError(f"no results at {path}: name a store, a results folder, a run's folder or an entry")
+        if path.name == "record.json" or is_run_folder(path):
+            self._add_run(RunFolder(path if path.is_dir() else path.parent))
+        elif path.is_file():
+            self._add_entry(path)
+        elif any(map(is_run_folder, path.iterdir())) or not any(path.glob("*/*.json")):
+            self._add_store(Store(path))
+        else:
+            self._add_results(path)
 
-    def _find_labels(self, name: str, fingerprint: str) -> np.ndarray | None:
-        if self.results and (labels := load_labels(labels_folder(self.results), name, fingerprint)) is not None:
-            return labels
+    def _add_store(self, store: Store) -> None:
+        for run in store.runs():
+            if run.is_done:
+                self._add_run(run)
+
+    def _add_run(self, run: RunFolder) -> None:
         try:
-            dataset = load_dataset(name, self.data_dir, download=False)
-        except CakdError:
-            return None
-        return np.asarray(dataset.test.labels) if dataset.fingerprint == fingerprint else None
+            self._take([StoredRecord(run.record(), run.path / "record.json")])
+        except StoreError as error:
+            self.damage.append(str(error))
+
+    def _add_results(self, folder: Path) -> None:
+        submitted = read_results(folder)
+        self._take(
+            StoredRecord(
+                record, folder / record.identity.method.id / f"{record.key}.json", submitted.statuses[record.key]
+            )
+            for record in submitted.records
+        )
+        self.external += submitted.external
+        self.damage += submitted.damage
+
+    def _add_entry(self, path: Path) -> None:
+        try:
+            record, status = read_entry(path)
+            self._take([StoredRecord(record, path, status)])
+        except StoreError as error:
+            self.damage.append(f"{path}: {error}")
+
+    def _take(self, stored: Iterable[StoredRecord]) -> None:
+        """Keep the records; a submitted one goes before one that is not."""
+        for run in stored:
+            present = self._by_key.get(run.record.key)
+            if present is None or (run.status and not present.status):
+                self._by_key[run.record.key] = run
+
+
+def is_run_folder(path: Path) -> bool:
+    """Return whether a folder is that of a run."""
+    return (path / "record.json").is_file() or (path / "identity.json").is_file()
+
+
+def default_paths() -> list[Path]:
+    """Return the store, and the results folder of the checkout around the working directory, if they exist.
+
+    Raises:
+        UsageError: neither does.
+    """
+    folder = Path.cwd()
+    results = (parent / RESULTS for parent in (folder, *folder.parents))
+    paths = [Path(os.environ.get("CAKDBENCH_STORE", STORE)), next(filter(Path.is_dir, results), RESULTS)]
+    if existing := [path for path in paths if path.is_dir()]:
+        return existing
+    raise UsageError(f"neither {paths[0]} nor {RESULTS} is here: name a store or a results folder")
+
+
+def find_run(name: str, evidence: Evidence, what: str = "run", others: Iterable[str] = ()) -> Record:
+    """Return the run that a key, the start of one, or a run's folder names.
+
+    Args:
+        what, others: what else the name could have been, and the names of those, for the error.
+
+    Raises:
+        UsageError: there is none, or there are several.
+    """
+    if is_run_folder(Path(name)):
+        return RunFolder(Path(name)).record()
+    by_key = {record.key: record for record in evidence.records}
+    keys = find_keys(name, by_key)
+    if len(keys) > 1:
+        raise UsageError(f"{name!r} is the start of {len(keys)} runs, as of {keys[0]} and {keys[1]}")
+    if not keys:
+        raise unknown(what, name, [*by_key, *others])
+    return by_key[keys[0]]
+
+
+def read_records(paths: Iterable[str]) -> Iterator[Record]:
+    """Yield the records of these files, of stores or of results folders.
+
+    Raises:
+        StoreError: a file cannot be read.
+    """
+    for path in map(Path, paths):
+        yield RunFolder(path.parent).record() if path.name == "record.json" else read_entry(path)[0]

@@ -1,16 +1,19 @@
-"""Ranks and groups of a block's methods."""
+"""Ranks, letters and the best of each pair, for the runs of one dataset and precision."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 
 import numpy as np
+import pandas as pd
 
-from cakdbench.records import Record
-from cakdbench.results import stats as statistics
+from cakdbench.results import stats
 
-Answers = Callable[[Record], np.ndarray | None]
-"""Whether each test image was classified right, `(images,)`; None where predictions or labels are not at hand."""
+Answers = Callable[[str], np.ndarray | None]
+"""Key of a run to whether it classified each test image right, `(images,)`; None where that is not known."""
 
+PAIR = ["pair", "recipe"]
+"""The columns that say on what a method was measured."""
 
 SEEDS = (0, 1, 2)
 """As many seeds as a ranked entry needs, see leaderboards/RULES.md."""
@@ -18,10 +21,10 @@ SEEDS = (0, 1, 2)
 
 @dataclass(frozen=True)
 class Standings:
-    """How the methods of a block stand to each other; those with fewer seeds than `SEEDS` are left out.
+    """Ranks and groups of methods; those with fewer seeds than `SEEDS` are left out.
 
     Attributes:
-        ranks: average rank over the block's pairs, of the methods measured on all of them.
+        ranks: average rank over the pairs, of the methods measured on all of them.
         letters: methods that share one cannot be told apart in average accuracy; of the ranked methods whose
             predictions are known.
         inseparable: the pairs of those methods that cannot be told apart.
@@ -34,31 +37,38 @@ class Standings:
     level: tuple[frozenset[str], ...] = ()
 
 
-def standings(runs: Mapping[str, Sequence[Sequence[Record]]], answers: Answers) -> Standings:
-    """Rank and group methods.
+def standings(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]], answers: Answers) -> Standings:
+    """Rank and group the methods of a block.
 
     Args:
-        runs: method to its records on each pair of the block, empty where there are none. All of one dataset.
+        runs: of one dataset and precision, each on a pair (see `cells.place_on_pairs`).
+        pairs: pair and recipe of each column of the block.
     """
-    whole = {name: pairs for name, pairs in runs.items() if min(map(len, pairs), default=0) >= len(SEEDS)}
-    means = {name: [np.mean([r.result.top1 for r in records]) for records in pairs] for name, pairs in whole.items()}
-    known = {name: [_answers(records, answers) for records in pairs] for name, pairs in runs.items()}
-    testable = {name: known[name] for name in whole if min(map(len, known[name])) >= len(SEEDS)}
-    alike = frozenset(statistics.inseparable(testable))
-    order = sorted(testable, key=lambda name: (-np.mean(means[name]), name))
+    by_method = {name: [_of_pair(group, pair) for pair in pairs] for name, group in runs.groupby("method", sort=True)}
+    known = {name: [correct_by_seed(part, answers) for part in parts] for name, parts in by_method.items()}
+    complete = [name for name, parts in by_method.items() if parts and min(map(len, parts)) >= len(SEEDS)]
+    means = {name: [fmean(part["top1"]) for part in by_method[name]] for name in complete}
+    testable = {name: known[name] for name in complete if min(map(len, known[name])) >= len(SEEDS)}
+    alike = frozenset(stats.inseparable(testable))
+    order = sorted(testable, key=lambda name: (-fmean(means[name]), name))
     return Standings(
-        ranks=statistics.average_ranks(means) if len(means) > 1 else {},
-        letters=statistics.letters(order, alike) if len(order) > 1 else {},
+        ranks=stats.average_ranks(means) if len(means) > 1 else {},
+        letters=stats.letters(order, alike) if len(order) > 1 else {},
         inseparable=alike,
-        level=tuple(
-            frozenset(
-                statistics.level_with_best({n: p[place] for n, p in known.items() if len(p[place]) >= len(SEEDS)})
-            )
-            for place in range(max(map(len, runs.values()), default=0))
-        ),
+        level=tuple(_level([known[name][place] for name in known], list(known)) for place in range(len(pairs))),
     )
 
 
-def _answers(records: Sequence[Record], answers: Answers) -> statistics.Correct:
-    found = {record.identity.seed: answers(record) for record in records}
-    return {seed: hits for seed, hits in found.items() if hits is not None}
+def correct_by_seed(runs: pd.DataFrame, answers: Answers) -> stats.Correct:
+    """Return seed to which test images were classified right, for the runs of which that is known."""
+    hits = {seed: answers(key) for seed, key in zip(runs["seed"], runs["key"])}
+    return {seed: correct for seed, correct in hits.items() if correct is not None}
+
+
+def _of_pair(runs: pd.DataFrame, pair: tuple[str, str]) -> pd.DataFrame:
+    return runs[(runs["pair"] == pair[0]) & (runs["recipe"] == pair[1])]
+
+
+def _level(column: Sequence[stats.Correct], names: Sequence[str]) -> frozenset[str]:
+    testable = {name: correct for name, correct in zip(names, column) if len(correct) >= len(SEEDS)}
+    return frozenset(stats.level_with_best(testable))

@@ -43,15 +43,15 @@ class Difference:
 
 @dataclass(frozen=True)
 class Noise:
-    """What training does to an accuracy on one pair, as a share: variance between seeds, and its degrees of freedom."""
+    """The chance of training on one pair: variance of a share between seeds, and its degrees of freedom."""
 
     variance: float
     degrees: int
 
 
 def training_noise(answers: Iterable[Correct]) -> Noise | None:
-    """Residual variance of accuracy = method + seed, over all methods of a pair; None with no degree of freedom."""
-    runs = [(method, seed, hits.mean()) for method, found in enumerate(answers) for seed, hits in found.items()]
+    """Return the residual variance of accuracy = method + seed over all methods of a pair; None without freedom."""
+    runs = [(method, seed, hits.mean()) for method, cell in enumerate(answers) for seed, hits in cell.items()]
     if not runs:
         return None
     methods, seeds, shares = (np.array(column) for column in zip(*runs, strict=True))
@@ -64,7 +64,7 @@ def training_noise(answers: Iterable[Correct]) -> Noise | None:
 def paired_difference(
     first: Sequence[Correct], second: Sequence[Correct], noise: Sequence[Noise | None]
 ) -> Difference | None:
-    """Test whether two methods have equal accuracy, averaged over pairs that share one test set.
+    """Test two methods for equal accuracy, averaged over pairs that share one test set.
 
     With d[c, s, i] the difference on pair c of C, seed s of S_c and image i of N, and v_c the noise of training
     on pair c, the squared standard error is var_i(mean_cs d) / N + sum_c 2 v_c / (S_c C^2).
@@ -96,7 +96,7 @@ def _differences(first: Correct, second: Correct) -> np.ndarray:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values corrected by Holm (1979) for testing all of them together."""
+    """Return p-values corrected by Holm (1979) for testing all of them together."""
     values = np.array(p_values, dtype=float)
     order = values.argsort(kind="stable")
     steps = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1)).clip(max=1)
@@ -104,7 +104,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def inseparable(answers: Mapping[str, Sequence[Correct]]) -> set[frozenset[str]]:
-    """The pairs of methods that cannot be told apart at `ALPHA`, all pairs of methods tested together.
+    """Return the pairs of methods that cannot be told apart at `ALPHA`, all pairs of methods tested together.
 
     A pair of methods that cannot be tested (see `paired_difference`) cannot be told apart.
     """
@@ -112,12 +112,12 @@ def inseparable(answers: Mapping[str, Sequence[Correct]]) -> set[frozenset[str]]
 
 
 def level_with_best(answers: Mapping[str, Correct]) -> set[str]:
-    """On one pair: the method of highest accuracy and those that cannot be told apart from it."""
+    """Return, for one pair, the method of highest accuracy and those that cannot be told apart from it."""
     if not answers:
         return set()
     best = max(sorted(answers), key=lambda name: np.mean([hits.mean() for hits in answers[name].values()]))
     pairs = [(best, name) for name in sorted(answers) if name != best]
-    alike = _inseparable({name: [found] for name, found in answers.items()}, pairs)
+    alike = _inseparable({name: [correct] for name, correct in answers.items()}, pairs)
     return {best}.union(*alike)
 
 
@@ -130,7 +130,7 @@ def _inseparable(answers: Mapping[str, Sequence[Correct]], pairs: Sequence[tuple
 
 
 def letters(names: Sequence[str], alike: Iterable[frozenset[str]]) -> dict[str, str]:
-    """Letters such that two names share one exactly if they are alike (compact letter display).
+    """Return letters such that two names share one exactly if they are alike (compact letter display).
 
     Args:
         names: in the order the letters are given out.
@@ -150,7 +150,7 @@ def letters(names: Sequence[str], alike: Iterable[frozenset[str]]) -> dict[str, 
 
 
 def average_ranks(accuracies: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """Mean over pairs of each method's rank (1 is best; equal accuracies share the mean of their ranks)."""
+    """Return each method's mean rank over pairs (1 is best; equal accuracies share the mean of their ranks)."""
     table = np.array(list(accuracies.values()), dtype=float)
     ranks = rankdata(-table, axis=0).mean(axis=1) if table.size else []
     return dict(zip(accuracies, map(float, ranks), strict=True))

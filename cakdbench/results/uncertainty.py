@@ -1,4 +1,4 @@
-"""What a test set of n images can tell; all accuracies and differences in percentage points."""
+"""The certainty that a test set of n images gives; all accuracies and differences in percentage points."""
 
 import math
 
@@ -7,18 +7,18 @@ NORMAL_95 = 1.959964
 
 
 def resolution(images: int) -> float:
-    """What one image is worth: no accuracy changes by less."""
+    """Return what one image is worth: no accuracy changes by less."""
     return 100 / images
 
 
 def standard_error(top1: float, images: int) -> float:
-    """Binomial standard error of one measured accuracy."""
+    """Return the binomial standard error of one measured accuracy."""
     share = top1 / 100
     return 100 * math.sqrt(share * (1 - share) / images)
 
 
 def indistinguishable(top1: float, images: int) -> float:
-    """Differences of two accuracies near `top1` up to this can be chance in the choice of test images (95 %).
+    """Return the difference of two accuracies near `top1` that can be chance in the choice of test images (95 %).
 
     Takes the two for independent. Two models on the same images mostly fail on the same ones, which makes the
     true bound smaller; so this one errs on the safe side. Chance in training (the seed) comes on top.

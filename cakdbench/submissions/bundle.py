@@ -78,24 +78,30 @@ def _take(root: Path, file: str, known: set[str], bundle: Bundle) -> None:
     elif kind == "json" and folder == EXTERNAL_FOLDER:
         bundle.external[file] = read_model(read_file(root / file, JSON_BYTES), ExternalEntry)
     elif kind == "json":
-        bundle.held.append(_held(root, file, stem, known))
+        bundle.held.append(read_held(root, file))
     elif kind != "npy" or folder == EXTERNAL_FOLDER:
         raise Refused("does not belong here", "a method's folder holds KEY.json and KEY.npy, nothing else")
     elif f"{folder}/{stem}.json" not in known:
         raise Refused("are predictions without an entry", f"add {stem}.json, or remove them")
 
 
-def _held(root: Path, file: str, stem: str, known: set[str]) -> Held:
+def read_held(root: Path, file: str) -> Held:
+    """Read an entry, `<method>/<key>.json` of a results folder, with its predictions.
+
+    Raises:
+        Refused: one of the two is missing or malformed.
+    """
     content = read_file(root / file, JSON_BYTES)
     entry = read_model(content, Entry)
-    beside = file.removesuffix(".json") + ".npy"
-    if beside not in known:
-        raise Refused(f"has no predictions: {stem}.npy is missing", "submit both files")
+    beside = root / file.removesuffix(".json")
+    beside = beside.with_name(beside.name + ".npy")
+    if not (beside.exists() or beside.is_symlink()):
+        raise Refused(f"has no predictions: {beside.name} is missing", "submit both files")
     try:
-        raw = read_file(root / beside, NPY_BYTES)
+        raw = read_file(beside, NPY_BYTES)
         predictions = parse_classes(raw)
     except Refused as error:
-        what = f"its predictions in {stem}.npy cannot be read: the file {error.problem.what}"
+        what = f"its predictions in {beside.name} cannot be read: the file {error.problem.what}"
         raise Refused(what, error.problem.hint) from error
     return Held(file, entry, hashlib.sha256(content).hexdigest(), predictions, hashlib.sha256(raw).hexdigest())
 

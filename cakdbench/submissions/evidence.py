@@ -1,43 +1,82 @@
 """The results folder for the boards: records, what is known of each, predictions and labels."""
 
 import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from cakdbench.records import Record
 from cakdbench.store import run_key
-from cakdbench.submissions.bundle import Held, read_bundle
+from cakdbench.submissions.bundle import Held, read_bundle, read_held
 from cakdbench.submissions.entry import ExternalEntry
 from cakdbench.submissions.findings import Refused
 from cakdbench.submissions.reading import NAME, NPY_BYTES, parse_classes, read_file
-from cakdbench.submissions.status import CLAIMED, Verdict
-from cakdbench.submissions.truth import Truth, labels_name
+from cakdbench.submissions.status import CLAIMED, Verdict, read_verdicts
 from cakdbench.utils.errors import StoreError
 
 
-def read_results(folder: Path) -> tuple[list[Record], dict[str, str], list[str]]:
-    """The records of a results folder, their statuses by key, and what is wrong with what was left out.
+@dataclass
+class Submitted:
+    """What a results folder holds.
+
+    Attributes:
+        statuses: by key of the record.
+        damage: what is wrong with the files that were left out.
+    """
+
+    records: list[Record] = field(default_factory=list)
+    statuses: dict[str, str] = field(default_factory=dict)
+    external: tuple[ExternalEntry, ...] = ()
+    damage: list[str] = field(default_factory=list)
+
+
+def read_results(folder: Path) -> Submitted:
+    """Read a results folder; one that does not exist holds nothing.
 
     Only what a board needs is checked: that an entry is readable, has its own key and predictions, and is as the
     maintainers listed it. `validate` checks the rest.
     """
     if not folder.is_dir():
-        return [], {}, []
+        return Submitted()
     try:
         bundle = read_bundle(folder)
     except Refused as error:
-        return [], {}, [f"{folder}: {error}"]
-    records, statuses, damage = [], {}, [f"{folder}/{finding}" for finding in bundle.findings]
-    listed = bundle.verdicts.by_key()
+        return Submitted(damage=[f"{folder}: {error}"])
+    damage = [f"{folder}/{finding}" for finding in bundle.findings]
+    submitted = Submitted(external=tuple(bundle.external.values()), damage=damage)
+    verdicts = bundle.verdicts.by_key()
     for held in bundle.held:
-        verdict = listed.get(held.entry.key)
-        if wrong := _wrong(held, verdict):
-            damage.append(f"{folder}/{held.file}: {wrong}; `cakdbench validate` says more")
-            continue
-        records.append(held.entry.record)
-        statuses[held.entry.key] = verdict.status if verdict else CLAIMED
-    return records, statuses, damage
+        try:
+            submitted.statuses[held.entry.key] = _status(held, verdicts)
+            submitted.records.append(held.entry.record)
+        except StoreError as error:
+            damage.append(f"{folder}/{held.file}: {error}")
+    return submitted
+
+
+def read_entry(file: Path) -> tuple[Record, str]:
+    """Read one entry of a results folder: its record and its status.
+
+    Raises:
+        StoreError: it cannot be read, or is not what it says.
+    """
+    folder = file.parent.parent
+    held = read_held(folder, f"{file.parent.name}/{file.name}")
+    return held.entry.record, _status(held, read_verdicts(folder).by_key())
+
+
+def _status(held: Held, verdicts: Mapping[str, Verdict]) -> str:
+    """Return the status of an entry that is as it should be.
+
+    Raises:
+        StoreError: it is not.
+    """
+    verdict = verdicts.get(held.entry.key)
+    if wrong := _wrong(held, verdict):
+        raise StoreError(f"{wrong}; `cakdbench validate` says more")
+    return verdict.status if verdict else CLAIMED
 
 
 def _wrong(held: Held, verdict: Verdict | None) -> str | None:
@@ -51,28 +90,20 @@ def _wrong(held: Held, verdict: Verdict | None) -> str | None:
     return None
 
 
-def read_external(folder: Path) -> list[ExternalEntry]:
-    """The external numbers of a results folder, in the order of their files."""
-    try:
-        return list(read_bundle(folder).external.values()) if folder.is_dir() else []
-    except Refused:
-        return []
+def load_predictions(path: Path, sha256: str) -> np.ndarray | None:
+    """Return `(N,)` uint16 predicted classes of a run's file of them; None if it is not there.
 
-
-def load_predictions(folder: Path, record: Record) -> np.ndarray | None:
-    """`(N,)` uint16 predicted classes of an entry of a results folder; None if they are not there.
+    Args:
+        sha256: what the record says of the file.
 
     Raises:
         StoreError: the file is damaged, or not the record's.
     """
-    if not (NAME.fullmatch(record.identity.method.id) and NAME.fullmatch(record.key)):
-        return None
-    path = folder / record.identity.method.id / f"{record.key}.npy"
     if not path.exists():
         return None
     try:
         content = read_file(path, NPY_BYTES)
-        if hashlib.sha256(content).hexdigest() != record.predictions_sha256:
+        if hashlib.sha256(content).hexdigest() != sha256:
             raise StoreError(f"damaged file {path}: not the predictions of the record; restore it")
         return parse_classes(content)
     except Refused as error:
@@ -92,6 +123,8 @@ def load_labels(folder: Path, dataset: str, fingerprint: str) -> np.ndarray | No
     Raises:
         StoreError: the file is damaged.
     """
+    from cakdbench.submissions.truth import Truth, labels_name
+
     path = folder / labels_name(dataset, fingerprint)
     if NAME.fullmatch(path.name) and path.parent == folder and path.exists():
         try:

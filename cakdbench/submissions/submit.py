@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from cakdbench.data.datasets import load_dataset
-from cakdbench.store import RunFolder, Store, write_atomic
+from cakdbench.store import RunFolder, Store, find_keys, write_atomic
 from cakdbench.submissions.bundle import SCHEMA_FILE, Bundle, read_bundle
 from cakdbench.submissions.entry import Entry, entry_bytes, entry_schema
 from cakdbench.submissions.findings import Finding
@@ -40,7 +40,7 @@ class Submission:
 
 
 def find_runs(names: Iterable[str], store: Store) -> list[RunFolder]:
-    """The finished runs that are meant by keys, beginnings of keys, paths of run folders, or `all`.
+    """Return the finished runs that are meant by keys, beginnings of keys, paths of run folders, or `all`.
 
     Raises:
         UsageError: a name means no run, or one that is not finished.
@@ -61,11 +61,9 @@ def find_runs(names: Iterable[str], store: Store) -> list[RunFolder]:
 def _named(name: str, runs: dict[str, RunFolder]) -> list[RunFolder]:
     if name == "all":
         return list(runs.values())
-    if name in runs:
-        return [runs[name]]
     if (Path(name) / "identity.json").is_file():
         return [RunFolder(Path(name).resolve())]
-    chosen = [run for key, run in runs.items() if key.startswith(name)]
+    chosen = [runs[key] for key in find_keys(name, runs)]
     if not chosen:
         raise UsageError(f"no run {name!r}: give a key, the beginning of one, a run's folder, or all")
     return chosen

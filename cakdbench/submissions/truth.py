@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
+from cakdbench.build import count_extra_parameters
 from cakdbench.data.datasets import EMBEDDED, FACTS, DatasetFacts, ImageDataset, load_dataset
 from cakdbench.method import Method
 from cakdbench.models.staged import StagedModel, meta_model
@@ -18,7 +18,6 @@ from cakdbench.recipes import Recipe, all_numbers
 from cakdbench.submissions.findings import Refused
 from cakdbench.submissions.reading import NPY_BYTES, parse_classes, read_file
 from cakdbench.utils.errors import UsageError
-from cakdbench.utils.meta import ContentFree
 from cakdbench.utils.toml import checked
 
 LONGEST_NAME = 100
@@ -142,10 +141,8 @@ def extra_parameters(
     Raises:
         Refused: it cannot be built.
     """
-    labels = torch.arange(2 * student.num_classes) % student.num_classes
     try:
-        with torch.device("meta"), ContentFree():
-            return method(student, teacher, config, labels).extra_parameters()
+        return count_extra_parameters(method, student, teacher, config)
     except Exception as error:  # the settings are a stranger's, and a method may raise anything
         what = f"{method.id} cannot be built with its settings ({str(error)[:200]})"
         raise Refused(what, "submit the run as it was recorded") from error

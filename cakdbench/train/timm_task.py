@@ -19,15 +19,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import torch
 from timm.task import TrainingTask
 from timm.utils import ModelEmaV3
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from cakdbench.method import Batch, forward_options
-from cakdbench.models.staged import Output, StagedModel
-from cakdbench.registry import resolve_config, split_variant
+from cakdbench.build import build_method
+from cakdbench.models.staged import StagedModel
+from cakdbench.train.batch import make_batch
 from cakdbench.utils.errors import UsageError
 
 
@@ -64,12 +63,8 @@ class MethodTask(TrainingTask):
         **options: Any,
     ):
         super().__init__(**options)
-        made, variant = split_variant(label)
-        config = resolve_config(made, variant, teacher.info, student.info, dataset, dict(settings or {}))
-        if reason := made.refuses(teacher.info, student.info, config):
-            raise UsageError(f"{label} refuses {teacher.name}>{student.name}: {reason}")
-        self.teacher = teacher.requires_grad_(False).eval()
-        self.method = self.trainable_module = made(student, teacher if made.needs else None, config, labels)
+        self.method = build_method(label, student, teacher, dataset=dataset, settings=settings, labels=labels)
+        self.teacher, self.trainable_module = teacher, self.method
         if self.method.extra_optimizers():
             raise UsageError(f"{label} trains an adversary, and timm's loop has one optimizer: use `cakdbench run`")
         self.criterion = criterion or nn.CrossEntropyLoss()
@@ -84,19 +79,20 @@ class MethodTask(TrainingTask):
             target: `(B,)` class indices or `(B, C)` probabilities.
             index: `(B,)` places of the samples in `labels`.
         """
-        if self.method.labels is not None and index is None:
-            raise UsageError(f"{self.method.id} tells samples apart: call task(images, target, index)")
         rank, world = _process()
-        place, self._batches = self._batches * world + rank, self._batches + 1
-        taught = self._teach(input)
-        batch = Batch(input, target, index, self.epoch, self.step, self.criterion, taught, place)
+        micro_batch, self._batches = self._batches * world + rank, self._batches + 1
+        batch = make_batch(
+            self.method,
+            input,
+            target,
+            index,
+            epoch=self.epoch,
+            step=self.step,
+            micro_batch=micro_batch,
+            criterion=self.criterion,
+        )
         step = self.trainable_module(batch)
         return {**step.losses, "loss": step.total, "output": step.logits}
-
-    @torch.no_grad()
-    def _teach(self, images: Tensor) -> Output | None:
-        needs = self.method.needs
-        return self.teacher(images, **forward_options(needs)) if needs - {"model"} else None
 
     def epoch_start(self, epoch: int) -> None:
         """To be called before the first step of an epoch, counted from 0: ramps and rhythms depend on it."""
@@ -164,13 +160,13 @@ class MethodTask(TrainingTask):
         self.method.load_state_dict({**own, **state["method"]}, strict=strict)
 
 
-class _Place(NamedTuple):
+class _Process(NamedTuple):
     rank: int
     world: int
 
 
-def _process() -> _Place:
-    """Which of how many processes this is."""
+def _process() -> _Process:
+    """Return which of how many processes this is."""
     if not distributed.is_initialized():
-        return _Place(0, 1)
-    return _Place(distributed.get_rank(), distributed.get_world_size())
+        return _Process(0, 1)
+    return _Process(distributed.get_rank(), distributed.get_world_size())

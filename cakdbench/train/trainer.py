@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable
 
 import torch
-from accelerate import Accelerator
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
 
@@ -13,8 +12,9 @@ from cakdbench.method import Batch, forward_options
 from cakdbench.models.staged import Output, StagedModel
 from cakdbench.recipes import Recipe
 from cakdbench.train.evaluate import Evaluation, Examiner
-from cakdbench.train.events import Events, GroupView, LaneView
+from cakdbench.train.events import GroupView, LaneView
 from cakdbench.train.lane import Lane, LaneFailure
+from cakdbench.train.runtime import Runtime
 from cakdbench.utils.errors import CakdError
 from cakdbench.utils.precision import force_fp32
 
@@ -26,7 +26,7 @@ class Interrupted(CakdError):
 
 
 def label_criterion(recipe: Recipe) -> Callable[[Tensor, Tensor], Tensor]:
-    """timm's cross-entropy, in float32, of class indices (smoothed as the recipe says) or of soft targets.
+    """Return timm's cross-entropy, in float32, of class indices (smoothed as the recipe says) or of soft targets.
 
     Soft targets, from mixup and cutmix, carry the smoothing already.
     """
@@ -41,14 +41,47 @@ def label_criterion(recipe: Recipe) -> Callable[[Tensor, Tensor], Tensor]:
     return criterion
 
 
+class Keeper:
+    """Keeps what becomes of lanes. This one notes the failures and saves nothing.
+
+    Attributes:
+        failed: the reasons of the lanes that were closed, by label.
+    """
+
+    def __init__(self):
+        self.failed: dict[str, str] = {}
+
+    def save(self, lane: Lane) -> None:
+        """Store a lane's state; called at every epoch's end and every `Options.checkpoint_seconds`."""
+
+    def fail(self, label: str, reason: str) -> None:
+        """Note that a lane was closed."""
+        self.failed[label] = reason
+
+
+class LaneExaminer:
+    """Collects the answers of a lane's student and of its averaged weights, on the lane's own clock."""
+
+    def __init__(self, lane: Lane):
+        self.lane = lane
+        self.student = Examiner(lane.method.student)
+        self.averaged = Examiner(lane.ema.module) if lane.ema else None
+
+    def see(self, images: Tensor, labels: Tensor, index: Tensor) -> None:
+        with self.lane.evaluating.running(), self.lane.accelerator.autocast():
+            self.student.see(images, labels, index)
+            if self.averaged:
+                self.averaged.see(images, labels, index)
+
+    def results(self) -> tuple[Evaluation, Evaluation | None]:
+        return self.student.result(), self.averaged.result() if self.averaged else None
+
+
 class Trainer:
     """Trains lanes that stand at the same step, in one pass over the stream.
 
     Args:
         teacher: frozen, in eval mode, on the device; None if no lane needs one.
-        save: stores a lane's state; called at every epoch's end and every `checkpoint_seconds`.
-        failed: told of a lane that is closed, with the reason.
-        stop: True once the user wants to stop.
     """
 
     def __init__(
@@ -57,23 +90,22 @@ class Trainer:
         teacher: StagedModel | None,
         stream: SampleStream,
         evaluation: EvalStream,
-        accelerator: Accelerator,
-        *,
+        runtime: Runtime,
+        keeper: Keeper,
         view: GroupView,
-        events: Events,
-        save: Callable[[Lane], None],
-        failed: Callable[[Lane, str], None],
-        stop: Callable[[], bool] = lambda: False,
-        checkpoint_seconds: float = 300.0,
     ):
-        self.lanes, self.teacher, self.stream, self.evaluation = lanes, teacher, stream, evaluation
-        self.accelerator, self.view, self.events = accelerator, view, events
-        self.save, self.failed, self.stop = save, failed, stop
-        self.checkpoint_seconds = checkpoint_seconds
+        self.lanes = lanes
+        self.teacher = teacher
+        self.stream = stream
+        self.evaluation = evaluation
+        self.runtime = runtime
+        self.accelerator = runtime.accelerator
+        self.keeper = keeper
+        self.view = view
         self.recipe = stream.recipe
         self.criterion = label_criterion(self.recipe)
         self.needs = frozenset().union(*(lane.method.needs for lane in lanes))
-        self.flush_every = 20 if accelerator.device.type == "cuda" else 1
+        self.flush_every = 20 if self.accelerator.device.type == "cuda" else 1
         self.results: dict[str, Evaluation] = {}
         self._saved = time.monotonic()
 
@@ -81,9 +113,9 @@ class Trainer:
         """Train to the last epoch. Lanes that fail leave `self.lanes`, the others go on.
 
         Raises:
-            Interrupted: `stop` became true; the lanes have been saved.
+            Interrupted: `Runtime.stop` became true; the lanes have been saved.
         """
-        self.events.group(self.view)
+        self.runtime.events.group(self.view)
         per_epoch, first = self.stream.steps_per_epoch, self.lanes[0].step
         for epoch in range(first // per_epoch, self.recipe.epochs):
             self._train(epoch, max(first - epoch * per_epoch, 0))
@@ -92,7 +124,7 @@ class Trainer:
                 return
         for lane in self.lanes:
             self._lane_view(lane).state = "done"
-        self.events.tick(self.view)
+        self.runtime.events.tick(self.view)
 
     def _train(self, epoch: int, first: int) -> None:
         self._each(lambda lane: lane.start_epoch(epoch))
@@ -137,20 +169,20 @@ class Trainer:
     def _drop(self, lane: Lane, reason: str) -> None:
         self.lanes.remove(lane)
         self._lane_view(lane).state = "failed"
-        self.failed(lane, reason)
+        self.keeper.fail(lane.label, reason)
         if self.accelerator.device.type == "cuda":
             torch.cuda.empty_cache()
 
     def _pause(self) -> None:
         """Between two steps: save if it is time, stop if the user wants to."""
-        stop = self._agree(self.stop())
-        if stop or self._agree(time.monotonic() - self._saved > self.checkpoint_seconds):
+        stop = self._agree(self.runtime.stop())
+        if stop or self._agree(time.monotonic() - self._saved > self.runtime.options.checkpoint_seconds):
             self._save()
         if stop:
             raise Interrupted("interrupted: all lanes are saved, the same command goes on from here")
 
     def _agree(self, wish: bool) -> bool:
-        """Whether any process wishes it."""
+        """Return True if any process wishes it."""
         if self.accelerator.num_processes == 1:
             return wish
         wishes = torch.tensor(float(wish), device=self.accelerator.device)
@@ -164,43 +196,36 @@ class Trainer:
         else:
             self._each(lambda lane: self._write(lane, None, None))
         self._save()
-        if not last and self._agree(self.stop()):
+        if not last and self._agree(self.runtime.stop()):
             raise Interrupted("interrupted: all lanes are saved, the same command goes on from here")
 
     def _evaluate(self) -> None:
         """All lanes, and their averaged weights, in one pass over the test images."""
-        examiners = {lane.label: Examiner(lane.method.student) for lane in self.lanes}
-        averaged = {lane.label: Examiner(lane.ema.module) for lane in self.lanes if lane.ema}
-
-        def see(lane: Lane, *batch: Tensor) -> None:
-            with lane.evaluating.running(), self.accelerator.autocast():
-                for each in filter(None, (examiners[lane.label], averaged.get(lane.label))):
-                    each.see(*batch)
-
+        examiners = {lane.label: LaneExaminer(lane) for lane in self.lanes}
         for images, labels, index in self.evaluation:
             batch = images.to(self.accelerator.device, non_blocking=True), labels, index
-            self._each(lambda lane, batch=batch: see(lane, *batch))
+            self._each(lambda lane, batch=batch: examiners[lane.label].see(*batch))
         for lane in self.lanes:
-            result = self.results[lane.label] = examiners[lane.label].result()
-            ema = averaged.get(lane.label)
-            self._write(lane, result.top1, ema and ema.result().top1)
+            result, averaged = examiners[lane.label].results()
+            self.results[lane.label] = result
+            self._write(lane, result.top1, averaged and averaged.top1)
 
     def _write(self, lane: Lane, top1: float | None, ema_top1: float | None) -> None:
         if top1 is not None:
             self._lane_view(lane).top1 = top1
-        self.events.epoch(self.view, lane.label, lane.end_epoch(top1, ema_top1))
+        self.runtime.events.epoch(self.view, lane.label, lane.end_epoch(top1, ema_top1))
 
     def _save(self) -> None:
         for lane in self.lanes:
-            self.save(lane)
+            self.keeper.save(lane)
         self._saved = time.monotonic()
 
     def _show(self, step: int) -> None:
         self.view.step = step
         for lane in self.lanes:
-            seen = self._lane_view(lane)
-            seen.loss, seen.images_per_second = lane.mean_loss, lane.images_per_second
-        self.events.tick(self.view)
+            view = self._lane_view(lane)
+            view.loss, view.images_per_second = lane.mean_loss, lane.images_per_second
+        self.runtime.events.tick(self.view)
 
     def _lane_view(self, lane: Lane) -> LaneView:
         return next(view for view in self.view.lanes if view.label == lane.label)

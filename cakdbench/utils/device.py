@@ -4,9 +4,13 @@ import platform
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedDataParallelKwargs
 
 from cakdbench.utils.errors import UsageError
+
+PRECISIONS = {"fp32": "no", "bf16": "bf16"}
+"""What Accelerate calls them."""
 
 
 def device_name(device: torch.device) -> str:
@@ -15,16 +19,28 @@ def device_name(device: torch.device) -> str:
 
 
 def make_accelerator(precision: str = "fp32", cpu: bool = False, threads: int = 1) -> Accelerator:
-    """Device, precision and processes, as Accelerate finds them.
+    """Return device, precision and processes, as Accelerate finds them.
 
     Args:
         threads: of each process on a CPU. With one, a result does not depend on the number of cores, bit for bit,
             and a machine that is busy with other things slows it down no more than in proportion.
     """
     torch.set_num_threads(threads)
-    if precision not in ("fp32", "bf16"):
-        raise UsageError(f"unknown precision {precision!r}; known: fp32, bf16")
+    if precision not in PRECISIONS:
+        raise UsageError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
     # Buffers stay local: NormStats averages batch norms, and a method's banks must not be overwritten.
     # A method may leave modules unused in some steps.
+    _forget_other_settings(PRECISIONS[precision], cpu)
     ddp = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=True)
-    return Accelerator(mixed_precision="bf16" if precision == "bf16" else "no", cpu=cpu, kwargs_handlers=[ddp])
+    return Accelerator(mixed_precision=PRECISIONS[precision], cpu=cpu, kwargs_handlers=[ddp])
+
+
+def _forget_other_settings(mixed_precision: str, cpu: bool) -> None:
+    """Let a notebook run with one precision or device after another: Accelerate keeps the first of a process."""
+    if not AcceleratorState._shared_state or PartialState().num_processes > 1:
+        return
+    state = AcceleratorState()
+    on_cpu = state.device.type == "cpu"
+    other_device = not on_cpu if cpu else on_cpu and torch.cuda.is_available()
+    if state.mixed_precision != mixed_precision or other_device:
+        AcceleratorState._reset_state(reset_partial_state=True)

@@ -13,14 +13,8 @@ from cakdbench.costs.papers import PAIRS, l2g_cost, reused_tail
 from cakdbench.grid.plan import Refusal
 from cakdbench.grid.suites import resolve_pairs
 from cakdbench.method import Method, Step
-<<<<<<< HEAD
-from cakdbench.registry import split_variant
-=======
-from cakdbench.plan import Refusal
-from cakdbench.randomness import seeded
 from cakdbench.registry import resolve_config, split_variant
-from cakdbench.suites import resolve_pairs
->>>>>>> ci
+from cakdbench.utils.rng import seeded
 
 DEMO = "resnet_m>vit_xs@fashion_demo"
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cakdbench.engine.launch.local import fair_share
+from cakdbench.engine.launch import Share
 from cakdbench.engine.preview import Preview
 from cakdbench.grid.plan import Settings, make_plan
 from cakdbench.grid.suites import resolve_pairs
@@ -14,7 +14,7 @@ from cakdbench.store import Store
     [(12, 1, 12), (12, 2, 6), (13, 2, 7), (12, 3, 4), (12, 6, 4), (3, 2, 4), (400, 2, 200)],
 )
 def test_no_process_takes_more_than_its_share_nor_less_than_is_worth_a_pass(lanes, jobs, share):
-    assert fair_share(lanes, jobs) == share
+    assert Share(jobs).lanes(lanes) == share
 
 
 @pytest.mark.parametrize(

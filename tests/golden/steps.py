@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from cakdbench.utils.device import make_accelerator
 from cakdbench.labels import label
 from cakdbench.method import Method, Step
-from cakdbench.utils.rng import seeded
 from cakdbench.registry import get_method, method_ids, resolve_config
 from cakdbench.train.lane import Lane
+from cakdbench.utils.device import make_accelerator
+from cakdbench.utils.rng import seeded
 
 from . import inputs
 

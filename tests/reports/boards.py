@@ -6,7 +6,8 @@ import numpy as np
 
 from cakdbench.recipes import load_recipe
 from cakdbench.records import Epoch
-from cakdbench.reports.placing import build_board
+from cakdbench.reports.blocks import board_results
+from cakdbench.reports.sections import board_of
 from tests.reports.synthetic import TestRules, column, printed, record
 
 A, B, M = "swin_t>resnet18@cifar100", "vit_s>mobilenetv2@cifar100", "swin_t>mlp_mini@cifar100"
@@ -38,10 +39,17 @@ def answers(made):
     return hits
 
 
-def board(records=None, pairs=(A, B), prints=None, rules=None, name="demo", title="Demo", tests=lambda made: None):
+def results(records=None, pairs=(A, B), prints=None, rules=None, name="demo", title="Demo", tests=lambda made: None):
+    """The results of a board; `tests` gives which images a record has right."""
     columns = [column(pair, numbers=NUMBERS) for pair in pairs]
-    rules = rules or TestRules(prints)
-    return build_board(name, title, columns, runs(pairs) if records is None else records, rules, tests)
+    rules, records = rules or TestRules(prints), runs(pairs) if records is None else records
+    by_key = {made.key: made for made in records}
+    return board_results(name, title, columns, records, rules, lambda key: tests(by_key[key]))
+
+
+def board(*args, **options):
+    """The page of the same."""
+    return board_of(results(*args, **options))
 
 
 def prints(pair=A):

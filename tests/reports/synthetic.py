@@ -5,7 +5,7 @@ import json
 
 from cakdbench.published.compare import Printed
 from cakdbench.records import Record, TeacherIdentity
-from cakdbench.reports.board import Column
+from cakdbench.reports.eligibility import Column
 from cakdbench.utils.diff import changes
 
 RECIPE = {"image_size": 64, "epochs": 8, "global_batch": 128, "local_batch": 128, "optimizer": {"lr": 0.1}}
@@ -16,6 +16,7 @@ CONFIGS = {
     "fbt": {"gamma": 1.0, "infonce": True},
     "fbt:no_infonce": {"gamma": 1.0, "infonce": False},
 }
+KINDS = {"scratch": "labels", "kd": "logits", "ofa": "logits", "fbt": "fused"}
 
 
 def sha(*parts):
@@ -127,16 +128,17 @@ class TestRules:
     def __init__(self, printed=None):
         self._printed = printed or {}
 
-    def printed(self, column):
-        return self._printed.get(column.pair, {})
+    def printed(self, column, metric="top1"):
+        cells = self._printed.get(column.pair, {})
+        return {method: rows for method, all in cells.items() if (rows := tuple(p for p in all if p.metric == metric))}
 
-    def installed(self, label):
-        return label in CONFIGS
+    def kind(self, label):
+        return KINDS.get(label.partition(":")[0]) if label in CONFIGS else None
 
     def differences(self, record, column):
         method = record.identity.method
         return [
-            *changes(record.recipe, column.numbers, "recipe"),
+            *changes(record.identity.recipe, column.numbers, "recipe"),
             *changes(method.config, CONFIGS[record.label], method.id),
         ]
 

@@ -1,5 +1,6 @@
 """`cakdbench diff`, `cakdbench explain-run`, and what they are told of."""
 
+import hashlib
 import io
 
 import numpy as np
@@ -7,10 +8,11 @@ import pytest
 from rich.console import Console
 
 from cakdbench.grid.plan import Settings, make_plan
-from cakdbench.reports.comparing import difference_table, find_run, subject
+from cakdbench.reports.comparing import difference_table, subject
 from cakdbench.reports.explain import explain_run, places
-from cakdbench.results.load import Evidence
-from cakdbench.store import Store
+from cakdbench.results.load import Evidence, find_run
+from cakdbench.store import RunFolder, Store
+from cakdbench.submissions.submit import npy_bytes
 from cakdbench.utils.errors import UsageError
 from tests.reports.synthetic import record
 from tests.reports.test_write import DATASET, SPEC, fill
@@ -79,11 +81,15 @@ def test_a_run_against_a_protocol(evidence):
 def test_predictions_are_compared_image_by_image(evidence, tmp_path, monkeypatch):
     first, second = (key(evidence, label, 0) for label in ("kd", "scratch"))
     labels = np.arange(10) % 3
-    monkeypatch.setattr(evidence, "_labels", lambda name, fingerprint: labels)
-    for each, wrong in ((first, [0]), (second, [0, 1, 2])):
+    for run, wrong in ((first, [0]), (second, [0, 1, 2])):
         predictions = labels.copy()
         predictions[wrong] = 9
-        np.save(evidence.store.root / each / "predictions.npy", predictions.astype(np.uint16))
+        folder, content = RunFolder(evidence.store.root / run), npy_bytes(predictions)
+        folder.predictions.write_bytes(content)
+        sha256 = hashlib.sha256(content).hexdigest()
+        folder.finish(folder.record().model_copy(update={"predictions_sha256": sha256}))
+    evidence = Evidence(evidence.store, None)
+    monkeypatch.setattr(evidence.answers_by_key, "_labels", lambda name, fingerprint: labels)
     assert differences(first, second, evidence)["test images only this run has right"] == ("2", "0")
 
 
@@ -92,7 +98,7 @@ def test_a_run_is_found_by_the_start_of_its_key(evidence):
     assert find_run(whole, evidence).key == find_run(whole[:-3], evidence).key == whole
     with pytest.raises(UsageError, match="is the start of 3 runs"):
         find_run("kd-", evidence)
-    with pytest.raises(UsageError, match="unknown run, recipe or protocol"):
+    with pytest.raises(UsageError, match="unknown run 'nothing'"):
         find_run("nothing", evidence)
 
 

@@ -1,150 +1,123 @@
-"""Boards as CSV and LaTeX, read back."""
+"""Every section of a board stands in every format with all of its numbers."""
 
 import csv
 import io
 import re
+from html import unescape
 
 import pytest
 
-from cakdbench.reports.formats import block_csv, board_latex, latex
-from tests.reports.boards import NUMBERS, A, B, M, answers, board, prints, runs
-from tests.reports.synthetic import TestRules, record
+from cakdbench.recipes import load_recipe
+from cakdbench.reports.blocks import board_results
+from cakdbench.reports.board import Cell, Section, value_spans
+from cakdbench.reports.pages import FORMATS
+from cakdbench.reports.sections import board_of
+from cakdbench.reports.text import blocks
+from cakdbench.submissions.entry import ExternalEntry
+from tests.reports.boards import NUMBERS, A, B, M, prints, runs
+from tests.reports.synthetic import TestRules, column, printed, record
 
-
-def lines(made):
-    return list(csv.DictReader(io.StringIO(block_csv(made))))
-
-
-class TestCsv:
-    def test_measured_cells_hold_the_numbers_of_the_board(self):
-        made = board(pairs=(A, B, M), prints=prints(), tests=answers)
-        (block,) = made.blocks
-        measured = {(x["teacher"], x["student"], x["method"]): x for x in lines(made) if x["kind"] == "measured"}
-        for row in block.rows:
-            for column, score in zip(block.columns, row.scores, strict=True):
-                line = measured[column.column.teacher, column.column.student, row.label]
-                assert (line["dataset"], line["precision"], line["recipe"]) == ("cifar100", "fp32", "demo")
-                assert (int(line["n"]), line["seeds"]) == (len(score.records), " ".join(map(str, score.seeds)))
-                assert line["refusal"] == (score.refusal or "")
-                numbers = {"mean": score.mean, "sd": score.sd, "gain": score.gain, "average_gain": row.average_gain}
-                numbers["rank"] = block.standings.ranks.get(row.label)
-                for name, value in numbers.items():
-                    assert line[name] == "" if value is None else float(line[name]) == pytest.approx(value, abs=1e-6)
-                assert line["letters"] == block.standings.letters.get(row.label, "")
-
-    def test_one_cell_by_hand(self):
-        line = next(x for x in lines(board()) if (x["teacher"], x["method"]) == ("swin_t", "kd"))
-        assert {key: line[key] for key in ("n", "seeds", "mean", "sd", "gain", "optimistic", "ema", "kind")} == {
-            **{"n": "3", "seeds": "0 1 2", "mean": "72.1", "sd": "0.1", "gain": "2.0"},
-            **{"optimistic": "72.6", "ema": "", "kind": "measured"},
-        }
-
-    def test_printed_values_stay_as_printed(self):
-        printed = [x for x in lines(board(prints=prints())) if x["kind"] == "printed"]
-        assert [(x["method"], x["source"], x["table"], x["mean"], x["n"]) for x in printed] == [
-            ("teacher", "tas", "Table 1", "89.26", ""),
-            ("ofa", "tas", "Table 1", "80.54", ""),
-            ("ofa", "fofa", "Table 1", "80.5", ""),
-            ("unknown", "tas", "Table 1", "77.77", ""),
-        ]
-
-    def test_the_measured_teacher_has_a_line(self):
-        found = [x["mean"] for x in lines(board()) if (x["method"], x["kind"]) == ("teacher", "measured")]
-        assert found == ["90.0", "90.0"]
-
-    def test_precisions_have_their_own_lines(self):
-        made = board(runs((A,)) + runs((A,), precision="bf16"), (A,))
-        assert {x["precision"] for x in lines(made)} == {"fp32", "bf16"}
-
-    def test_refusals_survive_commas_quotes_and_line_breaks(self):
-        class Rules(TestRules):
-            def refusal(self, label, column):
-                return 'a, "b"\nc' if label == "kd" else None
-
-        made = board(runs((A,), accuracies={"scratch": 70.0}), (A,), rules=Rules())
-        assert [x["refusal"] for x in lines(made) if x["method"] == "kd"] == ['a, "b"\nc']
-
-
-def rows_of(text):
-    """The tables of a LaTeX text as lists of cells."""
-    bodies = re.findall(r"\\begin\{tabular\}\{(\w+)\}\n(.*?)\\end\{tabular\}", text, re.DOTALL)
-    return [
-        (
-            spec,
-            [
-                re.split(r"(?<!\\) & ", line.removesuffix(r" \\"))
-                for line in body.splitlines()
-                if line[0] != "\\" or "&" in line
-            ],
-        )
-        for spec, body in bodies
-    ]
+OTHER = "cnn_mini>vit_mini@demo"
+TITLES = {
+    *("", "Results", "Top-5 accuracy", "How the printed numbers were made", "How sure is a difference?"),
+    *("Optimistic numbers (best epoch on the test set)", "Averaged weights (EMA, last epoch)", "Conditions"),
+    *("Devices, speed and parameters of the runs", "Plots", "Notes", "Not measured yet"),
+    *("Runs with changed settings (not comparable)", "cifar100, Precision: fp32", "cifar100, Precision: bf16", "demo"),
+    "Measured with other code (external: not re-scored, not ranked)",
+}
 
 
 @pytest.fixture(scope="module")
-def text():
-    return board_latex(
-        board(runs((A, B, M)) + [record("kd", A, 5, 73.0, recipe=NUMBERS)], (A, B, M), prints(), tests=answers)
-    )
+def board():
+    """A board with every kind of section, two datasets and two precisions."""
+    records = [*runs((A, B)), *runs((A,), precision="bf16", ema=77.125), *runs((M,), accuracies={"scratch": 71.0})]
+    records += [record("kd", OTHER, 0, 66.5, mismatch=True), record("scratch", OTHER, 0, 61.25)]
+    records.append(record("kd", A, 0, 12.34, recipe=NUMBERS | {"epochs": 1}))
+    records.append(record("kd", A, 1, 13.57, recipe=load_recipe("demo").numbers(), recipe_name="mine"))
+    values = prints()
+    values[A]["ofa"] += (printed("94.625", "ofa", pair=A, metric="top5"),)
+    external = ExternalEntry(
+        method="Other", pair=A, metric="best epoch", accuracy=85.125, deviation=0.375, seeds=3,
+        differences=("300 epochs",), source="https://example.org/paper", submitted_by="A. Author",
+    )  # fmt: skip
+    columns = [*(column(pair, numbers=NUMBERS) for pair in (A, B, M)), column(OTHER)]
+    made = board_results("all", "All", columns, records, TestRules(values), external=(external,))
+    return board_of(made)
 
 
-class TestLatex:
-    def test_braces_are_balanced_and_environments_closed(self, text):
-        bare = re.sub(r"\\[{}]", "", text)
-        depth = 0
-        for char in bare:
-            depth += (char == "{") - (char == "}")
-            assert depth >= 0
-        assert depth == 0
-        assert re.findall(r"\\begin\{(\S+?)\}", text) == re.findall(r"\\end\{(\S+?)\}", text)[::-1]
+def read(text, ending):
+    """A file's text as a reader sees it, without marks of the format."""
+    if ending == "csv":
+        return " ".join(" ".join(row.values()) for row in csv.DictReader(io.StringIO(text)))
+    if ending == "html":
+        return unescape(re.sub(r"<[^>]*>", "", text.replace("<br>", " ")))
+    if ending == "tex":
+        for macro in ("textbf", "textit", "texttt"):
+            text = re.sub(rf"\\{macro}\{{((?:[^{{}}]|\\[{{}}])*)\}}", r"\1", text)
+        marks = {r"$\pm$": "±", r"$\to$": "→", r"$^\circ$": "°", r"$^\dagger$": "†", r"$^\ddagger$": "‡", "--": "–"}
+        marks |= {r"$\times$": "×", "$<$": "<", "$>$": ">", r"\\": " ", r"\textasciicircum{}": "^"}
+        for mark, char in marks.items():
+            text = text.replace(mark, char)
+        return re.sub(r"\$([+-][\d.]+)\$", r"\1", re.sub(r"\\([&%$#_{}])", r"\1", text))
+    text = re.sub(r"(?<![\\!])\[([^\]]+)\]\([^)]*\)", r"\1", text)
+    return text.replace("<br>", " ").replace("&lt;", "<").replace("\\[", "[").replace("\\|", "|")
 
-    def test_every_line_has_a_cell_for_each_column(self, text):
-        ((spec, rows),) = rows_of(text)
-        assert spec == "lcccrrl"
-        assert {len(row) for row in rows} == {7}
-        assert text.count(r"\toprule") == text.count(r"\bottomrule") == 1
 
-    def test_cells(self, text):
-        ((_, rows),) = rows_of(text)
-        by_name = {row[0]: row[1:] for row in rows}
-        assert by_name["teacher"][:3] == ["swin\\_t", "vit\\_s", "swin\\_t"]
-        assert by_name["student"][:3] == ["resnet18", "mobilenetv2", "mlp\\_mini"]
-        assert by_name["scratch"][0] == r"70.10 $\pm$ 0.10"
-        assert by_name["KD"][1] == r"73.10 $\pm$ 0.10 ($+2.00$)"
-        assert by_name["KD"][0].endswith(r"($+2.00$)$^\ddagger$")
-        assert by_name["FBT"][:4] == [
-            *(rf"\textbf{{{value} $\pm$ 0.10}} ($+10.10$)" for value in ("80.20", "81.20")),
-            "n/a",
-            "$+10.10$ (2 of 3 pairs)",
-        ]
-        assert by_name["unknown"][0] == r"\textit{77.77}\textsuperscript{T}"
+def squeezed(text):
+    """Text without spaces and without what marks emphasis or code."""
+    return re.sub(r"[\s*`]", "", text).replace("--", "–")
 
-    def test_printed_values_stand_below_the_measured(self, text):
-        ((_, rows),) = rows_of(text)
-        place = next(i for i, row in enumerate(rows) if row[0] == "OFA")
-        assert rows[place + 1][:2] == [
-            r"\quad printed",
-            r"\textit{80.5}\textsuperscript{F}, \textit{80.54}\textsuperscript{T}",
-        ]
 
-    def test_the_caption_says_the_conditions(self, text):
-        caption = re.search(r"\\caption\{(.*)\}", text)[1]
-        assert "dataset cifar100; recipe demo; 300 epochs; 224 px; precision fp32; seeds: 3 to 4" in caption
-        assert "T: tas" in caption and "F: fofa" in caption and r"$^\ddagger$ gain over the seeds" in caption
+def texts_of(section: Section):
+    """Every text of a section: its title, and what stands in it."""
+    yield section.title
+    for note in (*section.notes, *section.footer):
+        yield from ("".join(part.text for part in item) for item in blocks(note))
+    if section.frame is not None:
+        yield from section.frame.columns
+        for row in section.frame.itertuples(index=False):
+            yield from (span.text for value in row for span in value_spans(value))
+    yield from section.code
+    yield from (plot.alt for plot in section.plots)
 
-    def test_one_table_a_block_and_only_wide_ones_are_scaled(self, text):
-        two = board_latex(board(runs((A,)) + runs((A,), precision="bf16"), (A,)))
-        assert len(rows_of(two)) == 2 and "resizebox" not in two + text
-        wide = [f"swin_t>resnet{n}@cifar100" for n in range(5)]
-        assert board_latex(board(runs(wide), wide)).startswith("% requires booktabs, graphicx\n")
 
-    def test_titles_cannot_break_out(self):
-        hostile = r"100% of \x{y}$_^~#&" + "\n<|>"
-        made = board(runs((A,)), (A,), title=hostile)
-        expected = r"100\% of \textbackslash{}x\{y\}\$\_\textasciicircum{}\textasciitilde{}\#\& $<$$|$$>$"
-        assert latex(hostile) == expected
-        assert rf"\caption{{{expected} (" in board_latex(made)
+def test_the_board_has_every_kind_of_section(board):
+    titles = {section.title for section in board.sections}
+    assert titles == TITLES - {"Results"}
+    assert len({section.name for section in board.sections}) == len(board.sections)
 
-    def test_equal_boards_give_equal_text(self):
-        assert board_latex(board()) == board_latex(board(runs()[::-1]))
-        assert block_csv(board()) == block_csv(board(runs()[::-1]))
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_every_text_and_number_of_every_section_stands_in_every_format(board, ending):
+    written = squeezed(read(FORMATS[ending](board), ending))
+    for section in board.sections:
+        for text in texts_of(section):
+            if ending == "md" and section.plots and text != section.title:
+                continue  # the picture itself, by its caption
+            assert squeezed(text) in written, (section.name, text)
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_the_sections_stand_in_one_order(board, ending):
+    written = squeezed(read(FORMATS[ending](board), ending))
+    place = 0
+    for section in board.sections:
+        place = written.index(squeezed(section.title), place)
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_chosen_numbers_stand_in_every_format(board, ending):
+    written = squeezed(read(FORMATS[ending](board), ending))
+    chosen = ("72.10±0.10(+2.00)", "80.5F,80.54T", "94.625T", "12.34", "85.12±0.38", "77.12", "66.50(+5.25)", "mine(1)")
+    for text in chosen:
+        if ending == "csv" and text in ("80.5F,80.54T", "94.625T"):
+            text = text.partition(",")[0]
+        assert text in written, text
+
+
+def test_no_format_forgets_a_section_that_is_new(board):
+    frame = board.sections[1].frame.iloc[:1, :1].assign(new=[Cell(measured=12.3456)])
+    made = type(board)("x", "X", (Section("Brand new", notes=("Some *note*.",), frame=frame),))
+    for ending, write in FORMATS.items():
+        written = read(write(made), ending)
+        assert "Brand new" in written and "12.35" in written and "note" in written

@@ -2,14 +2,15 @@
 
 import random
 import shlex
-from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 
+from cakdbench.reports.blocks import board_results
+from cakdbench.reports.commands import commands
 from cakdbench.reports.markdown import board_markdown
-from cakdbench.reports.placing import build_board
-from cakdbench.reports.text import commands, points, span
+from cakdbench.reports.sections import board_of
+from cakdbench.reports.text import points, span
 from cakdbench.submissions.entry import ExternalEntry
 from tests.reports.pages import main_table, tables
 from tests.reports.synthetic import CONFIGS, RECIPE, TestRules, column, record
@@ -20,7 +21,7 @@ HEAD_A, HEAD_C = "cnn_mini → vit_mini", "cnn_mini → mlp_mini"
 
 def page(records, pairs=(A,), **changes):
     columns = [column(pair, **changes) for pair in pairs]
-    return board_markdown(build_board("demo", "Demo", columns, records, TestRules()))
+    return board_markdown(board_of(board_results("demo", "Demo", columns, records, TestRules())))
 
 
 def grid(pairs=(A, C), seeds=(0, 1), methods=("scratch", "kd", "ofa")):
@@ -112,7 +113,7 @@ class TestMainTable:
         columns = [column(first), column(second), column(second, "long", RECIPE | {"epochs": 20})]
         records = [record("kd", first), record("kd", second)]
         records.append(record("kd", second, recipe=RECIPE | {"epochs": 20}, recipe_name="long"))
-        text = board_markdown(build_board("x", "X", columns, records, TestRules()))
+        text = board_markdown(board_of(board_results("x", "X", columns, records, TestRules())))
         one, two = text.split("## two\n")
         assert "## one\n" in one
         assert list(main_table(one)["KD"])[:2] == ["a → b", "average gain"]
@@ -145,8 +146,8 @@ class TestBeside:
             method="KD", pair=A, metric="best epoch", accuracy=85.125, seeds=3, differences=("300 epochs",),
             source="https://example.org/paper", submitted_by="A. Author",
         )  # fmt: skip
-        board = build_board("x", "X", [column(A)], grid((A,)), TestRules())
-        before, after = board_markdown(replace(board, external=(entry,))).split("## Measured with other code")
+        board = board_results("x", "X", [column(A)], grid((A,)), TestRules(), external=(entry,))
+        before, after = board_markdown(board_of(board)).split("## Measured with other code")
         assert "85.1" not in before
         (table,) = tables(after)
         assert table[1] == ["KD", A, "85.12", "best epoch", "3", "300 epochs", "https://example.org/paper", "A. Author"]
@@ -199,7 +200,7 @@ class TestBeside:
 
 class TestCommands:
     def missing(self, records, pairs):
-        return build_board("demo", "Demo", [column(p) for p in pairs], records, TestRules()).missing
+        return board_results("demo", "Demo", [column(p) for p in pairs], records, TestRules()).missing
 
     def parsed(self, line):
         words = shlex.split(line)

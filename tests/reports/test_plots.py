@@ -9,15 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cakdbench.reports.plots import (
+    REFUSED,
     board_plots,
-    critical_difference,
-    gain_against_cost,
-    gain_heatmap,
-    learning_curves,
+    costs,
+    curves,
+    draw,
+    heat,
+    pareto_front,
     plot_digest,
+    ranks,
 )
-from cakdbench.reports.plotted import REFUSED, costs, curves, digest, heat, pareto_front, ranks
-from tests.reports.boards import NUMBERS, A, B, M, answers, board, epochs, runs
+from tests.reports.boards import NUMBERS, A, B, M, answers, epochs, results, runs
 from tests.reports.synthetic import TestRules, record
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -36,12 +38,12 @@ def group(svg, id):
 
 @pytest.fixture(scope="module")
 def full():
-    return board(pairs=(A, B, M)).blocks[0]
+    return results(pairs=(A, B, M)).blocks[0]
 
 
 class TestHeatmap:
     def test_it_names_every_method_and_pair_and_writes_every_gain(self, full):
-        written = texts(gain_heatmap(full))
+        written = texts(draw(heat(full)))
         assert {"KD", "OFA", "FBT", "swin_t →", "vit_s →"} <= set(written)
         assert sorted(text for text in written if text[0] in "+-") == sorted(
             f"{score.gain:+.2f}" for row in full.rows for score in row.scores if score.gain is not None
@@ -50,23 +52,23 @@ class TestHeatmap:
 
     def test_refused_cells_say_so(self, full):
         assert heat(full).cells[list(heat(full).methods).index("FBT")][2] == REFUSED
-        assert texts(gain_heatmap(full)).count("n/a") == 1
+        assert texts(draw(heat(full))).count("n/a") == 1
 
     def test_cells_without_a_run_are_empty_and_pairs_without_any_left_out(self):
         records = runs(accuracies={"scratch": 70.0, "kd": 72.0}) + runs((A,), accuracies={"ofa": 80.0})
-        shown = heat(board(records, (A, B, M)).blocks[0])
+        shown = heat(results(records, (A, B, M)).blocks[0])
         assert shown.pairs == ("swin_t → resnet18", "vit_s → mobilenetv2")
         assert shown.cells[shown.methods.index("OFA")][1] is None
 
     def test_nothing_to_draw(self):
-        assert gain_heatmap(board([]).blocks[0]) is None
-        assert gain_heatmap(board(runs(accuracies={"scratch": 70.0})).blocks[0]) is None
+        assert heat(results([]).blocks[0]) is None
+        assert heat(results(runs(accuracies={"scratch": 70.0})).blocks[0]) is None
 
 
 class TestCost:
     def timed(self, **speeds):
         records = [each for label, speed in speeds.items() for each in self.of(label, speed)]
-        return board(records)
+        return results(records)
 
     def of(self, label, speed):
         gains = {"scratch": 70.0, "kd": 72.0, "ofa": 80.0, "fbt": 75.0}
@@ -78,10 +80,10 @@ class TestCost:
         assert [found[name].cost for name in ("scratch", "KD", "OFA", "FBT")] == pytest.approx([1, 1.2, 2, 3])
         assert [found[name].gain for name in ("scratch", "KD", "OFA", "FBT")] == pytest.approx([0, 2, 10, 5])
         assert [name for name in found if found[name].front] == ["scratch", "KD", "OFA"]
-        assert {"scratch", "KD", "OFA", "FBT"} <= set(texts(gain_against_cost(block)))
+        assert {"scratch", "KD", "OFA", "FBT"} <= set(texts(draw(costs(block))))
 
     def test_points_stand_in_the_order_of_their_numbers(self):
-        svg = gain_against_cost(self.timed(scratch=600.0, kd=500.0, ofa=300.0, fbt=200.0).blocks[0])
+        svg = draw(costs(self.timed(scratch=600.0, kd=500.0, ofa=300.0, fbt=200.0).blocks[0]))
         (scratch,), (kd,), (ofa,), (fbt,) = (group(svg, f"point-{n}") for n in range(4))
         methods = [p.method for p in costs(self.timed(scratch=600.0, kd=500.0, ofa=300.0, fbt=200.0).blocks[0]).points]
         assert methods == ["scratch", "KD", "OFA", "FBT"]
@@ -90,11 +92,11 @@ class TestCost:
 
     def test_times_of_another_device_do_not_count(self):
         records = self.of("scratch", 600.0) + runs(accuracies={"kd": 72.0}, images_per_second=6000.0, device="H200")
-        assert costs(board(records).blocks[0]) is None
+        assert costs(results(records).blocks[0]) is None
 
     def test_a_gain_over_fewer_pairs_is_beyond_comparison(self):
         records = [*self.of("scratch", 600.0), *self.of("kd", 500.0), *runs((A,), accuracies={"ofa": 99.0})]
-        found = {point.method: point for point in costs(board(records).blocks[0]).points}
+        found = {point.method: point for point in costs(results(records).blocks[0]).points}
         assert (found["OFA"].whole, found["OFA"].front, found["KD"].front) == (False, False, True)
 
     @given(st.lists(st.tuples(st.integers(1, 6), st.integers(-4, 4)), min_size=1, max_size=12))
@@ -108,7 +110,7 @@ class TestCost:
 
 class TestCurves:
     def test_means_and_bands_over_the_seeds(self):
-        shown = curves(board(pairs=(A,)).blocks[0])
+        shown = curves(results(pairs=(A,)).blocks[0])
         ((pair, lines),) = shown.panels
         kd = next(line for line in lines if line.method == "KD")
         assert pair == "swin_t → resnet18" and kd.epochs == (1, 2, 3)
@@ -119,23 +121,23 @@ class TestCurves:
     def test_epochs_not_tested_in_all_seeds_are_left_out_and_long_ones_thinned(self):
         one = record("kd", A, 0, recipe=NUMBERS).model_copy(update={"history": epochs(1.0, None, 3.0, 4.0)})
         two = record("kd", A, 1, recipe=NUMBERS).model_copy(update={"history": epochs(1.0, 2.0, 3.0)})
-        (line,) = curves(board([one, two], (A,)).blocks[0]).panels[0][1]
+        (line,) = curves(results([one, two], (A,)).blocks[0]).panels[0][1]
         assert line.epochs == (1, 3)
         many = record("kd", A, 0, recipe=NUMBERS).model_copy(update={"history": epochs(*map(float, range(99)), 100.0)})
-        (line,) = curves(board([many], (A,)).blocks[0]).panels[0][1]
+        (line,) = curves(results([many], (A,)).blocks[0]).panels[0][1]
         assert len(line.epochs) == 50 and line.epochs[-1] == 100 and line.mean[-1] == 100.0
 
     def test_the_picture_names_what_stands_out(self):
-        written = texts(learning_curves(board().blocks[0]))
+        written = texts(draw(curves(results().blocks[0])))
         assert {"scratch", "KD", "OFA", "FBT", "swin_t → resnet18", "vit_s → mobilenetv2"} <= set(written)
 
     def test_histories_of_one_epoch_are_not_drawn(self):
-        assert learning_curves(board([record("kd", A, recipe=NUMBERS)], (A,)).blocks[0]) is None
+        assert curves(results([record("kd", A, recipe=NUMBERS)], (A,)).blocks[0]) is None
 
 
 class TestRanks:
     def test_bars_join_exactly_what_cannot_be_told_apart(self):
-        block = board(tests=answers).blocks[0]
+        block = results(tests=answers).blocks[0]
         titles = {row.title: row.label for row in block.rows}
         shown = ranks(block)
         names = [titles[method] for method, _, _ in shown.methods]
@@ -144,8 +146,8 @@ class TestRanks:
         assert joined != {frozenset(pair) for pair in combinations(names, 2)}
 
     def test_bars_have_a_dot_at_each_member_and_letters_beside_them(self):
-        block = board(tests=answers).blocks[0]
-        svg, shown = critical_difference(block), ranks(block)
+        block = results(tests=answers).blocks[0]
+        svg, shown = draw(ranks(block)), ranks(block)
         assert [method for method, _, _ in shown.methods] == ["FBT", "OFA", "KD", "scratch"]
         for letter, places in shown.groups:
             dots = [x for x, _ in group(svg, f"group-{letter}")]
@@ -157,17 +159,17 @@ class TestRanks:
             assert f"{method} {rank:.2f} {letters}" in texts(svg)
 
     def test_without_predictions_there_are_ranks_and_no_bars(self):
-        block = board().blocks[0]
+        block = results().blocks[0]
         assert ranks(block).groups == () and [letters for *_, letters in ranks(block).methods] == [""] * 4
-        assert "FBT 1.00" in texts(critical_difference(block))
+        assert "FBT 1.00" in texts(draw(ranks(block)))
 
     def test_fewer_than_two_ranked_methods(self):
-        assert critical_difference(board(runs(accuracies={"kd": 72.0})).blocks[0]) is None
+        assert ranks(results(runs(accuracies={"kd": 72.0})).blocks[0]) is None
 
 
 class TestBoard:
     def test_every_plot_carries_its_digest_without_being_drawn(self):
-        for name, plot in board_plots(board()).items():
+        for name, plot in board_plots(results()).items():
             svg = plot.draw()
             assert plot_digest(svg) == plot.digest and name == plot.name and plot.caption and plot.alt
             assert svg == plot.draw()
@@ -175,16 +177,16 @@ class TestBoard:
             assert ElementTree.fromstring(svg).find(f"{SVG}title").text == plot.alt
 
     def test_names_tell_blocks_apart(self):
-        two = board(runs((A,)) + runs((A,), precision="bf16"), (A,))
+        two = results(runs((A,)) + runs((A,), precision="bf16"), (A,))
         kinds = ("gain", "cost", "curves", "ranks")
         assert list(board_plots(two)) == [f"demo-{p}-{kind}.svg" for p in ("fp32", "bf16") for kind in kinds]
         other = "cnn_mini>vit_mini@demo"
-        assert "demo-cifar100-fp32-gain.svg" in board_plots(board(runs((A, other)), (A, other)))
-        assert board_plots(board([])) == {}
+        assert "demo-cifar100-fp32-gain.svg" in board_plots(results(runs((A, other)), (A, other)))
+        assert board_plots(results([])) == {}
 
     def test_the_digest_changes_with_the_numbers_and_with_nothing_else(self):
         def digests(records):
-            return {name: plot.digest for name, plot in board_plots(board(records)).items()}
+            return {name: plot.digest for name, plot in board_plots(results(records)).items()}
 
         before = digests(runs())
         assert digests(runs()[::-1]) == before
@@ -195,8 +197,8 @@ class TestBoard:
     @given(st.lists(st.floats(-20, 20), min_size=2, max_size=2, unique=True))
     @settings(deadline=None, max_examples=20)
     def test_equal_digests_mean_equal_numbers(self, gains):
-        one, two = (heat(board(runs((A,), (0,), {"scratch": 50.0, "kd": 50.0 + g}), (A,)).blocks[0]) for g in gains)
-        assert (digest(one) == digest(two)) == (one == two)
+        one, two = (heat(results(runs((A,), (0,), {"scratch": 50.0, "kd": 50.0 + g}), (A,)).blocks[0]) for g in gains)
+        assert (one.digest == two.digest) == (one == two)
 
     def test_other_svg_has_no_digest(self):
         assert plot_digest("<svg/>") is None
@@ -207,12 +209,12 @@ class TestBoard:
             def title(self, label):
                 return f"{label} {'very ' * 20}long"
 
-        assert "kd very very very ve…y very long" in texts(gain_heatmap(board(rules=Rules()).blocks[0]))
+        assert "kd very very very ve…y very long" in texts(draw(heat(results(rules=Rules()).blocks[0])))
 
     def test_names_are_text_whatever_they_hold(self):
         class Rules(TestRules):
             def title(self, label):
                 return f"<b>&$x_{label}$ \\frac</b>"
 
-        written = texts(gain_heatmap(board(rules=Rules()).blocks[0]))
+        written = texts(draw(heat(results(rules=Rules()).blocks[0])))
         assert "<b>&$x_kd$ \\frac</b>" in written

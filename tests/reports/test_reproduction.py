@@ -6,9 +6,9 @@ import pytest
 from scipy import stats
 
 from cakdbench.recipes import load_recipe
-from cakdbench.reports.board import Column
+from cakdbench.reports.blocks import board_results
+from cakdbench.reports.eligibility import Column
 from cakdbench.reports.page_reproduction import Verdict, comparisons, reproduction_markdown
-from cakdbench.reports.placing import build_board
 from tests.reports.pages import tables
 from tests.reports.synthetic import TestRules, printed, record
 
@@ -26,7 +26,7 @@ def board(accuracies, value="78.74", source="tas", method="kd", changes=None):
     values = {PAIR: {"scratch": (printed("74.01", "scratch", source),), method: (printed(value, method, source),)}}
     records = [record(method, PAIR, seed, top1, config={}) for seed, top1 in enumerate(accuracies)]
     records += [record("scratch", PAIR, seed, 74.0 + 0.1 * seed) for seed in range(len(accuracies))]
-    return build_board("x", "X", [here], records, AnyRules(values))
+    return board_results("x", "X", [here], records, AnyRules(values))
 
 
 def compared(*args, **options):

@@ -27,7 +27,7 @@ def fill(store, specs=(SPEC,), seeds=(0,), settings=(), gain=1.0):
         identity = cell.identity(dataset, taught_by(cell))
         folder = store.run(identity)
         assert folder.acquire()
-        folder.open(identity)
+        folder.open(identity, cell.label, cell.recipe.name)
         made = record(cell.label, top1=70.0 + gain * (cell.label == "kd"))
         folder.finish(
             made.model_copy(update={"key": folder.key, "identity": identity, "recipe_name": cell.recipe.name})
@@ -77,9 +77,9 @@ def test_every_format_is_a_file_of_its_own(store, console, tmp_path):
 
 def test_boards_with_printed_numbers_and_boards_with_runs_are_those_written_by_default(store):
     printed = ["cifar100", "imagenet1k", "pcagl", "sakd"]
-    assert sorted(board_names(Evidence(store, None), None)) == printed
+    assert sorted(board_names(Evidence(store, None), suites().values(), None)) == printed
     fill(store, (PairSpec(Pair.parse("resnet_m>vit_xs@fashion_demo"), "demo"),))
-    assert sorted(board_names(Evidence(store, None), None)) == sorted([*printed, "demo"])
+    assert sorted(board_names(Evidence(store, None), suites().values(), None)) == sorted([*printed, "demo"])
 
 
 class TestCheck:
@@ -167,7 +167,7 @@ def test_failed_runs_are_not_counted_but_have_a_state(store, console, tmp_path):
     identity = cell.identity(DATASET, taught_by(cell))
     folder = store.run(identity)
     assert folder.acquire()
-    folder.open(identity)
+    folder.open(identity, cell.label, cell.recipe.name)
     folder.fail("loss 'kd' is nan at step 7")
     folder.release()
     write_boards(Evidence(store, None), [SPEC], tmp_path, console)

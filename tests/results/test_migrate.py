@@ -60,7 +60,8 @@ def test_entries_pass_as_those_of_the_repository(results):
 
 def test_what_was_computed_stays_as_it_was(results):
     list(migrate(results))
-    records, _, damage = read_results(results)
+    submitted = read_results(results)
+    records, damage = submitted.records, submitted.damage
     assert damage == []
     new = {(r.label, r.identity.seed): r for r in records}
     assert {label for label, _ in new} == {"scratch", "kd", "irg:free_maximum"}

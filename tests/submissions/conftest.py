@@ -12,7 +12,6 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from filelock import FileLock
 
-from cakdbench.engine.group import Options
 from cakdbench.engine.harness import Harness
 from cakdbench.engine.teachers import Teachers
 from cakdbench.grid.plan import Settings, make_plan
@@ -22,7 +21,7 @@ from cakdbench.store import Store, run_key
 from cakdbench.submissions.submit import Submitter, find_runs, npy_bytes, submit
 from cakdbench.submissions.truth import Truth
 from cakdbench.submissions.validate import Report, validate
-from cakdbench.train.events import NoEvents
+from cakdbench.train.runtime import Runtime
 
 PAIR = "vit_m>vit_xs@fashion_demo"
 SHORT = {"epochs": 1, "image_size": 16, "global_batch": 250, "local_batch": 250}
@@ -40,7 +39,7 @@ def store(tmp_path_factory) -> Store:
         chosen = [cell for cell in cells if cell.method.id != "kd"]
         teachers = Teachers(runs, shared / "teachers", settings)
         AcceleratorState._reset_state()  # whatever ran before in this process
-        outcome = Harness(runs, teachers, Accelerator(cpu=True), NoEvents(), Options()).run(chosen)
+        outcome = Harness(runs, teachers, Runtime(Accelerator(cpu=True))).run(chosen)
     assert not outcome.failed
     return runs
 

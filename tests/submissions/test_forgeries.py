@@ -190,7 +190,7 @@ FORGERIES = {
     "unknown recipe": (put("recipe_name", "my_recipe"), "the recipe my_recipe is unknown"),
     "recipe with a new number": (put("identity.recipe.tricks", 1), "invalid recipe: .*tricks"),
     "recipe without a number": (drop("identity.recipe", "epochs"), "invalid recipe: .*epochs: missing"),
-    "a neutral number told": (put("identity.recipe.drop_path", 0.0), "leaves numbers out or writes them in another way"),
+    "a neutral number told": (put("identity.recipe.drop_path", 0.0), "leaves numbers out or writes them"),
     "recipe out of all bounds": (put("identity.recipe.image_size", 65536), "at 65536 px"),
     "endless recipe": (put("identity.recipe.epochs", 10**9), "trains 1000000000 epochs"),
     "epoch left out": (put("history", lambda old: old[1:]), "its history has 1 epochs"),

@@ -1,5 +1,6 @@
 """Files made to harm the reader: each is refused by name, nothing outside is read, nothing is executed."""
 
+import hashlib
 import json
 import os
 import pickle
@@ -18,6 +19,7 @@ from cakdbench.submissions.evidence import load_labels, load_predictions, read_r
 from cakdbench.submissions.findings import Refused
 from cakdbench.submissions.reading import JSON_BYTES, parse_classes, parse_json, read_file, read_model
 from cakdbench.submissions.submit import npy_bytes
+from cakdbench.utils.errors import StoreError
 
 MOST_MEMORY = 64 * 2**20
 
@@ -283,13 +285,19 @@ def test_any_file_in_a_folder_is_read_or_refused(tmp_path_factory, content, name
     (root / name).write_bytes(content)
     bundle = read_bundle(root)
     assert not bundle.held and all(str(finding).isprintable() for finding in bundle.findings)
-    assert read_results(root)[0] == []
+    assert read_results(root).records == []
 
 
 @pytest.mark.parametrize("key", ["../../secret", "/etc/passwd", "*", ""])
-def test_predictions_and_labels_are_looked_up_in_their_folders_only(forgery, key):
+def test_labels_are_looked_up_in_their_folder_only(forgery, key):
     (forgery.root.parent / "secret.npy").write_bytes(npy_bytes(np.zeros(5)))
-    record = Entry(**json.loads(forgery.path().read_text())).record
-    assert len(load_predictions(forgery.root, record)) == 2000
-    assert load_predictions(forgery.root, record.model_copy(update={"key": key})) is None
     assert load_labels(forgery.labels, "timm:x", f"/../{key}") is None
+
+
+def test_predictions_that_are_a_link_are_not_followed(forgery):
+    secret = forgery.root.parent / "secret.npy"
+    secret.write_bytes(npy_bytes(np.zeros(5)))
+    link = forgery.path().with_name("link.npy")
+    link.symlink_to(secret)
+    with pytest.raises(StoreError, match="is a link"):
+        load_predictions(link, hashlib.sha256(secret.read_bytes()).hexdigest())

@@ -17,10 +17,11 @@ from cakdbench.submissions.bundle import read_bundle
 from cakdbench.submissions.checks.history import learning_rates
 from cakdbench.submissions.entry import ExternalEntry, entry_bytes, entry_schema
 from cakdbench.submissions.evidence import (
+    Submitted,
     labels_folder,
     load_labels,
     load_predictions,
-    read_external,
+    read_entry,
     read_results,
 )
 from cakdbench.submissions.status import Verdict, Verdicts, write_verdicts
@@ -215,30 +216,35 @@ def test_an_accepted_entry_of_earlier_source_stays(forgery):
 
 def test_boards_read_what_is_whole(forgery):
     accept(forgery.root, forgery.validate(), "2026-01-31")
-    records, statuses, damage = read_results(forgery.root)
-    assert len(records) == 3 and set(statuses.values()) == {"re-scored"} and damage == []
-    assert set(statuses) == {record.key for record in records}
+    found = read_results(forgery.root)
+    assert len(found.records) == 3 and set(found.statuses.values()) == {"re-scored"} and found.damage == []
+    assert set(found.statuses) == {record.key for record in found.records}
+    assert read_entry(forgery.path())[1] == "re-scored"
     forgery.text(lambda text: text.replace("A. Student", "B. Student"))
-    records, statuses, damage = read_results(forgery.root)
-    assert len(records) == len(statuses) == 2 and "was changed" in damage[0]
+    found = read_results(forgery.root)
+    assert len(found.records) == len(found.statuses) == 2 and "was changed" in found.damage[0]
+    with pytest.raises(StoreError, match="was changed"):
+        read_entry(forgery.path())
     forgery.predict(np.zeros(2000), hashed=False)
-    assert len(read_results(forgery.root)[0]) == 2
-    assert read_results(forgery.root / "nothing") == ([], {}, [])
+    assert len(read_results(forgery.root).records) == 2
+    assert read_results(forgery.root / "nothing") == Submitted()
 
 
 def test_boards_get_predictions_and_labels_that_score_as_recorded(forgery):
-    for record in read_results(forgery.root)[0]:
+    records = read_results(forgery.root).records
+    files = {r.key: forgery.root / r.identity.method.id / f"{r.key}.npy" for r in records}
+    for record in records:
         data = record.identity.dataset
         labels = load_labels(labels_folder(forgery.root), data.name, data.fingerprint)
-        correct = load_predictions(forgery.root, record) == labels
+        correct = load_predictions(files[record.key], record.predictions_sha256) == labels
         assert 100 * correct.mean() == pytest.approx(record.result.top1, abs=1e-9)
-    record = next(r for r in read_results(forgery.root)[0] if r.identity.method.id == "cc")
-    file = forgery.path().with_suffix(".npy")
+    record = next(record for record in records if record.identity.method.id == "cc")
+    file = files[record.key]
     file.write_bytes(npy_bytes(np.zeros(2000)))
     with pytest.raises(StoreError, match="not the predictions of the record"):
-        load_predictions(forgery.root, record)
+        load_predictions(file, record.predictions_sha256)
     file.unlink()
-    assert load_predictions(forgery.root, record) is None
+    assert load_predictions(file, record.predictions_sha256) is None
 
 
 def test_boards_get_labels_of_the_same_data_only(forgery):
@@ -257,7 +263,7 @@ def test_external_numbers_are_shown_and_never_rescored(command, forgery):
     folder = forgery.root / "external"
     folder.mkdir()
     (folder / "ofa.json").write_bytes(entry_bytes(ExternalEntry(**EXTERNAL | {"differences": ("300 epochs",)})))
-    assert read_external(forgery.root)[0].accuracy == 80.54
+    assert read_results(forgery.root).external[0].accuracy == 80.54
     code, out = command("validate", forgery.root, "--require-rescoring")
     assert code == 0 and "external/ofa.json" in out and "80.54" in out
     for key, value, reason in (

@@ -7,15 +7,17 @@ from dataclasses import replace
 import torch
 from accelerate import Accelerator
 
+from cakdbench.build import build_method
 from cakdbench.data.datasets import ImageDataset, Split, load_dataset
 from cakdbench.data.stream import EvalStream, SampleStream
 from cakdbench.method import Method
 from cakdbench.models.staged import StagedModel
 from cakdbench.recipes import Recipe, load_recipe
-from cakdbench.registry import get_method, resolve_config
-from cakdbench.train.events import GroupView, LaneView, NoEvents
+from cakdbench.registry import get_method
+from cakdbench.train.events import GroupView, LaneView
 from cakdbench.train.lane import Lane
-from cakdbench.train.trainer import Trainer
+from cakdbench.train.runtime import Options, Runtime
+from cakdbench.train.trainer import Keeper, Trainer
 from cakdbench.utils.device import make_accelerator
 from cakdbench.utils.rng import seeded
 
@@ -36,7 +38,7 @@ def short_recipe(**changes: object) -> Recipe:
     return load_recipe("demo").override(SHORT | changes)
 
 
-class Training:
+class Training(Keeper):
     """One group, ready to run; `saved` and `failed` collect what the trainer reports.
 
     Args:
@@ -56,6 +58,7 @@ class Training:
         checkpoint_seconds: float = 1e9,
         accelerator: Accelerator | None = None,
     ):
+        super().__init__()
         self.dataset, self.recipe = small_dataset(), recipe or short_recipe()
         self.accelerator = accelerator or make_accelerator(cpu=True)
         self.stream = SampleStream(self.dataset, self.recipe, seed)
@@ -63,7 +66,6 @@ class Training:
             self.teacher = StagedModel(teacher, 10, self.recipe.image_size).eval().requires_grad_(False)
         self.lanes = [self._lane(method, seed, student) for method in methods]
         self.saved: list[tuple[str, dict]] = []
-        self.failed: dict[str, str] = {}
         self.view: GroupView | None = None
         self._stop_at, self._checkpoint_seconds = stop_at, checkpoint_seconds
 
@@ -71,11 +73,8 @@ class Training:
         kind = get_method(method) if isinstance(method, str) else method
         with seeded(seed, "student", student):
             net = StagedModel(student, 10, self.recipe.image_size)
-        config = resolve_config(kind, None, self.teacher.info, net.info, "fashion_demo")
-        with seeded(seed, kind.id, "modules"):
-            built = kind(net, self.teacher if kind.needs else None, config)
         return Lane(
-            built,
+            build_method(kind, net, self.teacher, dataset="fashion_demo", seed=seed),
             self.recipe,
             seed,
             self.accelerator,
@@ -87,20 +86,17 @@ class Training:
     def run(self) -> "Training":
         steps = self.stream.steps_per_epoch
         self.view = GroupView("t", "demo", 0, self.recipe.epochs, steps, [LaneView(lane.label) for lane in self.lanes])
-        Trainer(
-            self.lanes,
-            self.teacher,
-            self.stream,
-            EvalStream(self.dataset.test, self.dataset, self.recipe),
-            self.accelerator,
-            view=self.view,
-            events=NoEvents(),
-            save=lambda lane: self.saved.append((lane.label, _copy(lane.state()))),
-            failed=lambda lane, reason: self.failed.update({lane.label: reason}),
-            stop=lambda: self._stop_at is not None and self.view.step >= self._stop_at,
-            checkpoint_seconds=self._checkpoint_seconds,
-        ).run()
+        evaluation = EvalStream(self.dataset.test, self.dataset, self.recipe)
+        options = Options(checkpoint_seconds=self._checkpoint_seconds)
+        runtime = Runtime(self.accelerator, options, stop=self._should_stop)
+        Trainer(self.lanes, self.teacher, self.stream, evaluation, runtime, self, self.view).run()
         return self
+
+    def save(self, lane: Lane) -> None:
+        self.saved.append((lane.label, _copy(lane.state())))
+
+    def _should_stop(self) -> bool:
+        return self._stop_at is not None and self.view.step >= self._stop_at
 
     def lane(self, label: str) -> Lane:
         return next(lane for lane in self.lanes if lane.label == label)

@@ -19,8 +19,7 @@ def check_costs(case: Case) -> Iterator[Problem]:
         return
     try:
         config = config_of(case)
-        teacher = case.teacher if case.method.needs else None
-        count = extra_parameters(case.method, config, case.student, teacher)
+        count = extra_parameters(case.method, config, case.student, case.teacher)
     except Refused as error:
         yield error.problem
     except CakdError:

@@ -6,7 +6,7 @@ import statistics
 import numpy as np
 import pytest
 
-from cakdbench.reports.placing import build_board
+from cakdbench.reports.blocks import board_results
 from tests.reports.synthetic import CONFIGS, RECIPE, TestRules, column, record
 
 A, B, C = "cnn_mini>vit_mini@demo", "msa_mini>vit_mini@demo", "cnn_mini>mlp_mini@demo"
@@ -14,7 +14,7 @@ METHODS = ("scratch", "kd", "ofa", "fbt")
 
 
 def build(records, pairs=(A,), **changes):
-    return build_board("demo", "Demo", [column(pair, **changes) for pair in pairs], records, TestRules())
+    return board_results("demo", "Demo", [column(pair, **changes) for pair in pairs], records, TestRules())
 
 
 def score(board, label, place=0, block=0):
@@ -107,12 +107,12 @@ class TestWhichRecordsCount:
         records = [record(m, A, s, 80.0 + s) for m in METHODS for s in (0, 1)]
         odd = record("kd", A, 2, **({"top1": 99.0} | changes))
         board = build([*records, odd])
-        assert [(a.record.key, a.pair, a.reasons) for a in board.aside] == [(odd.key, A, (reason,))]
+        assert [(a.record.key, a.pair, a.reasons) for a in board.excluded] == [(odd.key, A, (reason,))]
         assert board.blocks == build(records).blocks
 
     def test_every_change_is_named(self):
         odd = record("kd", A, recipe=RECIPE | {"epochs": 1, "image_size": 96}, config={"temperature": 2.0})
-        (aside,) = build([odd]).aside
+        (aside,) = build([odd]).excluded
         assert aside.reasons == (
             "recipe.epochs = 1 (standard 8)",
             "recipe.image_size = 96 (standard 64)",
@@ -121,12 +121,12 @@ class TestWhichRecordsCount:
         )
 
     def test_numbers_of_another_type_with_the_same_value_are_no_change(self):
-        assert not build([record("kd", A, config={"temperature": 1, "weight": 1})]).aside
+        assert not build([record("kd", A, config={"temperature": 1, "weight": 1})]).excluded
 
     def test_another_recipe_is_counted_by_name(self):
         other = [record("kd", A, s, recipe=RECIPE | {"epochs": 99}, recipe_name="mine") for s in (0, 1)]
         board = build([record("kd", A), *other])
-        assert (board.other_recipes, board.aside) == ({"mine": 2}, ())
+        assert (board.other_recipes, board.excluded) == ({"mine": 2}, ())
 
     def test_the_numbers_decide_not_the_name_of_the_recipe(self):
         board = build([record("kd", A, recipe_name="renamed")])
@@ -140,7 +140,7 @@ class TestWhichRecordsCount:
             update={"teacher": taught.identity.teacher.model_copy(update={"sha256": training.weights_sha256})}
         )
         board = build([training, taught.model_copy(update={"identity": identity})], (A, B))
-        assert (board.other_recipes, board.aside) == ({}, ())
+        assert (board.other_recipes, board.excluded) == ({}, ())
 
     def test_records_of_other_pairs_are_ignored(self):
         strangers = [record("kd", "a>b@demo"), record("kd", "cnn_mini>vit_mini@cifar100"), record("scratch", C)]
@@ -151,9 +151,9 @@ class TestWhichRecordsCount:
         numbers = RECIPE | {"epochs": 20}
         columns = [column(A), column(A, recipe="long", numbers=numbers)]
         records = [record("kd", A, 0, 80.0), record("kd", A, 0, 85.0, recipe=numbers, recipe_name="long")]
-        board = build_board("demo", "Demo", columns, records, TestRules())
+        board = board_results("demo", "Demo", columns, records, TestRules())
         assert [s.mean for s in board.blocks[0].rows[1].scores] == [80.0, 85.0]
-        assert not board.aside
+        assert not board.excluded
 
     def test_a_key_counts_once_with_its_latest_record(self):
         early = record("kd", A, 0, 80.0, finished="2025-01-01T00:00:00+00:00")
@@ -179,15 +179,15 @@ class TestOneOfAKind:
         records = [record("kd", A, s, **{trait: usual}) for s in (0, 1)]
         odd = record("ofa", A, 0, 99.0, finished="2026-01-01T00:00:00+00:00", **{trait: rare})
         board = build([*records, odd])
-        assert [(a.record.key, a.reasons) for a in board.aside] == [(odd.key, (name,))]
+        assert [(a.record.key, a.reasons) for a in board.excluded] == [(odd.key, (name,))]
         assert [row.label for row in board.blocks[0].rows] == ["scratch", "kd"]
 
     def test_a_column_has_one_teacher_file_and_scratch_stays(self):
         records = [record("scratch", A, 0), record("kd", A, 0), record("fbt", A, 0)]
         other = record("ofa", A, 0, teacher_file="another")
         board = build([*records, other])
-        assert [a.record.key for a in board.aside] == [other.key]
-        assert board.aside[0].reasons[0].startswith("teacher file ")
+        assert [a.record.key for a in board.excluded] == [other.key]
+        assert board.excluded[0].reasons[0].startswith("teacher file ")
         assert len(board.blocks[0].columns[0].records) == 3
 
     def test_the_latest_wins_a_tie(self):
@@ -196,14 +196,14 @@ class TestOneOfAKind:
         for records in ([old, new], [new, old]):
             board = build(records)
             assert score(board, "kd").mean == 81.0
-            assert [a.record.key for a in board.aside] == [old.key]
+            assert [a.record.key for a in board.excluded] == [old.key]
 
     def test_sources_of_a_method_are_not_mixed_in_a_cell(self):
         records = [record("kd", A, s, 80.0, source="old") for s in (0, 1)]
         new = record("kd", A, 2, 90.0, source="new")
         board = build([*records, new, record("ofa", A, 0, source="new")])
         assert score(board, "kd").seeds == (0, 1)
-        assert [a.record.key for a in board.aside] == [new.key]
+        assert [a.record.key for a in board.excluded] == [new.key]
         assert score(board, "ofa").seeds == (0,)
 
 

@@ -11,8 +11,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from cakdbench.reports.page import board_html
-from cakdbench.reports.plots import board_plots
+from cakdbench.reports.html import board_html
 from tests.reports.boards import A, B, M, answers, board, prints, runs
 from tests.reports.synthetic import TestRules
 
@@ -38,19 +37,15 @@ def made():
     return board(records, (A, B, M), prints(), tests=answers)
 
 
-def page(of):
-    return board_html(of, {name: plot.draw() for name, plot in board_plots(of).items()})
-
-
 @pytest.fixture(scope="module")
 def text():
-    return page(made())
+    return board_html(made())
 
 
 @pytest.fixture(scope="module")
 def hostile():
     records = [*runs((A,), versions={"torch": HOSTILE}, device=HOSTILE)]
-    return page(board(records, (A,), title=HOSTILE, rules=HostileRules(prints())))
+    return board_html(board(records, (A,), title=HOSTILE, rules=HostileRules(prints())))
 
 
 class Tags(HTMLParser):
@@ -67,7 +62,7 @@ class Tags(HTMLParser):
 
 class TestText:
     def test_equal_boards_give_equal_bytes(self, text):
-        assert page(made()) == text
+        assert board_html(made()) == text
 
     def test_nothing_is_loaded(self, text):
         loading = ("src", "srcset", "action", "data", "poster", "background")
@@ -114,7 +109,7 @@ class TestText:
         assert cells["unknown on vit_s → mobilenetv2"]["command"] is None
 
     def test_a_board_without_runs_or_plots(self):
-        empty = board_html(board([], (A,)), {})
+        empty = board_html(board([], (A,)))
         assert "<figure" not in empty and "Not measured yet: 6 runs" in empty
 
 
@@ -180,7 +175,7 @@ class TestBrowser:
             "return [...document.querySelectorAll('figure svg')].map(s => s.getBoundingClientRect())"
             ".map(b => [b.width, b.height])"
         )
-        assert len(sizes) == len(board_plots(made())) == 4
+        assert len(sizes) == len(made().plots) == 4
         assert all(width > 300 and height > 60 for width, height in sizes)
 
     def test_a_head_sorts_by_number_missing_last_and_turns_around(self, browser, show, text):
@@ -241,7 +236,7 @@ class TestBrowser:
 
     def test_a_cell_tells_the_command_that_measures_it(self, browser, show, text):
         run = show(text)
-        row = "[...document.querySelectorAll('.board tr')].find(r => r.dataset.name === 'ofa ofa')"
+        row = "[...document.querySelectorAll('.board tr')].find(r => r.dataset.name === 'ofa')"
         run(f"{row}.cells[3].querySelector('button').click()")
         dialog = browser.find_element("id", "detail")
         assert dialog.is_displayed() and "OFA on swin_t → mlp_mini" in dialog.text

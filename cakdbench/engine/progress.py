@@ -5,8 +5,7 @@ forked from this process never inherit a console that is locked in the middle of
 """
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -15,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cakdbench.records import Epoch
-from cakdbench.train.events import Events, GroupView, LaneView
+from cakdbench.train.events import GroupView, LaneView
 
 REDRAWS_PER_SECOND = 4
 PLAIN_PROGRESS_SECONDS = 15.0
@@ -24,16 +23,16 @@ STATE_STYLES = {"running": "cyan", "done": "green", "failed": "red"}
 Clock = Callable[[], float]
 
 
-@contextmanager
-def progress_on(console: Console) -> Iterator[Events]:
-    """The display that suits `console`; the terminal is as it was when the block is left, in whatever way."""
+def progress_on(console: Console) -> "LiveProgress | PlainProgress":
+    """Return the display that suits `console`, to be shown in a `with` block."""
     live = console.is_interactive and not console.is_dumb_terminal and console.file.isatty()
-    with LiveProgress(console) if live else PlainProgress(console) as events:
-        yield events
+    return LiveProgress(console) if live else PlainProgress(console)
 
 
 class LiveProgress:
     """A live area under the ordinary output: the grid, the group in training, a row for each lane.
+
+    The terminal is as it was when its block is left, in whatever way.
 
     Args:
         clock: seconds, monotonic.
@@ -46,6 +45,7 @@ class LiveProgress:
         self._live = Live(console=console, auto_refresh=False, transient=True, get_renderable=self._render)
 
     def __enter__(self) -> "LiveProgress":
+        self._started = self._clock()
         self._live.start()
         return self
 

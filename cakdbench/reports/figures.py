@@ -1,4 +1,4 @@
-"""Plots as SVG, drawn by matplotlib from nothing but the numbers in `plotted`.
+"""Plots as SVG, drawn by matplotlib from nothing but their numbers.
 
 Text stays text, for readers and for search; equal numbers give equal bytes under one version of matplotlib.
 """
@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-from cakdbench.reports.plotted import REFUSED, Costs, Curve, Curves, Heat, Ranks, Shown, digest, digest_mark
+from cakdbench.reports.plots import REFUSED, Costs, Curve, Curves, Heat, PlotData, Ranks, digest_mark
 from cakdbench.reports.text import points
 
 WIDTH = 7.2
@@ -43,21 +43,16 @@ BASELINE_LINES = ("dashed", "dotted")
 OTHERS = "other methods"
 
 
-def draw(shown: Shown, title: str) -> str:
-    """The SVG of a plot, starting with the digest of its numbers.
-
-    Args:
-        title: what the plot shows in words, for those who cannot see it.
-    """
-    drawing: Callable[[Figure], None] = {Heat: _heat, Costs: _costs, Curves: _curves, Ranks: _ranks}[type(shown)]
+def figure_svg(data: PlotData) -> str:
+    """Return the SVG of a plot, starting with the digest of its numbers; its title says them in words."""
     with style.context(["default", STYLE]):
         figure = Figure(layout="constrained")
-        drawing(shown, figure)
+        DRAWINGS[type(data)](data, figure)
         content = io.StringIO()
-        facts = dict.fromkeys(("Creator", "Date", "Format", "Type")) | {"Title": title}
+        facts = dict.fromkeys(("Creator", "Date", "Format", "Type")) | {"Title": data.in_words()}
         figure.savefig(content, format="svg", metadata=facts)
     svg = content.getvalue()
-    return "\n".join([digest_mark(digest(shown)), _short_paths(svg[svg.index("<svg") :])])
+    return "\n".join([digest_mark(data.digest), _short_paths(svg[svg.index("<svg") :])])
 
 
 def _short_paths(svg: str) -> str:
@@ -65,20 +60,20 @@ def _short_paths(svg: str) -> str:
     return re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), svg)
 
 
-def _heat(shown: Heat, figure: Figure) -> None:
-    figure.set_size_inches(WIDTH, 1.1 + 0.23 * len(shown.methods))
+def _heat(data: Heat, figure: Figure) -> None:
+    figure.set_size_inches(WIDTH, 1.1 + 0.23 * len(data.methods))
     axes = figure.subplots()
-    gains = [abs(cell) for row in shown.cells for cell in row if isinstance(cell, float)]
+    gains = [abs(cell) for row in data.cells for cell in row if isinstance(cell, float)]
     limit = max(1.0, float(np.quantile(gains, 0.9)))
-    small = 8.5 if len(shown.pairs) <= 10 else 6.5
-    for (y, row), x in product(enumerate(shown.cells), range(len(shown.pairs))):
+    small = 8.5 if len(data.pairs) <= 10 else 6.5
+    for (y, row), x in product(enumerate(data.cells), range(len(data.pairs))):
         _heat_cell(axes, x, y, row[x], limit, small)
-    axes.set(xlim=(0, len(shown.pairs)), ylim=(len(shown.methods), 0))
-    wide = len(shown.pairs) > 4
-    heads = shown.pairs if wide else [pair.replace(" → ", " →\n") for pair in shown.pairs]
+    axes.set(xlim=(0, len(data.pairs)), ylim=(len(data.methods), 0))
+    wide = len(data.pairs) > 4
+    heads = data.pairs if wide else [pair.replace(" → ", " →\n") for pair in data.pairs]
     turned = {"rotation": 40, "ha": "left", "rotation_mode": "anchor"} if wide else {}
     axes.set_xticks(np.arange(len(heads)) + 0.5, heads, **turned)
-    axes.set_yticks(np.arange(len(shown.methods)) + 0.5, shown.methods)
+    axes.set_yticks(np.arange(len(data.methods)) + 0.5, data.methods)
     axes.tick_params(length=0, labeltop=True, labelbottom=False)
     axes.spines[:].set_visible(False)
     axes.grid(False)
@@ -95,14 +90,14 @@ def _heat_cell(axes: Axes, x: int, y: int, gain: float | str | None, limit: floa
     axes.text(x + 0.5, y + 0.5, text, ha="center", va="center_baseline", size=size, color="white" if dark else INK)
 
 
-def _costs(shown: Costs, figure: Figure) -> None:
+def _costs(data: Costs, figure: Figure) -> None:
     figure.set_size_inches(WIDTH, 4.6)
     axes = figure.subplots()
-    floor = _cost_frame(axes, shown)
-    front = sorted((point.cost, point.gain) for point in shown.points if point.front)
+    floor = _cost_frame(axes, data)
+    front = sorted((point.cost, point.gain) for point in data.points if point.front)
     axes.step(*zip(*front, strict=True), where="post", color=COLOURS[1], lw=1.3, zorder=1, gid="front")
     labels = {}
-    for number, point in enumerate(shown.points):
+    for number, point in enumerate(data.points):
         below = point.gain < floor
         place = (point.cost, max(point.gain, floor), number)
         labels[place] = f"{point.method} ({points(point.gain, signed=True)})" if below else point.method
@@ -115,12 +110,12 @@ def _costs(shown: Costs, figure: Figure) -> None:
     _place_labels(axes, labels, [(*front, *corners), [(front[0][0], 0.0), (max(axes.get_xlim()), 0.0)]])
 
 
-def _cost_frame(axes: Axes, shown: Costs) -> float:
+def _cost_frame(axes: Axes, data: Costs) -> float:
     """Set up the axes; returns the least gain in the frame, no further below 0 than the greatest is above."""
-    top = max(point.gain for point in shown.points)
-    floor = max(min(point.gain for point in shown.points), -max(top, 1.0))
+    top = max(point.gain for point in data.points)
+    floor = max(min(point.gain for point in data.points), -max(top, 1.0))
     room = 0.08 * (top - floor + 0.5)
-    cheapest, *_, dearest = sorted(point.cost for point in shown.points)
+    cheapest, *_, dearest = sorted(point.cost for point in data.points)
     axes.set(xscale="log", xlabel="training time per image, as a multiple of that of scratch")
     axes.set_xticks((1, 1.2, 1.5, 2, 3, 5) if dearest < 8 else (1, 2, 5, 10, 20, 50, 100))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
@@ -137,7 +132,7 @@ def _place_labels(axes: Axes, labels: dict[tuple[float, ...], str], lines: list[
     taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in spots]
     taken += [(*np.minimum(a, b) - 1, *np.maximum(a, b) + 1) for line in corners for a, b in pairwise(line)]
     offsets = _offsets()
-    for (place, text), spot in sorted(zip(labels.items(), spots, strict=True), key=lambda each: -each[0][0][1]):
+    for (place, text), spot in sorted(zip(labels.items(), spots, strict=True), key=lambda label: -label[0][0][1]):
         label = axes.annotate(
             text, place[:2], xytext=(0, 0), textcoords="offset points", size=8, color=INK, va="center"
         )
@@ -174,21 +169,21 @@ def _covered(boxes: np.ndarray, taken: np.ndarray, frame: np.ndarray) -> np.ndar
     return overlap + np.where(inside, 0, 1e4)
 
 
-def _curves(shown: Curves, figure: Figure) -> None:
-    across = min(len(shown.panels), 2 if len(shown.panels) <= 4 else 3)
-    down = -(-len(shown.panels) // across)
+def _curves(data: Curves, figure: Figure) -> None:
+    across = min(len(data.panels), 2 if len(data.panels) <= 4 else 3)
+    down = -(-len(data.panels) // across)
     figure.set_size_inches(WIDTH, 0.8 + 2.4 * down)
     grid = list(figure.subplots(down, across, squeeze=False).flat)
-    looks = _looks(shown)
-    for axes, (pair, lines) in zip(grid, shown.panels, strict=False):
+    looks = _looks(data)
+    for axes, (pair, lines) in zip(grid, data.panels, strict=False):
         for line in sorted(lines, key=lambda line: list(looks).index(line.method) if line.method in looks else -1):
             _curve(axes, line, looks.get(line.method))
         axes.set_title(pair, loc="left")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         axes.set_ylim(bottom=min(min(line.low) for line in [x for x in lines if x.method in looks] or lines) - 2)
-    for axes in grid[len(shown.panels) :]:
+    for axes in grid[len(data.panels) :]:
         axes.remove()
-    for place, axes in enumerate(grid[: len(shown.panels)]):
+    for place, axes in enumerate(grid[: len(data.panels)]):
         axes.set(xlabel="epoch", ylabel="" if place % across else "test accuracy, %")
     pairs = [pair for axes in figure.axes for pair in zip(*axes.get_legend_handles_labels(), strict=True)]
     handles = {text: handle for handle, text in pairs}
@@ -196,10 +191,10 @@ def _curves(shown: Curves, figure: Figure) -> None:
     figure.legend([handles[text] for text in order], order, loc="outside lower center", ncols=4)
 
 
-def _looks(shown: Curves) -> dict[str, dict[str, Any]]:
+def _looks(data: Curves) -> dict[str, dict[str, Any]]:
     """How the methods that stand out are drawn: baselines black and broken, the others in colours."""
-    looks = {name: {"color": INK, "ls": line} for name, line in zip(shown.baselines, BASELINE_LINES, strict=False)}
-    return looks | {name: {"color": colour} for name, colour in zip(shown.leaders, COLOURS, strict=False)}
+    looks = {name: {"color": INK, "ls": line} for name, line in zip(data.baselines, BASELINE_LINES, strict=False)}
+    return looks | {name: {"color": colour} for name, colour in zip(data.leaders, COLOURS, strict=False)}
 
 
 def _curve(axes: Axes, line: Curve, look: dict[str, Any] | None) -> None:
@@ -210,10 +205,10 @@ def _curve(axes: Axes, line: Curve, look: dict[str, Any] | None) -> None:
     axes.fill_between(line.epochs, line.low, line.high, alpha=0.12, lw=0, color=look["color"])
 
 
-def _ranks(shown: Ranks, figure: Figure) -> None:
-    count, half = len(shown.methods), -(-len(shown.methods) // 2)
-    texts = [" ".join(filter(None, [name, f"{rank:.2f}", letters])) for name, rank, letters in shown.methods]
-    first_row = 0.8 + len(shown.groups)
+def _ranks(data: Ranks, figure: Figure) -> None:
+    count, half = len(data.methods), -(-len(data.methods) // 2)
+    texts = [" ".join(filter(None, [name, f"{rank:.2f}", letters])) for name, rank, letters in data.methods]
+    first_row = 0.8 + len(data.groups)
     height = first_row + 1.3 * half
     figure.set_size_inches(WIDTH, 0.55 + 0.15 * height)
     axes = figure.subplots()
@@ -222,14 +217,14 @@ def _ranks(shown: Ranks, figure: Figure) -> None:
     axes.set(xlim=(1 - margin, count + margin), ylim=(height, -2.4))
     axes.axis("off")
     _rank_axis(axes, count)
-    for place, (text, (_, rank, _)) in enumerate(zip(texts, shown.methods, strict=True)):
+    for place, (text, (_, rank, _)) in enumerate(zip(texts, data.methods, strict=True)):
         left = place < half
         row = first_row + 1.3 * (place if left else count - 1 - place)
         end = 0.5 if left else count + 0.5
         axes.plot([rank, rank, end], [0, row, row], color="#a0a0a0", lw=0.8, solid_joinstyle="miter")
         _beside(axes, text, end, row, left)
-    for depth, (letter, places) in enumerate(shown.groups):
-        members = [shown.methods[place][1] for place in places]
+    for depth, (letter, places) in enumerate(data.groups):
+        members = [data.methods[place][1] for place in places]
         style = {"color": COLOURS[0], "lw": 2.2, "ms": 4.5, "zorder": 3, "gid": f"group-{letter}"}
         axes.plot(members, [0.9 + depth] * len(members), "o-", **style)
         _beside(axes, letter, min(members), 0.9 + depth, left=True, gap=6, color=COLOURS[0], weight="bold")
@@ -248,3 +243,11 @@ def _rank_axis(axes: Axes, count: int) -> None:
         axes.plot([tick, tick], [0, -0.35], color=INK, lw=1)
         axes.text(tick, -0.5, str(tick), ha="center", va="bottom")
     axes.text((1 + count) / 2, -1.7, "average rank (1 is best)", ha="center", va="bottom", color=GREY)
+
+
+DRAWINGS: dict[type[PlotData], Callable[[Any, Figure], None]] = {
+    Heat: _heat,
+    Costs: _costs,
+    Curves: _curves,
+    Ranks: _ranks,
+}

@@ -7,7 +7,7 @@ import pty
 import pytest
 from rich.console import Console
 
-from cakdbench.cli.progress import LiveProgress, PlainProgress, duration, group_summary, progress_on
+from cakdbench.engine.progress import LiveProgress, PlainProgress, duration, group_summary, progress_on
 from cakdbench.records import Epoch
 from cakdbench.train.events import GroupView, LaneView, NoEvents
 

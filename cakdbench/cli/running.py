@@ -1,0 +1,167 @@
+"""What `run` and `teacher` say and ask around a session: the plan, the estimate, progress, failures."""
+
+from collections import Counter
+from pathlib import Path
+
+from rich.table import Table
+from rich.text import Text
+
+from cakdbench.cli.options import console, errors
+from cakdbench.engine.estimate import Estimate
+from cakdbench.engine.launch.local import LocalLauncher
+from cakdbench.engine.options import RunOptions
+from cakdbench.engine.progress import duration, progress_on
+from cakdbench.engine.session import Session
+from cakdbench.engine.teachers import note_training
+from cakdbench.utils.errors import CakdError, UsageError
+from cakdbench.utils.interrupt import GracefulInterrupt
+
+LONG = 2 * 3600
+"""Seconds on a CPU above which a run asks before it starts."""
+
+
+class Command:
+    """A session in front of a user: its events are shown, and the first Ctrl-C saves all lanes and ends."""
+
+    def __init__(self, options: RunOptions):
+        self.interrupt = GracefulInterrupt()
+        self.progress = progress_on(console)
+        self.session = Session(options, self.progress, self.interrupt)
+        console.quiet = not self.session.accelerator.is_main_process
+
+
+def run_plan(options: RunOptions, boards: Path, jobs: int | None, yes: bool) -> bool:
+    """Run what the options name and write the boards; False if a run failed.
+
+    Args:
+        jobs: processes that share the work; None for as many as are of use.
+        yes: start without asking.
+
+    Raises:
+        CakdError: something is missing or wrong, or the user stopped.
+    """
+    command = Command(options)
+    session = command.session
+    session.require_ready()
+    if not yes:
+        confirm(session)
+    _say_refusals(session)
+    with command.interrupt, command.progress:
+        outcome = session.run(LocalLauncher(session.processes(jobs)))
+    if session.accelerator.is_main_process:
+        _write_boards(session, boards)
+    for key, reason in outcome.failed.items():
+        errors.print(f"failed: {key}: {reason}", style="red", markup=False, highlight=False)
+    return not outcome.failed
+
+
+def _write_boards(session: Session, folder: Path) -> None:
+    from cakdbench.reports.write import write_boards  # a dry run does not wait for it
+    from cakdbench.results.load import Evidence
+
+    data_dir = session.options.computing.data_dir
+    write_boards(Evidence(session.store, None, data_dir), session.specs, folder, console, data_dir)
+
+
+def show_plan(options: RunOptions, measured: bool = False) -> None:
+    """Print the plan: cells, refusals, teachers to train, obstacles, and an estimate, `measured` if need be."""
+    session = Command(options).session
+    preview = session.preview
+    console.print(_plan_table(session))
+    _say_refusals(session)
+    for cell in preview.trainings:
+        _say(f"teacher to train first: {cell.pair.student} ({cell.recipe.name})")
+    for obstacle in preview.obstacles:
+        _say(f"missing before it can start: {obstacle}")
+    counts = Counter(state for _, state in preview.states)
+    _say(", ".join(f"{count} {state}" for state, count in sorted(counts.items())))
+    _say(f"estimate: {_describe(session, _estimate(session, measured))}")
+
+
+def _plan_table(session: Session) -> Table:
+    table = Table("pair", "recipe", "seed", "methods", title="plan", title_justify="left")
+    rows: dict[tuple[str, str, str], list[str]] = {}
+    for cell, state in session.preview.states:
+        name = cell.label if state == "planned" else f"{cell.label} ({state})"
+        rows.setdefault((str(cell.pair), cell.recipe.name, str(cell.seed)), []).append(name)
+    for row, labels in rows.items():
+        table.add_row(*row, Text(", ".join(labels)))
+    return table
+
+
+def _say_refusals(session: Session) -> None:
+    for refusal in session.plan.refusals:
+        _say(f"refused: {refusal.label} on {refusal.pair}: {refusal.reason}")
+
+
+def _estimate(session: Session, measured: bool = False) -> Estimate | None:
+    with console.status("timing one training step of each kind" if measured else "counting"):
+        return session.estimate(measured)
+
+
+def _describe(session: Session, estimate: Estimate | None) -> str:
+    """Return an estimate as a sentence."""
+    if estimate is None:
+        return "nothing left to do"
+    device = "CPU" if session.accelerator.device.type == "cpu" else "GPU"
+    return (
+        f"about {_rough(estimate.seconds)} ({_rough(estimate.low)} to {_rough(estimate.high)}) in one process on "
+        f"this {device}, from {estimate.basis}; rendering, evaluation and checkpoints come on top"
+    )
+
+
+def _rough(seconds: float) -> str:
+    """Return a duration, no finer than an estimate deserves."""
+    return duration(seconds) if seconds < 2 * 3600 else f"{seconds / 3600:,.0f} hours"
+
+
+def confirm(session: Session) -> None:
+    """Say what a long run without a GPU will cost, and ask.
+
+    Raises:
+        UsageError: the user does not want it, or cannot be asked.
+    """
+    if session.accelerator.device.type == "cuda":
+        return
+    estimate = _estimate(session)
+    if estimate is None or estimate.seconds < LONG:
+        return
+    _say(f"There is no GPU here. Estimate: {_describe(session, estimate)}.")
+    if not (console.is_interactive and console.input("Start all the same? [y/N] ").lower() == "y"):
+        raise UsageError("not started; add --yes to run it on the CPU all the same, or take a smaller suite (demo)")
+
+
+def train_teacher(options: RunOptions, model: str, dataset: str, recipe: str | None) -> None:
+    """Train a teacher, as its entry says or by a recipe that becomes its entry, and print its accuracy.
+
+    Raises:
+        CakdError: there is nothing to train, or training failed.
+    """
+    if recipe:
+        note_training(options.teacher_dir, model, dataset, recipe)
+    command = Command(options)
+    with command.interrupt, command.progress:
+        outcome = command.session.train_teacher(model, dataset)
+    name = f"{model}@{dataset}"
+    if outcome is None:
+        raise UsageError(f"{name} comes as a file, not by training; add --recipe RECIPE to train one of your own")
+    for reason in outcome.failed.values():
+        raise CakdError(f"training {name} failed: {reason}")
+    _print_check(command.session, model, dataset)
+
+
+def check_teacher(options: RunOptions, model: str, dataset: str) -> None:
+    """Evaluate a teacher and print it beside its entry."""
+    _print_check(Command(options).session, model, dataset)
+
+
+def _print_check(session: Session, model: str, dataset: str) -> None:
+    check = session.check_teacher(model, dataset)
+    facts = check.facts
+    expected = "no expectation" if facts.expected is None else f"expected {facts.expected:.2f} ± {facts.tolerance}"
+    console.print(f"{model}@{dataset} ({facts.source}): {facts.measured:.2f} %, {expected}", markup=False)
+    console.print(f"sha256 {check.sha256}", highlight=False)
+
+
+def _say(text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)

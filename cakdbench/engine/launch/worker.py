@@ -1,0 +1,56 @@
+"""A process that computes its share of a grid in silence: `python -m cakdbench.engine.launch.worker FILE`.
+
+FILE holds an `Assignment` as JSON; `-` stands for the standard input. Exit codes: 0 at the end of the work (the store
+says what has failed), 130 interrupted, otherwise those of the command's errors.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from cakdbench.engine.harness import Outcome
+from cakdbench.engine.launch.assignment import Assignment
+from cakdbench.engine.options import from_json
+from cakdbench.engine.session import Session
+from cakdbench.registry import load_file
+from cakdbench.utils.errors import CakdError
+from cakdbench.utils.interrupt import GracefulInterrupt
+
+
+def work_through(assignment: Assignment, stop: Callable[[], bool] = lambda: False) -> Outcome:
+    """Compute a share of the cells, beside other processes on the same store.
+
+    Raises:
+        CakdError: the work cannot be read or done here, or was interrupted.
+    """
+    for name in assignment.modules:
+        importlib.import_module(name)
+    for path in assignment.options.method_files:
+        load_file(path)
+    session = Session(assignment.options, stop=lambda: stop() or _orphaned(assignment.parent))
+    return session.harness.run(session.plan.cells, assignment.share)
+
+
+def _orphaned(parent: int | None) -> bool:
+    """Return True once the parent is gone, in whatever way: orphans are given another one."""
+    return parent is not None and os.getppid() != parent
+
+
+def main(name: str) -> int:
+    """Do what a file says; returns the exit code."""
+    text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+    try:
+        with GracefulInterrupt() as stop:
+            work_through(from_json(Assignment, text), stop)
+    except CakdError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

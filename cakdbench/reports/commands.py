@@ -1,0 +1,27 @@
+"""The command lines that make missing runs."""
+
+from collections.abc import Iterable
+
+from cakdbench.reports.blocks import Missing
+from cakdbench.reports.eligibility import Column
+
+
+def commands(missing: Iterable[Missing]) -> list[str]:
+    """Return the command lines that make the missing runs; pairs that lack the same runs share one."""
+    labels: dict[tuple[str, Column], dict[int, list[str]]] = {}
+    for run in missing:
+        labels.setdefault((run.precision, run.column), {}).setdefault(run.seed, []).append(run.label)
+    grouped: dict[tuple[str, str, str, str], list[str]] = {}
+    for (precision, column), by_seed in labels.items():
+        for methods in dict.fromkeys(map(tuple, by_seed.values())):
+            seeds = sorted(seed for seed, others in by_seed.items() if tuple(others) == methods)
+            key = precision, column.recipe, ",".join(methods), ",".join(map(str, seeds))
+            grouped.setdefault(key, []).append(column.pair)
+    return [_command(*key, pairs) for key, pairs in grouped.items()]
+
+
+def _command(precision: str, recipe: str, methods: str, seeds: str, pairs: list[str]) -> str:
+    parts = [f"--methods {methods}", f"--pairs '{','.join(pairs)}'", f"--recipe {recipe}", f"--seeds {seeds}"]
+    if precision != "fp32":
+        parts.append(f"--precision {precision}")
+    return " ".join(["cakdbench run", *parts])

@@ -1,0 +1,169 @@
+"""The main table of a block: methods by pairs, each cell with its numbers, marks and what is told of it on request."""
+
+from collections.abc import Iterator, Mapping
+
+import pandas as pd
+
+from cakdbench.published.compare import Printed, sources
+from cakdbench.records import Record
+from cakdbench.reports.blocks import SCRATCH, TEACHER, Block, BlockColumn, Row, Score
+from cakdbench.reports.board import BREAK, Cell, Detail, table
+from cakdbench.reports.commands import commands
+from cakdbench.reports.eligibility import Column
+from cakdbench.reports.printed import cited, printed_averages, printed_values
+from cakdbench.reports.text import MISSING, REFUSED, plain, points, span
+from cakdbench.results.frame import NOT_SUBMITTED
+
+MISMATCH, FEWER_SEEDS = "†", "‡"
+MARKS = {
+    MISMATCH: "the teacher's accuracy was off its registry entry, and the run allowed it",
+    FEWER_SEEDS: "gain over the seeds that scratch has too, not over all seeds of the mean",
+}
+NOT_INSTALLED = "not installed"
+"""The kind of a method that is known from papers alone."""
+ENDINGS = ("average gain", "rank", "group", "seeds")
+
+
+def results_table(block: Block, statuses: Mapping[str, str]) -> pd.DataFrame:
+    """Return methods by pairs: accuracy and gain, printed values below; then average gain, rank, group, seeds.
+
+    Args:
+        statuses: of the submitted runs, by key.
+    """
+    heads = ["method", *(pair_text(column.column, block, BREAK) for column in block.columns), *ENDINGS]
+    teachers = [Cell(TEACHER, emphasis=True), *map(_teacher_cell, block.columns), *[""] * len(ENDINGS)]
+    return table(heads, [teachers, *(_row(row, block, statuses) for row in block.rows)])
+
+
+def pair_text(column: Column, block: Block, line: str) -> str:
+    """Return a column's head: the models, and the recipe where the block has the pair under several.
+
+    Args:
+        line: what starts a new line.
+    """
+    models = f"{column.teacher} → {column.student}"
+    several = sum(other.column.pair == column.pair for other in block.columns) > 1
+    return f"{models}{line}{column.recipe}" if several else models
+
+
+def _teacher_cell(column: BlockColumn) -> Cell:
+    values = column.teacher_top1
+    # Devices may disagree in the last digits: then the cell is a range, and there is no one number.
+    text = " to ".join(dict.fromkeys(map(points, (values[0], values[-1])))) if values else MISSING
+    return Cell(
+        text,
+        measured=values[0] if len(values) == 1 else None,
+        marks=(MISMATCH,) if any(record.teacher.mismatch_allowed for record in column.taught) else (),
+        printed=printed_values(column.printed.get(TEACHER, ()), column.column),
+    )
+
+
+def _row(row: Row, block: Block, statuses: Mapping[str, str]) -> list[Cell]:
+    cells = [_score_cell(row, place, block, statuses) for place in range(len(row.scores))]
+    rank, letters = block.standings.ranks.get(row.label), block.standings.letters.get(row.label, MISSING)
+    seeds = Cell(span(row.counts) or MISSING, measured=max(row.counts, default=None))
+    return [
+        method_cell(row),
+        *cells,
+        _average_cell(row, block),
+        Cell(points(rank), measured=rank),
+        Cell(letters),
+        seeds,
+    ]
+
+
+def method_cell(row: Row) -> Cell:
+    """Return the title, and the id where it does not show it."""
+    code = "" if row.title.lower() == row.label else row.label
+    return Cell(row.title, code=code, kind=row.kind or NOT_INSTALLED)
+
+
+def _score_cell(row: Row, place: int, block: Block, statuses: Mapping[str, str]) -> Cell:
+    score, column = row.scores[place], block.columns[place].column
+    printed, detail = printed_values(score.printed, column), _detail(row, place, block, statuses)
+    if not score.records:
+        text = MISSING if score.refusal is None or printed else REFUSED
+        return Cell(text, printed=printed, detail=detail)
+    return Cell(
+        measured=score.mean,
+        sd=score.sd,
+        gain=score.gain,
+        seeds=len(score.records),
+        uneven=len(set(row.counts)) > 1,
+        marks=score_marks(score),
+        printed=printed,
+        best=block.is_best(row, place),
+        detail=detail,
+    )
+
+
+def score_marks(score: Score) -> tuple[str, ...]:
+    """Return the marks of a cell, see `MARKS`."""
+    return (MISMATCH,) * score.teacher_mismatch + (FEWER_SEEDS,) * score.fewer_seeds
+
+
+def _average_cell(row: Row, block: Block) -> Cell:
+    """Return the average gain, and over how many of the pairs if not all."""
+    average, printed = row.average_gain, printed_averages(row.label, block)
+    if row.label == SCRATCH or average is None:
+        return Cell("" if row.label == SCRATCH else MISSING, printed=printed)
+    whole = len(row.gains) == len(row.scores)
+    pairs = "" if whole else f" ({len(row.gains)} of {len(row.scores)} pairs)"
+    return Cell(points(average, signed=True) + pairs, measured=average, printed=printed)
+
+
+def _detail(row: Row, place: int, block: Block, statuses: Mapping[str, str]) -> Detail:
+    score, column = row.scores[place], block.columns[place].column
+    return Detail(
+        title=f"{row.title} on {pair_text(column, block, ', ')}",
+        notes=tuple(_notes(row, score)),
+        runs=tuple(_run_facts(record, score, statuses) for record in score.records),
+        printed=tuple(map(_printed_facts, score.printed)),
+        command=BREAK.join(commands(block.missing_of(row, place))) or None,
+    )
+
+
+def _notes(row: Row, score: Score) -> Iterator[str]:
+    yield from (f"{mark} {MARKS[mark]}" for mark in score_marks(score))
+    if row.kind is None:
+        yield "There is no such method here: known from papers alone."
+    elif score.refusal is not None:
+        yield f"Refused: {score.refusal}"
+    elif not score.records:
+        yield "Not measured yet."
+
+
+def _run_facts(record: Record, score: Score, statuses: Mapping[str, str]) -> tuple[str, ...]:
+    result, seed = record.result, record.identity.seed
+    numbers = map(points, (result.optimistic_top1, result.ema_top1))
+    gain = points(score.gains.get(seed), signed=True)
+    status, seconds = statuses.get(record.key, NOT_SUBMITTED), f"{record.conditions.seconds:,.0f}"
+    return str(seed), points(result.top1), gain, *numbers, status, record.conditions.device, seconds
+
+
+def _printed_facts(printed: Printed) -> tuple[str, ...]:
+    source = sources()[printed.source]
+    where = f"{source.mark}: {printed.source}"
+    return printed.value, where, printed.table, printed.printed_as, printed.note, source.citation
+
+
+def caption(title: str, block: Block) -> str:
+    """Return what lets a block's table stand alone: its conditions, and how its cells are read."""
+    columns = [column.column for column in block.columns]
+    conditions = [
+        f"dataset {block.dataset}",
+        f"recipe {', '.join(dict.fromkeys(column.recipe for column in columns))}",
+        f"{span(column.numbers['epochs'] for column in columns)} epochs",
+        f"{span(column.numbers['image_size'] for column in columns)} px",
+        f"precision {block.precision}",
+    ]
+    seeds = span(count for row in block.rows for count in row.counts)
+    conditions += [f"seeds: {seeds}"] if seeds else []
+    text = f"{plain(title)} ({plain('; '.join(conditions))}). Top-1 accuracy in percent, last epoch"
+    if seeds:
+        text += (
+            ": mean ± standard deviation over seeds (gain over scratch in points). Bold: the best of a pair and what "
+            "cannot be told apart from it; methods that share a letter cannot be told apart"
+        )
+    letters = ", ".join(f"{sources()[key].mark}: {key}" for key in cited(block))
+    return text + (f". *Italics: printed in papers, not measured here* ({letters})." if letters else ".")

@@ -1,0 +1,144 @@
+"""Frames of records: a row a run, and a row an epoch."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from cakdbench.labels import split
+from cakdbench.records import Epoch, Record
+from cakdbench.utils.errors import UsageError
+
+NOT_SUBMITTED = "not submitted"
+RUN_TYPES = {
+    **dict.fromkeys(
+        ("key", "method", "variant", "teacher", "student", "pair", "dataset", "recipe", "precision"), "str"
+    ),
+    **{"seed": "int64", "status": "str", "excluded": "str"},
+    **dict.fromkeys(("top1", "top5", "ema_top1", "optimistic_top1"), "float64"),
+    "optimistic_epoch": "int64",
+    **dict.fromkeys(("teacher_top1", "teacher_expected"), "float64"),
+    **{"teacher_source": "str", "teacher_mismatch": "bool"},
+    **dict.fromkeys(("student_parameters", "extra_parameters"), "int64"),
+    **dict.fromkeys(("seconds", "images_per_second", "peak_memory_mb", "energy_wh"), "float64"),
+    **{"device": "str", "processes": "int64", "threads": "int64", "lanes": "int64"},
+    **{"compiled": "bool", "channels_last": "bool", "versions": "str", "finished": "str", "engine_version": "int64"},
+    **dict.fromkeys(("fingerprint", "teacher_sha256", "method_source", "weights_sha256", "predictions_sha256"), "str"),
+    "path": "str",
+}
+"""The columns of `runs_frame` and their types, in order."""
+EPOCH_TYPES = {
+    **dict.fromkeys(("key", "method", "pair"), "str"),
+    **{"seed": "int64", "epoch": "int64"},
+    **dict.fromkeys(("lr", "train_top1", "top1", "ema_top1"), "float64"),
+}
+"""The columns of `history_frame` and their types, in order; after them a column a loss."""
+
+
+@dataclass(frozen=True)
+class StoredRecord:
+    """A record and where it lies.
+
+    Attributes:
+        path: its file, `<key>/record.json` of a store or `<method>/<key>.json` of a results folder; None: nowhere.
+        status: claimed, re-scored or re-run; None if it is not submitted.
+    """
+
+    record: Record
+    path: Path | None = None
+    status: str | None = None
+
+
+def runs_frame(stored: Iterable[StoredRecord], excluded: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """Return a row a run, with the columns of `RUN_TYPES`.
+
+    Args:
+        excluded: key to the reason why the run does not count.
+    """
+    reasons = excluded or {}
+    rows = [_run_row(run) | {"excluded": reasons.get(run.record.key)} for run in stored]
+    return typed_frame(rows, RUN_TYPES)
+
+
+def history_frame(records: Iterable[Record]) -> pd.DataFrame:
+    """Return a row an epoch, with the columns of `EPOCH_TYPES` and `loss_<name>` for every loss of the records."""
+    rows = [
+        {"key": r.key, "method": method_of(r), "pair": pair_of(r), "seed": r.identity.seed} | _epoch_row(epoch)
+        for r in records
+        for epoch in r.history
+    ]
+    losses = dict.fromkeys(name for row in rows for name in row if name.startswith("loss_"))
+    return typed_frame(rows, EPOCH_TYPES | dict.fromkeys(losses, "float64"))
+
+
+def method_of(record: Record) -> str:
+    """Return a run's method as users write it: `fbt`, `fbt:no_infonce`."""
+    return record.label
+
+
+def pair_of(record: Record) -> str:
+    """Return `TEACHER>STUDENT@DATASET`; without a teacher a run belongs to no pair, and this is `STUDENT@DATASET`."""
+    identity = record.identity
+    student = f"{identity.student}@{identity.dataset.name}"
+    return f"{identity.teacher.model}>{student}" if identity.teacher else student
+
+
+def typed_frame(rows: list[dict[str, Any]], types: Mapping[str, str]) -> pd.DataFrame:
+    """Return a frame of these columns and types, also if there is no row; what a row does not have is missing."""
+    return pd.DataFrame(rows, columns=list(types)).astype(dict(types))
+
+
+def check_columns(frame: pd.DataFrame, needed: Iterable[str]) -> None:
+    """Raise UsageError if a frame lacks columns."""
+    if missing := [name for name in needed if name not in frame]:
+        raise UsageError(f"the frame has no column {', '.join(missing)}: give runs as `load_results` returns them")
+
+
+def _run_row(stored: StoredRecord) -> dict[str, Any]:
+    record, identity = stored.record, stored.record.identity
+    method = method_of(record)
+    return {
+        "key": record.key,
+        "method": method,
+        "variant": split(method)[1],
+        "student": identity.student,
+        "pair": pair_of(record),
+        "dataset": identity.dataset.name,
+        "recipe": record.recipe_name,
+        "precision": identity.precision,
+        "seed": identity.seed,
+        "status": stored.status or NOT_SUBMITTED,
+        **record.result.model_dump(),
+        **_teacher_values(record),
+        "student_parameters": record.student_parameters,
+        "extra_parameters": record.extra_parameters,
+        **record.conditions.model_dump(exclude={"versions", "lanes"}),
+        "lanes": len(record.conditions.lanes),
+        "versions": ", ".join(f"{name} {version}" for name, version in sorted(record.conditions.versions.items())),
+        "engine_version": identity.engine_version,
+        "fingerprint": identity.dataset.fingerprint,
+        "method_source": record.method_source,
+        "weights_sha256": record.weights_sha256,
+        "predictions_sha256": record.predictions_sha256,
+        "path": str(stored.path) if stored.path else None,
+    }
+
+
+def _teacher_values(record: Record) -> dict[str, Any]:
+    identity, facts = record.identity.teacher, record.teacher
+    return {
+        "teacher": identity and identity.model,
+        "teacher_sha256": identity and identity.sha256,
+        "teacher_top1": facts and facts.measured,
+        "teacher_expected": facts and facts.expected,
+        "teacher_source": facts and facts.source,
+        "teacher_mismatch": bool(facts and facts.mismatch_allowed),
+    }
+
+
+def _epoch_row(epoch: Epoch) -> dict[str, Any]:
+    values = epoch.model_dump()
+    losses = values.pop("losses")
+    return values | {f"loss_{name}": value for name, value in losses.items()}

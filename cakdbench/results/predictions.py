@@ -1,0 +1,69 @@
+"""Which test images runs classified right, read from their predictions when somebody asks."""
+
+import functools
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cakdbench.submissions.evidence import labels_folder, load_labels, load_predictions
+from cakdbench.utils.errors import CakdError, StoreError
+
+
+class CorrectAnswers:
+    """Key of a run to whether it classified each test image right, `(images,)` bool.
+
+    None where predictions or labels are not at hand; of damaged files a warning says so.
+
+    Args:
+        runs: a frame with the columns of `runs_frame`.
+        data_dir: where the datasets lie, for test labels that are not beside the results.
+    """
+
+    def __init__(self, runs: pd.DataFrame, data_dir: Path | None = None):
+        self._runs = {run.key: run for run in runs[NEEDED].itertuples(index=False) if isinstance(run.path, str)}
+        self._data_dir = data_dir
+        self._labels = functools.cache(self._find_labels)
+
+    def __call__(self, key: str) -> np.ndarray | None:
+        run = self._runs.get(key)
+        if run is None:
+            return None
+        try:
+            predictions = load_predictions(predictions_path(Path(run.path)), run.predictions_sha256)
+            labels = None if predictions is None else self._labels(run.dataset, run.fingerprint)
+        except StoreError as error:
+            warnings.warn(f"{error}; paired tests go without the run", stacklevel=2)
+            return None
+        return None if labels is None or predictions.shape != labels.shape else predictions == labels
+
+    def _find_labels(self, dataset: str, fingerprint: str) -> np.ndarray | None:
+        folders = {labels_folder(Path(run.path).parents[1]) for run in self._runs.values() if _is_entry(Path(run.path))}
+        for folder in sorted(folders):
+            if (labels := load_labels(folder, dataset, fingerprint)) is not None:
+                return labels
+        return _labels_of_dataset(dataset, fingerprint, self._data_dir)
+
+
+NEEDED = ["key", "path", "dataset", "fingerprint", "predictions_sha256"]
+"""The columns of runs that predictions and labels are found by."""
+
+
+def predictions_path(record: Path) -> Path:
+    """Return where the predictions of a record's file lie, in a store or in a results folder."""
+    return record.with_suffix(".npy") if _is_entry(record) else record.with_name("predictions.npy")
+
+
+def _is_entry(record: Path) -> bool:
+    return record.name != "record.json"
+
+
+def _labels_of_dataset(dataset: str, fingerprint: str, data_dir: Path | None) -> np.ndarray | None:
+    from cakdbench.data.datasets import load_dataset
+
+    try:
+        data = load_dataset(dataset, data_dir, download=False)
+    except CakdError:
+        return None
+    return np.asarray(data.test.labels) if data.fingerprint == fingerprint else None

@@ -1,0 +1,61 @@
+"""What every part of a run shares: the device, how to compute, who listens, when to stop."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from cakdbench.train.events import Events, NoEvents
+
+
+@dataclass(frozen=True)
+class Options:
+    """How runs are computed. None of it changes what is computed.
+
+    Attributes:
+        data_dir: where the datasets lie; None for the default place.
+        workers: processes that render images, per training process; None: none on a CPU, up to eight for a GPU.
+        max_lanes: students trained side by side at most.
+        checkpoint_seconds: lanes are saved at least this often, besides every epoch.
+    """
+
+    data_dir: Path | None = None
+    workers: int | None = None
+    max_lanes: int = 16
+    checkpoint_seconds: float = 300.0
+    compile: bool = False
+    channels_last: bool = False
+    allow_teacher_mismatch: bool = False
+
+
+def _never() -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Made once for a run and handed down, from the session to the trainer.
+
+    Attributes:
+        stop: asked between two steps; once it is true, all lanes are saved and the run ends.
+    """
+
+    accelerator: Accelerator
+    options: Options = field(default_factory=Options)
+    events: Events = field(default_factory=NoEvents)
+    stop: Callable[[], bool] = _never
+
+    @property
+    def rendering(self) -> dict[str, Any]:
+        """Arguments of the streams: how this process renders its share of the images."""
+        on_gpu = self.accelerator.device.type != "cpu"
+        default = min(8, os.cpu_count() or 1) if on_gpu else 0
+        return {
+            "workers": default if self.options.workers is None else self.options.workers,
+            "rank": self.accelerator.process_index,
+            "world": self.accelerator.num_processes,
+            "pin_memory": self.accelerator.device.type == "cuda",
+        }

@@ -1,0 +1,29 @@
+"""Stopping between two steps instead of anywhere."""
+
+import signal
+
+
+class GracefulInterrupt:
+    """A question that turns true at the first SIGINT or SIGTERM inside its block; a second SIGINT ends at once.
+
+    Signal handlers are those from before when the block is left.
+    """
+
+    def __init__(self):
+        self.asked = False
+        self._before: dict[int, object] = {}
+
+    def __call__(self) -> bool:
+        return self.asked
+
+    def __enter__(self) -> "GracefulInterrupt":
+        self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: object) -> None:
+        self.asked = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
