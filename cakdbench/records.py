@@ -39,12 +39,16 @@ class DatasetIdentity(_Part):
     fingerprint: str
 
 
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and deviation of the channels."""
+
+
 class TeacherIdentity(_Part):
     """A teacher's weights, and the mean and deviation per channel it is fed with (None: the dataset's)."""
 
     model: str
     sha256: str
-    statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    statistics: Statistics | None = None
 
 
 class Identity(_Part):
