@@ -57,7 +57,7 @@ def refusals(lab: Lab) -> str:
 
 
 def finite(autocast: bool) -> Callable[[Lab], str]:
-    """Losses and gradients are finite, in fp32 or under bf16 autocast, on every direction it takes."""
+    """Return the check that losses and gradients are finite, in fp32 or under bf16 autocast, on every direction it takes."""
 
     def check(lab: Lab) -> str:
         for direction in lab.accepted:
@@ -88,7 +88,7 @@ def _check_losses(made: Step, where: str) -> None:
 
 
 def trains_the_student_alone(lab: Lab) -> str:
-    """Every student parameter gets a gradient; the teacher gets none and does not change."""
+    """Check that every student parameter gets a gradient; the teacher gets none and does not change."""
     for direction in lab.accepted:
         tried = trial(lab, direction)
         grads = {name: grad for name, grad in tried.grads.items() if name.startswith("student.")}
@@ -106,7 +106,7 @@ def trains_the_student_alone(lab: Lab) -> str:
 
 
 def variants(lab: Lab) -> str:
-    """Every variant makes a step with finite losses on the first direction it takes."""
+    """Check that every variant makes a step with finite losses on the first direction it takes."""
     refused = 0
     for name in lab.method.variants:
         variant = replace(lab, variant=name)
@@ -120,7 +120,7 @@ def variants(lab: Lab) -> str:
 
 
 def adversary(lab: Lab) -> str:
-    """An adversary's losses depend on its own parameters alone, and the other losses do not train it."""
+    """Check that an adversary's losses depend on its own parameters alone, and that no other loss trains it."""
     opposed = 0
     for direction in lab.accepted:
         tried = trial(lab, direction)
@@ -157,7 +157,7 @@ def _reached(losses: dict[str, Tensor], parameters: dict[str, Tensor]) -> list[s
 
 
 def label_forms(lab: Lab) -> str:
-    """Class indices, smoothed and mixed labels; one-hot labels give what class indices give."""
+    """Check class indices, smoothed and mixed labels; one-hot labels give what class indices give."""
     for direction in lab.some:
         teacher, totals = teacher_model(MODELS[direction.teacher]), {}
         for form in ("hard", "smoothed", "one_hot", "mixup"):
@@ -184,7 +184,7 @@ def batch_sizes(lab: Lab) -> str:
 
 
 def needs(lab: Lab) -> str:
-    """The method uses of the teacher what it declares to need, on each direction; nothing of it is idle in all."""
+    """Check that the method uses of the teacher what it declares on every direction, and all of it on some."""
     declared: set[str] = set()
     used: set[str] = set()
     for direction in lab.accepted:
@@ -209,7 +209,7 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def keeps_seeds(lab: Lab) -> str:
-    """Building and stepping leaves no generator in a state of the method's choice."""
+    """Check that building and stepping leaves no generator in a state of the method's choice."""
     direction = lab.some[0]
     teacher = teacher_model(MODELS[direction.teacher])
     ends = [_generators(lab, direction, teacher, salt) for salt in ("one", "other")]
@@ -235,7 +235,7 @@ def _generators(lab: Lab, direction: Direction, teacher: StagedModel, salt: str)
 
 
 def export(lab: Lab) -> str:
-    """The exported student is the plain timm model, with no trace of the method."""
+    """Check that the exported student is the plain timm model, with no trace of the method."""
     for direction in lab.some:
         method = lab.make(direction)
         backward(method, step(method, make_batch(direction.teacher)))

@@ -25,7 +25,7 @@ STEPS = 16
 
 
 def optimized(lab: Lab) -> str:
-    """Every extra parameter is in an optimizer, gets a gradient within some steps, and moves."""
+    """Check that every extra parameter is in an optimizer, gets a gradient within some steps, and moves."""
     adam = {"optimizer.name": "adamw", "optimizer.lr": 1e-3}  # moves by its rate however small the gradient
     extra, recipe = 0, short_recipe(epochs=STEPS, **adam)
     for direction in lab.some:
@@ -78,7 +78,7 @@ def _batch(direction: Direction, number: int, size: int = 4) -> Batch:
 
 
 def checkpoint(lab: Lab) -> str:
-    """A lane that was saved and loaded into a new one makes the same next step, bit for bit."""
+    """Check that a lane that was saved and loaded into a new one makes the same next step, bit for bit."""
     for direction in lab.some:
         lane, again = lab.lane(direction), lab.lane(direction)
         lane.start_epoch(0)

@@ -1,6 +1,7 @@
 """Networks of timm's classes that no timm entry point makes."""
 
 from functools import partial
+from typing import cast
 
 from timm.models._efficientnet_builder import decode_arch_def
 from timm.models.efficientnet import EfficientNet
@@ -51,4 +52,4 @@ def mobilenet(num_classes: int, blocks: tuple[str, ...], stem_size: int, num_fea
 def resmlp(num_classes: int, init_values: float = 1.0, **options) -> MlpMixer:
     """Make a ResMLP of any size, with the block and norm of timm's `resmlp_12_224`."""
     block = partial(ResBlock, init_values=init_values)
-    return MlpMixer(num_classes, mlp_ratio=4, block_layer=block, norm_layer=Affine, **options)
+    return MlpMixer(num_classes, mlp_ratio=4, block_layer=cast(type[nn.Module], block), norm_layer=Affine, **options)

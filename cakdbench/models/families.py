@@ -74,8 +74,9 @@ class EfficientNetFamily(Family):
         headed = number == 4 and hasattr(net.bn2, "act")  # MobileNetV1 has no convolution after its blocks
         norm = net.bn2 if headed else getattr(block, "bn3", getattr(block, "bn2", None))
         residual = not headed and getattr(block, "has_skip", False)
-        linear = residual or isinstance(getattr(norm, "act", None), nn.Identity | None)
-        return LastActivation() if linear else LastActivation(norm.act, norm)
+        activation = getattr(norm, "act", None)
+        linear = residual or activation is None or isinstance(activation, nn.Identity)
+        return LastActivation() if linear else LastActivation(activation, norm)
 
 
 def _last_of_each_stride(net: EfficientNet) -> list[int]:
@@ -207,7 +208,7 @@ def isotropic_ends(depth: int, split: str) -> tuple[int, int, int, int]:
     """
     if split == "ofa" and depth >= 7:
         return 1, 3, depth - 3, depth - 1
-    return tuple(depth * quarter // 4 - 1 for quarter in (1, 2, 3, 4))
+    return depth // 4 - 1, depth // 2 - 1, 3 * depth // 4 - 1, depth - 1
 
 
 def _cut(blocks: nn.Sequential, ends: Iterable[int], number: int) -> list[nn.Module]:

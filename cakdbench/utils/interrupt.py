@@ -1,6 +1,11 @@
 """Stopping between two steps instead of anywhere."""
 
 import signal
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+Handler = Callable[[int, FrameType | None], Any] | int | None
 
 
 class GracefulInterrupt:
@@ -11,7 +16,7 @@ class GracefulInterrupt:
 
     def __init__(self):
         self.asked = False
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Handler] = {}
 
     def __call__(self) -> bool:
         return self.asked
