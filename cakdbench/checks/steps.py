@@ -57,7 +57,7 @@ def refusals(lab: Lab) -> str:
 
 
 def finite(autocast: bool) -> Callable[[Lab], str]:
-    """Return the check that losses and gradients are finite, in fp32 or under bf16 autocast, on every direction it takes."""
+    """Return the check that losses and gradients are finite, in fp32 or under bf16 autocast, on every direction."""
 
     def check(lab: Lab) -> str:
         for direction in lab.accepted:

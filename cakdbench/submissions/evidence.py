@@ -19,11 +19,11 @@ from cakdbench.utils.errors import StoreError
 
 @dataclass
 class Submitted:
-    """What a results folder holds.
+    """The content of a results folder.
 
     Attributes:
         statuses: by key of the record.
-        damage: what is wrong with the files that were left out.
+        damage: the faults of the files that were left out.
     """
 
     records: list[Record] = field(default_factory=list)
