@@ -19,14 +19,14 @@ is its module's and its Config's docstring.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, cast, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
 
-from cakdbench.models.staged import ModelInfo, Output, StagedModel
+from cakdbench.models.staged import Layout, ModelInfo, Output, StagedModel
 
 TEACHER_PARTS = frozenset({"logits", "pooled", "stages", "preacts", "attention", "model"})
 """The parts of the teacher a method may need: fields of `batch.teacher`, or `model`, to call `self.teacher` itself."""
@@ -195,6 +195,13 @@ class Method(nn.Module):
     def refuses(cls, teacher: ModelInfo, student: ModelInfo, config: Config) -> str | None:
         """Return the reason why the method cannot run on this pair, or None."""
         return None
+
+    @classmethod
+    def paper_modules(
+        cls, student: StagedModel, teacher: StagedModel
+    ) -> Mapping[str, Sequence[tuple[nn.Module, Layout]]]:
+        """Return what papers' cost tables count of the method: by name, modules with the layouts they take."""
+        return {}
 
     def no_weight_decay(self) -> set[str]:
         """Return the parameters timm excludes from weight decay: the student's own list."""

@@ -33,11 +33,12 @@ from torch.nn import functional as F
 from cakdbench.method import Batch, Method, Setting, Step, check_choices
 from cakdbench.methods.fbt_parts import L2G, statistics_kept
 from cakdbench.methods.ofa import ofa_loss
-from cakdbench.models.staged import ModelInfo, Output, StagedModel, to_map
+from cakdbench.models.staged import Layout, ModelInfo, Output, StagedModel, to_map
 from cakdbench.registry import register
 from cakdbench.utils.precision import force_fp32
 
 MAX_SCALE = 100.0  # of the cosine similarities; the papers give no limit, this is CLIP's
+PAPER_HEADS = 6  # of L2G in the cost tables of FBT and TAS
 
 
 @force_fp32
@@ -176,6 +177,19 @@ class FBT(Method):
         "proj_pool": {"proj": "pool"},
         "ce_on_fused": {"ce_on_fused": 1.0},
     }
+
+    @classmethod
+    def paper_modules(cls, student: StagedModel, teacher: StagedModel) -> dict[str, list[tuple[nn.Module, Layout]]]:
+        """Return L2G as the `paper` tables count it, and the `tail` that runs again after it.
+
+        Inferred from the printed numbers, as neither paper names its modules: a 1x1 convolution and one Swin-V2 block
+        with 6 heads and window 7, without class token, temperature or the linear map between features of unlike
+        width. Eight heads, with which this suite trains, fit the parameters as well.
+        """
+        in_front = cls.Config().fronts_student(teacher, student)
+        front, back = (student, teacher) if in_front else (teacher, student)
+        l2g = L2G(front.layouts[2], back.layouts[2], "swin", PAPER_HEADS, 7).eval()
+        return {"paper": [(l2g, front.layouts[2])], "tail": [(Tail(back), back.layouts[2])]}
 
     @classmethod
     def refuses(cls, teacher: ModelInfo, student: ModelInfo, config: Config) -> str | None:
@@ -318,3 +332,14 @@ class FBT(Method):
         with torch.no_grad():  # as CLIP does: clamped in the graph instead, it would get no gradient any more
             self.log_scale.clamp_(max=math.log(MAX_SCALE) - 1e-6)  # rounded to float32, its exp is below 100
         return info_nce_loss(learner, giver, self.log_scale.exp())
+
+
+class Tail(nn.Module):
+    """The last stage of a back with its norm and head, from the stage's entry to logits `(B, classes)`."""
+
+    def __init__(self, back: StagedModel):
+        super().__init__()
+        self.back = back
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.back.head(self.back.stage(4, x)).logits

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cakdbench.method import Batch, Method, Setting, Step, check_choices
-from cakdbench.models.staged import Layout, ModelInfo
+from cakdbench.models.staged import Layout, ModelInfo, StagedModel
 from cakdbench.registry import register
 from cakdbench.utils.precision import force_fp32
 
@@ -207,6 +207,15 @@ class OFA(Method):
     def refuses(cls, teacher: ModelInfo, student: ModelInfo, config: Config) -> str | None:
         """Refuse token stages whose grid cannot be merged to `image_size / 32`, or of a width no branch can take."""
         return next(filter(None, _obstacles(student, config)), None)
+
+    @classmethod
+    def paper_modules(cls, student: StagedModel, teacher: StagedModel) -> dict[str, list[tuple[nn.Module, Layout]]]:
+        """Return the branches as the `paper` tables count them, one block more a stage, and as they are `released`."""
+        modules = {}
+        for depth in ("paper", "released"):
+            branches = cls(student, teacher, cls.Config(depth=depth)).eval().branches.values()
+            modules[depth] = list(zip(branches, student.layouts, strict=True))
+        return modules
 
     def build(self) -> None:
         """Make one branch per stage, its shape chosen by the student's layout alone."""

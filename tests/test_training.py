@@ -28,22 +28,22 @@ def call(tiny, tmp_path):
 
 def test_it_gives_the_runs_of_the_command_and_leaves_the_process_as_it_was(call, tiny, tmp_path, capsys):
     before = signal.getsignal(signal.SIGINT), torch.get_num_threads()
-    runs = call(["ofa[gamma=1.3]"], progress=False)
+    runs = call(["ofa[gamma=1.37]"], progress=False)
     assert (signal.getsignal(signal.SIGINT), torch.get_num_threads()) == before
     assert capsys.readouterr() == ("", "")
-    assert sorted(runs["method"]) == ["kd", "ofa[gamma=1.3]", "scratch"]
+    assert sorted(runs["method"]) == ["kd", "ofa[gamma=1.37]", "scratch"]
     shell = Shell(tiny, tmp_path / "command")
-    code, output = shell.run("--methods", "ofa[gamma=1.3]")
+    code, output = shell.run("--methods", "ofa[gamma=1.37]")
     assert code == 0, output
     commanded = {r.key: r.weights_sha256 for r in Store(shell.store).records()[0] if r.recipe_name == "demo"}
     assert dict(zip(runs["key"], runs["weights_sha256"])) == commanded
 
 
 def test_settings_are_those_of_the_command_and_finished_runs_are_kept(call, tmp_path):
-    first = call(settings=SETTINGS | {"ofa.gamma": 1.3, "recipe.epochs": 1})
-    assert "ofa[gamma=1.3]" in set(first["method"])
+    first = call(settings=SETTINGS | {"ofa.gamma": 1.37, "recipe.epochs": 1})
+    assert "ofa[gamma=1.37]" in set(first["method"])
     written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("record.json")}
-    again = call(settings=SETTINGS | {"ofa.gamma": 1.3, "recipe.epochs": 1})
+    again = call(settings=SETTINGS | {"ofa.gamma": 1.37, "recipe.epochs": 1})
     assert again.equals(first)
     assert written == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("record.json")}
     other = call("", seeds=[1], settings=SETTINGS | {"recipe.epochs": 1})

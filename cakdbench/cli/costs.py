@@ -8,10 +8,10 @@ import typer
 
 from cakdbench.cli.methods import load_methods
 from cakdbench.cli.options import DataDir, MethodFiles, console, errors
-from cakdbench.utils.errors import UsageError
 
 if TYPE_CHECKING:
-    from cakdbench.costs.measured import Measured
+    import pandas as pd
+
     from cakdbench.grid.suites import PairSpec
 
 app = typer.Typer()
@@ -20,7 +20,9 @@ app = typer.Typer()
 class Format(StrEnum):
     markdown = "markdown"
     csv = "csv"
+    json = "json"
     latex = "latex"
+    html = "html"
 
 
 @app.command()
@@ -40,24 +42,27 @@ def cost(
     output: Annotated[Path | None, typer.Option(help="Write the table to a file instead.")] = None,
 ) -> None:
     """Count parameters, multiply-adds and memory that methods add on pairs, without training."""
-    from cakdbench.costs import tables
-    from cakdbench.costs.method_costs import method_costs
+    from cakdbench.costs.frame import count_costs
     from cakdbench.costs.papers import PAIRS
-    from cakdbench.grid.plan import full_label
     from cakdbench.grid.suites import resolve_pairs
-    from cakdbench.registry import methods_named
+    from cakdbench.reports.page_costs import methods_board
+    from cakdbench.reports.pages import FORMATS
     from cakdbench.store import write_atomic
 
     load_methods(method_file)
-    specs = resolve_pairs(pairs or ",".join(PAIRS), recipe)
-    labels = list(dict.fromkeys(map(full_label, methods_named(methods))))
-    if not labels:
-        raise UsageError("no methods named; give --methods a list of them, or all")
-    measured = None if store is None else _measured(store, labels, specs, data_dir)
+    pairs = pairs or ",".join(PAIRS)
     with errors.status("counting"):
-        sheet = tables.cost_sheet(method_costs(labels, specs, classes, data_dir), measured)
-    write = {Format.markdown: tables.markdown, Format.csv: tables.csv_text, Format.latex: tables.latex}[format]
-    text = write(sheet).rstrip("\n") + "\n"
+        costs = count_costs(methods, pairs, recipe, classes, data_dir)
+    if store is not None:
+        measured = _measured(store, resolve_pairs(pairs, recipe), data_dir)
+        costs = costs.merge(measured.drop(columns="recipe"), "left", ["method", "pair"])
+    if format is Format.csv:
+        text = costs.to_csv(index=False, lineterminator="\n")
+    elif format is Format.json:
+        text = costs.to_json(orient="records", indent=2, force_ascii=False)
+    else:
+        text = FORMATS[{"markdown": "md", "latex": "tex"}.get(format, format)](methods_board(costs))
+    text = text.rstrip("\n") + "\n"
     if output is None:
         typer.echo(text, nl=False)
     else:
@@ -65,22 +70,21 @@ def cost(
         console.print(f"written: {output}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _measured(
-    store: Path, labels: list[str], specs: list["PairSpec"], data_dir: Path | None
-) -> dict[tuple[str, str], list["Measured"]]:
-    """What standard runs of the store measured, by label and pair."""
-    from cakdbench.costs.measured import measured
+def _measured(store: Path, specs: list["PairSpec"], data_dir: Path | None) -> "pd.DataFrame":
+    """Return what standard runs of the store measured; damaged runs are told of on stderr."""
+    import pandas as pd
+
+    from cakdbench.costs.frame import measured_frame
     from cakdbench.reports.eligibility import Standard, column_of
     from cakdbench.store import Store
 
     records, damage = Store(store).records()
     for sentence in damage:
         errors.print(sentence, style="yellow", markup=False, highlight=False)
-    rules, found = Standard(data_dir), {}
+    rules, frames = Standard(data_dir), []
     for spec in specs:
         column = column_of(spec, data_dir=data_dir)
-        for label in labels:
-            own = [r for r in records if r.label == label and column.concerns(r)]
-            standard = [record for record in own if not rules.differences(record, column)]
-            found[label, str(spec.pair)] = measured(standard)
-    return found
+        standard = [r for r in records if column.concerns(r) and not rules.differences(r, column)]
+        # Runs without a teacher belong to every pair of their student.
+        frames.append(measured_frame(standard).assign(pair=str(spec.pair)))
+    return pd.concat(frames, ignore_index=True)

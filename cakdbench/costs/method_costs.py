@@ -24,11 +24,19 @@ from cakdbench.grid.plan import Refusal
 from cakdbench.grid.suites import Pair, PairSpec
 from cakdbench.method import Method
 from cakdbench.registry import resolve_config, split_variant
-from cakdbench.utils.errors import UsageError
+from cakdbench.utils.errors import CakdError
 from cakdbench.utils.rng import seeded
 
 MANY = 10
 """Steps that are counted if the first two do not agree."""
+
+
+class CountError(CakdError):
+    """A method fails while it is counted."""
+
+    def __init__(self, label: str, pair: str, error: Exception):
+        text = " ".join(str(error).split())
+        super().__init__(f"{label} on {pair} fails while its costs are counted: {type(error).__name__}: {text}")
 
 
 @dataclass(frozen=True)
@@ -81,7 +89,7 @@ class MethodCost:
 def method_costs(
     labels: Iterable[str], specs: Iterable[PairSpec], classes: int | None = None, data_dir: Path | None = None
 ) -> Iterator[MethodCost | Refusal]:
-    """The costs of all methods on all pairs, pair by pair, without weights, data or training.
+    """Yield the costs of all methods on all pairs, pair by pair, without weights, data or training.
 
     Args:
         labels: methods, `METHOD:VARIANT` or `METHOD[KEY=VALUE]`.
@@ -89,6 +97,7 @@ def method_costs(
 
     Raises:
         UsageError: a name is unknown or a setting impossible.
+        CountError: a method's own code fails.
     """
     chosen = [(label, *split_variant(label)) for label in labels]
     for spec in specs:
@@ -100,19 +109,22 @@ def method_costs(
 def method_cost(
     bench: CountingBench, method: type[Method], variant: str | None = None, label: str | None = None
 ) -> MethodCost | Refusal:
-    """The costs of one method; the refusal with its reason if the method does not take the pair."""
+    """Return the costs of one method; the refusal with its reason if the method does not take the pair.
+
+    Raises:
+        CountError: the method's own code fails, without content in tensors and with it.
+    """
     infos, label = (bench.teacher.info, bench.student.info), label or method.id
     config = resolve_config(method, variant, *infos, bench.pair.dataset)
     if reason := method.refuses(*infos, config):
         return Refusal(label, bench.pair, reason)
     try:
         return _count(bench, method, config, label)
-    except UsageError:
-        raise
-    except Exception as error:  # a method's own code, on tensors it was not written for
+    except Exception as error:
+        # On the meta device a method fails, too, that looks at what tensors contain; on the CPU it must not.
         if bench.device.type == "meta":
             return method_cost(bench.on_cpu, method, variant, label)
-        return Refusal(label, bench.pair, f"cannot be counted, its step fails: {type(error).__name__}: {error}")
+        raise CountError(label, str(bench.pair), error) from error
 
 
 def _count(bench: CountingBench, made: type[Method], config: Method.Config, label: str) -> MethodCost:

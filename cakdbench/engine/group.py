@@ -48,7 +48,7 @@ class Task:
 
 @dataclass
 class GroupOutcome:
-    """What became of a group's tasks.
+    """The tasks of a group by how they ended.
 
     Attributes:
         failed: the reasons, by the tasks' keys.

@@ -11,7 +11,7 @@ import pandas as pd
 from cakdbench.grid.plan import ALWAYS
 from cakdbench.published.compare import Printed
 from cakdbench.records import Record
-from cakdbench.reports.eligibility import Column, Excluded, Rules, sort_runs
+from cakdbench.reports.eligibility import Column, Excluded, Standard, sort_runs
 from cakdbench.results.cells import average_gain, pair_scores
 from cakdbench.results.frame import StoredRecord, runs_frame
 from cakdbench.results.ranking import SEEDS, Answers, Standings, standings
@@ -225,7 +225,7 @@ def board_results(
     title: str,
     columns: Sequence[Column],
     records: Iterable[Record],
-    rules: Rules,
+    rules: Standard,
     answers: Answers = lambda key: None,
     statuses: Mapping[str, str] = MappingProxyType({}),
     external: Iterable[ExternalEntry] = (),
@@ -257,7 +257,7 @@ def board_results(
     )
 
 
-def _filled(column: Column, records: tuple[Record, ...], rules: Rules) -> BlockColumn:
+def _filled(column: Column, records: tuple[Record, ...], rules: Standard) -> BlockColumn:
     return BlockColumn(column, records, rules.printed(column), rules.printed(column, "top5"))
 
 
@@ -266,7 +266,7 @@ def _shown(columns: list[BlockColumn]) -> list[BlockColumn]:
     return [c for c in columns if c.taught or c.printed] or [c for c in columns if c.records] or columns
 
 
-def _unmeasured(blocks: list[Block], columns: list[BlockColumn], rules: Rules) -> list[Missing]:
+def _unmeasured(blocks: list[Block], columns: list[BlockColumn], rules: Standard) -> list[Missing]:
     """Return what the first block's methods and seeds lack on the columns that no block shows."""
     shown = {column.column for block in blocks for column in block.columns}
     first, missing = blocks[0], []
@@ -281,7 +281,7 @@ def _unmeasured(blocks: list[Block], columns: list[BlockColumn], rules: Rules) -
     return missing
 
 
-def _block(precision: str, columns: list[BlockColumn], rules: Rules, answers: Answers) -> Block:
+def _block(precision: str, columns: list[BlockColumn], rules: Standard, answers: Answers) -> Block:
     measured = {record.label for column in columns for record in column.records}
     printed = {label for column in columns for label in column.printed} - {TEACHER}
     rows = sorted((_row(label, columns, rules) for label in measured | printed | set(BASELINES)), key=_order)
@@ -297,12 +297,12 @@ def _order(row: Row) -> tuple[Any, ...]:
     return (1, -len(row.gains), -(row.average_gain or 0), -printed, row.label)
 
 
-def _row(label: str, columns: list[BlockColumn], rules: Rules) -> Row:
+def _row(label: str, columns: list[BlockColumn], rules: Standard) -> Row:
     scores = tuple(_score(label, column, rules) for column in columns)
     return Row(label, rules.title(label), rules.kind(label), scores)
 
 
-def _score(label: str, column: BlockColumn, rules: Rules) -> Score:
+def _score(label: str, column: BlockColumn, rules: Standard) -> Score:
     records = tuple(record for record in column.records if record.label == label)
     scratch = tuple(record for record in column.records if record.label == SCRATCH and label != SCRATCH)
     refusal = None if records else rules.refusal(label, column.column)

@@ -1,13 +1,11 @@
 """How the runs of a block were made: recipes, software, devices, speed."""
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from statistics import fmean
 
 import pandas as pd
 
-from cakdbench.records import Record
-from cakdbench.reports.blocks import Block, BlockColumn, Score
+from cakdbench.reports.blocks import Block, BlockColumn
 from cakdbench.reports.board import table
 from cakdbench.reports.results_table import pair_text
 from cakdbench.reports.text import MISSING, points, span
@@ -40,44 +38,36 @@ def _teacher_facts(column: BlockColumn) -> str:
     return f"{record.teacher.source} `{record.identity.teacher.sha256[:8]}`{expected}"
 
 
-def versions(records: Iterable[Record]) -> list[str]:
+def versions(block: Block) -> list[str]:
     """Return the software of the runs, with counts if they differ."""
-    counts = Counter(", ".join(f"{k} {v}" for k, v in sorted(r.conditions.versions.items())) for r in records)
+    counts = pd.concat([column.runs["versions"] for column in block.columns]).value_counts()
     if len(counts) == 1:
-        return list(counts)
+        return list(counts.index)
     return [f"{count} runs with {text}" for text, count in sorted(counts.items())]
 
 
 def runs_table(block: Block, statuses: Mapping[str, str]) -> pd.DataFrame:
     """Return how the runs of each cell were computed, and their status by key of the record."""
-    rows = [
-        (row.label, pair_text(column.column, block, ", "), *_run_facts(score, statuses))
-        for row in block.rows
-        for column, score in zip(block.columns, row.scores, strict=True)
-        if score.records
-    ]
+    rows = []
+    for row in block.rows:
+        for column in block.columns:
+            runs = column.runs[column.runs["method"] == row.label]
+            if len(runs):
+                rows.append((row.label, pair_text(column.column, block, ", "), *_run_facts(runs, statuses)))
     return table(RUNS, rows)
 
 
-def _run_facts(score: Score, statuses: Mapping[str, str]) -> list[str]:
-    conditions = [record.conditions for record in score.records]
-    options = {"compiled": [c.compiled for c in conditions], "channels last": [c.channels_last for c in conditions]}
+def _run_facts(runs: pd.DataFrame, statuses: Mapping[str, str]) -> list[str]:
+    options = {"compiled": runs["compiled"], "channels last": runs["channels_last"]}
     return [
-        ", ".join(sorted({statuses.get(record.key, NOT_SUBMITTED) for record in score.records})),
-        ", ".join(sorted({c.device for c in conditions})),
-        span(c.processes for c in conditions),
-        span(c.threads for c in conditions),
-        f"{fmean(c.seconds for c in conditions):,.0f}",
-        f"{fmean(c.images_per_second for c in conditions):,.0f}",
-        _mean(c.peak_memory_mb for c in conditions),
-        _mean(c.energy_wh for c in conditions),
-        span(record.student_parameters for record in score.records),
-        span(record.extra_parameters for record in score.records),
-        span(len(c.lanes) for c in conditions),
-        ", ".join(name if all(values) else f"{name} in part" for name, values in options.items() if any(values)),
+        ", ".join(sorted({statuses.get(key, NOT_SUBMITTED) for key in runs["key"]})),
+        ", ".join(sorted(set(runs["device"]))),
+        *(span(runs[name]) for name in ("processes", "threads")),
+        *(_mean(runs[name].dropna()) for name in ("seconds", "images_per_second", "peak_memory_mb", "energy_wh")),
+        *(span(runs[name]) for name in ("student_parameters", "extra_parameters", "lanes")),
+        ", ".join(name if values.all() else f"{name} in part" for name, values in options.items() if values.any()),
     ]
 
 
-def _mean(values: Iterable[float | None]) -> str:
-    known = [value for value in values if value is not None]
-    return f"{fmean(known):,.0f}" if known else MISSING
+def _mean(values: pd.Series) -> str:
+    return f"{fmean(values):,.0f}" if len(values) else MISSING

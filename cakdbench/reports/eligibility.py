@@ -15,12 +15,11 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from cakdbench.data.datasets import dataset_facts
 from cakdbench.grid.plan import pair_info
 from cakdbench.grid.suites import Pair, PairSpec, Suite
-from cakdbench.models.staged import ModelInfo
 from cakdbench.published.compare import Printed, printed_cells
 from cakdbench.recipes import load_recipe
 from cakdbench.records import MethodIdentity, Record
@@ -28,6 +27,9 @@ from cakdbench.registry import all_settings, canonical_label, get_method, resolv
 from cakdbench.source_hash import is_built_in
 from cakdbench.utils.diff import changes
 from cakdbench.utils.errors import UsageError
+
+if TYPE_CHECKING:
+    from cakdbench.models.staged import ModelInfo
 
 
 @dataclass(frozen=True)
@@ -70,28 +72,6 @@ def column_of(spec: PairSpec, protocol: str | None = None, data_dir: Path | None
     recipe, pair = load_recipe(spec.recipe), spec.pair
     images = dataset_facts(pair.dataset, data_dir).n_test
     return Column(pair.teacher, pair.student, pair.dataset, recipe.name, recipe.numbers(), images, protocol)
-
-
-class Rules(Protocol):
-    """What has to be known of methods and settings to sort runs."""
-
-    def label(self, record: Record, column: Column) -> str:
-        """Return the row a run belongs to; UsageError where that cannot be told."""
-
-    def differences(self, record: Record, column: Column) -> list[str]:
-        """Return what keeps the run from being a standard run of the column; empty if nothing does."""
-
-    def refusal(self, label: str, column: Column) -> str | None:
-        """Return why a method cannot run on a pair."""
-
-    def title(self, label: str) -> str:
-        """Return a method's name for readers."""
-
-    def kind(self, label: str) -> str | None:
-        """Return what a method transfers; None for a method that is not installed here."""
-
-    def printed(self, column: Column, metric: str = "top1") -> Mapping[str, tuple[Printed, ...]]:
-        """Return the printed accuracies of a pair by method; `teacher` and `scratch` are the models alone."""
 
 
 class Standard:
@@ -182,7 +162,7 @@ def _refusal(label: str, column: Column, data_dir: Path | None) -> str | None:
     return method.refuses(teacher, student, resolve_config(method, variant, teacher, student, column.dataset))
 
 
-def _infos(column: Column, data_dir: Path | None) -> tuple[ModelInfo, ModelInfo]:
+def _infos(column: Column, data_dir: Path | None) -> "tuple[ModelInfo, ModelInfo]":
     pair = Pair(column.teacher, column.student, column.dataset)
     return pair_info(pair, column.numbers["image_size"], column.numbers["split"], data_dir)
 
@@ -220,7 +200,7 @@ Objections = dict[str, dict[Column, list[str]]]
 """Key of a run to the columns it concerns, each with what keeps it from counting there."""
 
 
-def sort_runs(records: Iterable[Record], columns: Sequence[Column], rules: Rules) -> Eligibility:
+def sort_runs(records: Iterable[Record], columns: Sequence[Column], rules: Standard) -> Eligibility:
     """Sort runs into the columns of a board.
 
     Args:
@@ -246,7 +226,7 @@ def latest_of_each_key(records: Iterable[Record]) -> list[Record]:
     return list({record.key: record for record in ordered}.values())
 
 
-def _relabelled(record: Record, columns: Sequence[Column], rules: Rules) -> Record:
+def _relabelled(record: Record, columns: Sequence[Column], rules: Standard) -> Record:
     """Return the run under the present name of its settings: variants may have been named since it was made."""
     column = next((column for column in columns if column.concerns(record)), None)
     if column is None:
@@ -257,7 +237,7 @@ def _relabelled(record: Record, columns: Sequence[Column], rules: Rules) -> Reco
         return record
 
 
-def _objections(record: Record, column: Column, rules: Rules) -> list[str]:
+def _objections(record: Record, column: Column, rules: Standard) -> list[str]:
     result = record.result
     if not all(map(math.isfinite, (result.top1, result.top5, result.optimistic_top1, result.ema_top1 or 0))):
         return ["a result is not a finite number"]

@@ -1,51 +1,127 @@
-"""Everything about one run: where it comes from, how it was made, and why it counts on a board or does not."""
+"""Where a run comes from and why it counts on a board or does not; what differs between runs, recipes and protocols."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pandas as pd
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from cakdbench.grid.suites import suites
-from cakdbench.recipes import load_recipe
+from cakdbench.published.compare import protocols
+from cakdbench.published.protocols import Protocol, flat, setting_text
+from cakdbench.recipes import load_recipe, recipe_names
 from cakdbench.records import Record
 from cakdbench.reports.blocks import BoardResults
-from cakdbench.reports.comparing import RUN_VALUES
 from cakdbench.reports.eligibility import Standard, board_columns
 from cakdbench.reports.pages import suite_board
-from cakdbench.results.frame import NOT_SUBMITTED
-from cakdbench.results.load import Evidence
+from cakdbench.results.frame import StoredRecord, runs_frame
+from cakdbench.results.load import Evidence, find_run
 from cakdbench.utils.diff import changes
 from cakdbench.utils.errors import UsageError
+
+MADE_OF_OTHERS = {"key", "path", "pair", "variant", "excluded"}
+"""Columns of the frame of runs that say nothing of their own."""
+
+
+def run_values(record: Record, evidence: Evidence) -> dict[str, str]:
+    """Return what the frame of runs says of a run, as text."""
+    stored = StoredRecord(record, status=evidence.statuses.get(record.key))
+    values = runs_frame([stored]).iloc[0].drop(MADE_OF_OTHERS)
+    return {name: _text(value) for name, value in values.items()}
+
+
+def _text(value: Any) -> str:
+    if pd.isna(value):
+        return "none"
+    return f"{value:,.2f}" if isinstance(value, float) else str(value)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Something to compare: a recipe, a run or a protocol, as settings under dotted names, in text."""
+
+    name: str
+    settings: dict[str, str]
+    record: Record | None = None
+
+
+def subject(name: str, evidence: Evidence) -> Subject:
+    """Return what a name means: a protocol's id, a recipe's name or path, or a run's key or the start of it.
+
+    Raises:
+        UsageError: it is none of these, or the start of several keys.
+    """
+    if name in protocols():
+        return Subject(name, _protocol_settings(protocols()[name]))
+    if name.endswith(".toml") or name in recipe_names():
+        return Subject(name, _texts(load_recipe(name).numbers()))
+    record = find_run(name, evidence, "run, recipe or protocol", protocols())
+    return Subject(record.key, _texts(record.recipe), record)
+
+
+def _protocol_settings(protocol: Protocol) -> dict[str, str]:
+    stated = {key: _statements(said) for key, said in protocol.stated().items()}
+    return stated | dict.fromkeys(protocol.unstated, "not stated")
+
+
+def _statements(said: dict[str, Any]) -> str:
+    """Return the value, or all values with who says so where they differ."""
+    texts = {by: setting_text(value) for by, value in said.items()}
+    if len(set(texts.values())) == 1:
+        return next(iter(texts.values()))
+    return " / ".join(f"{text} ({by})" for by, text in texts.items())
+
+
+def _texts(numbers: dict[str, Any]) -> dict[str, str]:
+    return {key: setting_text(value) for key, value in flat(numbers).items()}
+
+
+def difference_table(first: Subject, second: Subject, evidence: Evidence) -> Table:
+    """Return what differs, a line each; `-` where only one of them has the setting."""
+    table = Table("", first.name, second.name, title="what differs", title_justify="left")
+    rows = list(_pairs("recipe.", first.settings, second.settings))
+    if first.record and second.record:
+        rows += _run_rows(first.record, second.record, evidence)
+    for name, one, other in rows:
+        if one != other:
+            table.add_row(Text(name), Text(one), Text(other))
+    return table
+
+
+def _run_rows(first: Record, second: Record, evidence: Evidence) -> Iterator[tuple[str, str, str]]:
+    values = [run_values(record, evidence) for record in (first, second)]
+    yield from ((name, text, values[1][name]) for name, text in values[0].items())
+    yield from _pairs("method.", *(_texts(record.identity.method.config) for record in (first, second)))
+    answers = [evidence.answers(record) for record in (first, second)]
+    if all(hits is not None and hits.shape == answers[0].shape for hits in answers):
+        only = [int(np.sum(a & ~b)) for a, b in (answers, answers[::-1])]
+        yield "test images only this run has right", *map(str, only)
+
+
+def _pairs(prefix: str, first: dict[str, str], second: dict[str, str]) -> Iterator[tuple[str, str, str]]:
+    for key in sorted(first.keys() | second.keys()):
+        yield f"{prefix}{key}", first.get(key, "-"), second.get(key, "-")
 
 
 def explain_run(record: Record, evidence: Evidence, data_dir: Path | None = None) -> Iterator[RenderableType]:
     """Yield what to print about a run."""
     yield Text(record.key, style="bold")
     facts = Table.grid(padding=(0, 2))
-    for name, text in _facts(record, evidence):
+    config = record.identity.method.config
+    settings = ", ".join(f"{key} = {value}" for key, value in config.items()) or "none"
+    changed = "; ".join(_recipe_changes(record)) or "none: the recipe as it is installed"
+    values = run_values(record, evidence) | {"method settings": settings, "recipe changes": changed}
+    for name, text in (values | {"lanes": ", ".join(record.conditions.lanes)}).items():
         facts.add_row(Text(name, style="dim"), Text(text))
     yield facts
     yield Text("On the boards", style="bold")
     for sentence in places(record, evidence, data_dir):
         yield Text(f"- {sentence}")
-
-
-def _facts(record: Record, evidence: Evidence) -> Iterator[tuple[str, str]]:
-    yield "status", evidence.statuses.get(record.key, NOT_SUBMITTED)
-    for name, value in RUN_VALUES.items():
-        yield name, value(record)
-    config = record.identity.method.config
-    yield "method settings", ", ".join(f"{key} = {value}" for key, value in config.items()) or "none"
-    yield "recipe changes", "; ".join(_recipe_changes(record)) or "none: the recipe as it is installed"
-    yield "lanes beside it", ", ".join(record.conditions.lanes)
-    if record.teacher:
-        expected = "no entry" if record.teacher.expected is None else f"entry says {record.teacher.expected:.2f}"
-        off = ", off its entry and allowed" if record.teacher.mismatch_allowed else ""
-        yield "teacher at its gate", f"{record.teacher.measured:.2f} ({expected}{off}); {record.teacher.source}"
-    yield "predictions sha256", record.predictions_sha256
-    yield "weights sha256", record.weights_sha256
 
 
 def _recipe_changes(record: Record) -> list[str]:

@@ -56,7 +56,7 @@ def figure_svg(data: PlotData) -> str:
 
 
 def _short_paths(svg: str) -> str:
-    """Paths to a hundredth of a point: half the size, and no eye sees it."""
+    """Return the SVG with its paths rounded to a hundredth of a point: half the size, and no eye sees it."""
     return re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), svg)
 
 
@@ -111,7 +111,7 @@ def _costs(data: Costs, figure: Figure) -> None:
 
 
 def _cost_frame(axes: Axes, data: Costs) -> float:
-    """Set up the axes; returns the least gain in the frame, no further below 0 than the greatest is above."""
+    """Set up the axes; return the least gain in the frame, no further below 0 than the greatest is above."""
     top = max(point.gain for point in data.points)
     floor = max(min(point.gain for point in data.points), -max(top, 1.0))
     room = 0.08 * (top - floor + 0.5)
@@ -148,21 +148,21 @@ def _place_labels(axes: Axes, labels: dict[tuple[float, ...], str], lines: list[
 
 
 def _offsets() -> np.ndarray:
-    """Where a label may stand to its point, in points of length, `(places, 2)`."""
+    """Return where a label may stand to its point, in points of length, `(places, 2)`."""
     angles = np.deg2rad(np.arange(0, 360, 15))
     circle = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     return np.concatenate([radius * circle for radius in (8, 14, 22, 32, 44, 58)]).round(3) + 0.0
 
 
 def _boxes(spot: np.ndarray, offsets: np.ndarray, width: float, height: float) -> np.ndarray:
-    """Left, bottom, right and top of a label at each offset, in pixels, `(places, 4)`."""
+    """Return left, bottom, right and top of a label at each offset, in pixels, `(places, 4)`."""
     x, y = (spot + offsets).T
     left = np.where(offsets[:, 0] >= 0, x, x - width)
     return np.stack([left, y - height / 2, left + width, y + height / 2], axis=1)
 
 
 def _covered(boxes: np.ndarray, taken: np.ndarray, frame: np.ndarray) -> np.ndarray:
-    """Square pixels of each box that lie on others; much if it leaves the frame, `(places,)`."""
+    """Return how many square pixels of each box lie on others; many if it leaves the frame, `(places,)`."""
     low, high = np.maximum(boxes[:, None, :2], taken[:, :2]), np.minimum(boxes[:, None, 2:], taken[:, 2:])
     overlap = (high - low).clip(0).prod(axis=2).sum(axis=1)
     inside = (boxes[:, :2] >= frame[:2]).all(axis=1) & (boxes[:, 2:] <= frame[2:]).all(axis=1)
@@ -192,7 +192,7 @@ def _curves(data: Curves, figure: Figure) -> None:
 
 
 def _looks(data: Curves) -> dict[str, dict[str, Any]]:
-    """How the methods that stand out are drawn: baselines black and broken, the others in colours."""
+    """Return how the methods that stand out are drawn: baselines black and broken, the others in colours."""
     looks = {name: {"color": INK, "ls": line} for name, line in zip(data.baselines, BASELINE_LINES, strict=False)}
     return looks | {name: {"color": colour} for name, colour in zip(data.leaders, COLOURS, strict=False)}
 

@@ -66,8 +66,9 @@ def _table(frame: pd.DataFrame, caption: str) -> Iterator[str]:
 
 def _format(frame: pd.DataFrame) -> str:
     """Return `l` for each column, and a paragraph for those with long texts."""
-    long = [frame.iloc[:, place].map(lambda value: len(str(value)) > LONG).any() for place in range(frame.shape[1])]
-    return "".join(r"p{0.4\textwidth}" if each else "l" for each in long)
+    columns = (frame.iloc[:, place] for place in range(frame.shape[1]))
+    is_long = [any(len(str(value)) > LONG for value in column) for column in columns]
+    return "".join(r"p{0.4\textwidth}" if long else "l" for long in is_long)
 
 
 def _cell(value: object) -> str:

@@ -1,10 +1,10 @@
 """The page `leaderboards/conflicts.md`: where printed numbers disagree, and how the boards read them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
 from typing import get_args
 
-from tabulate import tabulate
+import pandas as pd
 
 from cakdbench.published.compare import (
     Source,
@@ -19,41 +19,49 @@ from cakdbench.published.compare import (
 )
 from cakdbench.published.conflicts import Cell, Conflict
 from cakdbench.published.protocols import By, Protocol, setting_text
+from cakdbench.reports.board import Board, Section, table
+from cakdbench.reports.text import MISSING
 
-HEAD = """\
-# Where the printed numbers disagree
-
-*Made from `leaderboards/published/`; changes by hand are overwritten.*
-
+HEAD = (
+    "*Made from `leaderboards/published/`; changes by hand are overwritten.*",
+    """\
 Numbers that papers of the field print, read from five texts, against each other, against the sentences around them, and
 against the settings that were released. Accuracies are top-1 in percent, differences in points. Boards show every value
-with the letter of its source; where one has to be taken, the last column says which."""
+with the letter of its source; where one has to be taken, the last column says which.""",
+)
 SWAPPED = """\
 TAS Table 7 and FBT appendix Table 1 are one table, and its two dataset headers are swapped (5.1). Below they are put
 right: what the papers print, over what the table prints it; what OFA's released files have; what OFA's author posted of
 his own runs. A dot marks a setting on which they differ."""
-NOTHING = "–"
 
 
-def conflicts_markdown() -> str:
-    """The page; equal ledgers give equal bytes."""
-    parts = [HEAD, "## Sources", _source_table(), "## How much was compared", *_compared()]
-    parts += ["## 1. One cell, two sources", _cell_table("sources")]
-    parts += ["## 2. One cell, two places of one source", _cell_table("places")]
-    parts += ["## 3. Sentences against tables", _claim_table()]
-    parts += ["## 4. Averages that do not recompute", *_averages()]
-    parts += ["## 5. Settings", SWAPPED, *_settings(), "### What remains", _cell_table("settings")]
-    parts += ["## 6. Damaged places", "Places that the text that was read does not give whole.", _cell_table("damaged")]
-    parts += ["## 7. Odd, but no contradiction", _cell_table("odd")]
-    return "\n\n".join(parts) + "\n"
+def conflicts_board() -> Board:
+    """Return the page; equal ledgers give equal pages."""
+    return Board("conflicts", "Where the printed numbers disagree", tuple(_sections()))
 
 
-def _source_table() -> str:
+def _sections() -> Iterator[Section]:
+    yield Section(label="About", notes=HEAD)
+    yield Section("Sources", frame=_source_table())
+    yield Section("How much was compared", notes=(_count(),), frame=_overlap_table())
+    yield Section("1. One cell, two sources", frame=_cell_table("sources"))
+    yield Section("2. One cell, two places of one source", frame=_cell_table("places"))
+    yield Section("3. Sentences against tables", frame=_claim_table())
+    yield Section("4. Averages that do not recompute", notes=(_average_count(),), frame=_average_table())
+    yield Section("5. Settings", notes=(SWAPPED,))
+    yield from map(_protocol, (protocol for protocol in protocols().values() if protocol.printed_under))
+    yield Section("What remains", 3, frame=_cell_table("settings"))
+    damaged = "Places that the text that was read does not give whole."
+    yield Section("6. Damaged places", notes=(damaged,), frame=_cell_table("damaged"))
+    yield Section("7. Odd, but no contradiction", frame=_cell_table("odd"))
+
+
+def _source_table() -> pd.DataFrame:
     rows = [
-        [source.mark, f"`{key}`", _citation(source), source.url, _repetitions(source)]
+        [source.mark, f"`{key}`", _one_line(_citation(source)), source.url, _repetitions(source)]
         for key, source in sources().items()
     ]
-    return _table(["", "key", "source", "where", "trainings behind a number"], rows)
+    return table(["", "key", "source", "where", "trainings behind a number"], rows)
 
 
 def _citation(source: Source) -> str:
@@ -67,72 +75,71 @@ def _repetitions(source: Source) -> str:
     return f"{source.repetitions}{which}"
 
 
-def _compared() -> Iterator[str]:
-    yield (
+def _count() -> str:
+    return (
         f"{len(accuracies())} printed accuracies. Two sources disagree on a cell (dataset, teacher, student, method, "
         "metric) if no number of the one is a number of the other:"
     )
-    rows = [
-        [f"`{one}`, `{other}`", *map(str, counts)]
-        for one, other in combinations(sources(), 2)
-        if (counts := shared(one, other))[0]
-    ]
-    yield _table(["sources", "cells of both", "disagree"], rows)
 
 
-def _cell_table(kind: str) -> str:
-    found = [each for each in conflicts() if each.kind == kind]
+def _overlap_table() -> pd.DataFrame:
+    rows = []
+    for one, other in combinations(sources(), 2):
+        both, differing = shared(one, other)
+        if both:
+            rows.append([f"`{one}`, `{other}`", str(both), str(differing)])
+    return table(["sources", "cells of both", "disagree"], rows)
+
+
+def _cell_table(kind: str) -> pd.DataFrame:
+    """Return the conflicts of a kind; columns in which none has anything are left out."""
     heads = ["", "what", "dataset", "printed", "remark", "the boards use"]
-    rows = [[each.id, each.subject, _datasets(each), _values(each), each.remark, each.reading] for each in found]
-    return _table(*_without_empty(heads, rows))
+    rows = [[c.id, c.subject, _datasets(c), _values(c), c.remark, c.reading] for c in conflicts() if c.kind == kind]
+    frame = _text_table(heads, rows)
+    return frame.loc[:, (frame != "").any()].replace("", MISSING)
 
 
-def _claim_table() -> str:
-    rows = [
-        [each.id, each.subject, each.claim, each.remark, each.reading] for each in conflicts() if each.kind == "claim"
-    ]
-    return _table(["", "what", "the text says", "the tables", "verdict"], rows)
+def _claim_table() -> pd.DataFrame:
+    rows = [[c.id, c.subject, c.claim, c.remark, c.reading] for c in conflicts() if c.kind == "claim"]
+    return _text_table(["", "what", "the text says", "the tables", "verdict"], rows)
 
 
-def _averages() -> Iterator[str]:
+def _average_count() -> str:
     whole = [average for average in averages() if not average.repeats]
-    wrong = [average for average in whole if not recomputes(average)]
-    yield (
-        f"Of {len(whole)} printed averages {len(whole) - len(wrong)} are within 0.01 of the mean of (method - scratch) "
+    right = sum(map(recomputes, whole))
+    return (
+        f"Of {len(whole)} printed averages {right} are within 0.01 of the mean of (method - scratch) "
         f"over the pairs of their table. {len(averages()) - len(whole)} more are repeated by the summary beside a part "
         "of the pairs. These are not:"
     )
-    found = {(cell.source, cell.table, cell.method): each for each, cell in _average_cells()}
+
+
+def _average_table() -> pd.DataFrame:
+    about = {(cell.source, cell.table, cell.method): conflict for conflict, cell in _average_cells()}
     rows = []
-    for average in wrong:
-        each = found[average.source, average.table, average.method]
-        place = f"{sources()[average.source].mark} {average.table}, {average.printed_as}"
-        rows.append([each.id, place, average.pairs, average.value, f"{recomputed(average):.4f}", each.remark])
-    yield _table(["", "what", "pairs", "printed", "recomputed", "remark"], sorted(rows))
+    for average in averages():
+        if not average.repeats and not recomputes(average):
+            conflict = about[average.source, average.table, average.method]
+            place = f"{sources()[average.source].mark} {average.table}, {average.printed_as}"
+            numbers = average.pairs, average.value, f"{recomputed(average):.4f}"
+            rows.append([conflict.id, place, *numbers, conflict.remark])
+    return _text_table(["", "what", "pairs", "printed", "recomputed", "remark"], sorted(rows))
 
 
 def _average_cells() -> Iterator[tuple[Conflict, Cell]]:
-    for each in conflicts():
-        if each.kind == "average":
-            yield from ((each, cell) for cell in each.cells)
+    for conflict in conflicts():
+        if conflict.kind == "average":
+            yield from ((conflict, cell) for cell in conflict.cells)
 
 
-def _settings() -> Iterator[str]:
-    for protocol in protocols().values():
-        if protocol.printed_under:
-            yield f"### {protocol.dataset}, {'/'.join(protocol.kinds)} students"
-            yield f'Printed under "{protocol.printed_under}". {_one_line(protocol.notes)}'
-            yield _setting_table(protocol)
-
-
-def _setting_table(protocol: Protocol) -> str:
-    conflicting = protocol.conflicting()
-    heads = ["setting", *get_args(By), ""]
-    rows = [
-        [key, *(setting_text(said[by]) if by in said else "" for by in get_args(By)), "•" if key in conflicting else ""]
-        for key, said in sorted(protocol.stated().items())
-    ]
-    return _table(heads, rows)
+def _protocol(protocol: Protocol) -> Section:
+    title = f"{protocol.dataset}, {'/'.join(protocol.kinds)} students"
+    note = f'Printed under "{protocol.printed_under}". {_one_line(protocol.notes)}'
+    rows = []
+    for key, said in sorted(protocol.stated().items()):
+        texts = [setting_text(said[by]) if by in said else "" for by in get_args(By)]
+        rows.append([key, *texts, "•" if key in protocol.conflicting() else ""])
+    return Section(title, 3, notes=(note,), frame=table(["setting", *get_args(By), ""], rows))
 
 
 def _datasets(conflict: Conflict) -> str:
@@ -159,14 +166,8 @@ def _place(cell: Cell) -> str:
     return ", ".join(filter(None, [f"{sources()[cell.source].mark} {cell.table}", cell.mode, cell.panel]))
 
 
-def _without_empty(heads: list[str], rows: list[list[str]]) -> tuple[list[str], list[list[str]]]:
-    kept = [number for number in range(len(heads)) if any(row[number] for row in rows)]
-    return [heads[number] for number in kept], [[row[number] or NOTHING for number in kept] for row in rows]
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    cells = [[_one_line(cell).replace("|", "\\|").replace("<", "&lt;") for cell in row] for row in rows]
-    return tabulate(cells, heads, tablefmt="pipe", disable_numparse=True)
+def _text_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> pd.DataFrame:
+    return table(heads, ([_one_line(cell) for cell in row] for row in rows))
 
 
 def _one_line(text: str) -> str:

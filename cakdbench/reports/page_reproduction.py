@@ -1,18 +1,21 @@
 """The reproduction ledger: every printed accuracy beside ours, and whether the two agree, by a stated rule."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from statistics import fmean, stdev
 
 from scipy.stats import t as student_t
 
 from cakdbench.published.compare import Printed, sources
-from cakdbench.reports.blocks import SCRATCH, Block, BlockColumn, BoardResults, Score
+from cakdbench.records import Record
+from cakdbench.reports.blocks import SCRATCH, Block, BoardResults, Score
+from cakdbench.reports.board import Board, Section, table
 from cakdbench.reports.eligibility import Column
-from cakdbench.reports.markup import Table, plain, table_text
 from cakdbench.reports.printed import contradicted, protocol_for, protocol_lines
-from cakdbench.reports.text import MISSING, points
+from cakdbench.reports.text import points
 from cakdbench.results.ranking import SEEDS
 
 RULE = f"""\
@@ -30,6 +33,18 @@ Both numbers are of the same test images, so that these add nothing to the toler
 set, where a source may have done so, is no reason for a verdict; it makes printed numbers higher."""
 
 
+ABOUT = (
+    "*Made from the records and `published/` by `cakdbench leaderboard`; changes by hand are overwritten.*",
+    "Every accuracy of a student that one of the sources prints for a pair of our suites, beside ours "
+    "(mean ± sd over seeds, last epoch). Gains are over the scratch student of the same table, and over our own.",
+    RULE,
+)
+HEADS = (
+    *("pair", "method", "printed", "source", "ours", "difference", "tolerance", "gain printed", "gain ours"),
+    "verdict",
+)
+
+
 class Verdict(StrEnum):
     REPRODUCED = "reproduced"
     NOT_REPRODUCED = "not reproduced"
@@ -42,23 +57,45 @@ class Comparison:
     """A printed accuracy and ours; all numbers in percent or points.
 
     Attributes:
-        gains: ours and the printed one over the scratch student of the same table, None where there is none.
-        tolerance: the largest difference that counts as reproduced; None without the seeds for it.
+        ours: an accuracy a seed, of the metric that is printed.
+        gain, printed_gain: over the scratch student, ours and that of the same table; None where there is none.
         contradicted: settings of ours that no statement of the source has.
     """
 
     method: str
     column: Column
     printed: Printed
-    score: Score
-    gains: tuple[float | None, float | None]
-    tolerance: float | None
+    ours: tuple[float, ...]
+    gain: float | None
+    printed_gain: float | None
     contradicted: tuple[str, ...]
 
     @property
+    def mean(self) -> float | None:
+        return fmean(self.ours) if self.ours else None
+
+    @property
+    def sd(self) -> float | None:
+        return stdev(self.ours) if len(self.ours) > 1 else None
+
+    @property
     def difference(self) -> float | None:
-        """Ours minus the printed one."""
-        return None if self.score.mean is None else self.score.mean - self.printed.number
+        """Return ours minus the printed one."""
+        return None if self.mean is None else self.mean - self.printed.number
+
+    @property
+    def tolerance(self) -> float | None:
+        """Return the largest difference that counts as reproduced; None with fewer seeds than the rules ask for.
+
+        That is half the width of the 95 % interval for the difference of two means of trainings, plus the rounding.
+        """
+        seeds = len(self.ours)
+        if seeds < len(SEEDS):
+            return None
+        source = sources()[self.printed.source]
+        repeated = source.repetitions if not source.repeated or self.printed.method in source.repeated else None
+        spread = self.sd * math.sqrt(1 / seeds + 1 / (repeated or 1))
+        return float(student_t.ppf(0.975, seeds - 1)) * spread + 0.5 * 10**-self.printed.decimals
 
     @property
     def verdict(self) -> Verdict:
@@ -69,95 +106,68 @@ class Comparison:
         return Verdict.REPRODUCED if abs(self.difference) <= self.tolerance else Verdict.NOT_REPRODUCED
 
 
-def comparisons(block: Block) -> Iterator[Comparison]:
-    """Every printed accuracy of a block's students, with ours."""
+def comparisons(block: Block, metric: str = "top1") -> Iterator[Comparison]:
+    """Yield every printed accuracy of a block's students, with ours; `metric` is top1 or top5."""
     for place, column in enumerate(block.columns):
+        printed = column.printed if metric == "top1" else column.printed_top5
         for row in block.rows:
-            for printed in row.scores[place].printed:
-                yield _comparison(row.label, column, row.scores[place], printed)
+            for value in printed.get(row.label, ()):
+                yield _comparison(row.label, column.column, row.scores[place], value, printed.get(SCRATCH, ()))
 
 
-def _comparison(method: str, column: BlockColumn, score: Score, printed: Printed) -> Comparison:
-    base = [p for p in column.printed.get(SCRATCH, ()) if (p.source, p.table) == (printed.source, printed.table)]
-    gain = printed.number - base[0].number if base and method != SCRATCH else None
+def _comparison(method: str, column: Column, score: Score, printed: Printed, scratch: Iterable[Printed]) -> Comparison:
+    base = [p.number for p in scratch if (p.source, p.table) == (printed.source, printed.table)]
+    ours = _by_seed(score.records, printed.metric)
+    gains = [ours[seed] - top for seed, top in _by_seed(score.scratch, printed.metric).items() if seed in ours]
     return Comparison(
         method=method,
-        column=column.column,
+        column=column,
         printed=printed,
-        score=score,
-        gains=(score.gain, gain),
-        tolerance=tolerance(score, printed),
-        contradicted=contradicted(column.column, protocol_for(column.column, printed)),
+        ours=tuple(ours.values()),
+        gain=fmean(gains) if gains else None,
+        printed_gain=printed.number - base[0] if base and method != SCRATCH else None,
+        contradicted=contradicted(column, protocol_for(column, printed)),
     )
 
 
-def tolerance(score: Score, printed: Printed) -> float | None:
-    """Half the width of the 95 % interval for the difference of two means of trainings, plus the printed rounding.
-
-    None with fewer seeds than the rules ask for.
-    """
-    seeds = len(score.records)
-    if seeds < len(SEEDS):
-        return None
-    source = sources()[printed.source]
-    repeated = source.repetitions if not source.repeated or printed.method in source.repeated else None
-    spread = score.sd * math.sqrt(1 / seeds + 1 / (repeated or 1))
-    return float(student_t.ppf(0.975, seeds - 1)) * spread + 0.5 * 10**-printed.decimals
+def _by_seed(records: Iterable[Record], metric: str) -> dict[int, float]:
+    return {record.identity.seed: getattr(record.result, metric) for record in records}
 
 
-def reproduction_markdown(boards: Iterable[BoardResults]) -> str:
-    """The page `leaderboards/reproduction.md`."""
-    parts = [
-        "# Reproduction ledger",
-        "*Made from the records and `published/` by `cakdbench leaderboard`; changes by hand are overwritten.*",
-        "Every accuracy of a student that one of the sources prints for a pair of our suites, beside ours "
-        "(mean ± sd over seeds, last epoch). Gains are over the scratch student of the same table, and over our own.",
-        RULE,
-    ]
+def reproduction_board(boards: Iterable[BoardResults]) -> Board:
+    """Return the page."""
+    sections = [Section(label="About", notes=ABOUT)]
     for board in boards:
         for block in board.blocks:
-            found = list(comparisons(block))
-            if found:
-                parts += _section(board, block, found)
-    return "\n\n".join(parts) + "\n"
+            sections += _sections(board, block)
+    return Board("reproduction", "Reproduction ledger", tuple(sections))
 
 
-def _section(board: BoardResults, block: Block, found: list[Comparison]) -> Iterator[str]:
-    heading = board.heading(block)
-    yield f"## {plain(board.title)}" + (f": {plain(heading)}" if heading else "")
-    counts = [(verdict, sum(each.verdict is verdict for each in found)) for verdict in Verdict]
-    yield "; ".join(f"{count} {verdict}" for verdict, count in counts if count) + "."
-    yield from protocol_lines(block)
-    heads = [
-        "pair",
-        "method",
-        "printed",
-        "source",
-        "ours",
-        "difference",
-        "tolerance",
-        "gain printed",
-        "gain ours",
-        "verdict",
-    ]
-    yield table_text(Table(heads, [_line(each) for each in found]))
+def _sections(board: BoardResults, block: Block) -> Iterator[Section]:
+    title = ": ".join(filter(None, (board.title, board.heading(block))))
+    for metric, heading in (("top1", title), ("top5", f"{title}: top-5 accuracy")):
+        compared = list(comparisons(block, metric))
+        if compared:
+            counts = Counter(comparison.verdict for comparison in compared)
+            summary = "; ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict if counts[verdict]) + "."
+            protocols = protocol_lines(block) if metric == "top1" else ()
+            yield Section(heading, notes=(summary, *protocols), frame=table(HEADS, map(_line, compared)))
 
 
-def _line(each: Comparison) -> list[str]:
-    score, printed = each.score, each.printed
-    ours = MISSING if score.mean is None else points(score.mean) + (f" ± {points(score.sd)}" if score.sd else "")
-    verdict = str(each.verdict)
-    if each.verdict is Verdict.NOT_COMPARABLE:
-        verdict += f": {'; '.join(each.contradicted) or f'{len(score.records)} seeds'}"
+def _line(comparison: Comparison) -> list[str]:
+    printed, mean, sd = comparison.printed, comparison.mean, comparison.sd
+    verdict = str(comparison.verdict)
+    if comparison.verdict is Verdict.NOT_COMPARABLE:
+        verdict += f": {'; '.join(comparison.contradicted) or f'{len(comparison.ours)} seeds'}"
     return [
-        f"{each.column.teacher} → {each.column.student}",
-        each.method,
+        f"{comparison.column.teacher} → {comparison.column.student}",
+        comparison.method,
         printed.value,
         f"{printed.source}, {printed.table}",
-        ours,
-        points(each.difference, signed=True),
-        points(each.tolerance),
-        points(each.gains[1], signed=True),
-        points(each.gains[0], signed=True),
+        points(mean) + (f" ± {points(sd)}" if sd else ""),
+        points(comparison.difference, signed=True),
+        points(comparison.tolerance),
+        points(comparison.printed_gain, signed=True),
+        points(comparison.gain, signed=True),
         verdict,
     ]

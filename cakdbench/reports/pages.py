@@ -8,13 +8,13 @@ from cakdbench.records import Record
 from cakdbench.reports.blocks import BoardResults, board_results
 from cakdbench.reports.board import PLOTS, Board, Plot
 from cakdbench.reports.csv import board_csv
-from cakdbench.reports.eligibility import Column, Rules, board_columns
+from cakdbench.reports.eligibility import Column, Standard, board_columns
 from cakdbench.reports.html import board_html
 from cakdbench.reports.latex import board_latex
 from cakdbench.reports.markdown import board_markdown
-from cakdbench.reports.page_conflicts import conflicts_markdown
-from cakdbench.reports.page_costs import costs_markdown
-from cakdbench.reports.page_reproduction import reproduction_markdown
+from cakdbench.reports.page_conflicts import conflicts_board
+from cakdbench.reports.page_costs import costs_board
+from cakdbench.reports.page_reproduction import reproduction_board
 from cakdbench.reports.sections import board_of
 from cakdbench.results.load import Evidence
 
@@ -48,14 +48,15 @@ def board_pages(results: BoardResults, formats: Iterable[str] = ("md",)) -> Iter
             yield from (Page(f"{PLOTS}/{plot.name}", plot) for plot in board.plots.values())
 
 
-def general_pages(boards: Iterable[BoardResults], records: Iterable[Record]) -> Iterator[Page]:
-    """Yield the pages that belong to no single board."""
-    yield Page("reproduction.md", reproduction_markdown(boards))
-    yield Page("conflicts.md", conflicts_markdown())
-    yield Page("costs.md", costs_markdown(records))
+def general_pages(
+    boards: Iterable[BoardResults], records: Iterable[Record], formats: Iterable[str] = ("md",)
+) -> Iterator[Page]:
+    """Yield the pages that belong to no single board, in each format."""
+    for board in (reproduction_board(boards), conflicts_board(), costs_board(records)):
+        yield from (Page(f"{board.name}.{ending}", FORMATS[ending](board)) for ending in formats)
 
 
-def suite_board(name: str, suites: Iterable[Suite], evidence: Evidence, rules: Rules) -> BoardResults:
+def suite_board(name: str, suites: Iterable[Suite], evidence: Evidence, rules: Standard) -> BoardResults:
     """Return the results of the board of that name, titled by its file or as the largest of its suites."""
     members = [suite for suite in suites if suite.board == name]
     largest = max(members, key=lambda suite: len(suite.specs))

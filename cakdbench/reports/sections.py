@@ -104,7 +104,7 @@ def _parts(block: Block, results: BoardResults) -> Iterator[tuple[str, dict]]:
     yield "Optimistic numbers (best epoch on the test set)", {"frame": _side_table(block, "optimistic")}
     if any(record.result.ema_top1 is not None for record in block.records):
         yield "Averaged weights (EMA, last epoch)", {"frame": _side_table(block, "ema")}
-    software = f"Precision: {block.precision}. Versions: {plain('; '.join(versions(block.records)))}."
+    software = f"Precision: {block.precision}. Versions: {plain('; '.join(versions(block)))}."
     yield "Conditions", {"frame": conditions_table(block), "footer": (software,)}
     runs = {"frame": runs_table(block, results.statuses), "folded": True}
     yield "Devices, speed and parameters of the runs", runs

@@ -46,7 +46,7 @@ def write_boards(
     for board in boards:
         if any(block.records for block in board.blocks):
             console.print(BoardView(board_of(board)))
-    for page in _pages(boards, evidence, formats, general=specs is None and "md" in formats):
+    for page in _pages(boards, evidence, formats, general=specs is None):
         path = folder / page.path
         if not isinstance(page.source, Plot) or _is_stale(page, path):
             write_atomic(path, page.text.encode())
@@ -64,7 +64,7 @@ def _pages(boards: list[BoardResults], evidence: Evidence, formats: Iterable[str
     for board in boards:
         yield from board_pages(board, formats)
     if general:
-        yield from general_pages(boards, evidence.records)
+        yield from general_pages(boards, evidence.records, formats)
 
 
 def _print_free(evidence: Evidence, specs: Iterable[PairSpec] | None, console: Console, data_dir: Path | None) -> None:
@@ -85,8 +85,8 @@ def check_boards(
 ) -> bool:
     """Print what is stale in a folder of boards, as a diff; return True if nothing is.
 
-    Arguments as for `write_boards`.
-    A picture is judged by the numbers it was drawn from, as its bytes depend on the version of matplotlib.
+    Arguments as for `write_boards`. A picture is judged by the numbers it was drawn from, as its bytes depend on the
+    version of matplotlib.
     """
     _tell_damage(evidence, console)
     boards = _boards(evidence, specs, data_dir)

@@ -41,7 +41,7 @@ class Examiner:
         self._rows.append(row.numpy())
 
     def result(self) -> Evaluation:
-        """The answers of all processes together."""
+        """Return the answers of all processes together."""
         table = np.concatenate(gather_object(self._rows))
         table = table[np.argsort(table[:, 0])]
         top1, top5 = (100 * float(table[:, column].mean()) for column in (2, 3))

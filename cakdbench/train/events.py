@@ -39,7 +39,7 @@ class GroupView:
 
     @property
     def seconds_left(self) -> float | None:
-        """At the pace so far; None before the first step."""
+        """Seconds to the end at the pace so far; None before the first step."""
         done = self.step - self.first_step
         left = self.epochs * self.steps_per_epoch - self.step
         return (time.monotonic() - self.started) / done * left if done else None
@@ -49,19 +49,19 @@ class Events(Protocol):
     """Listens to a grid. `tick` comes at every step and has to be cheap."""
 
     def grid(self, done: int, failed: int, total: int) -> None:
-        """How many runs of the grid are finished."""
+        """Hear how many runs of the grid are finished."""
 
     def group(self, view: GroupView) -> None:
-        """A group starts."""
+        """Hear that a group starts."""
 
     def tick(self, view: GroupView) -> None:
-        """A step has been made, or a lane has changed its state."""
+        """Hear that a step has been made, or a lane has changed its state."""
 
     def epoch(self, view: GroupView, label: str, line: Epoch) -> None:
-        """A lane has finished an epoch."""
+        """Hear that a lane has finished an epoch."""
 
     def say(self, text: str) -> None:
-        """A sentence for the user."""
+        """Hear a sentence for the user."""
 
 
 class NoEvents:

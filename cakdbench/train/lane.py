@@ -26,7 +26,7 @@ class LaneFailure(Exception):
 
 @dataclass
 class RunningMean:
-    """What a lane has seen of the epoch in progress; sums over steps and samples."""
+    """Sums over the steps and samples of the epoch in progress."""
 
     losses: dict[str, float] = field(default_factory=dict)
     steps: int = 0
@@ -145,15 +145,15 @@ class Lane:
             self.running.samples += samples
 
     def _read(self, pending: list[PendingMetrics]) -> Iterator[tuple[int, dict[str, float], int, int]]:
-        """The pending steps as numbers, losses averaged and counts summed over the processes."""
+        """Yield the pending steps as numbers, losses averaged and counts summed over the processes."""
         if not pending:
             return
-        flat = torch.stack([t.double() for each in pending for t in (*each.losses.values(), each.correct)])
+        flat = torch.stack([t.double() for metrics in pending for t in (*metrics.losses.values(), metrics.correct)])
         processes = self.accelerator.num_processes
         values = iter(self.accelerator.reduce(flat, "mean").tolist())
-        for each in pending:
-            losses = {name: next(values) for name in each.losses}
-            yield each.step, losses, round(next(values) * processes), each.samples * processes
+        for metrics in pending:
+            losses = {name: next(values) for name in metrics.losses}
+            yield metrics.step, losses, round(next(values) * processes), metrics.samples * processes
 
     def end_epoch(self, top1: float | None, ema_top1: float | None) -> Epoch:
         """Close the epoch's running as a line of the history; accuracies in percent."""
@@ -171,7 +171,7 @@ class Lane:
 
     @property
     def mean_loss(self) -> float | None:
-        """Of the epoch so far, all terms together."""
+        """Mean over the epoch so far, all terms together; None before its first step."""
         return sum(self.running.losses.values()) / self.running.steps if self.running.steps else None
 
     @property
@@ -180,7 +180,7 @@ class Lane:
         return self.images / self.training.seconds if self.training.seconds else None
 
     def state(self) -> dict[str, Any]:
-        """All that a later process needs to go on, tensors and plain values only."""
+        """Return all that a later process needs to go on, tensors and plain values only."""
         return {
             "step": self.step,
             "method": self.method.state_dict(),

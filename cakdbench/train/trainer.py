@@ -200,7 +200,7 @@ class Trainer:
             raise Interrupted("interrupted: all lanes are saved, the same command goes on from here")
 
     def _evaluate(self) -> None:
-        """All lanes, and their averaged weights, in one pass over the test images."""
+        """Evaluate all lanes, and their averaged weights, in one pass over the test images."""
         examiners = {lane.label: LaneExaminer(lane) for lane in self.lanes}
         for images, labels, index in self.evaluation:
             batch = images.to(self.accelerator.device, non_blocking=True), labels, index

@@ -8,12 +8,13 @@ import torch
 from torch import nn
 
 from cakdbench.costs.bench import CountingBench
-from cakdbench.costs.method_costs import MethodCost, method_cost, method_costs
-from cakdbench.costs.papers import PAIRS, l2g_cost, reused_tail
+from cakdbench.costs.method_costs import CountError, MethodCost, method_cost, method_costs
+from cakdbench.costs.papers import PAIRS, paper_modules
 from cakdbench.grid.plan import Refusal
 from cakdbench.grid.suites import resolve_pairs
 from cakdbench.method import Method, Step
 from cakdbench.registry import resolve_config, split_variant
+from cakdbench.utils.errors import UsageError
 from cakdbench.utils.rng import seeded
 
 DEMO = "resnet_m>vit_xs@fashion_demo"
@@ -69,7 +70,8 @@ def test_fbts_path_holds_the_module_the_reused_tail_and_the_losses(split):
     """6 heads. Beside L2G and tail: class token, temperature, a linear map 512 -> 192 used twice, three InfoNCE."""
     place = bench(PAIRS[0], split=split)
     found = method_cost(place, *split_variant("fbt:heads_6"))
-    l2g, tail = l2g_cost(place), reused_tail(place, split)
+    modules = paper_modules(place, "fbt")
+    (l2g,), tail = modules["paper"], modules["tail"][0].macs
     assert found.extra_parameters == l2g.parameters + 192 + 1 + 512 * 192 + 192
     assert found.added_macs == l2g.macs + 2 * 512 * 192
     assert found.path_macs == found.added_macs + tail + 3 * 192
@@ -218,17 +220,29 @@ def test_a_method_that_looks_at_content_is_counted_in_a_real_step():
 
 
 class Failing(Method):
-    """Fails wherever it runs."""
+    """Fails wherever it runs, over several lines."""
 
     id = "failing"
 
     def distill_step(self, batch):
-        raise ValueError("not on this day")
+        raise self.error("not on\nthis day")
 
 
-def test_a_method_that_fails_is_a_row_that_says_so():
-    found = method_cost(bench(), Failing)
-    assert isinstance(found, Refusal) and "cannot be counted" in found.reason and "not on this day" in found.reason
+@pytest.mark.parametrize("error", [ValueError, AttributeError, UsageError])
+@pytest.mark.parametrize("hook", ["build", "distill_step"])
+def test_a_method_that_fails_is_an_error_of_one_line_and_no_row(error, hook, monkeypatch):
+    monkeypatch.setattr(Failing, "error", error, raising=False)
+    monkeypatch.setattr(Failing, hook, Failing.distill_step if hook == "distill_step" else build_fails)
+    with pytest.raises(CountError) as caught:
+        method_cost(bench(), Failing)
+    assert (
+        str(caught.value) == f"failing on {DEMO} fails while its costs are counted: {error.__name__}: not on this day"
+    )
+    assert isinstance(caught.value.__cause__, error)
+
+
+def build_fails(self):
+    raise self.error("not on\nthis day")
 
 
 class Own(Method):

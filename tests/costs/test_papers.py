@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from cakdbench.costs.bench import CountingBench
 from cakdbench.costs.counting import zeros
 from cakdbench.costs.legacy import ModuleCost, module_cost
-from cakdbench.costs.papers import CLASSES, PAIRS, PrintedCell, l2g_cost, ofa_branches, paper_costs, printed_costs
+from cakdbench.costs.papers import CLASSES, PAIRS, PrintedCell, paper_costs, paper_modules, printed_costs
 from cakdbench.grid.suites import resolve_pairs
 from cakdbench.methods.fbt import L2G
 from cakdbench.models.staged import Layout
@@ -55,12 +55,12 @@ def papers():
 
 @pytest.mark.parametrize("pair", PAIRS)
 def test_fbts_module_has_the_integers_of_the_reconstruction(pair):
-    assert l2g_cost(bench(pair)) == L2G_COSTS[pair]
+    assert paper_modules(bench(pair), "fbt")["paper"] == [L2G_COSTS[pair]]
 
 
 @pytest.mark.parametrize("pair, depth, classes", OFA_TOTALS)
 def test_ofas_branches_together(pair, depth, classes):
-    branches = ofa_branches(bench(pair, classes), depth)
+    branches = paper_modules(bench(pair, classes), "ofa")[depth]
     fields = (("parameters", 6), ("macs", 9), ("legacy_parameters", 6), ("legacy_macs", 9))
     found = tuple(round(sum(getattr(b, name) for b in branches) / 10**unit, 4) for name, unit in fields)
     assert found == OFA_TOTALS[pair, depth, classes]
@@ -68,7 +68,8 @@ def test_ofas_branches_together(pair, depth, classes):
 
 @pytest.mark.parametrize("pair, depth", OFA_STAGES)
 def test_ofas_branches_stage_by_stage(pair, depth):
-    found = [(round(b.parameters / 1e6, 4), round(b.macs / 1e6, 3)) for b in ofa_branches(bench(pair), depth)]
+    branches = paper_modules(bench(pair), "ofa")[depth]
+    found = [(round(b.parameters / 1e6, 4), round(b.macs / 1e6, 3)) for b in branches]
     assert found == OFA_STAGES[pair, depth]
 
 
@@ -76,11 +77,11 @@ def test_seventeen_of_eighteen_cells_agree_and_the_other_is_known(papers):
     cells = [cell for costs in papers for cell in costs.cells]
     (wrong,) = [cell for cell in cells if not cell.agrees]
     assert len(cells) == 18
-    assert (wrong.pair, wrong.part, wrong.quantity) == (PAIRS[0], "FBT", "MACs")
+    assert (wrong.pair, wrong.part, wrong.quantity) == (PAIRS[0], "fbt", "MACs")
     assert (wrong.printed, wrong.computed, wrong.rounded) == ("0.07", 75_826_864, "0.08")
     assert [(cell.printed) for cell in cells[:6]] == ["11.69", "1.82", "4.92", "0.1", "0.39", "0.07"]
     assert set(printed_costs()) == set(PAIRS)
-    assert printed_costs()[PAIRS[0]] == {"student": ("11.69", "1.82"), "OFA": ("4.92", "0.1"), "FBT": ("0.39", "0.07")}
+    assert printed_costs()[PAIRS[0]] == {"student": ("11.69", "1.82"), "ofa": ("4.92", "0.1"), "fbt": ("0.39", "0.07")}
 
 
 @pytest.mark.parametrize(
@@ -89,14 +90,19 @@ def test_seventeen_of_eighteen_cells_agree_and_the_other_is_known(papers):
      ("0.10", 105_000_000, False), ("0.10", 104_999_999, True)],
 )  # fmt: skip
 def test_agreement_is_at_the_printed_digits_and_halves_round_up(printed, computed, agrees):
-    assert PrintedCell(PAIRS[0], "FBT", "MACs", printed, computed).agrees is agrees
+    assert PrintedCell(PAIRS[0], "fbt", "MACs", printed, computed).agrees is agrees
 
 
 def test_the_reused_tail_and_the_whole_path(papers):
     for split in ("ofa", "even"):
         assert tuple(round(costs.tails[split] / 1e9, 4) for costs in papers) == TAILS[split]
-        assert tuple(round(costs.fbt_path(split) / 1e9, 3) for costs in papers) == PATHS[split]
-        assert all(costs.fbt_path(split) > costs.ofa_released.macs for costs in papers)
+        paths = [costs.parts["fbt"].macs + costs.tails[split] for costs in papers]
+        assert tuple(round(path / 1e9, 3) for path in paths) == PATHS[split]
+        assert all(path > costs.released["ofa"].macs for path, costs in zip(paths, papers, strict=True))
+
+
+def test_only_methods_of_the_table_say_what_papers_count():
+    assert paper_modules(bench(PAIRS[0]), "kd") == {}
 
 
 @settings(max_examples=8, deadline=None)

@@ -5,7 +5,10 @@ from decimal import Decimal
 from itertools import combinations
 
 import pytest
+import timm
+import torch
 
+from cakdbench.costs.counting import Meter, zeros
 from cakdbench.grid.suites import suites
 from cakdbench.models.zoo import MODELS, model_kind
 from cakdbench.published import compare as published
@@ -28,7 +31,8 @@ from cakdbench.published.compare import (
 from cakdbench.published.ledger import PUBLISHED_DIR
 from cakdbench.recipes import load_recipe, recipe_settings
 from cakdbench.registry import method_ids
-from cakdbench.reports.page_conflicts import conflicts_markdown
+from cakdbench.reports.markdown import board_markdown
+from cakdbench.reports.page_conflicts import conflicts_board
 from cakdbench.utils.errors import UsageError
 from cakdbench.utils.toml import read_toml
 
@@ -202,7 +206,7 @@ def test_repeated_averages_are_those_of_the_table_they_repeat():
 def test_ids_are_the_sections_of_the_page():
     section = {"sources": 1, "places": 2, "claim": 3, "average": 4, "settings": 5, "damaged": 6, "odd": 7}
     assert Counter(each.id.partition(".")[0] for each in conflicts()) == dict(
-        zip("1234567", [5, 9, 13, 3, 8, 9, 9], strict=True)
+        zip("1234567", [5, 9, 13, 3, 10, 9, 10], strict=True)
     )
     assert all(each.id.startswith(f"{section[each.kind]}.") for each in conflicts())
 
@@ -368,7 +372,31 @@ def test_stated_differently_is_what_conflicts_list():
         ("ofa/cifar100/msa", "global_batch"),
         ("ofa/cifar100/msa", "schedule.min_lr"),
         ("ofa/cifar100/msa", "ema_decay"),
+        ("ofa/cifar100/msa", "augment.auto_augment"),
+        ("ofa/imagenet1k/msa", "augment.auto_augment"),
     }
+
+
+def test_pcagls_size_augmentation_and_start_are_stated():
+    for id in ("pcagl/cifar100", "pcagl/imagenet1k"):
+        stated = {key: said["printed"] for key, said in protocols()[id].stated().items()}
+        assert (stated["image_size"], stated["init"], stated["augment.crop"]) == (224, "random", "rrc")
+        assert stated["evaluation.crop_pct"] == 224 / 256 and not set(stated) & set(protocols()[id].unstated)
+
+
+@pytest.mark.parametrize(
+    "model, size, printed",
+    [("swin_base_patch4_window7_224", 224, "15.4"), ("swin_large_patch4_window12_384", 384, "103.9"),
+     ("swin_large_patch4_window7_224", 224, None), ("swin_base_patch4_window12_384", 384, None)],
+)  # fmt: skip
+def test_pcagls_gflops_are_of_224_px_for_swin_b_and_of_384_px_for_swin_l(model, size, printed):
+    with torch.device("meta"):
+        network = timm.create_model(model).eval()
+    with Meter() as meter, torch.no_grad():
+        network(zeros(1, 3, size, size))
+    rows = {row.flops_g for row in costs() if row.source == "pcagl" and row.model in ("swin_b", "swin_l")}
+    rounded = f"{meter.total / 1e9:.1f}"
+    assert rounded == printed if printed else rounded not in rows
 
 
 @pytest.mark.parametrize("id", OFA_PROTOCOLS)
@@ -383,6 +411,7 @@ def test_ofas_protocols_account_for_every_setting_of_a_recipe(id):
 
 
 EVALUATION = ["evaluation.crop_pct: 0.9 here, not stated", "evaluation.interpolation: bicubic here, not stated"]
+RANDAUGMENT = "augment.auto_augment: rand-m9-mstd0.5-inc1 here, rand-m9-mstd0.5 printed, rand-m9-mstd0.5-inc1 released"
 UNSTATED = ["seeds: not stated", "selection: not stated"]
 BETAS = "optimizer.betas: none here, not stated"
 WEIGHTS = "evaluated_weights: not stated"
@@ -401,6 +430,7 @@ NORM = "teacher_norm: own here, shared released"
             "ofa_cifar_msa",
             "ofa/cifar100/msa",
             [
+                RANDAUGMENT,
                 f"ema_decay: none here, {EMA}",
                 "global_batch: 1024 here, 512 printed, 1024 released",
                 f"schedule.min_lr: 1e-05 here, {MIN_LR}",
@@ -414,6 +444,7 @@ NORM = "teacher_norm: own here, shared released"
             "fbt_cifar_msa",
             "ofa/cifar100/msa",
             [
+                RANDAUGMENT,
                 f"ema_decay: none here, {EMA}",
                 "global_batch: 512 here, 512 printed, 1024 released",
                 f"schedule.min_lr: 1e-05 here, {MIN_LR}",
@@ -427,7 +458,7 @@ NORM = "teacher_norm: own here, shared released"
         (
             "ofa_imagenet_msa",
             "ofa/imagenet1k/msa",
-            [NORM, *UNSTATED, WEIGHTS, "drop_path: 0 here, not stated", BETAS, *EVALUATION],
+            [RANDAUGMENT, NORM, *UNSTATED, WEIGHTS, "drop_path: 0 here, not stated", BETAS, *EVALUATION],
         ),
         (
             "ofa_cifar_cnn",
@@ -447,13 +478,16 @@ def test_differences_of_our_recipes(recipe, protocol, expected):
     assert protocol_differences(load_recipe(recipe).numbers(), protocols()[protocol]) == expected
 
 
-def test_pcagls_recipes_keep_all_that_is_stated():
+def test_pcagls_recipes_keep_all_that_is_stated_but_how_test_images_are_made():
     for recipe, protocol in (("pcagl_cifar", "pcagl/cifar100"), ("pcagl_imagenet", "pcagl/imagenet1k")):
         differences = protocol_differences(load_recipe(recipe).numbers(), protocols()[protocol])
-        assert differences and all(each.endswith("not stated") for each in differences)
+        assert [each for each in differences if not each.endswith("not stated")] == [
+            "evaluation.crop_pct: 0.9 here, 0.875 printed",
+            "evaluation.interpolation: bicubic here, bilinear printed",
+        ]
     changed = load_recipe("pcagl_cifar").override({"epochs": 2, "schedule.decay_epochs": [1]}).numbers()
-    assert protocol_differences(changed, protocols()["pcagl/cifar100"])[:2] == [
-        "epochs: 2 here, 200 printed",
+    assert protocol_differences(changed, protocols()["pcagl/cifar100"])[0] == "epochs: 2 here, 200 printed"
+    assert protocol_differences(changed, protocols()["pcagl/cifar100"])[3:4] == [
         "schedule.decay_epochs: [1] here, [100, 150] printed",
     ]
 
@@ -564,19 +598,19 @@ def test_damaged_protocols_are_named(tmp_path, text, message):
 
 
 def test_the_page_is_stable_and_shows_every_entry():
-    page = conflicts_markdown()
-    assert page == conflicts_markdown()
+    page = board_markdown(conflicts_board())
+    assert page == board_markdown(conflicts_board())
     assert page.endswith("|\n") and not page.endswith("\n\n")
     for each in conflicts():
         assert sum(line.startswith(f"| {each.id} ") for line in page.splitlines()) == 1, each.id
     for number in ("81.22 (F Table 1)", "| 3.1650 ", "| 1.1257 ", "| 1.6800 "):
         assert page.count(number) == 1
     assert page.count('Printed under "') == 4
-    assert page.count(" • ") == 4
+    assert page.count(" • ") == 6
 
 
 def test_tables_of_the_page_are_whole():
-    rows = [line for line in conflicts_markdown().splitlines() if line.startswith("|")]
+    rows = [line for line in board_markdown(conflicts_board()).splitlines() if line.startswith("|")]
     for before, line in zip(rows, rows[1:], strict=False):
         if set(line) <= set("|:-"):
             assert before.count("|") == line.count("|")

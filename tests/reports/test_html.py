@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from cakdbench.reports.board import Board, Section
 from cakdbench.reports.html import board_html
 from tests.reports.boards import A, B, M, answers, board, prints, runs
 from tests.reports.synthetic import TestRules
@@ -58,6 +59,9 @@ class Tags(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.found.append((tag, dict(attrs)))
+
+    def attributes(self, tag):
+        return next(attributes for name, attributes in self.found if name == tag)
 
 
 class TestText:
@@ -109,7 +113,11 @@ class TestText:
         assert cells["unknown on vit_s → mobilenetv2"]["command"] is None
 
     def test_a_board_without_runs_or_plots(self):
+        assert (
+            Tags(board_html(Board("x", "X", (Section("Text", notes=("- a",)),)))).attributes("form")["hidden"] is None
+        )
         empty = board_html(board([], (A,)))
+        assert "hidden" not in Tags(empty).attributes("form")
         assert "<figure" not in empty and "Not measured yet: 6 runs" in empty
 
 

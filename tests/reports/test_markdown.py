@@ -12,8 +12,9 @@ from cakdbench.reports.markdown import board_markdown
 from cakdbench.reports.sections import board_of
 from cakdbench.reports.text import points, span
 from cakdbench.submissions.entry import ExternalEntry
+from tests.reports.boards import NUMBERS
 from tests.reports.pages import main_table, tables
-from tests.reports.synthetic import CONFIGS, RECIPE, TestRules, column, record
+from tests.reports.synthetic import CONFIGS, RECIPE, TestRules, column, printed, record
 
 A, B, C = "cnn_mini>vit_mini@demo", "msa_mini>vit_mini@demo", "cnn_mini>mlp_mini@demo"
 HEAD_A, HEAD_C = "cnn_mini → vit_mini", "cnn_mini → mlp_mini"
@@ -167,6 +168,23 @@ class TestBeside:
         (table,) = tables(section(text, "Averaged weights (EMA"))
         assert table[1:] == [["KD", "85.50"], ["OFA", "–"]]
         assert "EMA" not in page(grid())
+
+    def test_top5_stands_where_papers_print_it(self):
+        own, other = "swin_t>resnet18@cifar100", "vit_s>resnet18@cifar100"
+        values = {
+            own: {
+                "kd": (printed("94.62", pair=own, metric="top5"), printed("80.00", pair=own)),
+                "afd": (printed("80.00", "afd", pair=own),),
+            }
+        }
+        columns, records = [column(own, numbers=NUMBERS), column(other, numbers=NUMBERS)], []
+        for pair in (own, other):
+            records += [record(label, pair, recipe=NUMBERS) for label in ("kd", "ofa")]
+        made = board_markdown(board_of(board_results("x", "X", columns, records, TestRules(values))))
+        (table,) = tables(section(made, "Top-5 accuracy"))
+        assert table[:3] == [["method", "swin_t → resnet18"], ["teacher", "–"], ["KD", "99.00\n94.62 T"]]
+        assert [row[0] for row in table[3:]] == ["OFA"]
+        assert "Top-5" not in page(grid())
 
     def test_certainty(self):
         (table,) = tables(section(page(grid((A,), seeds=(0,))), "How sure"))

@@ -5,10 +5,15 @@ import statistics
 import pytest
 from scipy import stats
 
+from cakdbench.grid.suites import suites
+from cakdbench.published.frame import published_frame
 from cakdbench.recipes import load_recipe
 from cakdbench.reports.blocks import board_results
-from cakdbench.reports.eligibility import Column
-from cakdbench.reports.page_reproduction import Verdict, comparisons, reproduction_markdown
+from cakdbench.reports.eligibility import Column, Standard
+from cakdbench.reports.markdown import board_markdown
+from cakdbench.reports.page_reproduction import Verdict, comparisons, reproduction_board
+from cakdbench.reports.pages import FORMATS, suite_board
+from cakdbench.results.load import Evidence
 from tests.reports.pages import tables
 from tests.reports.synthetic import TestRules, printed, record
 
@@ -45,7 +50,7 @@ def test_a_difference_within_the_noise_of_training_is_reproduced():
     assert found.difference == pytest.approx(78.7 - 78.74)
     assert found.tolerance == pytest.approx(bound(ours))
     assert found.verdict is Verdict.REPRODUCED
-    assert found.gains == (pytest.approx(4.6), pytest.approx(78.74 - 74.01))
+    assert (found.gain, found.printed_gain) == (pytest.approx(4.6), pytest.approx(78.74 - 74.01))
 
 
 @pytest.mark.parametrize("sign", [-1, 1])
@@ -79,7 +84,7 @@ def test_without_a_run_it_is_not_yet_measured():
 
 
 def test_the_page_has_a_line_for_every_printed_number():
-    page = reproduction_markdown([board([78.5, 78.7, 78.9])])
+    page = board_markdown(reproduction_board([board([78.5, 78.7, 78.9])]))
     (table,) = tables(page)
     assert [row[1:5] for row in table[1:]] == [
         ["scratch", "74.01", "tas, Table 1", "74.10 ± 0.10"],
@@ -87,3 +92,57 @@ def test_the_page_has_a_line_for_every_printed_number():
     ]
     assert [row[-1] for row in table[1:]] == ["reproduced"] * 2 and "2 reproduced." in page
     assert "not comparable" in page and page.endswith("\n")
+
+
+def top5_board(ours, base):
+    """A board of kd and scratch with chosen top-5 accuracies, and printed values of both metrics."""
+    here = Column(
+        "swin_t", "resnet18", "cifar100", "ofa_cifar_cnn", load_recipe("ofa_cifar_cnn").numbers(), 10_000, "ofa"
+    )
+    values = {
+        "scratch": (printed("74.01", "scratch"), printed("92.00", "scratch", metric="top5")),
+        "kd": (printed("78.74"), printed("94.20", metric="top5")),
+    }
+    records = []
+    for method, top5 in (("kd", ours), ("scratch", base)):
+        for seed, accuracy in enumerate(top5):
+            run = record(method, PAIR, seed, 78.7 if method == "kd" else 74.0, config={})
+            records.append(run.model_copy(update={"result": run.result.model_copy(update={"top5": accuracy})}))
+    return board_results("x", "X", [here], records, AnyRules({PAIR: values}))
+
+
+def test_a_printed_top_5_value_is_compared_with_our_top_5():
+    ours = [94.0, 94.1, 94.3]
+    block = top5_board(ours, [92.1, 92.1, 92.2]).blocks[0]
+    (found,) = [each for each in comparisons(block, "top5") if each.method == "kd"]
+    assert found.difference == pytest.approx(statistics.fmean(ours) - 94.20)
+    assert found.tolerance == pytest.approx(bound(ours))
+    assert found.gain == pytest.approx((1.9 + 2.0 + 2.1) / 3)
+    assert found.printed_gain == pytest.approx(2.20)
+    assert found.verdict is Verdict.REPRODUCED
+    assert {each.printed.metric for each in comparisons(block)} == {"top1"}
+
+
+def test_top_5_has_a_section_of_its_own():
+    page = board_markdown(reproduction_board([top5_board([94.0, 94.1, 94.3], [92.1, 92.1, 92.2])]))
+    top1, top5 = tables(page)
+    assert [row[2] for row in top1[1:]] == ["74.01", "78.74"] and [row[2] for row in top5[1:]] == ["92.00", "94.20"]
+    assert "## X: top-5 accuracy" in page
+
+
+def test_every_printed_top_5_value_of_a_known_student_is_on_the_page():
+    """All of the ledger but teachers, and the student of PCA/GL's tables that cannot be made out."""
+    known = list(suites().values())
+    boards = [suite_board(name, known, Evidence(), Standard()) for name in {s.board for s in known if s.protocol}]
+    blocks = [block for made in boards for block in made.blocks]
+    shown = {(c.column.pair, c.method, c.printed.value) for block in blocks for c in comparisons(block, "top5")}
+    frame = published_frame()
+    students = frame[(frame["metric"] == "top5") & (frame["method"] != "teacher") & (frame["student"] != "unknown")]
+    assert len(students) == 122
+    assert shown == set(students[["pair", "method", "printed"]].itertuples(index=False, name=None))
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_the_page_is_in_every_format(ending):
+    text = FORMATS[ending](reproduction_board([board([78.5, 78.7, 78.9])]))
+    assert "78.74" in text and "reproduced" in text and "not comparable" in text

@@ -1,20 +1,23 @@
-"""Tables of costs: Markdown, CSV and LaTeX, measured columns, the command and the page."""
+"""Frames of costs, the command and the page."""
 
 import csv
 import io
-import re
+import json
 from dataclasses import asdict
 
+import pandas as pd
 import pytest
 
-from cakdbench.costs.measured import measured
+from cakdbench.costs.frame import COUNTS, count_costs, measured_frame
 from cakdbench.costs.method_costs import method_costs
 from cakdbench.costs.papers import PAIRS
-from cakdbench.costs.tables import COUNTED, Sheet, cost_sheet, csv_text, latex, markdown, shown
 from cakdbench.grid.suites import resolve_pairs
 from cakdbench.registry import get_method, methods_in_order
 from cakdbench.reports import page_costs as costs_page
 from cakdbench.reports.eligibility import Standard, column_of
+from cakdbench.reports.markdown import board_markdown
+from cakdbench.reports.page_costs import COUNTED, methods_board
+from cakdbench.reports.pages import FORMATS
 from tests.reports.synthetic import record
 
 KNOWN = (
@@ -31,55 +34,53 @@ DEMO = "resnet_m>vit_xs@fashion_demo"
 
 @pytest.fixture(scope="module")
 def costs():
-    return list(method_costs(["kd", "cc", "pcagl"], resolve_pairs(DEMO)))
+    return count_costs("kd,cc,pcagl", DEMO)
 
 
 def rows_of(text):
     return list(csv.DictReader(io.StringIO(text)))
 
 
-def test_csv_has_plain_numbers_and_reasons(costs):
-    kd, cc, pcagl = rows_of(csv_text(cost_sheet(costs)))
-    assert kd["method"] == "kd" and kd["pair"] == DEMO and kd["refused"] == ""
-    assert int(cc["extra params"]) == costs[1].extra_parameters == 128 * (64 + 192) + 256
-    assert int(cc["legacy student MACs"]) == costs[1].legacy_student_macs
-    assert "use a CNN student" in pcagl["refused"] and not any(pcagl[name] for name in COUNTED)
+def test_the_frame_holds_what_is_counted_and_why_not(costs):
+    counted = list(method_costs(["kd", "cc", "pcagl"], resolve_pairs(DEMO)))
+    assert costs["method"].tolist() == ["kd", "cc", "pcagl"] and set(costs["pair"]) == {DEMO}
+    assert set(costs["teacher"]) == {"resnet_m"} and set(costs["student"]) == {"vit_xs"}
+    assert set(costs["recipe"]) == {"demo"} and set(costs["dataset"]) == {"fashion_demo"}
+    for row, cost in zip(costs.itertuples(), counted[:2]):
+        assert {name: getattr(row, name) for name in COUNTS} == {name: getattr(cost, name) for name in COUNTS}
+    assert costs.loc[1, "extra_parameters"] == 128 * (64 + 192) + 256
+    assert costs["refusal"].isna().tolist() == [True, True, False] and costs.loc[2, COUNTS].isna().all()
+    assert costs.loc[2, "refusal"] == counted[2].reason
+
+
+def test_methods_may_be_a_list_and_classes_and_recipe_chosen():
+    few = count_costs(["ofa:stage_1", "ofa"], DEMO, num_classes=7)
+    assert few["method"].tolist() == ["ofa:stage_1", "ofa"] and set(few["classes"]) == {7}
+    assert few["extra_parameters"].is_monotonic_increasing and few["extra_parameters"].dtype == "Int64"
+    assert set(count_costs("kd", DEMO, recipe="ofa_cifar_cnn")["image_size"]) == {224}
+    assert len(count_costs("tas,fbt", DEMO)) == 1
 
 
 def test_markdown_has_one_line_a_method_and_reasons_below(costs):
-    text = markdown(cost_sheet(costs))
-    table, notes = text.split("\n\n")
+    head, table, notes = board_markdown(methods_board(costs)).rstrip().split("\n\n")
     lines = table.splitlines()
+    assert head == "# Costs of methods"
     assert len(lines) == 2 + 3 and {line.count("|") for line in lines} == {len(COUNTED) + 3}
-    assert f"{costs[1].extra_parameters:,}" in lines[3] and "n/a" in lines[4]
+    assert f"{costs.loc[1, 'extra_parameters']:,}" in lines[3] and lines[4].count("n/a") == len(COUNTED)
     assert notes.startswith("- n/a: pcagl on ") and "use a CNN student" in notes
 
 
-def test_latex_is_a_booktabs_tabular(costs):
-    text = latex(cost_sheet(costs))
-    body = [line for line in text.splitlines() if line.endswith(r"\\")]
-    columns = re.search(r"\\begin\{tabular\}\{([lr]+)\}", text)[1]
-    assert columns.startswith("llr") and len(columns) == len(COUNTED) + 2
-    assert {line.count("&") for line in body} == {len(columns) - 1} and len(body) == 4
-    assert text.index(r"\toprule") < text.index(r"\midrule") < text.index(r"\bottomrule") < text.index(r"\end{tabular}")
-    assert r"vit\_xs" in body[1] and "vit_xs" not in text.partition(r"\end")[0]
-    assert text.splitlines()[-1].startswith("% n/a: pcagl")
+@pytest.mark.parametrize("ending", FORMATS)
+def test_counts_and_reasons_are_in_every_format(costs, ending):
+    text = FORMATS[ending](methods_board(costs))
+    assert f"{costs.loc[1, 'extra_parameters']:,}" in text and "use a CNN student" in text
 
 
-def test_names_of_others_cannot_break_a_table():
-    sheet = Sheet(("pair", "method", "refused"), (("a|b", "<script>", None), ("a", "b", "no\n| such [thing]")))
-    text = markdown(sheet)
+def test_names_of_others_cannot_break_a_table(costs):
+    foreign = costs.assign(method=["a|b", "<script>", "c"], refusal=[None, None, "no\n| such [thing]"])
+    text = board_markdown(methods_board(foreign))
     assert "a\\|b" in text and "<script>" not in text
-    assert all(line.startswith(("|", "-")) for line in text.splitlines() if line)
-    assert rows_of(csv_text(sheet))[1]["refused"] == "no\n| such [thing]"
-
-
-@pytest.mark.parametrize(
-    "value, text",
-    [(None, "–"), (0, "0"), (1234567, "1,234,567"), (0.0, "0"), (0.0123456, "0.0123"), (1311.9, "1,312"), ("x", "x")],
-)
-def test_numbers_are_shown_for_readers(value, text):
-    assert shown(value) == text
+    assert all(line.startswith(("|", "-", "#")) for line in text.splitlines() if line)
 
 
 def test_measured_groups_runs_of_the_same_settings_on_the_same_device():
@@ -87,26 +88,14 @@ def test_measured_groups_runs_of_the_same_settings_on_the_same_device():
     runs = [record("ofa", DEMO, seed, images_per_second=speed) for seed, speed in ((0, 100.0), (1, 300.0))]
     runs += [record("ofa", DEMO, 2, **gpu, energy_wh=55.0), record("ofa", DEMO, 3, **gpu)]
     runs += [record("ofa", DEMO, 4, recipe={"epochs": 9})]
-    cpu, other, fast = sorted(measured(runs), key=lambda each: (each.device, -each.runs))
-    assert (cpu.runs, cpu.images_per_second, cpu.gpu_hours, cpu.energy_wh, cpu.peak_memory_mb) == (
-        2,
-        200,
-        None,
-        None,
-        None,
-    )
+    frame = measured_frame(runs).sort_values(["device", "runs"], ascending=[True, False])
+    cpu, other, fast = frame.itertuples()
+    assert (cpu.runs, cpu.images_per_second) == (2, 200)
+    assert pd.isna([cpu.gpu_hours, cpu.energy_wh, cpu.peak_memory_mb]).all()
     assert (other.runs, other.device) == (1, cpu.device)
     assert (fast.runs, fast.gpu_hours, fast.energy_wh, fast.peak_memory_mb) == (2, 2.0, 55.0, 900.0)
-    assert cpu.pair == DEMO and measured([record("scratch", DEMO)])[0].pair == "vit_xs@fashion_demo"
-
-
-def test_measured_columns_stand_beside_the_counted(costs):
-    seen = measured([record("kd", DEMO), record("kd", DEMO, precision="bf16", energy_wh=2.5)])
-    sheet = cost_sheet(costs, {("kd", DEMO): seen})
-    rows = rows_of(csv_text(sheet))
-    assert [row["method"] for row in rows] == ["kd", "kd", "cc", "pcagl"]
-    assert {(row["precision"], row["energy Wh"]) for row in rows[:2]} == {("fp32", ""), ("bf16", "2.5")}
-    assert rows[2]["images/s"] == "" and rows[0]["student params"] == rows[1]["student params"]
+    assert cpu.pair == DEMO and measured_frame([record("scratch", DEMO)])["pair"].tolist() == ["vit_xs@fashion_demo"]
+    assert measured_frame([]).empty
 
 
 def test_the_command_writes_a_file(shell, tmp_path):
@@ -115,7 +104,14 @@ def test_the_command_writes_a_file(shell, tmp_path):
     )
     assert code == 0 and "written: out/costs.csv" in output
     kd, cc = rows_of((tmp_path / "out" / "costs.csv").read_text())
+    assert int(cc["extra_parameters"]) == 128 * (64 + 192) + 256 and kd["refusal"] == ""
     assert (kd["method"], cc["method"], kd["classes"]) == ("kd", "cc", "7")
+
+
+def of_version_1(run):
+    """The run as the method's present version makes it."""
+    method = run.identity.method.model_copy(update={"version": 1, "source": None})
+    return run.model_copy(update={"identity": run.identity.model_copy(update={"method": method})})
 
 
 def test_the_command_prints_and_takes_only_standard_runs_of_a_store(shell, tmp_path):
@@ -123,6 +119,7 @@ def test_the_command_prints_and_takes_only_standard_runs_of_a_store(shell, tmp_p
     column, config = column_of(spec), asdict(get_method("kd").Config())
     own = record("kd", DEMO, recipe=column.numbers, config=config, images_per_second=1234.0)
     changed = record("kd", DEMO, 1, recipe=column.numbers, config=config | {"weight": 2.0}, images_per_second=10.0)
+    own, changed = of_version_1(own), of_version_1(changed).model_copy(update={"label": "kd[weight=2.0]"})
     assert not Standard().differences(own, column)
     for each in (own, changed):
         folder = tmp_path / "runs" / each.key
@@ -132,6 +129,33 @@ def test_the_command_prints_and_takes_only_standard_runs_of_a_store(shell, tmp_p
     code, output = shell("cost", "--methods", "kd", "--pairs", DEMO, "--store", str(tmp_path / "runs"))
     assert code == 0 and "1,234" in output and "CPU (x86_64)" in output and "622" not in output
     assert output.count("resnet_m>vit_xs") == 1
+
+
+def test_the_command_writes_json(shell):
+    code, output = shell("cost", "--methods", "kd,pcagl", "--pairs", DEMO, "--format", "json")
+    kd, pcagl = json.loads(output)
+    assert code == 0 and (kd["method"], kd["added_macs"], kd["refusal"]) == ("kd", 0, None)
+    assert pcagl["added_macs"] is None and "use a CNN student" in pcagl["refusal"]
+
+
+FAILING = """
+from cakdbench.method import Method
+from cakdbench.registry import register
+
+@register("failing", title="Failing", paper="none", url="https://example.org", kind="logits")
+class Failing(Method):
+    "Asks for what is not there."
+
+    def distill_step(self, batch):
+        return self.student.no_such_thing
+"""
+
+
+def test_a_method_that_fails_ends_the_command_with_its_error(shell, tmp_path):
+    (tmp_path / "failing.py").write_text(FAILING)
+    code, output = shell("cost", "--method-file", "failing.py", "--methods", "kd,failing", "--pairs", DEMO)
+    assert code == 1 and f"failing on {DEMO} fails while its costs are counted: AttributeError: " in output
+    assert "n/a" not in output and "Traceback" not in output
 
 
 def test_a_method_of_ones_own_is_counted(shell, tmp_path):
@@ -152,8 +176,8 @@ def page():
     methods = [get_method(name) for name in ("kd", "pcagl")]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(costs_page, "methods_in_order", lambda: methods)
-        with_runs = costs_page.costs_markdown([record("kd", DEMO, images_per_second=1234.0)])
-        return costs_page.costs_markdown(), with_runs
+        with_runs = board_markdown(costs_page.costs_board([record("kd", DEMO, images_per_second=1234.0)]))
+        return board_markdown(costs_page.costs_board()), with_runs
 
 
 def test_the_page_holds_both_tables_and_marks_the_cell_that_does_not_agree(page):

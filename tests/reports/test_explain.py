@@ -8,8 +8,7 @@ import pytest
 from rich.console import Console
 
 from cakdbench.grid.plan import Settings, make_plan
-from cakdbench.reports.comparing import difference_table, subject
-from cakdbench.reports.explain import explain_run, places
+from cakdbench.reports.explain import difference_table, explain_run, places, subject
 from cakdbench.results.load import Evidence, find_run
 from cakdbench.store import RunFolder, Store
 from cakdbench.submissions.submit import npy_bytes
@@ -68,7 +67,7 @@ def test_a_recipe_against_a_protocol_names_what_is_not_stated_and_who_says_what(
 def test_two_runs_differ_in_what_made_them_and_what_came_out(evidence):
     found = differences(key(evidence, "kd", 0), key(evidence, "scratch", 1), evidence)
     assert found["method"] == ("kd", "scratch") and found["seed"] == ("0", "1")
-    assert found["top-1"] == ("71.00", "70.00") and found["teacher"][1] == "none"
+    assert found["top1"] == ("71.00", "70.00") and found["teacher"][1] == "none"
     assert "recipe.epochs" not in found
     changed = differences(key(evidence, "kd", 0), key(evidence, "kd", 0, 7), evidence)
     assert set(changed) == {"recipe.epochs"}
