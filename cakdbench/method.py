@@ -152,7 +152,7 @@ class Method(nn.Module):
         super().__init__()
         self.student = student
         self.config = config
-        self._frozen = teacher, labels
+        self._frozen = teacher, labels  # a tuple, since torch would make a submodule of a module
         self.build()
 
     @property

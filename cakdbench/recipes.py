@@ -46,7 +46,7 @@ class Optimizer(Table):
     @field_validator("name")
     @classmethod
     def _known(cls, name: str) -> str:
-        from timm.optim import list_optimizers
+        from timm.optim import list_optimizers  # here, since a command that only lists must not wait for torch
 
         known = [str(optimizer) for optimizer in list_optimizers()]
         if name not in known:

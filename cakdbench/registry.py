@@ -90,7 +90,7 @@ def load_file(path: Path) -> list[str]:
     if spec is None or spec.loader is None:
         raise UsageError(f"{path} is no Python file: give it a name that ends in .py")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
+    sys.modules[spec.name] = module  # where dataclasses, pickle and `source_hash` look a class's module up
     try:
         spec.loader.exec_module(module)
     except UsageError:

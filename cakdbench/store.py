@@ -58,7 +58,7 @@ def write_atomic(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        _sync_folder(path.parent)  # a rename outlives a power cut once its folder is on disk
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()

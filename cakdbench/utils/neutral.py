@@ -50,7 +50,7 @@ def _neutral_values(kind: type) -> dict[str, Any]:
     else:
         fields = dataclasses.fields(cast(Any, kind))
         declared = {field.name: field.metadata[METADATA] for field in fields if METADATA in field.metadata}
-    return json.loads(json.dumps(declared))
+    return json.loads(json.dumps(declared))  # as settings are in JSON, where a tuple is a list
 
 
 def _tables(kind: type) -> dict[str, type[BaseModel]]:
