@@ -91,7 +91,7 @@ class Step:
     losses: dict[str, Tensor]
     adversary: dict[str, Tensor] = field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if both := self.losses.keys() & self.adversary.keys():
             raise ValueError(f"{sorted(both)[0]!r} names a loss and one of the adversary: give them two names")
 

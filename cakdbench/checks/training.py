@@ -164,7 +164,7 @@ def _must_equal(one: dict, other: dict, complaint: str, hint: str, start: dict |
             raise Fault(f"{complaint} {name}", hint)
 
 
-def _flat(state, name: str = "") -> Iterator[tuple[str, Tensor]]:
+def _flat(state: object, name: str = "") -> Iterator[tuple[str, Tensor]]:
     """Yield all tensors in nested dicts and lists, with their paths."""
     if isinstance(state, Tensor):
         yield name, state

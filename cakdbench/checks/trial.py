@@ -1,6 +1,7 @@
 """A first step of a method on one direction, made once for all checks that only look at it."""
 
 import functools
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -62,11 +63,11 @@ class Trial:
 class Watched(Output):
     """An output that notes which of its fields are read."""
 
-    def __init__(self, **parts):
+    def __init__(self, **parts: Any):
         object.__setattr__(self, "read", set())
         super().__init__(**parts)
 
-    def __getattribute__(self, name):
+    def __getattribute__(self, name: str) -> Any:
         if name in object.__getattribute__(self, "__dataclass_fields__"):
             object.__getattribute__(self, "read").add(name)
         return object.__getattribute__(self, name)

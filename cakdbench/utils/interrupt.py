@@ -14,7 +14,7 @@ class GracefulInterrupt:
     Signal handlers are those from before when the block is left.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.asked = False
         self._before: dict[int, Handler] = {}
 
