@@ -59,8 +59,14 @@ def register(
             raise UsageError(f"method {id!r} needs {strange} of the teacher; what it can give is {known}")
         if kind not in KINDS:
             raise unknown(f"kind of {id}", kind, KINDS)
-        cls.id, cls.title, cls.paper, cls.url = id, title, paper, url
-        cls.year, cls.kind, cls.aliases, cls.version = year, kind, aliases, version
+        cls.id = id
+        cls.title = title
+        cls.paper = paper
+        cls.url = url
+        cls.year = year
+        cls.kind = kind
+        cls.aliases = aliases
+        cls.version = version
         _methods[id] = cls
         _aliases.update(dict.fromkeys(aliases, id))
         return cls
