@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from cakdbench.grid.plan import ALWAYS
-from cakdbench.published.compare import Printed
+from cakdbench.published.ledger import Printed
 from cakdbench.records import Record
 from cakdbench.reports.eligibility import Column, Excluded, Standard, sort_runs
 from cakdbench.results.cells import average_gain, pair_scores

@@ -12,8 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cakdbench.grid.suites import suites
-from cakdbench.published.compare import protocols
-from cakdbench.published.protocols import Protocol, flat, setting_text
+from cakdbench.published.protocols import Protocol, flat, protocols, setting_text
 from cakdbench.recipes import load_recipe, recipe_names
 from cakdbench.records import Record
 from cakdbench.reports.blocks import BoardResults

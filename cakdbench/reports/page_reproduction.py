@@ -9,7 +9,7 @@ from statistics import fmean, stdev
 
 from scipy.stats import t as student_t
 
-from cakdbench.published.compare import Printed, sources
+from cakdbench.published.ledger import Printed, sources
 from cakdbench.records import Record
 from cakdbench.reports.blocks import SCRATCH, Block, BoardResults, Score
 from cakdbench.reports.board import Board, Section, table

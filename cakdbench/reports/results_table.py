@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 
 import pandas as pd
 
-from cakdbench.published.compare import Printed, sources
+from cakdbench.published.ledger import Printed, sources
 from cakdbench.records import Record
 from cakdbench.reports.blocks import SCRATCH, TEACHER, Block, BlockColumn, Row, Score
 from cakdbench.reports.board import BREAK, Cell, Detail, table
