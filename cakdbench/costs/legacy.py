@@ -48,10 +48,6 @@ def _adaptive_pool(module: nn.Module, x: Tensor, out: Tensor) -> int:
     return (window + 1) * out.numel()
 
 
-def _nothing(module: nn.Module, x: Tensor, out: Tensor) -> int:
-    return 0
-
-
 RULES: dict[type[nn.Module], Rule] = {
     nn.Conv2d: _convolution,
     nn.Linear: _linear,
@@ -61,16 +57,13 @@ RULES: dict[type[nn.Module], Rule] = {
     nn.Softmax: _softmax,
     nn.AvgPool2d: _average_pool,
     nn.AdaptiveAvgPool2d: _adaptive_pool,
-    nn.ReLU: _nothing,
-    nn.MaxPool2d: _nothing,
-    nn.Dropout: _nothing,
 }
-"""Multiply-adds of a call, from module, input and output."""
+"""Multiply-adds of a call, from module, input and output; thop's other types, as ReLU, have none."""
 
 
 @dataclass
 class LegacyCount:
-    """What the counter saw: multiply-adds of every call, and each called module with its parameters, once."""
+    """Multiply-adds of every call, and the parameters of each called module, once."""
 
     macs: int = 0
     seen: dict[nn.Module, int] = field(default_factory=dict)
@@ -80,7 +73,7 @@ class LegacyCount:
         return sum(self.seen.values())
 
     def see(self, module: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
-        """The forward hook."""
+        """Count a call; a forward hook."""
         self.macs += _rule_of(module)(module, inputs[0], out)
         self.seen[module] = sum(p.numel() for p in module.parameters())
 
@@ -115,7 +108,7 @@ class ModuleCost:
 
 
 def module_cost(module: nn.Module, *inputs: Tensor) -> ModuleCost:
-    """Count one call of `module`, in the mode it is in; all its parameters count, frozen or not."""
+    """Count one call of a module, in the mode it is in; all its parameters count, frozen or not."""
     with Meter() as meter, legacy_counting(module.modules()) as legacy, torch.no_grad():
         module(*inputs)
     parameters = sum(p.numel() for p in module.parameters())
