@@ -96,7 +96,7 @@ def _run_rows(first: Record, second: Record, evidence: Evidence) -> Iterator[tup
     values = [run_values(record, evidence) for record in (first, second)]
     yield from ((name, text, values[1][name]) for name, text in values[0].items())
     yield from _pairs("method.", *(_texts(record.identity.method.config) for record in (first, second)))
-    answers = [evidence.answers(record) for record in (first, second)]
+    answers = [evidence.answers_by_key(record.key) for record in (first, second)]
     if all(hits is not None and hits.shape == answers[0].shape for hits in answers):
         only = [int(np.sum(a & ~b)) for a, b in (answers, answers[::-1])]
         yield "test images only this run has right", *map(str, only)

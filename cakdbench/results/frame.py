@@ -1,4 +1,4 @@
-"""Frames of records: a row a run, and a row an epoch."""
+"""Frames of records: a row a run, and a row a measured cost."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from cakdbench.labels import split
-from cakdbench.records import Epoch, Record
+from cakdbench.records import Record
 from cakdbench.store import canonical
 from cakdbench.utils.errors import UsageError
 
@@ -30,13 +30,6 @@ RUN_TYPES = {
     "path": "str",
 }
 """The columns of `runs_frame` and their types, in order."""
-EPOCH_TYPES = {
-    **dict.fromkeys(("key", "method", "pair"), "str"),
-    **{"seed": "int64", "epoch": "int64"},
-    **dict.fromkeys(("lr", "train_top1", "top1", "ema_top1"), "float64"),
-}
-"""The columns of `history_frame` and their types, in order; after them a column a loss."""
-
 MEASURED_BY = ["pair", "recipe", "method", "device", "precision"]
 MEASURED = ["images_per_second", "peak_memory_mb", "seconds", "gpu_hours", "energy_wh"]
 
@@ -59,22 +52,11 @@ def runs_frame(stored: Iterable[StoredRecord], excluded: Mapping[str, str] | Non
     """Return a row a run, with the columns of `RUN_TYPES`.
 
     Args:
-        excluded: key to the reason why the run does not count.
+        excluded: the reason why a run does not count, by key.
     """
     reasons = excluded or {}
     rows = [_run_row(run) | {"excluded": reasons.get(run.record.key)} for run in stored]
     return typed_frame(rows, RUN_TYPES)
-
-
-def history_frame(records: Iterable[Record]) -> pd.DataFrame:
-    """Return a row an epoch, with the columns of `EPOCH_TYPES` and `loss_<name>` for every loss of the records."""
-    rows = [
-        {"key": r.key, "method": r.label, "pair": pair_of(r), "seed": r.identity.seed} | _epoch_row(epoch)
-        for r in records
-        for epoch in r.history
-    ]
-    losses = dict.fromkeys(name for row in rows for name in row if name.startswith("loss_"))
-    return typed_frame(rows, EPOCH_TYPES | dict.fromkeys(losses, "float64"))
 
 
 def pair_of(record: Record) -> str:
@@ -157,9 +139,3 @@ def _teacher_values(record: Record) -> dict[str, Any]:
         "teacher_source": facts and facts.source,
         "teacher_mismatch": bool(facts and facts.mismatch_allowed),
     }
-
-
-def _epoch_row(epoch: Epoch) -> dict[str, Any]:
-    values = epoch.model_dump()
-    losses = values.pop("losses")
-    return values | {f"loss_{name}": value for name, value in losses.items()}
