@@ -32,7 +32,7 @@ OLD = "schema_version"
 
 @dataclass(frozen=True)
 class Migrated:
-    """What became of a run: the key it has now, or None and the reason why it was left as it is."""
+    """The new key of a run, or None and the reason why it was left as it is."""
 
     old: str
     new: str | None
@@ -81,13 +81,9 @@ def _run(folder: RunFolder) -> Iterator[Migrated]:
 
 def _adopt(folder: RunFolder) -> None:
     """Give a run of a method that has become a built-in one its version in place of its source."""
-    identity = folder.identity()
-    adopted = _adopted(identity)
-    if adopted == identity:
-        return
+    adopted = _adopted(folder.identity())
     if folder.is_done:
-        record = folder.record().model_copy(update={"identity": adopted, "key": run_key(adopted)})
-        write_atomic(folder.path / "record.json", (record.model_dump_json(indent=1) + "\n").encode())
+        _write_record(folder, folder.record().model_copy(update={"identity": adopted, "key": run_key(adopted)}))
     write_atomic(folder.path / "identity.json", canonical(adopted).encode())
 
 
@@ -105,15 +101,14 @@ def _adopted(identity: Identity) -> Identity:
 
 
 def _rewrite(folder: RunFolder, identity: dict[str, Any]) -> None:
-    record_file, label = folder.path / "record.json", _label(identity)
-    if record_file.exists() and OLD in (old := _json(record_file))["identity"]:
-        record = upgraded(old)
-        write_atomic(record_file, (record.model_dump_json(indent=1) + "\n").encode())
-        about = {"label": record.label, "recipe": record.recipe_name}
-    else:
-        about = {"label": label, "recipe": "?"}
-    write_atomic(folder.path / "about.json", json.dumps(about).encode())
-    write_atomic(folder.path / "identity.json", canonical(_identity(identity)).encode())
+    old = _json(folder.path / "record.json")
+    if OLD in old.get("identity", {}):
+        _write_record(folder, upgraded(old))
+    folder.open(_identity(identity), _label(identity), old.get("recipe_name", "?"))
+
+
+def _write_record(folder: RunFolder, record: Record) -> None:
+    write_atomic(folder.path / "record.json", (record.model_dump_json(indent=1) + "\n").encode())
 
 
 def _old_entry(path: Path) -> tuple[Path, dict[str, Any]] | None:
@@ -137,15 +132,13 @@ def upgraded(record: dict[str, Any]) -> Record:
     """Return a record of format 1 in the present format: another key and other names, the same run."""
     identity = _identity(record["identity"])
     source = record["identity"]["method"]["source"]
-    kept = {name: value for name, value in record.items() if name not in ("key", "identity")}
-    return Record(
-        key=run_key(identity), identity=identity, label=_label(record["identity"]), method_source=source, **kept
-    )
+    made = {"key": run_key(identity), "identity": identity, "label": _label(record["identity"])}
+    return Record(**record | made, method_source=source)
 
 
 def _identity(old: dict[str, Any]) -> Identity:
-    kept = {name: old[name] for name in ("student", "teacher", "dataset", "precision", "seed")}
-    return Identity(engine_version=old[OLD], method=_method(old), recipe=identity_of(old["recipe"]), **kept)
+    fields = {name: old[name] for name in ("student", "teacher", "dataset", "precision", "seed")}
+    return Identity(engine_version=old[OLD], method=_method(old), recipe=identity_of(old["recipe"]), **fields)
 
 
 def _method(old: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Which methods of a block can be told apart: paired tests over test images and seeds, Holm's correction, letters.
+"""Which differences of accuracies are certain: paired tests over test images and seeds, Holm's correction, letters.
 
 Two causes make the difference of two accuracies uncertain: the choice of the test images, which both methods
 saw, so that each image is a pair; and the training, which a seed repeats. Both enter the standard error. The
@@ -14,14 +14,14 @@ from itertools import combinations, count, product
 
 import networkx
 import numpy as np
-from scipy.stats import rankdata
+from scipy.stats import norm, rankdata
 from scipy.stats import t as student_t
 
 ALPHA = 0.05
 """Family-wise error of all comparisons of a block."""
 
 Correct = Mapping[int, np.ndarray]
-"""A method on a pair: seed to whether each test image was classified right, `(images,)`."""
+"""A method on a pair: the test images that were classified right, `(images,)`, by seed."""
 
 
 @dataclass(frozen=True)
@@ -154,3 +154,23 @@ def average_ranks(accuracies: Mapping[str, Sequence[float]]) -> dict[str, float]
     table = np.array(list(accuracies.values()), dtype=float)
     ranks = rankdata(-table, axis=0).mean(axis=1) if table.size else []
     return dict(zip(accuracies, map(float, ranks), strict=True))
+
+
+def resolution(images: int) -> float:
+    """Return the share of one test image in points: no accuracy changes by less."""
+    return 100 / images
+
+
+def standard_error(top1: float, images: int) -> float:
+    """Return the binomial standard error of one measured accuracy, in points."""
+    share = top1 / 100
+    return 100 * math.sqrt(share * (1 - share) / images)
+
+
+def indistinguishable(top1: float, images: int) -> float:
+    """Return the difference of two accuracies near `top1` that can be chance in the choice of test images (95 %).
+
+    Takes the two for independent. Two models on the same images mostly fail on the same ones, which makes the
+    true bound smaller; so this one errs on the safe side. Chance in training (the seed) comes on top.
+    """
+    return max(resolution(images), float(norm.ppf(0.975)) * math.sqrt(2) * standard_error(top1, images))
