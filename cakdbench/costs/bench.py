@@ -1,4 +1,4 @@
-"""Where a method is counted: a pair's models without weights, and batches of images without content."""
+"""The bench on which methods are counted: a pair's models without weights, and batches of images without content."""
 
 from __future__ import annotations
 

@@ -132,17 +132,17 @@ def _signature(value: Any) -> Any:
 @contextlib.contextmanager
 def _autocast_knows_meta() -> Iterator[None]:
     """Let `torch.autocast("meta")` pass, which losses in float32 call and torch refuses."""
-    autocast = torch.autocast
+    autocast: Any = torch.autocast
 
     class Autocast(autocast):
         def __init__(self, device_type: str, *args: Any, **kwargs: Any):
             super().__init__("cpu" if device_type == "meta" else device_type, *args, **kwargs)
 
-    torch.autocast = Autocast
+    torch.autocast = Autocast  # type: ignore[misc]
     try:
         yield
     finally:
-        torch.autocast = autocast
+        torch.autocast = autocast  # type: ignore[misc]
 
 
 def zeros(*shape: int) -> Tensor:

@@ -12,29 +12,30 @@ import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from cakdbench.costs.counting import Meter
 
-Rule = Callable[[nn.Module, Tensor, Tensor], int]
+Rule = Callable[[Any, Tensor, Tensor], int]
 
 
-def _convolution(module: nn.Module, x: Tensor, out: Tensor) -> int:
+def _convolution(module: nn.Conv2d, x: Tensor, out: Tensor) -> int:
     return out.numel() * (module.in_channels // module.groups) * math.prod(module.kernel_size)
 
 
-def _linear(module: nn.Module, x: Tensor, out: Tensor) -> int:
+def _linear(module: nn.Linear, x: Tensor, out: Tensor) -> int:
     return out.numel() * module.in_features
 
 
-def _norm(module: nn.Module, x: Tensor, out: Tensor) -> int:
+def _norm(module: nn.BatchNorm1d | nn.BatchNorm2d | nn.LayerNorm, x: Tensor, out: Tensor) -> int:
     affine = module.elementwise_affine if isinstance(module, nn.LayerNorm) else module.affine
     return (4 if affine else 2) * x.numel()
 
 
-def _softmax(module: nn.Module, x: Tensor, out: Tensor) -> int:
+def _softmax(module: Any, x: Tensor, out: Tensor) -> int:
     length = x.shape[module.dim]
     return x.numel() // length * (3 * length - 1)
 
@@ -74,7 +75,8 @@ class LegacyCount:
 
     def see(self, module: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
         """Count a call; a forward hook."""
-        self.macs += _rule_of(module)(module, inputs[0], out)
+        rule = _rule_of(module)
+        self.macs += rule(module, inputs[0], out) if rule else 0
         self.seen[module] = sum(p.numel() for p in module.parameters())
 
 

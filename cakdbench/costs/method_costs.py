@@ -94,7 +94,7 @@ def method_costs(
 
     Args:
         labels: methods, `METHOD:VARIANT` or `METHOD[KEY=VALUE]`.
-        classes: of both classifiers, where the dataset's number is not wanted.
+        classes: of both classifiers; None: the dataset's.
 
     Raises:
         UsageError: a name is unknown or a setting impossible.

@@ -1,4 +1,4 @@
-"""Where printed numbers disagree with each other, with the text around them, or with the released settings."""
+"""Conflicts of printed numbers with each other, with the text around them, or with the released settings."""
 
 from functools import cache
 from pathlib import Path

@@ -4,8 +4,10 @@ import pandas as pd
 
 from cakdbench.published.ledger import PUBLISHED_DIR
 
-COLUMNS = ("method", "label", "pair", "teacher", "student", "dataset", "metric", "value", "gain", "printed")
-COLUMNS += ("source", "table", "protocol", "mode", "panel", "printed_as", "note")
+COLUMNS = [
+    *("method", "label", "pair", "teacher", "student", "dataset", "metric", "value", "gain", "printed"),
+    *("source", "table", "protocol", "mode", "panel", "printed_as", "note"),
+]
 TABLE_CELL = ["source", "table", "pair", "metric"]
 """Methods that share one scratch student."""
 
@@ -30,4 +32,4 @@ def load_published() -> pd.DataFrame:
     scratch = frame[frame["method"] == "scratch"].set_index(TABLE_CELL)["value"].rename("scratch")
     frame["gain"] = frame["value"] - frame.join(scratch, on=TABLE_CELL)["scratch"]
     frame.loc[frame["method"].isin(["scratch", "teacher"]), "gain"] = None
-    return frame[list(COLUMNS)]
+    return frame[COLUMNS]

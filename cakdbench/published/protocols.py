@@ -14,7 +14,7 @@ from cakdbench.utils.toml import Table, checked, inside, read_toml
 
 By = Literal["printed", "released", "by the author"]
 BEYOND_RECIPES = ("seeds", "selection", "evaluated_weights")
-"""What a protocol may leave unstated beside a recipe's numbers: also which epoch, and which weights, are reported."""
+"""Settings that a protocol may leave unstated beside a recipe's: also the epoch and the weights that are reported."""
 
 
 class Statement(Table):

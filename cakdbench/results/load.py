@@ -17,7 +17,7 @@ from cakdbench.submissions.evidence import read_entry, read_results
 from cakdbench.utils.errors import StoreError, UsageError, unknown
 
 STORE, RESULTS = Path("runs"), Path("leaderboards/results")
-"""Where a command keeps its runs, and a checkout the submitted ones."""
+"""The folders of a command's runs, and of the submitted ones of a checkout."""
 EPOCH_TYPES = {
     **dict.fromkeys(("key", "method", "pair"), "str"),
     **{"seed": "int64", "epoch": "int64"},

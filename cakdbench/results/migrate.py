@@ -17,8 +17,9 @@ from cakdbench import labels
 from cakdbench.grid.plan import pair_info
 from cakdbench.grid.suites import Pair
 from cakdbench.method import Method
+from cakdbench.models.info import ModelInfo
 from cakdbench.recipes import identity_of
-from cakdbench.records import Identity, Record
+from cakdbench.records import Identity, MethodIdentity, Record
 from cakdbench.registry import canonical_label, config_identity, get_method, resolve_config
 from cakdbench.source_hash import is_built_in, known_sources, source_hash
 from cakdbench.store import RunFolder, canonical, run_key, write_atomic
@@ -141,15 +142,16 @@ def _identity(old: dict[str, Any]) -> Identity:
     return Identity(engine_version=old[OLD], method=_method(old), recipe=identity_of(old["recipe"]), **fields)
 
 
-def _method(old: dict[str, Any]) -> dict[str, Any]:
+def _method(old: dict[str, Any]) -> MethodIdentity:
     """Return the method's part; a source that no version of it had stays what identifies it."""
     id, source, settings = (old["method"][name] for name in ("id", "source", "config"))
     try:
         config = _config(old)
     except CakdError:  # the method is not installed, or its settings have changed
-        return {"id": id, "source": source, "config": settings}
-    code = {"version": 1} if is_built_in(get_method(id)) and source in known_sources(id, 1) else {"source": source}
-    return {"id": id, **code, "config": config_identity(config)}
+        return MethodIdentity(id=id, source=source, config=settings)
+    if is_built_in(get_method(id)) and source in known_sources(id, 1):
+        return MethodIdentity(id=id, version=1, config=config_identity(config))
+    return MethodIdentity(id=id, source=source, config=config_identity(config))
 
 
 def _label(old: dict[str, Any]) -> str:
@@ -164,7 +166,7 @@ def _config(old: dict[str, Any]) -> Method.Config:
     return resolve_config(get_method(method["id"]), None, *_infos(old), old["dataset"]["name"], method["config"])
 
 
-def _infos(old: dict[str, Any]):
+def _infos(old: dict[str, Any]) -> tuple[ModelInfo, ModelInfo]:
     teacher = (old["teacher"] or {"model": old["student"]})["model"]
     recipe = old["recipe"]
     return pair_info(Pair(teacher, old["student"], old["dataset"]["name"]), recipe["image_size"], recipe["split"])

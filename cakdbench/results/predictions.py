@@ -42,7 +42,9 @@ class CorrectAnswers:
         except StoreError as error:
             warnings.warn(f"{error}; paired tests go without the run", stacklevel=2)
             return None
-        return None if labels is None or predictions.shape != labels.shape else predictions == labels
+        if predictions is None or labels is None or predictions.shape != labels.shape:
+            return None
+        return np.equal(predictions, labels)
 
     def _find_labels(self, dataset: str, fingerprint: str) -> np.ndarray | None:
         folders = {labels_folder(Path(run.path).parents[1]) for run in self._runs.values() if _is_entry(Path(run.path))}

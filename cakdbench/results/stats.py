@@ -76,11 +76,12 @@ def paired_difference(
         None if a pair has no seed in common, or nothing is known of the training's chance.
     """
     runs = [_differences(a, b) for a, b in zip(first, second, strict=True)]
-    if not runs or None in noise or not all(map(len, runs)):
+    known = [variance for variance in noise if variance is not None]
+    if not runs or len(known) < len(runs) or not all(map(len, runs)):
         return None
     images = np.mean([run.mean(0) for run in runs], axis=0)
     parts = [(images.var(ddof=1) / images.size, images.size - 1)]
-    parts += [(2 * n.variance / len(run) / len(runs) ** 2, n.degrees) for run, n in zip(runs, noise, strict=True)]
+    parts += [(2 * n.variance / len(run) / len(runs) ** 2, n.degrees) for run, n in zip(runs, known, strict=True)]
     error = math.sqrt(sum(part for part, _ in parts))
     mean = float(images.mean())
     if error == 0.0:
@@ -124,8 +125,8 @@ def level_with_best(answers: Mapping[str, Correct]) -> set[str]:
 def _inseparable(answers: Mapping[str, Sequence[Correct]], pairs: Sequence[tuple[str, str]]) -> set[frozenset[str]]:
     noise = [training_noise(column) for column in zip(*answers.values(), strict=True)]
     tests = {pair: paired_difference(answers[pair[0]], answers[pair[1]], noise) for pair in pairs}
-    known = [pair for pair in pairs if tests[pair]]
-    corrected = dict(zip(known, holm([tests[pair].p for pair in known]), strict=True))
+    p_values = {pair: test.p for pair, test in tests.items() if test}
+    corrected = dict(zip(p_values, holm(list(p_values.values())), strict=True))
     return {frozenset(pair) for pair in pairs if corrected.get(pair, 1.0) > ALPHA}
 
 
