@@ -15,29 +15,30 @@ from cakdbench.utils.errors import UsageError
 
 
 def label(id: str, variant: str | None) -> str:
-    """The name of a method's variant."""
+    """Return the name of a method's variant."""
     return f"{id}:{variant}" if variant and not variant.startswith("[") else id + (variant or "")
 
 
 def split(name: str) -> tuple[str, str | None]:
-    """The part before the first colon or bracket, and the rest without the colon; None for no rest."""
-    base, rest = re.fullmatch(r"([^:\[]*)(.*)", name.strip(), re.DOTALL).groups()
-    return base, rest.removeprefix(":") or None
+    """Return the part before the first colon or bracket, and the rest without the colon; None for no rest."""
+    name = name.strip()
+    base = re.split(r"[:\[]", name, maxsplit=1)[0]
+    return base, name[len(base) :].removeprefix(":") or None
 
 
 def changes(variant: str) -> dict[str, Any]:
-    """The values in a variant's brackets."""
+    """Return the values in a variant's brackets."""
     return {key: toml_value(text) for key, text in _bracket(variant)[1].items()}
 
 
 def expand(names: str) -> list[str]:
-    """The labels in a list separated by commas; each grid becomes its labels, the last key changing fastest."""
-    found = []
+    """Return the labels in a list separated by commas; each grid becomes its labels, the last key changing fastest."""
+    labels: list[str] = []
     for name in filter(None, _parts(names, ",")):
         stem, grid = _bracket(name)
         choices = [[f"{key}={value}" for value in _parts(text, "|")] for key, text in grid.items()]
-        found += [f"{stem}[{','.join(choice)}]" if choice else stem for choice in itertools.product(*choices)]
-    return found
+        labels += [f"{stem}[{','.join(choice)}]" if choice else stem for choice in itertools.product(*choices)]
+    return labels
 
 
 def with_changes(variant: str | None, values: Mapping[str, Any]) -> str | None:
@@ -53,7 +54,7 @@ def _text(value: Any) -> str:
 
 
 def toml_value(text: str) -> Any:
-    """A TOML value, or the text itself."""
+    """Return a TOML value, or the text itself."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -66,14 +67,14 @@ def _bracket(name: str) -> tuple[str, dict[str, str]]:
     if not bracket:
         return stem, {}
     items = [item.partition("=") for item in _parts(inside.removesuffix("]"), ",")]
-    found = {key.strip(): value.strip() for key, _, value in items}
-    if not inside.endswith("]") or len(found) < len(items) or not all([*found, *found.values()]):
+    values = {key.strip(): value.strip() for key, _, value in items}
+    if not inside.endswith("]") or len(values) < len(items) or not all([*values, *values.values()]):
         raise UsageError(f"{name!r}: write METHOD[KEY=VALUE] or a grid METHOD[KEY=VALUE|VALUE], as ofa[gamma=1.0|1.5]")
-    return stem.strip(), found
+    return stem.strip(), values
 
 
 def _parts(text: str, separator: str) -> list[str]:
-    """What stands between separators that are outside of brackets."""
+    """Return the parts between separators that are outside of brackets."""
     depth, parts = 0, [""]
     for char in text:
         depth += (char == "[") - (char == "]")

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, cast, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -29,14 +29,14 @@ from torch import Tensor, nn
 from cakdbench.models.staged import Layout, ModelInfo, Output, StagedModel
 
 TEACHER_PARTS = frozenset({"logits", "pooled", "stages", "preacts", "attention", "model"})
-"""What a method may need of the teacher: fields of `batch.teacher`, or `model`, to call `self.teacher` itself."""
+"""The parts of the teacher a method may need: fields of `batch.teacher`, or `model`, to call `self.teacher` itself."""
 
 KINDS = ("labels", "logits", "features", "relations", "fused", "adversarial")
-"""What a method transfers, or how; the order of the lists."""
+"""The kinds of methods, by the thing they transfer or the way they do; in the order of the lists."""
 
 
 def forward_options(needs: frozenset[str]) -> dict[str, bool]:
-    """The arguments of the teacher's forward pass that give what is needed."""
+    """Return the arguments of the teacher's forward pass that give what is needed."""
     return {part: part in needs for part in ("stages", "preacts", "attention")}
 
 
@@ -63,7 +63,7 @@ class Batch:
     micro_batch: int = 0
 
     def label_loss(self, logits: Tensor) -> Tensor:
-        """The recipe's loss of `logits` `(B, C)` against the labels."""
+        """Return the recipe's loss of `logits` `(B, C)` against the labels."""
         return self.criterion(logits, self.target)
 
     @property
@@ -72,9 +72,14 @@ class Batch:
         return self.target.argmax(1) if self.target.ndim == 2 else self.target
 
 
+def sum_losses(losses: Mapping[str, Tensor]) -> Tensor:
+    """Return the sum of named losses, a scalar; there must be one."""
+    return cast(Tensor, sum(losses.values()))
+
+
 @dataclass
 class Step:
-    """What a method made of a local batch.
+    """The result of a method on a local batch.
 
     Attributes:
         logits: `(B, C)` of the student.
@@ -86,13 +91,13 @@ class Step:
     losses: dict[str, Tensor]
     adversary: dict[str, Tensor] = field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if both := self.losses.keys() & self.adversary.keys():
             raise ValueError(f"{sorted(both)[0]!r} names a loss and one of the adversary: give them two names")
 
     @property
     def total(self) -> Tensor:
-        return sum(self.losses.values())
+        return sum_losses(self.losses)
 
     @property
     def everything(self) -> dict[str, Tensor]:
@@ -147,7 +152,7 @@ class Method(nn.Module):
         super().__init__()
         self.student = student
         self.config = config
-        self._frozen = teacher, labels
+        self._frozen = teacher, labels  # a tuple, since torch would make a submodule of a module
         self.build()
 
     @property
@@ -164,7 +169,7 @@ class Method(nn.Module):
         """Create the extra modules; `self.needs` may be narrowed to what `self.config` leaves of it."""
 
     def distill_step(self, batch: Batch) -> Step:
-        """One forward pass: the student's logits and the named losses."""
+        """Make one forward pass: return the student's logits and the named losses."""
         raise NotImplementedError(f"{type(self).__name__} must define distill_step(batch) -> Step")
 
     def forward(self, batch: Batch) -> Step:
@@ -188,7 +193,7 @@ class Method(nn.Module):
 
     @classmethod
     def refuses(cls, teacher: ModelInfo, student: ModelInfo, config: Config) -> str | None:
-        """The reason why the method cannot run on this pair, or None."""
+        """Return the reason why the method cannot run on this pair, or None."""
         return None
 
     @classmethod
@@ -199,10 +204,10 @@ class Method(nn.Module):
         return {}
 
     def no_weight_decay(self) -> set[str]:
-        """Parameters timm excludes from weight decay: the student's own list."""
+        """Return the parameters timm excludes from weight decay: the student's own list."""
         return {f"student.{name}" for name in self.student.no_weight_decay()}
 
     def extra_parameters(self) -> int:
-        """Trainable parameters that are not the student's."""
+        """Return the number of trainable parameters that are not the student's."""
         student = {id(p) for p in self.student.parameters()}
         return sum(p.numel() for p in self.parameters() if p.requires_grad and id(p) not in student)

@@ -46,9 +46,9 @@ class Optimizer(Table):
     @field_validator("name")
     @classmethod
     def _known(cls, name: str) -> str:
-        from timm.optim import list_optimizers
+        from timm.optim import list_optimizers  # here, since a command that only lists must not wait for torch
 
-        known = list_optimizers()
+        known = [str(optimizer) for optimizer in list_optimizers()]
         if name not in known:
             raise ValueError(str(unknown("optimizer", name, known)))
         return name
@@ -74,13 +74,13 @@ class Schedule(Table):
 
     @model_validator(mode="after")
     def _decays(self) -> Self:
-        held, form = {
+        forms: dict[str, tuple[type, str]] = {
             "cosine": (type(None), "no decay_epochs"),
             "step": (float, "one number as decay_epochs"),
             "multistep": (tuple, "a list as decay_epochs"),
-        }[self.name]
-        fits = isinstance(self.decay_epochs, held)
-        if not fits:
+        }
+        kind, form = forms[self.name]
+        if not isinstance(self.decay_epochs, kind):
             raise ValueError(f"a {self.name} schedule takes {form}")
         if self.name != "cosine" and self.min_lr:
             raise ValueError("only a cosine schedule has a min_lr")
@@ -122,7 +122,7 @@ class Augment(Table):
 
 
 class Evaluation(Table):
-    """How test images are made (resize to `image_size / crop_pct`, centre crop), and how often."""
+    """The making of test images (resize to `image_size / crop_pct`, centre crop), and how often they are evaluated."""
 
     crop_pct: Annotated[float, Field(gt=0, le=1)]
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
@@ -190,11 +190,11 @@ class Recipe(Table):
         return identity_of(self.numbers())
 
     def is_standard(self) -> bool:
-        """Whether the numbers are those of cakdbench's own recipe of this name."""
+        """Return True if the numbers are those of cakdbench's own recipe of this name."""
         return self.name in recipe_names() and self.numbers() == load_recipe(self.name).numbers()
 
     def override(self, values: Mapping[str, Any]) -> "Recipe":
-        """The recipe with other numbers, under the same name.
+        """Return the recipe with other numbers, under the same name.
 
         Args:
             values: by dotted name (`optimizer.lr`); text is read as what the setting holds.
@@ -227,18 +227,18 @@ def all_numbers(identity: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def recipe_settings() -> list[str]:
-    """The dotted names `override` knows."""
+    """Return the dotted names `override` knows."""
     return [key for key in setting_keys(Recipe) if key not in ("name", *DESCRIPTION)]
 
 
 @cache
 def recipe_names() -> tuple[str, ...]:
-    """The recipes that come with cakdbench."""
+    """Return the names of the recipes that come with cakdbench."""
     return tuple(sorted(path.stem for path in RECIPES_DIR.glob("*.toml")))
 
 
 def load_recipe(name: str) -> Recipe:
-    """The recipe of a name, or of a path that ends in `.toml`."""
+    """Return the recipe of a name, or of a path that ends in `.toml`."""
     return recipe_from_file(Path(name)) if name.endswith(".toml") else _built_in(name)
 
 
@@ -250,7 +250,7 @@ def _built_in(name: str) -> Recipe:
 
 
 def recipe_from_file(path: Path) -> Recipe:
-    """A recipe of one's own; its name is the file's.
+    """Return a recipe of one's own; its name is the file's.
 
     Raises:
         UsageError: names the file and the key that is malformed, unknown, missing or out of range.
@@ -262,7 +262,7 @@ def recipe_from_file(path: Path) -> Recipe:
 
 
 def _extended(path: Path, children: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The file's table, merged over the one it extends."""
+    """Return the file's table, merged over the one it extends."""
     table = read_toml(path)
     base = table.pop("extends", None)
     if base is None:
@@ -296,7 +296,7 @@ def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def default_recipe(dataset: str, kind: str) -> Recipe:
-    """The recipe that declares itself the default for students of `kind` on `dataset`.
+    """Return the recipe that declares itself the default for students of `kind` on `dataset`.
 
     Raises:
         UsageError: there is none.
@@ -312,7 +312,7 @@ def default_recipe(dataset: str, kind: str) -> Recipe:
 
 
 def _value(text: str) -> Any:
-    """What a text stands for: a JSON value, a number, a comma list, or the text itself."""
+    """Return the value that a text stands for: a JSON value, a number, a comma list, or the text itself."""
     for read in (json.loads, float):
         try:
             return read(text.strip().lower())
@@ -322,4 +322,4 @@ def _value(text: str) -> Any:
 
 
 def _divisors(number: int) -> Iterator[int]:
-    return (each for each in range(1, number + 1) if number % each == 0)
+    return (divisor for divisor in range(1, number + 1) if number % divisor == 0)

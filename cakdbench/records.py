@@ -8,7 +8,7 @@ from cakdbench.recipes import all_numbers
 
 ENGINE_VERSION = 1
 """Part of every run's key: raise it when a change of the engine can change results."""
-FORMAT = 2
+FORMAT: Literal[2] = 2
 """Of record files: raise it when a field changes, and teach `results/migrate.py` to read the one before."""
 
 
@@ -39,12 +39,16 @@ class DatasetIdentity(_Part):
     fingerprint: str
 
 
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and deviation of the channels."""
+
+
 class TeacherIdentity(_Part):
     """A teacher's weights, and the mean and deviation per channel it is fed with (None: the dataset's)."""
 
     model: str
     sha256: str
-    statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    statistics: Statistics | None = None
 
 
 class Identity(_Part):
@@ -65,7 +69,7 @@ class Identity(_Part):
 
 
 class TeacherFacts(_Part):
-    """How the teacher did at its gate; accuracies in percent."""
+    """The teacher's verification; accuracies in percent."""
 
     measured: float
     expected: float | None
@@ -73,7 +77,7 @@ class TeacherFacts(_Part):
     source: str
     mismatch_allowed: bool = False
     standard: bool = True
-    """Whether it is the registry's teacher, made as the registry says."""
+    """True for the registry's teacher, made as the registry says."""
 
 
 class Epoch(_Part):
@@ -99,7 +103,7 @@ class Result(_Part):
 
 
 class Conditions(_Part):
-    """How the run was computed; none of it is part of the key."""
+    """The circumstances of the run; none of it is part of the key."""
 
     device: str
     processes: int

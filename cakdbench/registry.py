@@ -8,10 +8,10 @@ import importlib.util
 import json
 import pkgutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 
@@ -21,11 +21,13 @@ from cakdbench.models.staged import ModelInfo
 from cakdbench.utils.errors import UsageError, unknown
 from cakdbench.utils.neutral import fill_neutral, strip_neutral
 
+M = TypeVar("M", bound=Method)
+
 _methods: dict[str, type[Method]] = {}
 _aliases: dict[str, str] = {}
 
 FILE_MODULE = "cakdbench_file_"
-"""How the modules of method files are named: a hash of the path keeps files of one name apart."""
+"""The beginning of the names of the modules of method files; a hash of the path keeps files of one name apart."""
 
 
 def register(
@@ -38,7 +40,7 @@ def register(
     kind: str = "logits",
     aliases: tuple[str, ...] = (),
     version: int = 1,
-):
+) -> Callable[[type[M]], type[M]]:
     """Enter a Method under `id`, as a class decorator; a taken id or alias is an error.
 
     Args:
@@ -47,7 +49,7 @@ def register(
             its runs' keys; those of other methods have the hash of their source instead.
     """
 
-    def enter(cls: type[Method]) -> type[Method]:
+    def enter(cls: type[M]) -> type[M]:
         for name in (id, *aliases):
             holder = _methods.get(_aliases.get(name, name))
             if holder and (holder.__module__, holder.__qualname__) != (cls.__module__, cls.__qualname__):
@@ -57,8 +59,14 @@ def register(
             raise UsageError(f"method {id!r} needs {strange} of the teacher; what it can give is {known}")
         if kind not in KINDS:
             raise unknown(f"kind of {id}", kind, KINDS)
-        cls.id, cls.title, cls.paper, cls.url = id, title, paper, url
-        cls.year, cls.kind, cls.aliases, cls.version = year, kind, aliases, version
+        cls.id = id
+        cls.title = title
+        cls.paper = paper
+        cls.url = url
+        cls.year = year
+        cls.kind = kind
+        cls.aliases = aliases
+        cls.version = version
         _methods[id] = cls
         _aliases.update(dict.fromkeys(aliases, id))
         return cls
@@ -80,23 +88,25 @@ def discover() -> None:
 
 
 def load_file(path: Path) -> list[str]:
-    """Register the methods defined in a Python file (`--method-file`); returns their ids."""
+    """Register the methods defined in a Python file (`--method-file`); return their ids."""
     if not path.is_file():
         raise UsageError(f"no method file at {path}")
     place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
     spec = importlib.util.spec_from_file_location(f"{FILE_MODULE}{path.stem}_{place}", path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"{path} is no Python file: give it a name that ends in .py")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
+    sys.modules[spec.name] = module  # where dataclasses, pickle and `source_hash` look a class's module up
     try:
         spec.loader.exec_module(module)
     except UsageError:
         raise
     except Exception as error:  # other people's code, whatever it raises
         raise UsageError(f"the method file {path} cannot be loaded: {error!r}") from error
-    found = [id for id, method in _methods.items() if method.__module__ == spec.name]
-    if not found:
+    ids = [id for id, method in _methods.items() if method.__module__ == spec.name]
+    if not ids:
         raise UsageError(f"{path} registers no method: decorate its class with @register(...)")
-    return found
+    return ids
 
 
 def method_ids() -> list[str]:
@@ -110,8 +120,10 @@ def methods_in_order() -> list[type[Method]]:
 
 
 def setting_docs(config: type[Method.Config]) -> dict[str, str]:
-    """Return what a Config's docstring says of each setting under `Attributes:`."""
-    known, docs, name = {field.name for field in fields(config)}, {}, None
+    """Return the explanations of the settings under `Attributes:` in a Config's docstring."""
+    known = {field.name for field in fields(config)}
+    docs: dict[str, str] = {}
+    name = None
     _, _, documented = (config.__doc__ or "").partition("Attributes:")
     for line in map(str.strip, documented.splitlines()):
         head, colon, text = line.partition(": ")
@@ -128,13 +140,13 @@ def methods_named(names: str) -> list[str]:
 
 
 def taken(name: str) -> bool:
-    """Whether a method or an alias has this name."""
+    """Return True if a method or an alias has this name."""
     discover()
     return name in _methods or name in _aliases
 
 
 def get_method(name: str) -> type[Method]:
-    """The Method registered under an id or alias."""
+    """Return the Method registered under an id or alias."""
     discover()
     id = _aliases.get(name, name)
     if id not in _methods:
@@ -153,7 +165,7 @@ def split_variant(name: str) -> tuple[type[Method], str | None]:
 
 
 def variant_values(method: type[Method], variant: str | None) -> dict[str, Any]:
-    """The Config values a variant stands for: of the named one, then those in its brackets."""
+    """Return the Config values a variant stands for: of the named one, then those in its brackets."""
     named = labels.split(variant or "")[0]
     return dict(method.variants[named] if named else {}) | labels.changes(variant or "")
 
@@ -166,11 +178,11 @@ def resolve_config(
     dataset: str,
     overrides: dict[str, Any] | None = None,
 ) -> Method.Config:
-    """The method's numbers for one pair: defaults, then settings that match it, the variant, the overrides."""
+    """Return the method's numbers for one pair: defaults, then settings that match it, the variant, the overrides."""
     facts = {"dataset": dataset, "teacher_kind": teacher.kind, "student_kind": student.kind}
     values: dict[str, Any] = {}
     for setting in method.settings:
-        if all(facts[key] == wanted for key, wanted in setting.where.items()):
+        if all(facts[key] == value for key, value in setting.where.items()):
             values.update(setting.values)
     values.update(variant_values(method, variant))
     values.update(overrides or {})

@@ -1,4 +1,4 @@
-"""What a run's key holds of a method's code: the version of a built-in method, the hash of another's source.
+"""A method's code in a run's key: the version of a built-in method, the hash of another's source.
 
 A built-in method's version is raised by hand when what it computes changes, and golden training steps see to it that it
 is; so a function of it can be renamed without voiding a result. Other people's methods have no such guard.
@@ -20,6 +20,8 @@ from cakdbench.records import MethodIdentity
 from cakdbench.registry import config_identity
 
 BUILT_IN = "cakdbench.methods."
+Span = tuple[tuple[int, int], tuple[int, int]]
+"""Two positions in a source, as (row, column)."""
 
 
 def is_built_in(method: type[Method]) -> bool:
@@ -63,7 +65,7 @@ def _code(module: ModuleType, by_version: bool) -> str:
 
 
 def _versions(module: ModuleType) -> list[str]:
-    """Return the built-in methods of a module, each with its version."""
+    """Return the built-in methods of a module with their versions."""
     methods = [thing for thing in vars(module).values() if inspect.isclass(thing) and issubclass(thing, Method)]
     own = [method for method in methods if is_built_in(method) and method.__module__ == module.__name__]
     return sorted(f"{method.id} version {method.version}" for method in own if "version" in vars(method))
@@ -73,12 +75,15 @@ def _versions(module: ModuleType) -> list[str]:
 def bare(source: str) -> str:
     """Python source without docstrings, comments and blank lines; the same text in every version of Python."""
     lines = [line.encode() for line in io.StringIO(source)]
-    cuts, kept = _comments(source, lines), set()
+    cuts = _comments(source, lines)
+    kept: set[int] = set()
     for node in ast.walk(ast.parse(source)):
-        if _is_docstring(first := next(iter(_body(node)), None)):
-            cuts.append(((first.lineno, first.col_offset), (first.end_lineno, first.end_col_offset)))
+        statement = next(iter(_body(node)), None)
+        if statement and _is_docstring(statement):
+            cuts.append(_span(statement))
         elif isinstance(node, ast.Constant | ast.JoinedStr):
-            kept |= set(range(node.lineno, node.end_lineno))  # lines that end inside of a string
+            (first, _), (last, _) = _span(node)
+            kept |= set(range(first, last))  # lines that end inside of a string
     for (first, start), (last, end) in sorted(cuts, reverse=True):
         kept -= set(range(first, last))
         lines[first - 1 : last] = [lines[first - 1][:start] + lines[last - 1][end:], *[b""] * (last - first)]
@@ -86,30 +91,38 @@ def bare(source: str) -> str:
     return "\n".join(text for row, text in enumerate(texts, 1) if text or row in kept)
 
 
-def _comments(source: str, lines: list[bytes]) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """Where comments start and end: rows from 1, columns in bytes."""
-    found = [t.start for t in tokenize.generate_tokens(io.StringIO(source).readline) if t.type == tokenize.COMMENT]
-    places = [(row, len(lines[row - 1].decode()[:column].encode())) for row, column in found]
-    return [((row, column), (row, len(lines[row - 1]))) for row, column in places]
+def _span(node: ast.stmt | ast.expr) -> Span:
+    """Return the start and end of a node: rows from 1, columns in bytes."""
+    assert node.end_lineno is not None and node.end_col_offset is not None  # `ast.parse` sets them always
+    return (node.lineno, node.col_offset), (node.end_lineno, node.end_col_offset)
+
+
+def _comments(source: str, lines: list[bytes]) -> list[Span]:
+    """Return the start and end of every comment: rows from 1, columns in bytes."""
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    spans: list[Span] = []
+    for row, column in (token.start for token in tokens if token.type == tokenize.COMMENT):
+        start = len(lines[row - 1].decode()[:column].encode())
+        spans.append(((row, start), (row, len(lines[row - 1]))))
+    return spans
 
 
 def _body(node: ast.AST) -> list[ast.stmt]:
-    held = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-    return node.body if held else []
+    return node.body if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) else []
 
 
-def _is_docstring(node: ast.stmt | None) -> bool:
+def _is_docstring(node: ast.stmt) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
-def _source_modules(module: ModuleType, seen: set[str] | None = None) -> list[ModuleType]:
-    seen = {module.__name__} if seen is None else seen
-    found = [module]
+def _source_modules(module: ModuleType, visited: set[str] | None = None) -> list[ModuleType]:
+    visited = {module.__name__} if visited is None else visited
+    modules = [module]
     ours = module.__name__.startswith("cakdbench.")
     packages = (BUILT_IN,) if ours else (BUILT_IN, module.__name__.partition(".")[0] + ".")
     for value in vars(module).values():
         home = value.__name__ if inspect.ismodule(value) else getattr(value, "__module__", None) or ""
-        if home.startswith(packages) and home not in seen:
-            seen.add(home)
-            found += _source_modules(sys.modules[home], seen)
-    return found
+        if home.startswith(packages) and home not in visited:
+            visited.add(home)
+            modules += _source_modules(sys.modules[home], visited)
+    return modules

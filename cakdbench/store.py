@@ -19,13 +19,15 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ValidationError
 
 from cakdbench.records import Identity, Record
 from cakdbench.utils.errors import StoreError
+
+T = TypeVar("T", bound=BaseModel)
 
 CHECKPOINT = re.compile(r"step-(\d{9})-([0-9a-f]{16})\.pt")
 """Names of checkpoints: the step, and the beginning of the content's sha256."""
@@ -39,7 +41,7 @@ def checkpoint_files(folder: Path) -> list[Path]:
 def checkpoint_step(folder: Path) -> int:
     """Return the optimizer steps made at the newest checkpoint, from its name; 0 without one."""
     newest = checkpoint_files(folder)
-    return int(CHECKPOINT.fullmatch(newest[0].name)[1]) if newest else 0
+    return int(newest[0].name.split("-")[1]) if newest else 0
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -56,7 +58,7 @@ def write_atomic(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        _sync_folder(path.parent)  # a rename outlives a power cut once its folder is on disk
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -131,7 +133,7 @@ class RunFolder:
         return self._record.exists()
 
     def state(self) -> str:
-        """One of done, running, failed, interrupted, planned."""
+        """Return one of done, running, failed, interrupted, planned."""
         if self.is_done:
             return "done"
         if self._locked_elsewhere():
@@ -183,7 +185,7 @@ class RunFolder:
     def record(self) -> Record:
         return self._read(self._record, Record)
 
-    def _read(self, path: Path, kind: type[BaseModel]) -> Any:
+    def _read(self, path: Path, kind: type[T]) -> T:
         try:
             return kind.model_validate_json(content := path.read_bytes())
         except OSError as error:
@@ -192,7 +194,7 @@ class RunFolder:
             raise StoreError(unreadable(path, content, error)) from error
 
     def set_damaged_aside(self) -> str | None:
-        """Rename the record of a run whose files are not whole, so that it counts as unfinished; says what is wrong."""
+        """Rename the record of a run whose files are not whole, so that it counts as unfinished; return the fault."""
         if not self.is_done:
             return None
         try:
@@ -207,14 +209,14 @@ class RunFolder:
         if not self.student.is_file():
             raise StoreError(f"missing file {self.student}")
         try:
-            found = hashlib.sha256(self.predictions.read_bytes()).hexdigest()
+            sha256 = hashlib.sha256(self.predictions.read_bytes()).hexdigest()
         except OSError as error:
             raise StoreError(f"missing file {self.predictions}") from error
-        if found != record.predictions_sha256:
+        if sha256 != record.predictions_sha256:
             raise StoreError(f"damaged file {self.predictions}: not the predictions of the record")
 
     def _sweep(self) -> None:
-        """A finished run needs no checkpoints."""
+        """Remove the checkpoints, which a finished run does not need."""
         for checkpoint in self.checkpoints.glob("*"):
             checkpoint.unlink(missing_ok=True)
         if self.checkpoints.is_dir():
@@ -229,7 +231,7 @@ class RunFolder:
         write_atomic(self._failure, json.dumps({"reason": reason}).encode())
 
     def failure(self, since: float = 0.0) -> str | None:
-        """The reason why the last attempt failed, if it failed after `since` (seconds of the epoch)."""
+        """Return the reason why the last attempt failed, if it failed after `since` (seconds of the epoch)."""
         try:
             if self._failure.stat().st_mtime < since:
                 return None
@@ -250,14 +252,14 @@ class Store:
         return RunFolder(self.root / run_key(identity))
 
     def runs(self) -> Iterator[RunFolder]:
-        """Every run of the store, in the order of their keys."""
+        """Yield every run of the store, in the order of their keys."""
         if self.root.is_dir():
             for path in sorted(self.root.iterdir()):
                 if (path / "identity.json").exists():
                     yield RunFolder(path)
 
     def records(self) -> tuple[list[Record], list[str]]:
-        """The records of the finished runs, and what is wrong with those that cannot be read."""
+        """Return the records of the finished runs, and what is wrong with those that cannot be read."""
         records, damage = [], []
         for run in self.runs():
             if run.state() == "done":

@@ -91,6 +91,13 @@ def test_a_file_without_a_method_is_an_error_that_says_so(tmp_path):
         load_file(path)
 
 
+def test_a_method_file_that_is_no_python_file_is_refused_with_a_hint(tmp_path):
+    path = tmp_path / "mine.txt"
+    path.write_text(METHOD.format(id="mine_as_text", factor=1))
+    with pytest.raises(UsageError, match=r"mine\.txt is no Python file: give it a name that ends in \.py"):
+        load_file(path)
+
+
 def test_an_outside_method_has_the_versions_of_the_built_in_methods_it_uses_in_its_hash(tmp_path, monkeypatch):
     path = tmp_path / "borrower.py"
     path.write_text("from cakdbench.methods.kd import kd_loss\n" + METHOD.format(id="borrower", factor=1))

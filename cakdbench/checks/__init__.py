@@ -1,4 +1,4 @@
-"""`cakdbench check`: whether a method keeps its contract, found out on small models before hours are spent on it."""
+"""`cakdbench check`: a trial of a method's contract on small models, before hours are spent on it."""
 
 from cakdbench.checks.check import Finding, check_method, findings_table
 

@@ -34,7 +34,7 @@ CHECKS: dict[str, Callable[[Lab], str]] = {
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found.
+    """The outcome of one check.
 
     Attributes:
         detail: what was looked at, or what is wrong.
@@ -49,7 +49,7 @@ class Finding:
 
 
 def check_method(lab: Lab, files: list[Path] = [], processes: bool = True) -> Iterator[Finding]:
-    """Find out whether a method keeps its contract, check by check, on the CPU.
+    """Check a method's contract, point by point, on the CPU.
 
     Args:
         files: method files that a second process has to load too.
@@ -75,7 +75,7 @@ def _run(check: Callable[[Lab], str], lab: Lab) -> tuple[bool, str, str]:
 
 
 def _place(error: BaseException, lab: Lab) -> str:
-    """The last line of the method's own file that the error came through; else of any file."""
+    """Return the last line of the method's own file that the error came through; else of any file."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if frame.filename == inspect.getsourcefile(lab.method)]
     frame = (own or frames)[-1]
@@ -83,10 +83,10 @@ def _place(error: BaseException, lab: Lab) -> str:
 
 
 def findings_table(name: str, findings: list[Finding]) -> Table:
-    """One line per check, and what to do below each that failed."""
+    """Return a table of a line per check, and what to do below each that failed."""
     table = Table("check", "", "found", "s", title=Text(name), title_justify="left")
-    for each in findings:
-        mark = Text("ok", "green") if each.passed else Text("FAILED", "bold red")
-        found = Text(each.detail if each.passed else f"{each.detail}\n-> {each.hint}")
-        table.add_row(each.title, mark, found, f"{each.seconds:.1f}")
+    for finding in findings:
+        mark = Text("ok", "green") if finding.passed else Text("FAILED", "bold red")
+        detail = Text(finding.detail if finding.passed else f"{finding.detail}\n-> {finding.hint}")
+        table.add_row(finding.title, mark, detail, f"{finding.seconds:.1f}")
     return table

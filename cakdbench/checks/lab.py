@@ -36,7 +36,8 @@ class Fault(Exception):
 
     def __init__(self, what: str, hint: str):
         super().__init__(what)
-        self.what, self.hint = what, hint
+        self.what = what
+        self.hint = hint
 
 
 @dataclass(frozen=True)
@@ -63,18 +64,18 @@ def _model(name: str, classes: int, size: int, salt: str) -> ModuleTemplate[Stag
 
 
 def student_model(name: str, classes: int = CLASSES, size: int = SIZE) -> StagedModel:
-    """A fresh copy in train mode; all its parameters get gradients."""
+    """Return a fresh copy in train mode; all its parameters get gradients."""
     return _model(name, classes, size, "student").copy().train()
 
 
 def teacher_model(name: str, classes: int = CLASSES, size: int = SIZE) -> StagedModel:
-    """The same with other weights, frozen."""
+    """Return the same with other weights, frozen."""
     return _model(name, classes, size, "teacher").copy().requires_grad_(False).eval()
 
 
 @functools.cache
 def small_dataset(train: int = SAMPLES, test: int = 10) -> ImageDataset:
-    """The first images of the embedded dataset."""
+    """Return the first images of the embedded dataset."""
     full = load_dataset("fashion_demo")
     return replace(
         full,
@@ -84,7 +85,7 @@ def small_dataset(train: int = SAMPLES, test: int = 10) -> ImageDataset:
 
 
 def short_recipe(**changes: object) -> Recipe:
-    """Two steps of two local batches; SGD, in which rounding does not grow."""
+    """Return a recipe of two steps of two local batches; SGD, in which rounding does not grow."""
     sgd = {"optimizer.name": "sgd", "optimizer.lr": 0.02, "optimizer.weight_decay": 1e-4}
     numbers = {
         "epochs": 1,
@@ -96,8 +97,8 @@ def short_recipe(**changes: object) -> Recipe:
     return load_recipe("demo").override(numbers | changes)
 
 
-def _infos(direction: Direction) -> list[ModelInfo]:
-    return [model_info(MODELS[kind], CLASSES, SIZE) for kind in (direction.teacher, direction.student)]
+def _infos(direction: Direction) -> tuple[ModelInfo, ModelInfo]:
+    return model_info(MODELS[direction.teacher], CLASSES, SIZE), model_info(MODELS[direction.student], CLASSES, SIZE)
 
 
 @functools.lru_cache(maxsize=256)
@@ -118,7 +119,7 @@ class Lab:
 
     @functools.cached_property
     def trials(self) -> dict:
-        """What checks of this lab share, by direction: see `trial.trial`."""
+        """Trials that checks of this lab share, by direction: see `trial.trial`."""
         return {}
 
     @property
@@ -126,7 +127,8 @@ class Lab:
         return label(self.method.id, self.variant)
 
     def config(self, direction: Direction) -> Method.Config:
-        return _config(self.method, self.variant, direction)
+        # mypy takes a class for unhashable where its instances have a `__hash__` of their own.
+        return _config(self.method, self.variant, direction)  # type: ignore[arg-type]
 
     def refusal(self, direction: Direction) -> str | None:
         return self.method.refuses(*_infos(direction), self.config(direction))
@@ -138,7 +140,7 @@ class Lab:
 
     @property
     def some(self) -> list[Direction]:
-        """Two directions, to a CNN and to a network of tokens, from unlike teachers where there is a choice."""
+        """Return two directions, to a CNN and to a network of tokens, from unlike teachers where there is a choice."""
         chosen = {}
         for direction in self.accepted:
             tokens = direction.student != "cnn"
@@ -147,7 +149,7 @@ class Lab:
         return list(chosen.values())
 
     def make(self, direction: Direction, teacher: StagedModel | None = None) -> Method:
-        """The method in train mode, its extra modules seeded."""
+        """Return the method in train mode, its extra modules seeded."""
         teacher = teacher or teacher_model(MODELS[direction.teacher])
         student = student_model(MODELS[direction.student])
         labels = torch.from_numpy(small_dataset().train.labels)
@@ -157,7 +159,7 @@ class Lab:
         return method
 
     def lane(self, direction: Direction, recipe: Recipe | None = None, accelerator: Accelerator | None = None) -> Lane:
-        """The method in training as the engine trains it."""
+        """Return the method in training as the engine trains it."""
         recipe, accelerator = recipe or short_recipe(), accelerator or make_accelerator(cpu=True)
         local = recipe.global_batch // recipe.local_batch
         return Lane(
@@ -172,7 +174,7 @@ class Lab:
 
 
 def make_batch(teacher: str | None, size: int = 4, labels: str = "hard", first: int = 0) -> Batch:
-    """A batch of noise with all that a teacher can give on it.
+    """Return a batch of noise with all that a teacher can give on it.
 
     Args:
         teacher: its kind; None for a batch without a teacher's outputs.
@@ -185,13 +187,13 @@ def make_batch(teacher: str | None, size: int = 4, labels: str = "hard", first: 
         target = nn.functional.one_hot(target, CLASSES).float()
     if labels == "mixup":
         target = 0.7 * target + 0.3 * target.flip(0)
-    images, outputs = copy.deepcopy(_given(teacher, size, first))
+    images, outputs = copy.deepcopy(_noise(teacher, size, first))
     return Batch(images, target, index, 0, 0, _criterion(0.1 if labels == "smoothed" else 0.0), outputs)
 
 
 @functools.lru_cache(maxsize=256)
-def _given(teacher: str | None, size: int, first: int) -> tuple[Tensor, Output | None]:
-    """The images of a batch, and what the teacher makes of them."""
+def _noise(teacher: str | None, size: int, first: int) -> tuple[Tensor, Output | None]:
+    """Return the images of a batch, and the teacher's outputs on them."""
     with seeded("check", first, size):
         images = torch.randn(size, 3, SIZE, SIZE)
     if teacher is None:

@@ -11,7 +11,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class ModuleTemplate(Generic[M]):
-    """A module, pickled without its tensors, which stay as they are; `cast` gives copies of it."""
+    """A module, pickled without its tensors, which stay as they are; `copy` gives copies of it."""
 
     def __init__(self, module: M):
         self._tensors: list[Tensor] = []
@@ -20,14 +20,15 @@ class ModuleTemplate(Generic[M]):
         self._content = content.getvalue()
 
     def copy(self) -> M:
-        """A new module with new tensors."""
+        """Return a new module with new tensors."""
         return _Unpickler(io.BytesIO(self._content), [copy.deepcopy(tensor) for tensor in self._tensors]).load()
 
 
 class _Pickler(pickle.Pickler):
     def __init__(self, content: io.BytesIO, tensors: list[Tensor]):
         super().__init__(content)
-        self._tensors, self._places = tensors, {}
+        self._tensors = tensors
+        self._places: dict[int, int] = {}
 
     def persistent_id(self, thing: object) -> int | None:
         if not isinstance(thing, Tensor):

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException, start_processes
 
 from cakdbench.checks.lab import Lab, train
@@ -40,7 +41,7 @@ def _train_all(rank: int, folder: Path, names: list[str]) -> None:
     torch.distributed.destroy_process_group()
 
 
-def _train(lab: Lab, folder: Path, accelerator) -> None:
+def _train(lab: Lab, folder: Path, accelerator: Accelerator) -> None:
     for direction in lab.some:
         lane = lab.lane(direction, accelerator=accelerator)
         failed = train([lane], direction, accelerator.process_index)

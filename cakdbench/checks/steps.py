@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import fields, replace
 
 import numpy as np
@@ -23,7 +23,7 @@ from cakdbench.checks.lab import (
     teacher_model,
 )
 from cakdbench.checks.trial import Trial, backward, step, trial
-from cakdbench.method import Method, Step
+from cakdbench.method import Method, Step, sum_losses
 from cakdbench.models.staged import StagedModel
 from cakdbench.registry import setting_docs
 from cakdbench.train.lane import parameters_of
@@ -57,15 +57,15 @@ def refusals(lab: Lab) -> str:
 
 
 def finite(autocast: bool) -> Callable[[Lab], str]:
-    """Losses and gradients are finite, in fp32 or under bf16 autocast, on every direction it takes."""
+    """Return the check that losses and gradients are finite, in fp32 or under bf16 autocast, on every direction."""
 
     def check(lab: Lab) -> str:
         for direction in lab.accepted:
             tried = Trial(lab, direction, autocast) if autocast else trial(lab, direction)
             _check_losses(tried.made, str(direction))
-            given, wanted = ("x".join(map(str, shape)) for shape in (tried.made.logits.shape, (tried.size, CLASSES)))
-            if given != wanted:
-                raise Fault(f"{direction}: the logits are {given}, not {wanted}", "return the student's logits")
+            shape, expected = ("x".join(map(str, sizes)) for sizes in (tried.made.logits.shape, (tried.size, CLASSES)))
+            if shape != expected:
+                raise Fault(f"{direction}: the logits are {shape}, not {expected}", "return the student's logits")
             for name, grad in tried.grads.items():
                 if grad is not None and not grad.isfinite().all():
                     raise Fault(
@@ -88,7 +88,7 @@ def _check_losses(made: Step, where: str) -> None:
 
 
 def trains_the_student_alone(lab: Lab) -> str:
-    """Every student parameter gets a gradient; the teacher gets none and does not change."""
+    """Check that every student parameter gets a gradient; the teacher gets none and does not change."""
     for direction in lab.accepted:
         tried = trial(lab, direction)
         grads = {name: grad for name, grad in tried.grads.items() if name.startswith("student.")}
@@ -106,21 +106,21 @@ def trains_the_student_alone(lab: Lab) -> str:
 
 
 def variants(lab: Lab) -> str:
-    """Every variant makes a step with finite losses on the first direction it takes."""
+    """Check that every variant makes a step with finite losses on the first direction it takes."""
     refused = 0
     for name in lab.method.variants:
-        each = replace(lab, variant=name)
-        direction = next((d for d in DIRECTIONS if each.refusal(d) is None), None)
+        variant = replace(lab, variant=name)
+        direction = next((d for d in DIRECTIONS if variant.refusal(d) is None), None)
         if direction is None:  # the small models need not suit every variant
             refused += 1
             continue
-        _check_losses(step(each.make(direction), make_batch(direction.teacher)), each.label)
+        _check_losses(step(variant.make(direction), make_batch(direction.teacher)), variant.label)
     stepped = f"{len(lab.method.variants) - refused} variants"
     return f"{stepped}; {refused} refuse these small models" if refused else stepped
 
 
 def adversary(lab: Lab) -> str:
-    """What an adversary minimises depends on its own parameters alone, and the other losses do not train it."""
+    """Check that an adversary's losses depend on its own parameters alone, and that no other loss trains it."""
     opposed = 0
     for direction in lab.accepted:
         tried = trial(lab, direction)
@@ -143,8 +143,8 @@ def adversary(lab: Lab) -> str:
 
 
 def _by_owner(method: Method, own: set[int]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Trained parameters by name: the adversary's, and all others."""
-    trained = {name: p for name, p in method.named_parameters() if p.requires_grad}
+    """Return the trained parameters by name: the adversary's, and all others."""
+    trained: dict[str, Tensor] = {name: p for name, p in method.named_parameters() if p.requires_grad}
     theirs = {name: p for name, p in trained.items() if id(p) in own}
     return theirs, {name: p for name, p in trained.items() if name not in theirs}
 
@@ -152,13 +152,12 @@ def _by_owner(method: Method, own: set[int]) -> tuple[dict[str, Tensor], dict[st
 def _reached(losses: dict[str, Tensor], parameters: dict[str, Tensor]) -> list[str]:
     if not losses or not parameters:
         return []
-    total = sum(losses.values())
-    grads = torch.autograd.grad(total, list(parameters.values()), allow_unused=True, retain_graph=True)
+    grads = torch.autograd.grad(sum_losses(losses), list(parameters.values()), allow_unused=True, retain_graph=True)
     return [name for name, grad in zip(parameters, grads) if grad is not None]
 
 
 def label_forms(lab: Lab) -> str:
-    """Class indices, smoothed and mixed labels; one-hot labels give what class indices give."""
+    """Check class indices, smoothed and mixed labels; one-hot labels give what class indices give."""
     for direction in lab.some:
         teacher, totals = teacher_model(MODELS[direction.teacher]), {}
         for form in ("hard", "smoothed", "one_hot", "mixup"):
@@ -185,8 +184,9 @@ def batch_sizes(lab: Lab) -> str:
 
 
 def needs(lab: Lab) -> str:
-    """What the method declares to need of the teacher is what it uses, on each direction; nothing idle in all."""
-    declared, used = set(), set()
+    """Check that the method uses of the teacher what it declares on every direction, and all of it on some."""
+    declared: set[str] = set()
+    used: set[str] = set()
     for direction in lab.accepted:
         method, here = trial(lab, direction).method, trial(lab, direction).used
         if here - method.needs:
@@ -194,7 +194,8 @@ def needs(lab: Lab) -> str:
                 f"{direction}: uses {_listed(here - method.needs)} of the teacher, and does not declare it",
                 f"set needs = frozenset({sorted(here | method.needs)})",
             )
-        declared, used = declared | method.needs, used | here
+        declared |= method.needs
+        used |= here
     if declared - used:
         raise Fault(
             f"declares to need {_listed(declared - used)}, and never uses it",
@@ -203,12 +204,12 @@ def needs(lab: Lab) -> str:
     return _listed(used) or "nothing of the teacher"
 
 
-def _listed(names: set[str]) -> str:
+def _listed(names: Iterable[str]) -> str:
     return ", ".join(sorted(names))
 
 
 def keeps_seeds(lab: Lab) -> str:
-    """Building and stepping leaves no generator in a state of the method's choice."""
+    """Check that building and stepping leaves no generator in a state of the method's choice."""
     direction = lab.some[0]
     teacher = teacher_model(MODELS[direction.teacher])
     ends = [_generators(lab, direction, teacher, salt) for salt in ("one", "other")]
@@ -219,18 +220,22 @@ def keeps_seeds(lab: Lab) -> str:
 
 
 def _generators(lab: Lab, direction: Direction, teacher: StagedModel, salt: str) -> dict[str, str]:
-    """States of the generators after a build and a step that began with seeds made of `salt`."""
+    """Return the states of the generators after a build and a step that began with seeds made of `salt`."""
     with seeded("check seeds", salt):
         student, labels = student_model(MODELS[direction.student]), torch.arange(SAMPLES) % CLASSES
         method = build_method(lab.method, student, teacher, lab.config(direction), labels=labels).train()
         method.epoch_start(0)
         method(make_batch(direction.teacher))
-        states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+        states = (
+            random.getstate(),
+            np.random.get_state(legacy=False)["state"]["key"].tolist(),
+            torch.get_rng_state().tolist(),
+        )
         return dict(zip(("Python's random", "numpy", "torch"), map(str, states)))
 
 
 def export(lab: Lab) -> str:
-    """The exported student is the plain timm model, with no trace of the method."""
+    """Check that the exported student is the plain timm model, with no trace of the method."""
     for direction in lab.some:
         method = lab.make(direction)
         backward(method, step(method, make_batch(direction.teacher)))

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -25,15 +25,17 @@ STEPS = 16
 
 
 def optimized(lab: Lab) -> str:
-    """Every extra parameter is in an optimizer, gets a gradient within some steps, and moves."""
+    """Check that every extra parameter is in an optimizer, gets a gradient within some steps, and moves."""
     adam = {"optimizer.name": "adamw", "optimizer.lr": 1e-3}  # moves by its rate however small the gradient
     extra, recipe = 0, short_recipe(epochs=STEPS, **adam)
     for direction in lab.some:
         lane = lab.lane(direction, recipe)
         inside = {id(p) for p in lane.method.student.parameters()}
-        own = {name: p for name, p in lane.method.named_parameters() if p.requires_grad and id(p) not in inside}
-        held = {id(p) for p in parameters_of(lane.optimizer, *lane.extra_optimizers)}
-        lost = [name for name, p in own.items() if id(p) not in held]
+        own: dict[str, Tensor] = {
+            name: p for name, p in lane.method.named_parameters() if p.requires_grad and id(p) not in inside
+        }
+        optimized = {id(p) for p in parameters_of(lane.optimizer, *lane.extra_optimizers)}
+        lost = [name for name, p in own.items() if id(p) not in optimized]
         if lost:
             raise Fault(f"{direction}: {lost[0]} is in no optimizer", "create it in build()")
         still = _unmoved(lane, own, functools.partial(_batch, direction))
@@ -46,7 +48,7 @@ def optimized(lab: Lab) -> str:
     return f"{extra} extra tensors at most" if extra else "no extra parameters"
 
 
-def _unmoved(lane: Lane, own: dict[str, Tensor], batch_of) -> list[str]:
+def _unmoved(lane: Lane, own: dict[str, Tensor], batch_of: Callable[[int], Batch]) -> list[str]:
     waiting = set(own)
     lane.start_epoch(0)
     for number in range(STEPS):
@@ -59,7 +61,7 @@ def _unmoved(lane: Lane, own: dict[str, Tensor], batch_of) -> list[str]:
 
 
 def _reached_by_step(lane: Lane, own: dict[str, Tensor], batch: Batch, names: set[str]) -> set[str]:
-    """One engine step; the names whose gradient was not zero."""
+    """Make one engine step; return the names whose gradient was not zero."""
     reached: set[str] = set()
     hooks = [
         own[name].register_hook(lambda grad, name=name: reached.add(name) if grad.any() else None) for name in names
@@ -76,7 +78,7 @@ def _batch(direction: Direction, number: int, size: int = 4) -> Batch:
 
 
 def checkpoint(lab: Lab) -> str:
-    """A lane that was saved and loaded into a new one makes the same next step, bit for bit."""
+    """Check that a lane that was saved and loaded into a new one makes the same next step, bit for bit."""
     for direction in lab.some:
         lane, again = lab.lane(direction), lab.lane(direction)
         lane.start_epoch(0)
@@ -87,8 +89,8 @@ def checkpoint(lab: Lab) -> str:
         except Exception as error:
             raise Fault(f"{direction}: its state cannot be loaded: {error}", "keep tensors in buffers") from error
         again.start_epoch(0)
-        for each in (lane, again):
-            _engine_step(each, _batch(direction, 2))
+        for copied in (lane, again):
+            _engine_step(copied, _batch(direction, 2))
         _must_equal(
             lane.method.state_dict(),
             again.method.state_dict(),
@@ -119,7 +121,7 @@ def beside_others(lab: Lab) -> str:
         neighbour = _alone(last, direction)
         alone, company, other = lab.lane(direction), lab.lane(direction), last.lane(direction)
         _train([alone], direction)
-        _train([*(each.lane(direction) for each in first), company, other], direction)
+        _train([*(method.lane(direction) for method in first), company, other], direction)
         _must_equal(
             alone.method.state_dict(),
             company.method.state_dict(),
@@ -137,7 +139,7 @@ def beside_others(lab: Lab) -> str:
 
 @functools.lru_cache(maxsize=4)
 def _alone(lab: Lab, direction: Direction) -> dict:
-    """What a method of the product trains to where it is the only one."""
+    """Return the state that a method of the product trains to where it is the only one."""
     lane = lab.lane(direction)
     _train([lane], direction)
     return lane.method.state_dict()
@@ -150,7 +152,7 @@ def _train(lanes: list[Lane], direction: Direction) -> None:
 
 
 def _must_equal(one: dict, other: dict, complaint: str, hint: str, start: dict | None = None) -> None:
-    """Two states agree bit for bit or, given where they started, in how far they went (to a hundredth).
+    """Compare two states: bit for bit or, with the state they started from, in how far they went (to a hundredth).
 
     Raises:
         Fault: the complaint, with the first name that differs.
@@ -162,8 +164,8 @@ def _must_equal(one: dict, other: dict, complaint: str, hint: str, start: dict |
             raise Fault(f"{complaint} {name}", hint)
 
 
-def _flat(state, name: str = "") -> Iterator[tuple[str, Tensor]]:
-    """All tensors in nested dicts and lists, with their paths."""
+def _flat(state: object, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Yield all tensors in nested dicts and lists, with their paths."""
     if isinstance(state, Tensor):
         yield name, state
     elif isinstance(state, dict | list | tuple):
@@ -222,8 +224,14 @@ def _launch(arguments: list[str], patience: float = 600.0) -> None:
         Fault: one failed, with its last words, or they wait for each other.
     """
     program = [sys.executable, "-m", "cakdbench.checks.rank", *arguments]
-    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
-    with subprocess.Popen(program, env=os.environ | {"OMP_NUM_THREADS": "1"}, **pipes) as both:
+    with subprocess.Popen(
+        program,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as both:
         try:
             words = both.communicate(timeout=patience)[1]
         except BaseException as error:

@@ -1,25 +1,26 @@
 """A first step of a method on one direction, made once for all checks that only look at it."""
 
 import functools
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from cakdbench.checks.lab import MODELS, Direction, Lab, make_batch, teacher_model
-from cakdbench.method import Batch, Method, Step
+from cakdbench.method import Batch, Method, Step, sum_losses
 from cakdbench.models.staged import Output
 from cakdbench.utils.rng import seeded
 
 
 def step(method: Method, batch: Batch, autocast: bool = False) -> Step:
-    """One forward pass with the randomness the engine would give it."""
+    """Run one forward pass with the randomness the engine would give it."""
     with seeded("check step"), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         return method(batch)
 
 
 def backward(method: Method, made: Step, retain_graph: bool = False) -> None:
     method.zero_grad(set_to_none=True)
-    sum(made.everything.values()).backward(retain_graph=retain_graph)
+    sum_losses(made.everything).backward(retain_graph=retain_graph)
 
 
 class Trial:
@@ -54,7 +55,7 @@ class Trial:
         return {name: parameter.grad for name, parameter in self.method.named_parameters()}
 
     def teacher_changed(self) -> bool:
-        """Whether the teacher is in another state, or mode, than before the step."""
+        """Return True if the teacher is in another state, or mode, than before the step."""
         state = self.teacher.state_dict()
         return self.teacher.training or any(not torch.equal(self._teacher_was[name], state[name]) for name in state)
 
@@ -62,18 +63,18 @@ class Trial:
 class Watched(Output):
     """An output that notes which of its fields are read."""
 
-    def __init__(self, **parts):
+    def __init__(self, **parts: Any):
         object.__setattr__(self, "read", set())
         super().__init__(**parts)
 
-    def __getattribute__(self, name):
+    def __getattribute__(self, name: str) -> Any:
         if name in object.__getattribute__(self, "__dataclass_fields__"):
             object.__getattribute__(self, "read").add(name)
         return object.__getattribute__(self, name)
 
 
 def trial(lab: Lab, direction: Direction) -> Trial:
-    """The lab's step in fp32 on this direction."""
+    """Return the lab's step in fp32 on this direction."""
     if direction not in lab.trials:
         lab.trials[direction] = Trial(lab, direction)
     return lab.trials[direction]

@@ -15,26 +15,27 @@ if TYPE_CHECKING:
 
 
 def train_transform(dataset: ImageDataset, recipe: "Recipe") -> transforms.Compose:
-    """RGB image -> `(3, S, S)` float32, augmented and normalised; draws from the global generators.
+    """Return RGB image -> `(3, S, S)` float32, augmented and normalised; draws from the global generators.
 
     What is resized to the recipe's image size S is a random part of the image ("rrc") or the largest central
     square ("none"); for "pad" the image is first shifted at random, by up to `pad` of its own pixels.
     """
     augment = recipe.augment
-    whole = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0)}
-    crop = {"scale": augment.scale, "ratio": augment.ratio} if augment.crop == "rrc" else whole
+    whole = (1.0, 1.0), (1.0, 1.0)
+    scale, ratio = (augment.scale, augment.ratio) if augment.crop == "rrc" else whole
     transform = create_transform(
         recipe.image_size,
         is_training=True,
+        scale=scale,
+        ratio=ratio,
         hflip=augment.hflip,
-        color_jitter=augment.color_jitter or None,
+        color_jitter=augment.color_jitter or None,  # type: ignore[arg-type]  # None, which leaves it out, is not typed
         auto_augment=augment.auto_augment,
         interpolation=augment.interpolation,
         mean=dataset.mean,
         std=dataset.std,
         re_prob=augment.reprob,
         re_mode="pixel",
-        **crop,
     )
     _blacken(transform)
     shift = [Shift(augment.pad)] if augment.crop == "pad" else []
@@ -42,7 +43,7 @@ def train_transform(dataset: ImageDataset, recipe: "Recipe") -> transforms.Compo
 
 
 def eval_transform(recipe: "Recipe") -> transforms.Compose:
-    """RGB image -> `(3, S, S)` uint8: the shorter edge resized to `S / crop_pct`, then the centre."""
+    """Return RGB image -> `(3, S, S)` uint8: the shorter edge resized to `S / crop_pct`, then the centre."""
     return create_transform(
         recipe.image_size,
         is_training=False,
@@ -53,7 +54,7 @@ def eval_transform(recipe: "Recipe") -> transforms.Compose:
 
 
 def mixing(dataset: ImageDataset, recipe: "Recipe") -> Mixup | None:
-    """timm's mixup or cutmix, at equal odds, of whole batches, with label smoothing in the targets.
+    """Return timm's mixup or cutmix, at equal odds, of whole batches, with label smoothing in the targets.
 
     None if the recipe has neither.
     """

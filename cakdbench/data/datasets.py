@@ -1,4 +1,4 @@
-"""The datasets by name, and what is known of each before its files are there."""
+"""The datasets by name, and the facts of each that need no files."""
 
 import functools
 import os
@@ -20,7 +20,7 @@ __all__ = ["DatasetFacts", "ImageDataset", "Split", "dataset_facts", "dataset_na
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """What a plan needs to know of a dataset.
+    """The facts of a dataset that a plan needs.
 
     Attributes:
         mean: of pixel values in [0, 1], per RGB channel.
@@ -47,7 +47,7 @@ FACTS = {
 
 
 def dataset_names() -> list[str]:
-    """The named datasets; besides them, `timm:NAME` is anything `timm.data.create_dataset` opens."""
+    """Return the named datasets; besides them, `timm:NAME` is anything `timm.data.create_dataset` opens."""
     return list(FACTS)
 
 
@@ -58,7 +58,7 @@ def data_root(data_dir: Path | str | None = None) -> Path:
 
 
 def dataset_facts(name: str, data_dir: Path | str | None = None, download: bool = True) -> DatasetFacts:
-    """Facts of a named dataset, without touching a file; a `timm:` dataset has to be opened for them.
+    """Return the facts of a named dataset, without touching a file; a `timm:` dataset has to be opened for them.
 
     Raises:
         UsageError: the name is unknown, or a `timm:` dataset cannot be opened.
@@ -73,7 +73,7 @@ def dataset_facts(name: str, data_dir: Path | str | None = None, download: bool 
 
 
 def load_dataset(name: str, data_dir: Path | str | None = None, download: bool = True) -> ImageDataset:
-    """A dataset by name; the same object when asked again.
+    """Return a dataset by name; the same object when asked again.
 
     Args:
         data_dir: see `data_root`.
@@ -92,14 +92,13 @@ def _load(name: str, root: Path, download: bool) -> ImageDataset:
     if name.startswith("timm:"):
         return load_timm(name, root, download)
     facts = FACTS[name]
-    statistics = {"mean": facts.mean, "std": facts.std}
     if name == "imagenet1k":
         halves = sources.imagenet1k(root)
         files = ((Path(half.root), half.samples) for half in halves)
-        data = from_files(name, *files, class_names=halves[0].classes, **statistics)
+        data = from_files(name, *files, class_names=halves[0].classes, mean=facts.mean, std=facts.std)
     else:
         arrays, class_names = _arrays(name, root, download)
-        data = from_arrays(name, *arrays, class_names=class_names, **statistics)
+        data = from_arrays(name, *arrays, class_names=class_names, mean=facts.mean, std=facts.std)
     if (len(data.train), len(data.test)) != (facts.n_train, facts.n_test):
         warnings.warn(
             f"{name} in {root} has {len(data.train)} training and {len(data.test)} test images, the original "

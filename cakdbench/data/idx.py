@@ -12,7 +12,7 @@ PARTS = {"train": "train", "test": "t10k"}
 
 
 def find_idx(folder: Path, split: str, kind: str) -> Path:
-    """The file of a split ("train" or "test") and kind ("images" or "labels"), unpacked or gzipped.
+    """Return the file of a split ("train" or "test") and kind ("images" or "labels"), unpacked or gzipped.
 
     Raises:
         FileNotFoundError: `folder` has neither.
@@ -25,7 +25,7 @@ def find_idx(folder: Path, split: str, kind: str) -> Path:
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """The uint8 array in `path`, gzipped if it ends in .gz.
+    """Return the uint8 array in `path`, gzipped if it ends in .gz.
 
     Raises:
         UsageError: the file is damaged or holds something else.
@@ -45,7 +45,7 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def read_split(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images `(N, H, W)` and labels `(N,)` of a split, both uint8."""
+    """Return images `(N, H, W)` and labels `(N,)` of a split, both uint8."""
     images, labels = (read_idx(find_idx(folder, split, kind)) for kind in ("images", "labels"))
     if len(images) != len(labels):
         raise UsageError(f"{folder} has {len(images)} {split} images but {len(labels)} labels; replace them")

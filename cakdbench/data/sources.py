@@ -35,13 +35,14 @@ def fetch(open_dataset: Callable[[bool], T], root: Path, download: bool) -> T:
 
 
 def fashion_demo() -> tuple[Arrays, Arrays]:
-    """The embedded subset; see scripts/make_fashion_demo.py."""
+    """Return the embedded subset; see scripts/make_fashion_demo.py."""
     with np.load(EMBEDDED) as file:
-        return tuple((file[f"{split}_images"], file[f"{split}_labels"]) for split in ("train", "test"))
+        train, test = ((file[f"{split}_images"], file[f"{split}_labels"]) for split in ("train", "test"))
+    return train, test
 
 
 def fashion_mnist(root: Path, download: bool) -> tuple[Arrays, Arrays]:
-    """The four idx files in `FashionMNIST/raw` (torchvision's layout) or `fashion-mnist` (Debian's)."""
+    """Read the four idx files in `FashionMNIST/raw` (torchvision's layout) or `fashion-mnist` (Debian's)."""
 
     def open_dataset(may_download: bool) -> tuple[Arrays, Arrays]:
         if may_download:
@@ -61,13 +62,14 @@ def fashion_mnist(root: Path, download: bool) -> tuple[Arrays, Arrays]:
 
 
 def cifar(name: str, root: Path, download: bool) -> tuple[tuple[Arrays, Arrays], list[str]]:
-    """CIFAR-10 or CIFAR-100 in torchvision's layout, and the names of the classes."""
+    """Read CIFAR-10 or CIFAR-100 in torchvision's layout, and the names of the classes."""
     kind, train_files = CIFAR[name]
     folder = root / kind.base_folder
 
     def open_dataset(may_download: bool) -> tuple[tuple[Arrays, Arrays], list[str]]:
         halves = [kind(str(root), train=train, download=may_download) for train in (True, False)]
-        return tuple((half.data, np.array(half.targets)) for half in halves), halves[0].classes
+        train, test = ((half.data, np.array(half.targets)) for half in halves)
+        return (train, test), halves[0].classes
 
     try:
         return fetch(open_dataset, root, download)
@@ -81,7 +83,7 @@ def cifar(name: str, root: Path, download: bool) -> tuple[tuple[Arrays, Arrays],
 
 
 def imagenet1k(root: Path) -> tuple[ImageFolder, ImageFolder]:
-    """ImageNet-1k as one folder of images per class.
+    """Open ImageNet-1k as one folder of images per class.
 
     Raises:
         UsageError: it is missing, or has not exactly 1000 classes. A subset is refused because its labels
@@ -96,10 +98,10 @@ def imagenet1k(root: Path) -> tuple[ImageFolder, ImageFolder]:
             f"and the 50,000 validation images into {folder}/val/<wnid>/, for instance "
             f"val/n01440764/ILSVRC2012_val_00000293.JPEG, {ELSEWHERE}"
         ) from error
-    found = {half.root: len(half.classes) for half in halves}
-    if set(found.values()) != {1000} or halves[0].classes != halves[1].classes:
+    classes = {half.root: len(half.classes) for half in halves}
+    if set(classes.values()) != {1000} or halves[0].classes != halves[1].classes:
         raise UsageError(
-            f"imagenet1k needs the same 1000 class folders in train and val, found {found}. A subset of "
+            f"imagenet1k needs the same 1000 class folders in train and val, found {classes}. A subset of "
             "ImageNet is a dataset of its own: name it timm:folder/imagenet1k"
         )
     return halves

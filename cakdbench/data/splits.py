@@ -1,7 +1,7 @@
-"""What a dataset is once loaded: decoded or decodable images, labels, and a fingerprint of both."""
+"""A dataset in memory: decoded or decodable images, labels, and a fingerprint of both."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,7 +83,7 @@ def from_arrays(
     mean: Colour,
     std: Colour,
 ) -> ImageDataset:
-    """A dataset held in memory; the fingerprint covers every pixel and label.
+    """Return a dataset held in memory; the fingerprint covers every pixel and label.
 
     Args:
         train: images `(N, H, W)` or `(N, H, W, 3)` uint8, and labels `(N,)`.
@@ -91,8 +91,8 @@ def from_arrays(
     """
     halves = [(np.ascontiguousarray(images), np.asarray(labels, np.int64)) for images, labels in (train, test)]
     content = (part for images, labels in halves for part in (str(images.shape), images, labels))
-    splits = [Split(labels, ArrayImages(images)) for images, labels in halves]
-    return assemble(name, splits, content, class_names, mean, std)
+    first, second = (Split(labels, ArrayImages(images)) for images, labels in halves)
+    return assemble(name, (first, second), content, class_names, mean, std)
 
 
 def from_files(
@@ -104,35 +104,39 @@ def from_files(
     mean: Colour,
     std: Colour,
 ) -> ImageDataset:
-    """A dataset of image files; the fingerprint covers their names below the folder, and the labels.
+    """Return a dataset of image files; the fingerprint covers their names below the folder, and the labels.
 
     Args:
         train: the split's folder, and its files with their labels.
         test: likewise.
     """
-    content = (
-        f"{Path(path).relative_to(folder).as_posix()}\0{label}\n"
-        for folder, samples in (train, test)
-        for path, label in [(folder, len(samples)), *samples]
-    )
-    splits = [
-        Split(np.array([label for _, label in samples], np.int64), FileImages([path for path, _ in samples]))
-        for _, samples in (train, test)
-    ]
-    return assemble(name, splits, content, class_names, mean, std)
+    content = (line for folder, samples in (train, test) for line in _lines(folder, samples))
+    return assemble(name, (_file_split(train[1]), _file_split(test[1])), content, class_names, mean, std)
+
+
+def _lines(folder: Path, samples: Sequence[tuple[str, int]]) -> Iterator[str]:
+    """Yield the text that stands for each sample, behind one that says how many there are."""
+    yield f".\0{len(samples)}\n"
+    for path, label in samples:
+        yield f"{Path(path).relative_to(folder).as_posix()}\0{label}\n"
+
+
+def _file_split(samples: Sequence[tuple[str, int]]) -> Split:
+    return Split(np.array([label for _, label in samples], np.int64), FileImages([path for path, _ in samples]))
 
 
 def assemble(
     name: str,
-    splits: Sequence[Split],
+    splits: tuple[Split, Split],
     content: Iterable[str | np.ndarray],
     class_names: Sequence[str],
     mean: Colour,
     std: Colour,
 ) -> ImageDataset:
-    """A dataset of a training and a test split, whose fingerprint covers `content` and the normalisation."""
+    """Return a dataset of a training and a test split; its fingerprint covers `content` and the normalisation."""
     digest = hashlib.sha256(repr((len(class_names), tuple(mean), tuple(std))).encode())
     for part in content:
-        digest.update(part.encode() if isinstance(part, str) else part)
+        digest.update(part.encode() if isinstance(part, str) else part.data)
     names = tuple(class_names)
-    return ImageDataset(name, len(names), names, tuple(mean), tuple(std), *splits, digest.hexdigest())
+    train, test = splits
+    return ImageDataset(name, len(names), names, mean, std, train, test, digest.hexdigest())

@@ -63,7 +63,7 @@ class MicroBatch(NamedTuple):
 
 @functools.lru_cache(maxsize=8)
 def order(seed: int, epoch: int, size: int) -> np.ndarray:
-    """`(size,)` the permutation of the training set in an epoch, by NumPy's generator of frozen output."""
+    """Return `(size,)` the permutation of the training set in an epoch, by NumPy's generator of frozen output."""
     return np.random.RandomState(derive(seed, "order", epoch) % 2**32).permutation(size)
 
 
@@ -75,13 +75,15 @@ class LocalBatches(Dataset):
     """
 
     def __init__(self, dataset: ImageDataset, recipe: "Recipe", seed: int):
-        self.split, self.seed = dataset.train, seed
-        self.global_batch, self.local_batch = recipe.global_batch, recipe.local_batch
+        self.split = dataset.train
+        self.seed = seed
+        self.global_batch = recipe.global_batch
+        self.local_batch = recipe.local_batch
         self.transform = train_transform(dataset, recipe)
         self.mix = mixing(dataset, recipe)
 
     def indices(self, name: MicroBatch) -> np.ndarray:
-        """`(L,)` positions in the training set of the samples in a local batch."""
+        """Return `(L,)` positions in the training set of the samples in a local batch."""
         start = name.step * self.global_batch + name.micro_batch * self.local_batch
         return order(self.seed, name.epoch, len(self.split))[start : start + self.local_batch].copy()
 
@@ -96,7 +98,7 @@ class LocalBatches(Dataset):
         return Samples(images, target, torch.from_numpy(indices), *name)
 
     def _view(self, epoch: int, index: int) -> Tensor:
-        """The augmented sample; leaves the global generators seeded."""
+        """Return the augmented sample; leaves the global generators seeded."""
         reseed(self.seed, "view", epoch, index)
         return self.transform(self.split.image(index))
 
@@ -128,7 +130,9 @@ class SampleStream:
         pin_memory: bool = False,
     ):
         _check(dataset, recipe, world)
-        self.dataset, self.recipe, self.seed = dataset, recipe, seed
+        self.dataset = dataset
+        self.recipe = recipe
+        self.seed = seed
         self.micro_batches = range(rank, recipe.global_batch // recipe.local_batch, world)
         self.batches = LocalBatches(dataset, recipe, seed)
         self._names: list[MicroBatch] = []
@@ -147,7 +151,7 @@ class SampleStream:
         return len(self.micro_batches)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[list[Samples]]:
-        """This process's local batches of every step from `start_step` on."""
+        """Yield this process's local batches of every step from `start_step` on."""
         steps = range(start_step, self.steps_per_epoch)
         self._names[:] = [MicroBatch(epoch, step, micro_batch) for step in steps for micro_batch in self.micro_batches]
         batches = iter(self._loader)
@@ -175,16 +179,19 @@ def _check(dataset: ImageDataset, recipe: "Recipe", world: int) -> None:
         )
 
 
-def _loader(batches: Dataset, names: Sequence, workers: int, **options: bool) -> DataLoader:
-    """Batches in the order of their `names`; the generator keeps it from drawing from torch's global one."""
+def _loader(
+    batches: Dataset, names: Sequence, workers: int, *, pin_memory: bool = False, persistent_workers: bool = False
+) -> DataLoader:
+    """Return a loader of batches in the order of their `names`."""
     return DataLoader(
         batches,
         batch_size=None,
         sampler=names,
         num_workers=workers,
-        generator=torch.Generator(),
+        generator=torch.Generator(),  # else it draws a seed from torch's global one, which the engine seeds
         worker_init_fn=_leave_interrupts,
-        **options,
+        pin_memory=pin_memory,
+        persistent_workers=persistent_workers,
     )
 
 
@@ -197,7 +204,8 @@ class EvalBatches(Dataset):
     """Images in order; an item is a batch: `(B, 3, S, S)` uint8 images, `(B,)` labels, `(B,)` positions."""
 
     def __init__(self, split: Split, recipe: "Recipe", batch_size: int):
-        self.split, self.batch_size = split, batch_size
+        self.split = split
+        self.batch_size = batch_size
         self.transform = eval_transform(recipe)
 
     def __getitem__(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -235,7 +243,8 @@ class EvalStream:
         self._keep = len(split) * 3 * recipe.image_size**2 <= CACHE_BYTES
         self._kept: list | None = None
         self._pin_memory = pin_memory
-        self._mean, self._std = (torch.tensor(each).view(3, 1, 1) for each in (dataset.mean, dataset.std))
+        self._mean = torch.tensor(dataset.mean).view(3, 1, 1)
+        self._std = torch.tensor(dataset.std).view(3, 1, 1)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         if self._keep and self._kept is None:

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_dataset
+from timm.data import IMAGENET_DEFAULT_MEAN as MEAN
+from timm.data import IMAGENET_DEFAULT_STD as STD
 from timm.data import ImageDataset as TimmDataset
+from timm.data import create_dataset
 
 from cakdbench.data.sources import fetch
 from cakdbench.data.splits import ImageDataset, Split, assemble, from_arrays, from_files
@@ -17,13 +19,12 @@ from cakdbench.utils.errors import UsageError
 STREAMED = ("hfids", "tfds", "wds")
 TRAIN_NAMES = ("train", "training")
 TEST_NAMES = ("validation", "val", "valid", "eval", "evaluation", "test")
-STATISTICS = {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
 IMAGE_FOLDERS = ("torch/folder", "torch/image_folder")
 PROBES = 256
 
 
 def load_timm(name: str, root: Path, download: bool) -> ImageDataset:
-    """The dataset `timm:NAME`, normalised with ImageNet's statistics.
+    """Return the dataset `timm:NAME`, normalised with ImageNet's statistics.
 
     `timm:torch/NAME` and `timm:hfds/OWNER/NAME` have `root` as their root or cache. Any other name,
     `timm:folder/NAME` or `timm:NAME`, is the folder `root/NAME` with `train` and `val` (or `test`) inside.
@@ -45,7 +46,7 @@ def load_timm(name: str, root: Path, download: bool) -> ImageDataset:
 
 
 def _open_split(spec: str, root: Path, names: Sequence[str], download: bool) -> Any:
-    """The first of the named splits that the dataset has."""
+    """Open the first of the named splits that the dataset has."""
     for split in names:
         open_dataset = functools.partial(_create, spec, root, split)
         try:
@@ -60,12 +61,12 @@ def _create(spec: str, root: Path, split: str, may_download: bool) -> Any:
 
 
 def _open_folder(spec: str, root: Path, names: Sequence[str], download: bool) -> Any:
-    """The first of the named subfolders. Looked for here, because timm takes the parent if there is none."""
+    """Open the first of the named subfolders. Looked for here, because timm takes the parent if there is none."""
     folder = root / spec.removeprefix("folder/")
-    found = [folder / name for name in names if (folder / name).is_dir()]
-    if not found:
+    folders = [folder / name for name in names if (folder / name).is_dir()]
+    if not folders:
         raise FileNotFoundError(f"{folder} needs a folder {' or '.join(names)}, one folder per class in it")
-    return create_dataset("", str(found[0]), search_split=False)
+    return create_dataset("", str(folders[0]), search_split=False)
 
 
 def _convert(name: str, train: Any, test: Any) -> ImageDataset:
@@ -73,25 +74,27 @@ def _convert(name: str, train: Any, test: Any) -> ImageDataset:
     classes = [_class_names(half) for half in halves]
     if classes[0] != classes[1]:
         raise UsageError(f"{name} has different classes in training and test; give both the same folders")
-    if min(each.min() for each in labels) < 0:
+    if min(half.min() for half in labels) < 0:
         raise UsageError(f"{name} has images without a label")
-    count = 1 + max(each.max() for each in labels)
-    known = {"class_names": classes[0] or tuple(map(str, range(count))), **STATISTICS}
+    count = 1 + max(half.max() for half in labels)
+    class_names = classes[0] or tuple(map(str, range(count)))
     if all(hasattr(half, "data") for half in halves):
-        pixels = [np.asarray(half.data) for half in halves]
-        return from_arrays(name, *zip(pixels, labels, strict=True), **known)
-    if all(_files(half) for half in halves):
-        return from_files(name, *map(_files, halves), **known)
-    splits = [Split(each, SampleImages(half)) for half, each in zip(halves, labels, strict=True)]
-    return assemble(name, splits, _probes(splits), **known)
+        arrays = [(np.asarray(half.data), half_labels) for half, half_labels in zip(halves, labels, strict=True)]
+        return from_arrays(name, *arrays, class_names=class_names, mean=MEAN, std=STD)
+    files = [listed for half in halves if (listed := _files(half))]
+    if len(files) == 2:
+        return from_files(name, *files, class_names=class_names, mean=MEAN, std=STD)
+    splits = Split(labels[0], SampleImages(train)), Split(labels[1], SampleImages(test))
+    return assemble(name, splits, _probes(splits), class_names, MEAN, STD)
 
 
 def _labels(data: Any) -> np.ndarray:
-    """`(N,)` int64 labels, without decoding images where the dataset allows it."""
-    if np.ndim(getattr(data, "targets", None)) == 1:
-        labels = data.targets
-    elif _files(data):
-        labels = [label for _, label in _files(data)[1]]
+    """Return `(N,)` int64 labels, without decoding images where the dataset allows it."""
+    targets: Any = getattr(data, "targets", None)
+    if np.ndim(targets) == 1:
+        labels = targets
+    elif files := _files(data):
+        labels = [label for _, label in files[1]]
     elif hasattr(getattr(data, "reader", None), "iter_targets"):
         labels = list(data.reader.iter_targets())
     else:
@@ -100,15 +103,15 @@ def _labels(data: Any) -> np.ndarray:
 
 
 def _class_names(data: Any) -> tuple[str, ...]:
-    """Names in the order of the labels; empty if the dataset does not tell."""
+    """Return names in the order of the labels; empty if the dataset does not tell."""
     if hasattr(data, "classes"):
         return tuple(map(str, data.classes))
     index = getattr(getattr(data, "reader", None), "class_to_idx", None) or {}
-    return tuple(sorted(index, key=index.get))
+    return tuple(sorted(index, key=lambda name: index[name]))
 
 
 def _files(data: Any) -> tuple[Path, list[tuple[str, int]]] | None:
-    """The folder and its files with their labels, if the dataset is of that sort."""
+    """Return the folder and its files with their labels, if the dataset is of that sort."""
     holder = getattr(data, "reader", data)
     return (Path(holder.root), holder.samples) if hasattr(holder, "samples") else None
 
@@ -126,7 +129,7 @@ class SampleImages:
 
 
 def _probes(splits: Sequence[Split]) -> Iterator[np.ndarray]:
-    """All labels and some images, because decoding all would take hours for a large dataset."""
+    """Yield all labels and some images, because decoding all would take hours for a large dataset."""
     for split in splits:
         yield split.labels
         for index in np.unique(np.linspace(0, len(split) - 1, PROBES).astype(int)):

@@ -48,7 +48,7 @@ class Cell:
         return self.pair.teacher, self.pair.dataset, self.recipe, self.seed, self.precision
 
     def identity(self, dataset: ImageDataset, teacher: TeacherIdentity | None) -> Identity:
-        """All that can change the result of the cell's run."""
+        """Return all that can change the result of the cell's run."""
         return Identity(
             method=method_identity(self.method, self.config),
             student=self.pair.student,
@@ -77,7 +77,7 @@ class Plan:
 
 @dataclass
 class Settings:
-    """What `--set` changes: numbers of the recipe, of the teachers' training recipe, of methods."""
+    """The changes of `--set`: numbers of the recipe, of the teachers' training recipe, of methods."""
 
     recipe: dict[str, Any] = field(default_factory=dict)
     teacher: dict[str, Any] = field(default_factory=dict)
@@ -107,7 +107,7 @@ def make_plan(
     precision: str = "fp32",
     data_dir: Path | None = None,
 ) -> Plan:
-    """All cells of methods x pairs x seeds; the baselines join by themselves.
+    """Return all cells of methods x pairs x seeds; the baselines join by themselves.
 
     Raises:
         UsageError: a name or a setting is unknown, or a setting is for a method that is not in the plan.
@@ -158,7 +158,8 @@ def full_label(name: str) -> str:
 def pair_info(
     pair: Pair, image_size: int, split: str = "ofa", data_dir: Path | None = None
 ) -> tuple[ModelInfo, ModelInfo]:
-    """What is known of teacher and student without their weights."""
+    """Return the facts of teacher and student that are known without their weights."""
     classes = dataset_facts(pair.dataset, data_dir).num_classes
     models = pair.teacher_model, pair.student
-    return tuple(model_info(name, classes, image_size, split) for name in models)
+    teacher, student = (model_info(name, classes, image_size, split) for name in models)
+    return teacher, student

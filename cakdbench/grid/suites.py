@@ -1,6 +1,6 @@
 """Pairs and suites: what `--pairs` may say, and the files the suites come from."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -40,7 +40,7 @@ class Pair:
 
     @classmethod
     def parse(cls, text: str) -> "Pair":
-        """The pair a text names.
+        """Return the pair a text names.
 
         Raises:
             UsageError: not of the form, or an unknown model or dataset.
@@ -121,44 +121,44 @@ def check_dataset(name: str) -> None:
 
 @cache
 def suites() -> dict[str, Suite]:
-    """The suites that come with cakdbench, by name.
+    """Return the suites that come with cakdbench, by name.
 
     Raises:
         UsageError: a file is wrong; names it and the key.
     """
-    found: dict[str, Suite] = {}
+    by_name: dict[str, Suite] = {}
     for path in sorted(PAIRS_DIR.glob("*.toml")):
         if path.name != "teachers.toml":
             for name, suite in suites_from_file(path).items():
-                if name in found:
+                if name in by_name:
                     raise UsageError(f"{path}: suites.{name}: another file has a suite of this name")
-                found[name] = suite
-    return found
+                by_name[name] = suite
+    return by_name
 
 
 def suites_from_file(path: Path) -> dict[str, Suite]:
-    """The suites of a file of one's own.
+    """Return the suites of a file of one's own.
 
     Raises:
         UsageError: names the file and the key that is malformed, unknown, or names what does not exist.
     """
     file = checked(_SuiteFile, read_toml(path), path)
-    found: dict[str, Suite] = {}
+    by_name: dict[str, Suite] = {}
     for name, table in file.suites.items():
-        members = [found[group] for group in _groups(path, name, table, found)]
+        members = [by_name[group] for group in _groups(path, name, table, by_name)]
         specs = [spec for suite in members for spec in suite.specs] + list(_specs(path, name, table))
         if not specs:
             raise UsageError(f"{path}: suites.{name}: has neither pairs nor groups")
         described = table.model_dump(include={"title", "source", "notes", "groups"})
         described |= file.model_dump(include={"board", "board_title", "protocol"})
-        found[name] = Suite(name, specs=tuple(dict.fromkeys(specs)), **described)
-    return found
+        by_name[name] = Suite(name, specs=tuple(dict.fromkeys(specs)), **described)
+    return by_name
 
 
-def _groups(path: Path, name: str, table: _SuiteTable, found: dict[str, Suite]) -> tuple[str, ...]:
+def _groups(path: Path, name: str, table: _SuiteTable, above: dict[str, Suite]) -> tuple[str, ...]:
     for group in table.groups:
-        if group not in found:
-            raise inside(path, f"suites.{name}.groups", unknown("suite above it in the file", group, found))
+        if group not in above:
+            raise inside(path, f"suites.{name}.groups", unknown("suite above it in the file", group, above))
     return table.groups
 
 
@@ -176,7 +176,7 @@ def _specs(path: Path, name: str, table: _SuiteTable) -> Iterator[PairSpec]:
 
 
 def _recipe_name(recipe: str, folder: Path) -> str:
-    """A recipe that exists; a path is taken from `folder`."""
+    """Return the name of a recipe that exists; a path is taken from `folder`."""
     if recipe.endswith(".toml"):
         recipe = str(folder / Path(recipe).expanduser())
     load_recipe(recipe)
@@ -184,7 +184,7 @@ def _recipe_name(recipe: str, folder: Path) -> str:
 
 
 def resolve_pairs(text: str, recipe: str | None = None) -> list[PairSpec]:
-    """What `--pairs` names, in its order, each pair with each recipe once.
+    """Return the pairs that `--pairs` names, in its order, each pair with each recipe once.
 
     Args:
         text: comma list of suites, pairs, and paths (`.toml`) of suite files.
@@ -204,6 +204,7 @@ def _named(name: str, recipe: str | None) -> list[PairSpec]:
     if ">" in name:
         pair = Pair.parse(name)
         return [PairSpec(pair, recipe) if recipe else _spec_of(pair)]
+    members: Iterable[Suite]
     if name.endswith(".toml"):
         members = suites_from_file(Path(name).expanduser()).values()
     elif name in suites():
@@ -215,7 +216,7 @@ def _named(name: str, recipe: str | None) -> list[PairSpec]:
 
 
 def _spec_of(pair: Pair) -> PairSpec:
-    """A single pair's recipe: that of the suite it is in, else the default of its dataset and student."""
+    """Return a single pair with its recipe: that of the suite it is in, else the default of its dataset and student."""
     for suite in suites().values():
         for spec in suite.specs:
             if spec.pair == pair:

@@ -21,7 +21,7 @@ Percent = Annotated[float, Field(ge=0, le=100)]
 
 
 class Reported(Table):
-    """What somebody else measured for the same weights, in percent."""
+    """The accuracy somebody else measured for the same weights, in percent."""
 
     accuracy: Percent
     by: str
@@ -56,9 +56,9 @@ class TeacherEntry(Table):
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        given = [name for name in SOURCES if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError(f"give one of {', '.join(SOURCES)} (given: {', '.join(given) or 'none'})")
+        sources = [name for name in SOURCES if getattr(self, name) is not None]
+        if len(sources) != 1:
+            raise ValueError(f"give one of {', '.join(SOURCES)} (given: {', '.join(sources) or 'none'})")
         if self.train and self.accuracy is not None:
             raise ValueError("a trained teacher must reach what its own record says; leave accuracy out")
         return self
@@ -77,7 +77,9 @@ class TeacherEntry(Table):
     @property
     def source(self) -> str:
         """The one source, for readers."""
-        return f"trained by {self.train}" if self.train else self.hub or self.url or self.path
+        source = f"trained by {self.train}" if self.train else self.hub or self.url or self.path
+        assert source is not None  # `_one_source` has seen to it
+        return source
 
 
 class _TeacherFile(Table):
@@ -95,7 +97,7 @@ class TeacherEntries(dict[tuple[str, str], TeacherEntry]):
 
 
 def load_teachers(extra: Iterable[Path] = ()) -> TeacherEntries:
-    """All entries; those of `extra` files win over the registry's, later files over earlier.
+    """Return all entries; those of `extra` files win over the registry's, later files over earlier.
 
     Raises:
         UsageError: names the file and the key that is wrong.
@@ -107,12 +109,12 @@ def load_teachers(extra: Iterable[Path] = ()) -> TeacherEntries:
 
 
 def teachers_from_file(path: Path) -> dict[tuple[str, str], TeacherEntry]:
-    """The entries of one file.
+    """Return the entries of one file.
 
     Raises:
         UsageError: names the file and the key that is malformed, unknown, or names what does not exist.
     """
-    found: dict[tuple[str, str], TeacherEntry] = {}
+    entries: dict[tuple[str, str], TeacherEntry] = {}
     for number, entry in enumerate(checked(_TeacherFile, read_toml(path), path).teachers, 1):
         key = f"teachers[{number}]"
         try:
@@ -124,9 +126,9 @@ def teachers_from_file(path: Path) -> dict[tuple[str, str], TeacherEntry]:
                 load_recipe(entry.train)
         except UsageError as error:
             raise inside(path, key, error) from error
-        if (entry.model, entry.dataset) in found:
+        if (entry.model, entry.dataset) in entries:
             raise UsageError(f"{path}: {key}: {entry.model} on {entry.dataset} has an entry above")
         if entry.path:
             entry = entry.model_copy(update={"path": str(path.parent / Path(entry.path).expanduser())})
-        found[entry.model, entry.dataset] = entry
-    return found
+        entries[entry.model, entry.dataset] = entry
+    return entries

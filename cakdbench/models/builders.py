@@ -1,6 +1,7 @@
 """Networks of timm's classes that no timm entry point makes."""
 
 from functools import partial
+from typing import Any, cast
 
 from timm.models._efficientnet_builder import decode_arch_def
 from timm.models.efficientnet import EfficientNet
@@ -42,13 +43,15 @@ def _separable(inner: int, outer: int) -> tuple[SeparableConv2d, nn.BatchNorm2d]
     return SeparableConv2d(inner, outer, 3, 1, 1), nn.BatchNorm2d(outer)
 
 
-def mobilenet(num_classes: int, blocks: tuple[str, ...], stem_size: int, num_features: int, **options) -> EfficientNet:
+def mobilenet(
+    num_classes: int, blocks: tuple[str, ...], stem_size: int, num_features: int, **options: Any
+) -> EfficientNet:
     """Make a MobileNet from timm's block strings, one per stage of blocks."""
     groups = decode_arch_def([[block] for block in blocks])
     return EfficientNet(groups, num_classes, num_features, stem_size=stem_size, act_layer=nn.ReLU6, **options)
 
 
-def resmlp(num_classes: int, init_values: float = 1.0, **options) -> MlpMixer:
+def resmlp(num_classes: int, init_values: float = 1.0, **options: Any) -> MlpMixer:
     """Make a ResMLP of any size, with the block and norm of timm's `resmlp_12_224`."""
     block = partial(ResBlock, init_values=init_values)
-    return MlpMixer(num_classes, mlp_ratio=4, block_layer=block, norm_layer=Affine, **options)
+    return MlpMixer(num_classes, mlp_ratio=4, block_layer=cast(type[nn.Module], block), norm_layer=Affine, **options)

@@ -40,12 +40,14 @@ class ZooEntry:
     build: Callable[..., nn.Module] | None = None
 
 
-def _mini(title: str, timm_name: str, kind: str, build: Callable[..., nn.Module] | None = None, **options: Any):
+def _mini(
+    title: str, timm_name: str, kind: str, build: Callable[..., nn.Module] | None = None, **options: Any
+) -> ZooEntry:
     return ZooEntry(title, timm_name, kind, options, notes="demo model", image_size=64, build=build)
 
 
 _SWIN = "swin_tiny_patch4_window7_224"
-_THIN_STEM = {"layers": (1, 1, 1, 1), "stem_type": "deep", "stem_width": 8}
+_THIN_STEM: dict[str, Any] = {"layers": (1, 1, 1, 1), "stem_type": "deep", "stem_width": 8}
 
 MODELS: dict[str, ZooEntry] = {
     "resnet18": ZooEntry("ResNet18", "resnet18", "cnn", hub="resnet18.a1_in1k"),
@@ -210,7 +212,7 @@ def create(
 
 
 def _build(name: str, made: ZooEntry, options: dict[str, Any], tag: str | None) -> nn.Module:
-    weights = {"pretrained": True, "pretrained_cfg": _hub_config(tag)} if tag else {}
+    weights: dict[str, Any] = {"pretrained": True, "pretrained_cfg": _hub_config(tag)} if tag else {}
     try:
         if made.build is not None:
             return made.build(**options)
@@ -226,7 +228,7 @@ def _build(name: str, made: ZooEntry, options: dict[str, Any], tag: str | None) 
         ) from error
 
 
-def _hub_config(tag: str):
+def _hub_config(tag: str) -> PretrainedCfg:
     try:
         config = get_pretrained_cfg(tag)
     except RuntimeError:

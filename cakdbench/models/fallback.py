@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from cakdbench.models.families import FAMILIES, isotropic_ends
-from cakdbench.models.family import Family
+from cakdbench.models.family import Family, Network
 from cakdbench.utils.errors import UsageError
 
 _MARKS = ("num_heads", "qkv", "qkv_proj")
@@ -17,11 +17,11 @@ class IntermediatesFamily(Family):
     composable = False
     smallest = 1
 
-    def __init__(self, net: nn.Module, split: str = "ofa"):
+    def __init__(self, net: Network, split: str = "ofa"):
         self.taps = list(_taps([info["reduction"] for info in net.feature_info], split))
         self.kind = "msa" if _attends(net) else "cnn"
 
-    def run(self, net: nn.Module, images: Tensor, stages: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def run(self, net: Network, images: Tensor, stages: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
         if not stages:
             return net.forward_features(images), ()
         final, features = net.forward_intermediates(images, indices=self.taps)
@@ -40,7 +40,7 @@ def _taps(reductions: list[int], split: str) -> tuple[int, ...]:
     return tuple(last[reduction] for reduction in sorted(last)[-4:])
 
 
-def _attends(net: nn.Module) -> bool:
+def _attends(net: Network) -> bool:
     """Return True if tokens attend to each other in the body; attention pooling in a head does not count.
 
     timm's token-mixing MLPs are all of the `MlpMixer` class, which is cut open; what is left is convolutional.
@@ -52,7 +52,7 @@ def _attends(net: nn.Module) -> bool:
     )
 
 
-def _why_not(net: nn.Module) -> str | None:
+def _why_not(net: Network) -> str | None:
     if not hasattr(net, "forward_intermediates"):
         return "it has no forward_intermediates"
     if not hasattr(net, "get_classifier"):
@@ -62,7 +62,7 @@ def _why_not(net: nn.Module) -> str | None:
     return None
 
 
-def family_of(net: nn.Module, split: str, name: str) -> Family:
+def family_of(net: Network, split: str, name: str) -> Family:
     """Return the family of a timm network; one that is only tapped if its class cannot be cut open.
 
     Raises:

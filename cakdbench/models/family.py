@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
+
+Network = Any
+"""A network of timm: an `nn.Module` whose parts have the names of its class, which no type declares."""
 
 
 class LastActivation(NamedTuple):
@@ -25,7 +28,7 @@ class LastAttention(NamedTuple):
     """
 
     stage: int
-    module: nn.Module
+    module: Network
     window: tuple[int, int] | None = None
 
 
@@ -39,43 +42,43 @@ class Family:
     multiple = 1
     smallest = 32
 
-    def __init__(self, net: nn.Module, split: str = "ofa"):
+    def __init__(self, net: Network, split: str = "ofa"):
         """Read the geometry off `net`; `split` matters to families whose blocks all look alike."""
 
     @classmethod
-    def fits(cls, net: nn.Module) -> bool:
+    def fits(cls, net: Network) -> bool:
         """Return True if this network of the family's class has the four stages."""
         return True
 
-    def stem(self, net: nn.Module, images: Tensor) -> Tensor:
+    def stem(self, net: Network, images: Tensor) -> Tensor:
         return net.stem(images)
 
-    def downsample(self, net: nn.Module, number: int, x: Tensor) -> Tensor:
+    def downsample(self, net: Network, number: int, x: Tensor) -> Tensor:
         """Turn the feature of the stage before into what the first block of stage `number` takes."""
         return x
 
-    def blocks(self, net: nn.Module, number: int, x: Tensor) -> Tensor:
+    def blocks(self, net: Network, number: int, x: Tensor) -> Tensor:
         """Run the rest of stage `number`."""
         return net.stages[number - 1](x)
 
-    def last_activation(self, net: nn.Module, number: int) -> LastActivation:
+    def last_activation(self, net: Network, number: int) -> LastActivation:
         """Return the activation that stage `number` ends in."""
         return LastActivation()
 
-    def attention(self, net: nn.Module) -> LastAttention | None:
+    def attention(self, net: Network) -> LastAttention | None:
         """Return the attention a method can look into, if there is one."""
         return None
 
-    def final_norm(self, net: nn.Module, x: Tensor) -> Tensor:
+    def final_norm(self, net: Network, x: Tensor) -> Tensor:
         """Apply the final norm, if there is one: timm's `forward_head` takes the result."""
         return x
 
-    def run(self, net: nn.Module, images: Tensor, stages: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def run(self, net: Network, images: Tensor, stages: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return the final feature, and the four stage features."""
         features = tuple(feature for _, feature in self.walk(net, images))
         return self.final_norm(net, features[-1]), features
 
-    def walk(self, net: nn.Module, images: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    def walk(self, net: Network, images: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield, stage by stage, what its first block takes, and its feature."""
         x = self.stem(net, images)
         for number in (1, 2, 3, 4):
@@ -85,10 +88,11 @@ class Family:
 
     def grid(self, number: int, feature: Tensor) -> tuple[int, int]:
         """Return height and width of stage `number`'s feature."""
-        return tuple(feature.shape[-2:])
+        height, width = feature.shape[-2:]
+        return height, width
 
 
-def classify(net: nn.Module, final: Tensor) -> tuple[Tensor, Tensor]:
+def classify(net: Network, final: Tensor) -> tuple[Tensor, Tensor]:
     """Return the pooled feature `(B, D)`, the exact vector the classifier consumes, and logits `(B, C)`."""
     pooled = net.forward_head(final, pre_logits=True)
     classifier = net.get_classifier()

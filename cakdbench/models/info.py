@@ -6,12 +6,12 @@ import functools
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cakdbench.models.catalog import create, entry
 from cakdbench.models.fallback import family_of
 from cakdbench.models.families import SPLITS
-from cakdbench.models.family import Family, classify
+from cakdbench.models.family import Family, Network, classify
 from cakdbench.utils.errors import UsageError
 from cakdbench.utils.meta import ContentFree
 
@@ -72,16 +72,16 @@ class AttentionLayout:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What is known of a model without its weights.
+    """The facts of a model that are known without its weights.
 
     Attributes:
         kind: "cnn", "msa" or "mlp".
         image_size: height and width of the input, in pixels.
         width: dimension of `Output.pooled`.
         layouts: of the four stage features.
-        composable: whether stem, stages and head can be called one by one.
+        composable: True if stem, stages and head can be called one by one.
         entries: layouts of what the first block of each stage takes; None if not composable.
-        attention: where `Output.attention` comes from; None if there is none to look into.
+        attention: the source of `Output.attention`; None if there is none to look into.
     """
 
     name: str
@@ -107,7 +107,7 @@ def describe(name: str, num_classes: int, image_size: int = 224, split: str = "o
         return inspect_network(create(name, num_classes, image_size).eval(), name, image_size, split)
 
 
-def inspect_network(net: nn.Module, name: str, image_size: int, split: str = "ofa") -> ModelInfo:
+def inspect_network(net: Network, name: str, image_size: int, split: str = "ofa") -> ModelInfo:
     """Read the shapes of a timm network in eval mode off a dummy pass.
 
     Raises:
@@ -132,13 +132,13 @@ def inspect_network(net: nn.Module, name: str, image_size: int, split: str = "of
     )
 
 
-def _attention(family: Family, net: nn.Module) -> AttentionLayout | None:
+def _attention(family: Family, net: Network) -> AttentionLayout | None:
     last = family.attention(net)
     return AttentionLayout(last.stage, last.module.num_heads, last.window) if last else None
 
 
 @torch.no_grad()
-def _dummy_pass(name: str, net: nn.Module, family: Family, size: int) -> tuple[Tensor, Features, Features]:
+def _dummy_pass(name: str, net: Network, family: Family, size: int) -> tuple[Tensor, Features, Features]:
     """Return the pooled feature, what the stages take (nothing if they are not run one by one), and what they give."""
     images = next(net.parameters()).new_zeros(1, 3, size, size)
     try:
@@ -153,7 +153,7 @@ def _dummy_pass(name: str, net: nn.Module, family: Family, size: int) -> tuple[T
     return _pooled(name, net, final), entered, stages
 
 
-def _pooled(name: str, net: nn.Module, final: Tensor) -> Tensor:
+def _pooled(name: str, net: Network, final: Tensor) -> Tensor:
     try:
         return classify(net, final)[0]
     except (IndexError, RuntimeError) as error:
@@ -161,8 +161,9 @@ def _pooled(name: str, net: nn.Module, final: Tensor) -> Tensor:
         raise UsageError(f"{name} ({type(net).__name__}) cannot be used: {reason}") from error
 
 
-def _layouts(family: Family, features: Features) -> tuple[Layout, ...]:
-    return tuple(_layout(family, number, x) for number, x in enumerate(features, 1))
+def _layouts(family: Family, features: Features) -> tuple[Layout, Layout, Layout, Layout]:
+    first, second, third, fourth = (_layout(family, number, x) for number, x in enumerate(features, 1))
+    return first, second, third, fourth
 
 
 def _layout(family: Family, number: int, x: Tensor) -> Layout:

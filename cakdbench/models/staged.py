@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from cakdbench.models.catalog import TIMM, create
 from cakdbench.models.fallback import family_of
-from cakdbench.models.family import classify
+from cakdbench.models.family import Network, classify
 from cakdbench.models.hooks import QKV, capture_attention, capture_preactivations, heads_of
 from cakdbench.models.info import AttentionLayout, Layout, ModelInfo, describe, inspect_network, to_map, to_tokens
 from cakdbench.utils.errors import UsageError
@@ -95,7 +95,7 @@ class StagedModel(nn.Module):
         self._hold(create(name, num_classes, image_size, pretrained=pretrained, drop_path=drop_path), info, split)
 
     @classmethod
-    def wrap(cls, net: nn.Module, image_size: int | None = None, split: str = "ofa") -> StagedModel:
+    def wrap(cls, net: Network, image_size: int | None = None, split: str = "ofa") -> StagedModel:
         """Return a staged model around a timm classifier that exists, with its weights.
 
         Args:
@@ -117,9 +117,9 @@ class StagedModel(nn.Module):
         model._hold(net, inspect_network(net, f"{TIMM}{config['architecture']}", size, split), split)
         return model.train(training)
 
-    def _hold(self, net: nn.Module, info: ModelInfo, split: str) -> None:
+    def _hold(self, net: Network, info: ModelInfo, split: str) -> None:
         self.info = info
-        self.net = net
+        self.net: Network = net
         self.family = family_of(net, split, info.name)
         self.register_buffer("input_scale", None, persistent=False)
         self.register_buffer("input_shift", None, persistent=False)
@@ -181,9 +181,9 @@ class StagedModel(nn.Module):
     def forward(self, images: Tensor, stages: bool = False, preacts: bool = False, attention: bool = False) -> Output:
         """Run the network once on images `(B, 3, S, S)`; the arguments choose the fields of `Output`."""
         with contextlib.ExitStack() as hooks:
-            before = hooks.enter_context(capture_preactivations(self.family, self.net)) if preacts else None
+            before = hooks.enter_context(capture_preactivations(self.family, self.net)) if preacts else []
             last = self.family.attention(self.net) if attention else None
-            projected = hooks.enter_context(capture_attention(last)) if last else None
+            projected = hooks.enter_context(capture_attention(last)) if last else []
             final, features = self.family.run(self.net, self._renormalised(images), stages or preacts)
         pooled, logits = classify(self.net, final)
         return Output(
@@ -265,7 +265,7 @@ class StagedModel(nn.Module):
         self.net.load_state_dict(state)
 
 
-def _native_size(net: nn.Module) -> int:
+def _native_size(net: Network) -> int:
     """Return the image size that a timm network was made for."""
     embed = getattr(net, "patch_embed", None)
     size = getattr(embed, "img_size", None) or net.pretrained_cfg["input_size"][1:]

@@ -31,7 +31,7 @@ def load_weights(model: StagedModel, state: Mapping[str, Any]) -> None:
     Raises:
         TeacherError: the checkpoint is of another network, or its head has another number of classes.
     """
-    state = _converted(model, clean_state_dict(_unwrapped(state)))
+    state = _converted(model, clean_state_dict(dict(_unwrapped(state))))
     _check_head(model, state)
     _check_tensors(model, state)
     model.net.load_state_dict(state)

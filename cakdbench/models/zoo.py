@@ -5,7 +5,7 @@ from __future__ import annotations
 from cakdbench.models.catalog import MODELS, ZooEntry, entry, hub_statistics
 from cakdbench.models.staged import ModelInfo, describe
 
-__all__ = ["MODELS", "ZooEntry", "hub_statistics", "model_ids", "model_info", "model_kind"]
+__all__ = ["MODELS", "ZooEntry", "entry", "hub_statistics", "model_ids", "model_info", "model_kind"]
 
 
 def model_ids() -> list[str]:

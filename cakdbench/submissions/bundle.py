@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cakdbench.records import Record
 from cakdbench.submissions.entry import Entry, ExternalEntry
 from cakdbench.submissions.findings import Finding, Problem, Refused
 from cakdbench.submissions.reading import JSON_BYTES, NPY_BYTES, parse_classes, read_file, read_model, scan
@@ -23,8 +24,8 @@ SCHEMA_FILE, EXTERNAL_FOLDER = "entry.schema.json", "external"
 
 
 @dataclass(frozen=True)
-class Held:
-    """A readable entry.
+class EntryFile:
+    """A readable entry and its files.
 
     Attributes:
         file: relative to the results folder.
@@ -39,12 +40,20 @@ class Held:
     predictions: np.ndarray
     predictions_sha256: str
 
+    @property
+    def record(self) -> Record:
+        return self.entry.record
+
+    @property
+    def key(self) -> str:
+        return self.entry.key
+
 
 @dataclass
 class Bundle:
-    """What a results folder holds."""
+    """The content of a results folder."""
 
-    held: list[Held] = field(default_factory=list)
+    entries: list[EntryFile] = field(default_factory=list)
     external: dict[str, ExternalEntry] = field(default_factory=dict)
     """By file."""
     verdicts: Verdicts = field(default_factory=Verdicts)
@@ -59,6 +68,7 @@ def read_bundle(root: Path) -> Bundle:
         bundle.verdicts = read_verdicts(root)
     except Refused as error:
         bundle.findings.append(Finding(STATUS_FILE, error.problem))
+    # A file that cannot be read is there: its partner must not be told that it is missing.
     known = set(files) | {finding.file for finding in findings}
     for file in files:
         try:
@@ -78,14 +88,14 @@ def _take(root: Path, file: str, known: set[str], bundle: Bundle) -> None:
     elif kind == "json" and folder == EXTERNAL_FOLDER:
         bundle.external[file] = read_model(read_file(root / file, JSON_BYTES), ExternalEntry)
     elif kind == "json":
-        bundle.held.append(read_held(root, file))
+        bundle.entries.append(read_entry_file(root, file))
     elif kind != "npy" or folder == EXTERNAL_FOLDER:
         raise Refused("does not belong here", "a method's folder holds KEY.json and KEY.npy, nothing else")
     elif f"{folder}/{stem}.json" not in known:
         raise Refused("are predictions without an entry", f"add {stem}.json, or remove them")
 
 
-def read_held(root: Path, file: str) -> Held:
+def read_entry_file(root: Path, file: str) -> EntryFile:
     """Read an entry, `<method>/<key>.json` of a results folder, with its predictions.
 
     Raises:
@@ -103,13 +113,13 @@ def read_held(root: Path, file: str) -> Held:
     except Refused as error:
         what = f"its predictions in {beside.name} cannot be read: the file {error.problem.what}"
         raise Refused(what, error.problem.hint) from error
-    return Held(file, entry, hashlib.sha256(content).hexdigest(), predictions, hashlib.sha256(raw).hexdigest())
+    return EntryFile(file, entry, hashlib.sha256(content).hexdigest(), predictions, hashlib.sha256(raw).hexdigest())
 
 
 def _same_names(files: list[str]) -> Iterator[Finding]:
-    """Files that are one file where capital letters do not count."""
-    seen: set[str] = set()
+    """Yield the files that are one with another where capital letters do not count, as on Windows and macOS."""
+    names: set[str] = set()
     for file in files:
-        if file.casefold() in seen:
+        if file.casefold() in names:
             yield Finding(file, Problem("differs from another file in capital letters only", "rename or remove one"))
-        seen.add(file.casefold())
+        names.add(file.casefold())

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapte
 
 from cakdbench.records import Record
 
-FORMAT = 1
+FORMAT: Literal[1] = 1
 """Of the entry files: raise it when a field changes its meaning."""
 
 Url = Annotated[
@@ -63,12 +63,12 @@ class ExternalEntry(_Outside):
 
 
 def entry_schema() -> dict[str, Any]:
-    """The JSON Schema of both kinds of entry, as it lies in `leaderboards/results/entry.schema.json`."""
+    """Return the JSON Schema of both kinds of entry, as it lies in `leaderboards/results/entry.schema.json`."""
     schema = TypeAdapter(Entry | ExternalEntry).json_schema()
     title = "An entry of the leaderboards: a run of cakdbench, or an external number"
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title, **schema}
 
 
 def entry_bytes(entry: Entry | ExternalEntry) -> bytes:
-    """The content of the file."""
+    """Return the content of the file."""
     return (entry.model_dump_json(indent=1) + "\n").encode()

@@ -1,4 +1,4 @@
-"""The results folder for the boards: records, what is known of each, predictions and labels."""
+"""The results folder for the boards: records and their statuses, predictions and labels."""
 
 import hashlib
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ import numpy as np
 
 from cakdbench.records import Record
 from cakdbench.store import run_key
-from cakdbench.submissions.bundle import Held, read_bundle, read_held
+from cakdbench.submissions.bundle import EntryFile, read_bundle, read_entry_file
 from cakdbench.submissions.entry import ExternalEntry
 from cakdbench.submissions.findings import Refused
 from cakdbench.submissions.reading import NAME, NPY_BYTES, parse_classes, read_file
@@ -19,11 +19,11 @@ from cakdbench.utils.errors import StoreError
 
 @dataclass
 class Submitted:
-    """What a results folder holds.
+    """The content of a results folder.
 
     Attributes:
         statuses: by key of the record.
-        damage: what is wrong with the files that were left out.
+        damage: the faults of the files that were left out.
     """
 
     records: list[Record] = field(default_factory=list)
@@ -47,12 +47,12 @@ def read_results(folder: Path) -> Submitted:
     damage = [f"{folder}/{finding}" for finding in bundle.findings]
     submitted = Submitted(external=tuple(bundle.external.values()), damage=damage)
     verdicts = bundle.verdicts.by_key()
-    for held in bundle.held:
+    for entry in bundle.entries:
         try:
-            submitted.statuses[held.entry.key] = _status(held, verdicts)
-            submitted.records.append(held.entry.record)
+            submitted.statuses[entry.key] = _status(entry, verdicts)
+            submitted.records.append(entry.record)
         except StoreError as error:
-            damage.append(f"{folder}/{held.file}: {error}")
+            damage.append(f"{folder}/{entry.file}: {error}")
     return submitted
 
 
@@ -63,29 +63,29 @@ def read_entry(file: Path) -> tuple[Record, str]:
         StoreError: it cannot be read, or is not what it says.
     """
     folder = file.parent.parent
-    held = read_held(folder, f"{file.parent.name}/{file.name}")
-    return held.entry.record, _status(held, read_verdicts(folder).by_key())
+    entry = read_entry_file(folder, f"{file.parent.name}/{file.name}")
+    return entry.record, _status(entry, read_verdicts(folder).by_key())
 
 
-def _status(held: Held, verdicts: Mapping[str, Verdict]) -> str:
+def _status(entry: EntryFile, verdicts: Mapping[str, Verdict]) -> str:
     """Return the status of an entry that is as it should be.
 
     Raises:
         StoreError: it is not.
     """
-    verdict = verdicts.get(held.entry.key)
-    if wrong := _wrong(held, verdict):
+    verdict = verdicts.get(entry.key)
+    if wrong := _wrong(entry, verdict):
         raise StoreError(f"{wrong}; `cakdbench validate` says more")
     return verdict.status if verdict else CLAIMED
 
 
-def _wrong(held: Held, verdict: Verdict | None) -> str | None:
-    record = held.entry.record
-    if record.key != run_key(record.identity) or held.file != f"{record.identity.method.id}/{record.key}.json":
+def _wrong(entry: EntryFile, verdict: Verdict | None) -> str | None:
+    record = entry.record
+    if record.key != run_key(record.identity) or entry.file != f"{record.identity.method.id}/{record.key}.json":
         return "its key or its place is not its own"
-    if held.predictions_sha256 != record.predictions_sha256:
+    if entry.predictions_sha256 != record.predictions_sha256:
         return "its predictions are not those of the record"
-    if verdict and verdict.sha256 != held.sha256:
+    if verdict and verdict.sha256 != entry.sha256:
         return f"was changed after it had been found {verdict.status}"
     return None
 
@@ -111,12 +111,12 @@ def load_predictions(path: Path, sha256: str) -> np.ndarray | None:
 
 
 def labels_folder(results: Path) -> Path:
-    """Where the test labels lie: beside the results folder."""
+    """Return the folder of the test labels: it lies beside the results folder."""
     return results.parent / "labels"
 
 
 def load_labels(folder: Path, dataset: str, fingerprint: str) -> np.ndarray | None:
-    """`(N,)` uint16 classes of a dataset's test images, from the folder of labels or the embedded dataset.
+    """Return the `(N,)` uint16 classes of a dataset's test images, from the folder of labels or the embedded dataset.
 
     None if they are not at hand.
 
@@ -133,5 +133,6 @@ def load_labels(folder: Path, dataset: str, fingerprint: str) -> np.ndarray | No
             hint = "restore it, or remove it and keep the dataset at hand"
             raise StoreError(f"damaged file {path}: {error.problem.what}; {hint}") from error
     data = Truth(folder).dataset(dataset)
-    found = data is not None and data.fingerprint == fingerprint
-    return data.test.labels.astype(np.uint16) if found else None
+    if data is None or data.fingerprint != fingerprint:
+        return None
+    return data.test.labels.astype(np.uint16)

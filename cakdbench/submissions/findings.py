@@ -1,4 +1,4 @@
-"""What is wrong with a bundle, where, and a hint what to do."""
+"""Problems of a bundle: the file, the fault, and a hint at the remedy."""
 
 from dataclasses import dataclass
 

@@ -36,10 +36,11 @@ T = TypeVar("T", bound=BaseModel)
 
 
 def read_file(path: Path, limit: int) -> bytes:
-    """The bytes of a regular file of at most `limit` bytes."""
+    """Return the bytes of a regular file of at most `limit` bytes."""
     try:
         _check_stat(os.lstat(path), limit)
         flags = (getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
+        # The path may have become another file since `lstat`: what counts is the open one.
         with open(os.open(path, os.O_RDONLY | sum(flags)), "rb") as file:
             _check_stat(os.fstat(file.fileno()), limit)
             content = file.read(limit + 1)
@@ -52,14 +53,14 @@ def read_file(path: Path, limit: int) -> bytes:
     return content
 
 
-def _check_stat(found: os.stat_result, limit: int) -> None:
-    if stat.S_ISLNK(found.st_mode):
+def _check_stat(status: os.stat_result, limit: int) -> None:
+    if stat.S_ISLNK(status.st_mode):
         raise Refused("is a link", "put the file itself here")
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         raise Refused("is no regular file", "put a file here, or nothing")
-    if found.st_nlink > 1:
+    if status.st_nlink > 1:
         raise Refused("is a hard link to a file that has other names", "put a copy of the file here")
-    if found.st_size > limit:
+    if status.st_size > limit:
         raise _too_large(limit)
 
 
@@ -68,7 +69,7 @@ def _too_large(limit: int) -> Refused:
 
 
 def read_model(content: bytes, model: type[T]) -> T:
-    """JSON as a pydantic model: strict, unknown fields are errors."""
+    """Return JSON as a pydantic model: strict, unknown fields are errors."""
     value = parse_json(content)
     try:
         return model.model_validate_json(json.dumps(value), strict=True)
@@ -79,14 +80,15 @@ def read_model(content: bytes, model: type[T]) -> T:
 
 
 def parse_json(content: bytes) -> Any:
-    """A JSON value without duplicate keys, NaN, infinities, deep nesting, endless numbers or unprintable text."""
+    """Return a JSON value; duplicate keys, NaN, deep nesting, endless numbers and unprintable text are refused."""
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise Refused(f"is not UTF-8 (byte {error.start})", "write it in UTF-8") from error
-    hooks = {"parse_constant": _no_constant, "parse_float": _float, "parse_int": _int, "object_pairs_hook": _unique}
     try:
-        value = json.loads(text, **hooks)
+        value = json.loads(
+            text, parse_constant=_no_constant, parse_float=_float, parse_int=_int, object_pairs_hook=_unique
+        )
     except RecursionError as error:
         raise _too_deep() from error
     except ValueError as error:
@@ -113,10 +115,10 @@ def _int(text: str) -> int:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    values = dict(pairs)
+    if len(values) < len(pairs):
         raise Refused("has a key twice in one object", "give every key once")
-    return found
+    return values
 
 
 def _tame(value: Any, depth: int) -> None:
@@ -137,7 +139,7 @@ def _too_deep() -> Refused:
 
 
 def parse_classes(content: bytes) -> np.ndarray:
-    """`(N,)` uint16 from a NumPy file of one-dimensional little-endian uint16, and of nothing else.
+    """Return `(N,)` uint16 from a NumPy file of one-dimensional little-endian uint16, and of nothing else.
 
     The header is compared with the only form it may have, and never evaluated.
     """
@@ -151,7 +153,7 @@ def parse_classes(content: bytes) -> np.ndarray:
 
 
 def scan(root: Path) -> tuple[list[str], list[Finding]]:
-    """The files of a results folder, as `name` or `folder/name`, and what must not be in it.
+    """Return the files of a results folder, as `name` or `folder/name`, and what must not be in it.
 
     Raises:
         Refused: there are too many files, or they are too large together.
@@ -166,14 +168,15 @@ def scan(root: Path) -> tuple[list[str], list[Finding]]:
 
 
 def _walk(root: Path) -> Iterator[tuple[str, Problem | None]]:
-    seen, size = 0, 0
+    count, size = 0, 0
     for inside in ("", *_folders(root)):
         for item in _listing(root / inside):
-            seen, size = seen + 1, size + min(item.stat(follow_symlinks=False).st_size, NPY_BYTES)
-            if seen > FILES or size > TOTAL_BYTES:
+            count += 1
+            size += min(item.stat(follow_symlinks=False).st_size, NPY_BYTES)
+            if count > FILES or size > TOTAL_BYTES:
                 raise Refused(f"holds more than {FILES:,} files or {TOTAL_BYTES:,} bytes", "submit less at once")
             if inside or not item.is_dir(follow_symlinks=False) or not NAME.fullmatch(item.name):
-                yield (f"{inside}/" if inside else "") + _shown(item.name), _strange(item)
+                yield (f"{inside}/" if inside else "") + _printable(item.name), _strange(item)
 
 
 def _folders(root: Path) -> list[str]:
@@ -182,20 +185,20 @@ def _folders(root: Path) -> list[str]:
 
 
 def _listing(folder: Path) -> list[os.DirEntry]:
-    found = []
+    items: list[os.DirEntry] = []
     try:
-        with os.scandir(folder) as items:
-            for item in items:
-                found.append(item)
-                if len(found) > FILES:
+        with os.scandir(folder) as scanned:
+            for item in scanned:
+                items.append(item)
+                if len(items) > FILES:  # `_walk` refuses the folder; no need to list all of it first
                     break
     except OSError as error:
         raise Refused(f"{folder.name}: cannot be read ({error.strerror})", "name a readable folder") from error
-    return sorted(found, key=lambda item: item.name)
+    return sorted(items, key=lambda item: item.name)
 
 
-def _shown(name: str) -> str:
-    """A file name that can be printed."""
+def _printable(name: str) -> str:
+    """Return a file name that can be printed."""
     return name if NAME.fullmatch(name) else ascii(name)[1:-1][:200]
 
 

@@ -12,7 +12,9 @@ from cakdbench.submissions.findings import Refused
 from cakdbench.submissions.reading import read_file
 
 STATUS_FILE = "status.toml"
-CLAIMED, RESCORED, RERUN, EXTERNAL = "claimed", "re-scored", "re-run", "external"
+CLAIMED, EXTERNAL = "claimed", "external"
+RESCORED: Literal["re-scored"] = "re-scored"
+RERUN: Literal["re-run"] = "re-run"
 LIMIT = 2**23
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -24,7 +26,7 @@ class _Table(BaseModel):
 
 
 class Verdict(_Table):
-    """What maintainers found of an entry: `sha256` is its file's."""
+    """The maintainers' judgement of an entry: `sha256` is its file's."""
 
     key: str
     sha256: Sha256
@@ -52,7 +54,7 @@ class Verdicts(_Table):
 
 
 def read_verdicts(root: Path) -> Verdicts:
-    """The list of a results folder; an empty one if there is none.
+    """Return the list of a results folder; an empty one if there is none.
 
     Raises:
         Refused: the file is not readable or malformed.
@@ -77,6 +79,6 @@ def write_verdicts(root: Path, verdicts: Verdicts) -> None:
 
 
 def _toml(name: str, table: BaseModel) -> str:
-    """A table as TOML; strings in JSON's notation are strings in TOML's."""
+    """Return a table as TOML; strings in JSON's notation are strings in TOML's."""
     values = table.model_dump(exclude_defaults=True)
     return f"[[{name}]]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())

@@ -32,7 +32,7 @@ class Submitter:
 
 @dataclass(frozen=True)
 class Submission:
-    """What became of the runs: files written, keys that were there already, findings that stopped the others."""
+    """The outcome of a submission: files written, keys that were there already, findings that stopped the others."""
 
     written: tuple[Path, ...]
     there: tuple[str, ...]
@@ -46,16 +46,16 @@ def find_runs(names: Iterable[str], store: Store) -> list[RunFolder]:
         UsageError: a name means no run, or one that is not finished.
     """
     runs = {run.key: run for run in store.runs()}
-    found: dict[str, RunFolder] = {}
+    chosen: dict[str, RunFolder] = {}
     for name in names:
         for run in _named(name, runs):
             if name != "all" and not run.is_done:
                 raise UsageError(f"{run.key} is {run.state()}, not done: run the grid to its end before you submit")
             if run.is_done:
-                found[run.key] = run
-    if not found:
+                chosen[run.key] = run
+    if not chosen:
         raise UsageError(f"no finished runs in {store.root}: name the store with --store, or see `cakdbench status`")
-    return list(found.values())
+    return list(chosen.values())
 
 
 def _named(name: str, runs: dict[str, RunFolder]) -> list[RunFolder]:
@@ -80,7 +80,7 @@ def submit(runs: list[RunFolder], results: Path, submitter: Submitter, data_dir:
         StoreError: a run is damaged, or the folder cannot be written.
     """
     present = read_bundle(results) if results.is_dir() else Bundle()
-    keys = {held.entry.key for held in present.held}
+    keys = {entry.key for entry in present.entries}
     new = [run for run in runs if run.key not in keys]
     there = tuple(run.key for run in runs if run.key in keys)
     if not new:
@@ -100,8 +100,8 @@ def submit(runs: list[RunFolder], results: Path, submitter: Submitter, data_dir:
 
 
 def _write(runs: list[RunFolder], draft: Path, submitter: Submitter) -> dict[str, bytes]:
-    """Write the entries to a folder of their own; their contents by file."""
-    files = {}
+    """Write the entries to a folder of their own; return their contents by file."""
+    files: dict[str, bytes] = {}
     for run in runs:
         files |= dict(_files(run, submitter))
     for file, content in files.items():
@@ -112,8 +112,7 @@ def _write(runs: list[RunFolder], draft: Path, submitter: Submitter) -> dict[str
 def _files(run: RunFolder, submitter: Submitter) -> Iterator[tuple[str, bytes]]:
     record = run.record()
     try:
-        facts = {"submitted_by": submitter.submitted_by, "paper": submitter.paper, "code": submitter.code}
-        entry = Entry(record=record, **facts)
+        entry = Entry(record=record, submitted_by=submitter.submitted_by, paper=submitter.paper, code=submitter.code)
     except ValidationError as error:
         told = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise UsageError(f"{told}; give --by NAME, and https addresses as --paper and --code") from error
@@ -126,8 +125,8 @@ def _files(run: RunFolder, submitter: Submitter) -> Iterator[tuple[str, bytes]]:
 
 
 def _labels(runs: list[RunFolder], folder: Path, data_dir: Path | None) -> dict[Path, bytes]:
-    """Files of test labels that are not there yet; none for a dataset that is not at hand."""
-    found: dict[Path, bytes] = {}
+    """Return the files of test labels that are not there yet; none for a dataset that is not at hand."""
+    files: dict[Path, bytes] = {}
     for identity in {run.identity().dataset.fingerprint: run.identity() for run in runs}.values():
         path = folder / labels_name(identity.dataset.name, identity.dataset.fingerprint)
         if path.exists():
@@ -137,30 +136,30 @@ def _labels(runs: list[RunFolder], folder: Path, data_dir: Path | None) -> dict[
         except UsageError:
             continue
         if data.fingerprint == identity.dataset.fingerprint:
-            found[path] = npy_bytes(data.test.labels)
-    return found
+            files[path] = npy_bytes(data.test.labels)
+    return files
 
 
 def npy_bytes(classes: np.ndarray) -> bytes:
-    """`(N,)` classes as a NumPy file of uint16."""
+    """Return `(N,)` classes as a NumPy file of uint16."""
     buffer = io.BytesIO()
     np.save(buffer, classes.astype("<u2"))
     return buffer.getvalue()
 
 
 def schema_bytes() -> bytes:
-    """The file `entry.schema.json`."""
+    """Return the content of the file `entry.schema.json`."""
     return (json.dumps(entry_schema(), indent=1, sort_keys=True) + "\n").encode()
 
 
 def _examined(
     draft: Path, present: Bundle, labels: dict[Path, bytes], folder: Path, data_dir: Path | None
 ) -> tuple[Finding, ...]:
-    """What is found against the new entries, beside those that are there."""
+    """Return the findings against the new entries, checked beside those that are there."""
     for path in (*labels, *folder.glob("*.npy")):
         write_atomic(draft.parent / "labels" / path.name, labels.get(path) or path.read_bytes())
     bundle = read_bundle(draft)
-    files = {held.file for held in bundle.held} | {finding.file for finding in bundle.findings}
-    both = Bundle([*present.held, *bundle.held], {}, present.verdicts, bundle.findings)
+    files = {entry.file for entry in bundle.entries} | {finding.file for finding in bundle.findings}
+    both = Bundle([*present.entries, *bundle.entries], {}, present.verdicts, bundle.findings)
     report = examine(both, Truth(draft.parent / "labels", data_dir), datetime.now(UTC))
     return tuple(finding for finding in report.findings if finding.file in files)

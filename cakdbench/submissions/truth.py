@@ -1,4 +1,4 @@
-"""What the receiving side knows by itself: data, labels, recipes, models; nothing of it comes from a bundle."""
+"""The receiving side's own knowledge: data, labels, recipes, models; nothing of it comes from a bundle."""
 
 import functools
 import json
@@ -27,7 +27,7 @@ LARGEST_IMAGE, LONGEST_TRAINING = 1024, 10_000
 
 
 def labels_name(dataset: str, fingerprint: str) -> str:
-    """The name of a dataset's file of test labels."""
+    """Return the name of a dataset's file of test labels."""
     return f"{re.sub(r'[^A-Za-z0-9_.]+', '-', dataset)}-{fingerprint[:16]}.npy"
 
 
@@ -45,7 +45,7 @@ class Truth:
     _cache: dict[tuple[str, str], np.ndarray | None] = field(default_factory=dict, repr=False)
 
     def dataset(self, name: str) -> ImageDataset | None:
-        """A named dataset, if it is at hand; a `timm:` name would open whatever it says, so it never is."""
+        """Return a named dataset if it is at hand; a `timm:` name would open whatever it says, so it never is."""
         if name not in FACTS or (name != EMBEDDED and self.data_dir is None):
             return None
         try:
@@ -56,7 +56,7 @@ class Truth:
             return None
 
     def test_labels(self, name: str, fingerprint: str) -> np.ndarray | None:
-        """`(N,)` uint16 classes of the test images, of the dataset or of its file; None if neither is at hand.
+        """Return the `(N,)` uint16 classes of the test images, from dataset or file; None if neither is at hand.
 
         Raises:
             Refused: what is at hand under this name has another fingerprint, or the file is damaged.
@@ -66,7 +66,7 @@ class Truth:
         return self._cache[name, fingerprint]
 
     def has_false_labels(self, name: str, fingerprint: str) -> bool:
-        """Whether the dataset is at hand and its file of labels, which boards use, says something else."""
+        """Return True if the dataset is at hand and its file of labels, which boards use, says something else."""
         data, path = self.dataset(name), self.labels / labels_name(name, fingerprint)
         if data is None or data.fingerprint != fingerprint or not (path.exists() or path.is_symlink()):
             return False
@@ -93,12 +93,12 @@ class Truth:
 
 
 def known_facts(name: str) -> DatasetFacts | None:
-    """What is known of a named dataset without opening it."""
+    """Return the facts of a named dataset that are known without opening it."""
     return FACTS.get(name)
 
 
 def read_recipe(name: str, numbers: dict[str, Any]) -> Recipe:
-    """The recipe of a record.
+    """Return the recipe of a record.
 
     Raises:
         Refused: its numbers are not those of a recipe, or out of all bounds.
@@ -117,7 +117,7 @@ def read_recipe(name: str, numbers: dict[str, Any]) -> Recipe:
 
 @functools.lru_cache(maxsize=64)
 def bare_model(name: str, classes: int, image_size: int, split: str) -> StagedModel:
-    """A model without weights.
+    """Return a model without weights.
 
     Raises:
         Refused: it cannot be built.
@@ -136,7 +136,7 @@ def parameters(model: StagedModel) -> int:
 def extra_parameters(
     method: type[Method], config: Method.Config, student: StagedModel, teacher: StagedModel | None
 ) -> int:
-    """Trainable parameters a method adds to a student, counted without allocating any.
+    """Return the number of trainable parameters a method adds to a student, counted without allocating any.
 
     Raises:
         Refused: it cannot be built.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cakdbench.submissions.bundle import SCHEMA_FILE, Bundle, Held, read_bundle
+from cakdbench.submissions.bundle import SCHEMA_FILE, Bundle, EntryFile, read_bundle
 from cakdbench.submissions.checks import CHECKS
 from cakdbench.submissions.checks.case import Case, open_case
 from cakdbench.submissions.checks.crossing import cross_checks, teacher_name
@@ -38,7 +38,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Report:
-    """What came of a validation: everything found, and the entries nothing was found against."""
+    """The outcome of a validation: all findings, and the entries without a refusal."""
 
     findings: tuple[Finding, ...]
     lines: tuple[Line, ...]
@@ -53,7 +53,7 @@ class Report:
 
 
 def results_root(path: Path) -> tuple[Path, str]:
-    """The results folder a path is in, and the beginning of the names of its files that are meant.
+    """Return the results folder a path is in, and the beginning of the names of its files that are meant.
 
     Raises:
         UsageError: there is nothing at the path.
@@ -91,16 +91,16 @@ def validate(path: Path, truth: Truth, now: datetime | None = None) -> Report:
 
 
 def examine(bundle: Bundle, truth: Truth, now: datetime) -> Report:
-    """All checks of all entries."""
+    """Run all checks on all entries."""
     listed = bundle.verdicts.by_key()
-    cases = [open_case(held, truth, now, _accepted(held, listed)) for held in bundle.held]
+    cases = [open_case(entry, truth, now, _accepted(entry, listed)) for entry in bundle.entries]
     findings = [*bundle.findings, *_altered(bundle), *_external(bundle), *_labels(bundle, truth)]
     for case in cases:
         findings += _findings(case)
     first = sorted(cases, key=lambda case: not case.accepted)  # of two that clash, the newcomer is refused
-    findings += cross_checks([case.held for case in first], bundle.verdicts.teachers)
+    findings += cross_checks([case.entry for case in first], bundle.verdicts.teachers)
     wrong = {finding.file for finding in findings if finding.refused}
-    lines = [_line(case, listed) for case in cases if case.held.file not in wrong]
+    lines = [_line(case, listed) for case in cases if case.entry.file not in wrong]
     lines += [Line(f, e.accuracy, EXTERNAL, False) for f, e in bundle.external.items() if f not in wrong]
     return Report(tuple(sorted(findings, key=lambda f: (not f.refused, f.file))), tuple(lines))
 
@@ -113,33 +113,33 @@ def _findings(case: Case) -> Iterator[Finding]:
             what = f"{check.__name__} fails on it ({type(error).__name__}: {ascii(str(error))[:200]})"
             problems = [Problem(what, "submit the run as it was recorded")]
         for problem in problems:
-            yield Finding(case.held.file, problem)
+            yield Finding(case.entry.file, problem)
 
 
 def _line(case: Case, listed: dict[str, Verdict]) -> Line:
     status = listed[case.record.key].status if case.record.key in listed else CLAIMED
-    return Line(case.held.file, case.record.result.top1, status, case.labels is not None)
+    return Line(case.entry.file, case.record.result.top1, status, case.labels is not None)
 
 
-def _accepted(held: Held, listed: dict[str, Verdict]) -> bool:
-    verdict = listed.get(held.entry.key)
-    return verdict is not None and verdict.sha256 == held.sha256
+def _accepted(entry: EntryFile, listed: dict[str, Verdict]) -> bool:
+    verdict = listed.get(entry.key)
+    return verdict is not None and verdict.sha256 == entry.sha256
 
 
 def _altered(bundle: Bundle) -> Iterator[Finding]:
-    """Entries on the maintainers' list that are missing, or are not as they were."""
-    held = {each.entry.key: each for each in bundle.held}
+    """Yield the entries on the maintainers' list that are missing, or are not as they were."""
+    entries = {entry.key: entry for entry in bundle.entries}
     for verdict in bundle.verdicts.entries:
-        if verdict.key not in held:
+        if verdict.key not in entries:
             what = f"lists {verdict.key[:200]}, which is missing or cannot be read"
             yield Finding(STATUS_FILE, Problem(what, "put it back: entries are removed by the maintainers"))
-        elif held[verdict.key].sha256 != verdict.sha256:
+        elif entries[verdict.key].sha256 != verdict.sha256:
             what = f"was changed after it had been found {verdict.status} on {verdict.date}"
-            yield Finding(held[verdict.key].file, Problem(what, "put the accepted file back"))
+            yield Finding(entries[verdict.key].file, Problem(what, "put the accepted file back"))
 
 
 def _labels(bundle: Bundle, truth: Truth) -> Iterator[Finding]:
-    for dataset in dict.fromkeys(held.entry.record.identity.dataset for held in bundle.held):
+    for dataset in dict.fromkeys(entry.record.identity.dataset for entry in bundle.entries):
         if truth.has_false_labels(dataset.name, dataset.fingerprint):
             file = f"../{truth.labels.name}/{labels_name(dataset.name, dataset.fingerprint)}"
             yield Finding(file, Problem("are not the test labels of the dataset", "restore the file"))
@@ -152,7 +152,7 @@ def _external(bundle: Bundle) -> Iterator[Finding]:
 
 
 def accept(root: Path, report: Report, today: str) -> int:
-    """Enter every re-scored entry of a report, and its teacher, in the maintainers' list; says how many are new.
+    """Enter every re-scored entry of a report, and its teacher, in the maintainers' list; return how many are new.
 
     Args:
         today: date, as in 2026-01-31.
@@ -160,19 +160,19 @@ def accept(root: Path, report: Report, today: str) -> int:
     bundle = read_bundle(root)
     good = {line.file for line in report.lines if line.rescored}
     listed = bundle.verdicts.by_key()
-    chosen = [held for held in bundle.held if held.file in good]
-    new = [held for held in chosen if held.entry.key not in listed]
-    verdicts = [Verdict(key=h.entry.key, sha256=h.sha256, status=RESCORED, date=today) for h in new]
+    chosen = [entry for entry in bundle.entries if entry.file in good]
+    new = [entry for entry in chosen if entry.key not in listed]
+    verdicts = [Verdict(key=e.key, sha256=e.sha256, status=RESCORED, date=today) for e in new]
     teachers = dict.fromkeys((*bundle.verdicts.teachers, *_new_teachers(chosen, bundle.verdicts.teachers)))
     entries = sorted((*bundle.verdicts.entries, *verdicts), key=lambda verdict: verdict.key)
     write_verdicts(root, Verdicts(entries=tuple(entries), teachers=tuple(teachers)))
     return len(new)
 
 
-def _new_teachers(held: list[Held], known: tuple[AcceptedTeacher, ...]) -> Iterator[AcceptedTeacher]:
+def _new_teachers(entries: list[EntryFile], known: tuple[AcceptedTeacher, ...]) -> Iterator[AcceptedTeacher]:
     named = {(line.model, line.dataset, line.image_size) for line in known}
-    for each in held:
-        identity = each.entry.record.identity
+    for entry in entries:
+        identity = entry.record.identity
         if identity.teacher and teacher_name(identity) not in named:
             model, dataset, size = teacher_name(identity)
             yield AcceptedTeacher(model=model, dataset=dataset, image_size=size, sha256=identity.teacher.sha256)

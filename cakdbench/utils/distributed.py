@@ -1,4 +1,4 @@
-"""What a method may ask of the other processes of its run; with one process, what it gave."""
+"""Exchange with the other processes of a run; with one process, its own tensors come back."""
 
 import torch
 import torch.distributed as dist
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def all_gather(x: Tensor) -> Tensor:
-    """The `(B, ...)` of every process, `(processes * B, ...)` in the order of their ranks; no gradient."""
+    """Return the `(B, ...)` of every process, `(processes * B, ...)` in the order of their ranks; no gradient."""
     x = x.detach().contiguous()
     if not dist.is_initialized():
         return x
@@ -16,7 +16,7 @@ def all_gather(x: Tensor) -> Tensor:
 
 
 def broadcast(x: Tensor) -> Tensor:
-    """What the first process gave; no gradient."""
+    """Return the tensor of the first process; no gradient."""
     x = x.detach().clone()
     if dist.is_initialized():
         dist.broadcast(x, 0)

@@ -25,9 +25,9 @@ class StoreError(CakdError):
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:
-    """The error for a name nobody knows, with the nearest names that exist."""
+    """Return the error for a name nobody knows, with the nearest names that exist."""
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    shown = known if len(known) <= 60 else [*known[:20], f"... ({len(known)} in all)"]
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(shown)}"
+    names = known if len(known) <= 60 else [*known[:20], f"... ({len(known)} in all)"]
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"
     return UsageError(f"unknown {what} {name!r}; {hint}")

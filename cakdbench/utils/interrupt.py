@@ -1,6 +1,11 @@
 """Stopping between two steps instead of anywhere."""
 
 import signal
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+Handler = Callable[[int, FrameType | None], Any] | int | None
 
 
 class GracefulInterrupt:
@@ -9,9 +14,9 @@ class GracefulInterrupt:
     Signal handlers are those from before when the block is left.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.asked = False
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Handler] = {}
 
     def __call__(self) -> bool:
         return self.asked

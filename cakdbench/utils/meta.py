@@ -15,10 +15,10 @@ VALUES = {torch.ops.aten._local_scalar_dense.default: 0, torch.ops.aten.equal.de
 class ContentFree(TorchDispatchMode):
     """Answer, while active, questions about the content of meta tensors as if all tensors were zeros."""
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
         if func in VALUES and args[0].is_meta:
             return VALUES[func]
-        return func(*args, **kwargs or {})
+        return func(*args, **(kwargs or {}))
 
 
 def has_content(module: nn.Module) -> bool:

@@ -9,7 +9,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from pydantic import BaseModel
 
@@ -44,13 +44,13 @@ def fill_neutral(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _neutral_values(kind: type) -> dict[str, Any]:
     if issubclass(kind, BaseModel):
-        declared = {}
+        declared: dict[str, Any] = {}
         for name, field in kind.model_fields.items():
             declared.update((name, mark.value) for mark in field.metadata if isinstance(mark, Neutral))
     else:
-        fields = dataclasses.fields(kind)
+        fields = dataclasses.fields(cast(Any, kind))
         declared = {field.name: field.metadata[METADATA] for field in fields if METADATA in field.metadata}
-    return json.loads(json.dumps(declared))
+    return json.loads(json.dumps(declared))  # as settings are in JSON, where a tuple is a list
 
 
 def _tables(kind: type) -> dict[str, type[BaseModel]]:

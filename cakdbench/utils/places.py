@@ -5,7 +5,7 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 EARLIER = "~/.cache/cakdbench"
-"""Where everything lay on every system, whatever XDG_CACHE_HOME said."""
+"""The place of everything in earlier versions, on every system, whatever XDG_CACHE_HOME said."""
 
 
 def cache_path(name: str) -> Path:

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ def force_fp32(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """
 
     @functools.wraps(loss)
-    def wrapped(*args, **kwargs):
+    def wrapped(*args: Any, **kwargs: Any) -> Tensor:
         device = next(a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)).device.type
         with torch.autocast(device, enabled=False):
             return loss(*map(_raise, args), **{k: _raise(v) for k, v in kwargs.items()})
@@ -22,6 +23,6 @@ def force_fp32(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return wrapped
 
 
-def _raise(value):
+def _raise(value: Any) -> Any:
     half = isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
     return value.float() if half else value

@@ -10,7 +10,7 @@ import torch
 
 
 def derive(*parts: object) -> int:
-    """A 63-bit seed that depends on `parts` alone, the same on every machine and Python."""
+    """Return a 63-bit seed that depends on `parts` alone, the same on every machine and Python."""
     digest = hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
@@ -36,8 +36,8 @@ def seeded(*parts: object, device: torch.device | None = None) -> Iterator[int]:
     outer = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=cuda):
         seed = reseed(*parts)
-        for each in cuda:
-            with torch.cuda.device(each):
+        for gpu in cuda:
+            with torch.cuda.device(gpu):
                 torch.cuda.manual_seed(seed)
         try:
             yield seed

@@ -24,11 +24,11 @@ class Table(BaseModel):
 
 T = TypeVar("T", bound=Table)
 _BRANCH = re.compile(r"constrained-|tuple\[")
-"""How pydantic marks the branch of a union in the place of an error."""
+"""The mark pydantic puts on the branch of a union in the place of an error."""
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The tables of a TOML file.
+    """Return the tables of a TOML file.
 
     Raises:
         UsageError: the file is missing, unreadable or no TOML; the message has the line where it breaks.
@@ -44,7 +44,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def checked(model: type[T], table: Mapping[str, Any], where: str | Path) -> T:
-    """`table` as a `model`, without any change of type.
+    """Return `table` as a `model`, without any change of type.
 
     Raises:
         UsageError: `where`, then `key: problem` for each thing wrong, with the nearest keys for unknown ones.
@@ -58,12 +58,12 @@ def checked(model: type[T], table: Mapping[str, Any], where: str | Path) -> T:
 
 
 def inside(where: str | Path, key: str, error: UsageError) -> UsageError:
-    """The same error with the file and the key it was found at."""
+    """Return the same error with the file and the key it was found at."""
     return UsageError(f"{where}: {key}: {error}")
 
 
 def setting_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Dotted names of the values in a model: `epochs`, `optimizer.lr`."""
+    """Yield the dotted names of the values in a model: `epochs`, `optimizer.lr`."""
     for name, field in model.model_fields.items():
         table = _table_in(field.annotation)
         if table and isinstance(field.annotation, type):
@@ -80,13 +80,13 @@ def _problem(model: type[BaseModel], detail: Mapping[str, Any]) -> str:
     if detail["type"] == "missing":
         return f"{key}: missing"
     message = detail["msg"].removeprefix("Value error, ")
-    given = detail["input"]
-    shown = "" if isinstance(given, (dict, list, tuple, BaseModel)) else f" (given: {given!r})"
-    return f"{key}: {message}{shown}" if key else message
+    value = detail["input"]
+    given = "" if isinstance(value, (dict, list, tuple, BaseModel)) else f" (given: {value!r})"
+    return f"{key}: {message}{given}" if key else message
 
 
 def _siblings(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    """The keys known where an unknown one stands, written from the top of the file."""
+    """Return the keys known where an unknown one stands, written from the top of the file."""
     for part in location[:-1]:
         field = model.model_fields.get(part) if isinstance(part, str) else None
         model = (_table_in(field.annotation) if field else None) or model
@@ -95,7 +95,7 @@ def _siblings(model: type[BaseModel], location: tuple[int | str, ...]) -> list[s
 
 
 def _table_in(annotation: Any) -> type[BaseModel] | None:
-    """The model a field holds, by itself or in a tuple, a dict or a union."""
+    """Return the model a field holds, by itself or in a tuple, a dict or a union."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next(filter(None, map(_table_in, get_args(annotation))), None)

@@ -8,10 +8,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from cakdbench.methods.dist import DIST, dist_loss, inter_class_loss, intra_class_loss
-from cakdbench.models.zoo import model_info
-from cakdbench.registry import resolve_config
-from cakdbench.utils.errors import UsageError
-from tests.methods.method_lab import MINI, batch_for, gradients, make, reached, student, teacher
+from tests.methods.method_lab import batch_for, make, student, teacher
 
 few = settings(max_examples=25, deadline=None)
 seeds = st.integers(0, 2**31)
@@ -143,27 +140,3 @@ def test_a_step_adds_the_weighted_loss_to_the_weighted_label_loss():
     assert step.losses["label"].item() == pytest.approx(0.1 * F.cross_entropy(step.logits, batch.target).item())
     loss = dist_loss(step.logits, batch.teacher.logits, **numbers)
     assert step.losses["dist"].item() == pytest.approx(0.5 * loss.item())
-
-
-@pytest.mark.parametrize("family", MINI)
-def test_a_step_trains_the_whole_student_from_logits_alone(family):
-    frozen = teacher("mixer")
-    method, batch = make(DIST, frozen, student(family)), batch_for(frozen)
-    batch.teacher.pooled = batch.teacher.stages = None
-    found = gradients(method(batch).total, method.named_parameters())
-    assert all(grad is not None and grad.isfinite().all() for grad in found.values())
-    assert reached(found) and method.extra_parameters() == 0
-    assert all(p.grad is None for p in frozen.parameters())
-
-
-@pytest.mark.parametrize("variant", DIST.variants)
-def test_every_variant_steps(variant):
-    frozen = teacher("swin")
-    config = vars(resolve_config(DIST, variant, frozen.info, model_info("resnet_s", 10, 64), "cifar100"))
-    assert make(DIST, frozen, student("cnn"), **config)(batch_for(frozen, size=2)).total.isfinite()
-
-
-@pytest.mark.parametrize("config", [{"tau": 0.0}, {"eps": -1.0}])
-def test_wrong_settings_are_named(config):
-    with pytest.raises(UsageError, match="(?s)dist.*tau and eps must be above 0"):
-        resolve_config(DIST, None, *[model_info("vit_xs", 10, 64)] * 2, "cifar100", config)

@@ -12,7 +12,6 @@ from cakdbench.methods.fcfd import FCFD, PATHS, Bridge, feature_loss, pooled_los
 from cakdbench.models.staged import Layout
 from cakdbench.models.zoo import model_info
 from cakdbench.registry import resolve_config
-from cakdbench.utils.errors import UsageError
 from cakdbench.utils.rng import seeded
 from tests.methods.method_lab import CLASSES, MINI, batch_for, gradients, make, reached, student, teacher
 
@@ -262,23 +261,12 @@ def test_features_count_more_from_epoch_to_epoch(epoch, share):
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids="-".join)
-def test_a_step_trains_the_student_and_every_bridge(pair):
+def test_all_six_paths_train_the_student_and_every_bridge(pair):
     frozen = teacher(pair[0])
-    method, batch = make(FCFD, frozen, student(pair[1]), paths=6), batch_for(frozen)
-    batch.teacher.pooled = batch.teacher.preacts = batch.teacher.attention = None
-    step = method(batch)
-    found = gradients(step.total, method.named_parameters())
+    method = make(FCFD, frozen, student(pair[1]), paths=6)
+    found = gradients(method(batch_for(frozen)).total, method.named_parameters())
     assert reached(found) == set(found)
     assert all(grad.isfinite().all() for grad in found.values())
-    assert set(step.losses) == {"label", "kd", "paths", "features", "pooled"}
-    assert all(p.grad is None and not p.requires_grad for p in frozen.parameters())
-
-
-def test_a_step_by_default_trains_the_student_and_the_bridges_to_the_teacher():
-    frozen = teacher("cnn")
-    method, batch = make(FCFD, frozen, student("swin")), batch_for(frozen, size=2, soft=True)
-    found = reached(gradients(method(batch).total, method.named_parameters()))
-    assert {n for n, _ in method.named_parameters() if not n.startswith("to_student.")} <= found
 
 
 @pytest.mark.parametrize("pair", [("vit", "cnn"), ("cnn", "vit")])
@@ -300,15 +288,6 @@ def test_head_pooling_compares_what_the_classifier_takes(pair):
     normalised = frozen.net.norm(batch.teacher.stages[3])[:, frozen.layouts[3].prefix :]
     assert torch.allclose(taken, normalised.mean(1), atol=1e-5)
     assert method(batch).losses["pooled"].isfinite()
-
-
-@pytest.mark.parametrize("variant", FCFD.variants)
-@pytest.mark.parametrize("pair", [("mobilenet", "vit"), ("vit", "cnn")])
-def test_every_variant_steps(variant, pair):
-    frozen = teacher(pair[0])
-    method = make(FCFD, frozen, student(pair[1]), **FCFD.variants[variant])
-    step = method(batch_for(frozen, size=2))
-    assert step.total.isfinite() and step.total.requires_grad
 
 
 def test_weights_of_0_build_no_bridges():
@@ -340,19 +319,3 @@ def test_refuses_networks_it_cannot_enter():
 def test_settings_of_the_paper(dataset, temperature, ramp):
     config = resolve_config(FCFD, None, model_info("swin_t", 100), model_info("resnet18", 100), dataset)
     assert (config.temperature, config.ramp, config.weight, config.paths) == (temperature, ramp, 5.0, 2)
-
-
-@pytest.mark.parametrize(
-    "config, message",
-    [
-        ({"temperature": 0.0}, "temperature must be above 0"),
-        ({"ramp": 0}, "ramp must be at least 1"),
-        ({"paths": 7}, "paths must be 0 to 6"),
-        ({"pooled": "max"}, "pooled must be one of relu, head, none"),
-    ],
-)
-def test_wrong_settings_are_named(config, message):
-    with pytest.raises(ValueError, match=message):
-        FCFD.Config(**config)
-    with pytest.raises(UsageError, match="fcfd"):
-        resolve_config(FCFD, None, model_info("swin_t", 100), model_info("resnet18", 100), "cifar100", config)

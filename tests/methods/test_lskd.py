@@ -10,10 +10,7 @@ from torch.nn import functional as F
 from cakdbench.methods.dkd import dkd_loss
 from cakdbench.methods.kd import kd_loss
 from cakdbench.methods.lskd import LSKD, standardize
-from cakdbench.models.zoo import model_info
-from cakdbench.registry import resolve_config
-from cakdbench.utils.errors import UsageError
-from tests.methods.method_lab import MINI, batch_for, gradients, make, reached, student, teacher
+from tests.methods.method_lab import batch_for, make, student, teacher
 
 few = settings(max_examples=25, deadline=None)
 seeds = st.integers(0, 2**31)
@@ -134,44 +131,3 @@ def test_weight_multiplies_alpha_and_beta():
     pair = standardize(draw(1, 4, 6)), standardize(draw(2, 4, 6))
     ninefold = dkd_loss(*pair, torch.arange(4), 9.0, 18.0, 2.0)
     assert torch.allclose(9 * loss_of(draw(1, 4, 6), draw(2, 4, 6), "dkd"), ninefold)
-
-
-@pytest.mark.parametrize("family, base", [*((family, "kd") for family in MINI), ("mixer", "dkd")])
-def test_a_step_trains_the_whole_student_from_logits_alone(family, base):
-    frozen = teacher("mixer")
-    method, batch = make(LSKD, frozen, student(family), base=base), batch_for(frozen)
-    batch.teacher.pooled = batch.teacher.stages = None
-    found = gradients(method(batch).total, method.named_parameters())
-    assert all(grad is not None and grad.isfinite().all() for grad in found.values())
-    assert reached(found) and method.extra_parameters() == 0
-    assert all(p.grad is None for p in frozen.parameters())
-
-
-def test_one_hot_targets_give_the_losses_of_indices():
-    frozen = teacher("cnn")
-    method = make(LSKD, frozen, student("vit"), base="dkd")
-    hard, soft = method(batch_for(frozen)).losses, method(batch_for(frozen, soft=True)).losses
-    assert {k: v.item() for k, v in soft.items()} == pytest.approx({k: v.item() for k, v in hard.items()})
-
-
-@pytest.mark.parametrize("variant", LSKD.variants)
-def test_every_variant_steps(variant):
-    frozen = teacher("swin")
-    config = vars(resolve_config(LSKD, variant, frozen.info, model_info("resnet_s", 10, 64), "cifar100"))
-    assert make(LSKD, frozen, student("cnn"), **config)(batch_for(frozen, size=2)).total.isfinite()
-
-
-@pytest.mark.parametrize(
-    "config, message",
-    [
-        ({"base": "dist"}, "base"),
-        ({"temperature": 0.0}, "temperature and eps must be above 0"),
-        ({"eps": 0.0}, "temperature and eps must be above 0"),
-        ({"warmup": -1}, "warmup at least 0"),
-    ],
-)
-def test_wrong_settings_are_named(config, message):
-    with pytest.raises(UsageError, match=f"(?s)lskd.*{message}"):
-        resolve_config(LSKD, None, *[model_info("vit_xs", 10, 64)] * 2, "cifar100", config)
-    with pytest.raises(ValueError, match=message):
-        LSKD.Config(**config)

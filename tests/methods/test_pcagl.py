@@ -26,9 +26,7 @@ from cakdbench.methods.pcagl_views import draw_transforms, geometric_view, photo
 from cakdbench.models.staged import StagedModel
 from cakdbench.models.zoo import model_info
 from cakdbench.recipes import Optimizer
-from cakdbench.registry import resolve_config
 from cakdbench.train.lane import make_optimizer, parameters_of
-from cakdbench.utils.errors import UsageError
 from cakdbench.utils.rng import seeded
 from tests.methods.method_lab import CLASSES, MINI, batch_for, gradients, make, reached, student, teacher
 
@@ -388,33 +386,6 @@ class TestViews:
         assert not torch.equal(method(batch).losses["pca"], method(batch).losses["pca"])
 
 
-@pytest.mark.parametrize(
-    "pair",
-    [
-        ("vit", "cnn"),
-        ("vit", "mobilenet"),
-        ("swin", "convnext"),
-        ("swin", "cnn"),
-        ("mixer", "cnn"),
-        ("resmlp", "mobilenet"),
-    ],
-    ids="-".join,
-)
-def test_a_step_trains_the_student_and_the_projectors(pair):
-    frozen = teacher(pair[0])
-    before = {name: value.clone() for name, value in frozen.state_dict().items()}
-    method, batch = make(PCAGL, frozen, student(pair[1])), batch_for(frozen)
-    batch = replace(batch, teacher=None)
-    step = method(batch)
-    found = gradients(step.total, method.named_parameters())
-    own = {name for name in found if not name.startswith("discriminator.")}
-    assert reached(found) == own and all(found[name].isfinite().all() for name in own)
-    projected = {"pca", "value"} if frozen.kind == "msa" else set()
-    assert set(step.losses) == {"label", "gl", "mvg"} | projected
-    assert all(torch.equal(value, before[name]) for name, value in frozen.state_dict().items())
-    assert all(p.grad is None for p in frozen.parameters())
-
-
 def test_losses_are_the_objective_written_out():
     frozen = teacher("vit")
     weights = {"pca_weight": 0.5, "gl_weight": 2.0, "adversarial_weight": 0.3}
@@ -532,17 +503,14 @@ class TestAdversary:
 
 
 @pytest.mark.parametrize("variant", [None, *PCAGL.variants])
-@pytest.mark.parametrize("pair", [("vit", "cnn"), ("mixer", "cnn")])
-def test_every_variant_steps_on_what_it_needs(variant, pair):
-    frozen = teacher(pair[0])
-    method, batch = (
-        make(PCAGL, frozen, student(pair[1]), **(PCAGL.variants[variant] if variant else {})),
-        batch_for(frozen, 2),
-    )
+def test_every_variant_steps_under_a_teacher_without_attention(variant):
+    frozen = teacher("mixer")
+    method, batch = make(PCAGL, frozen, student("cnn"), **PCAGL.variants.get(variant, {})), batch_for(frozen, 2)
     for part in ("logits", "pooled", "stages", "preacts", "attention"):
         if part not in method.needs:
             setattr(batch.teacher, part, None)
     step = method(batch)
+    assert {"label"} <= set(step.losses) <= {"label", "gl", "mvg"}
     sum([*step.losses.values(), *step.adversary.values()]).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in method.parameters())
 
@@ -562,24 +530,6 @@ def test_needs_no_more_of_the_teacher_than_it_reads(net, config, needs):
     assert method.needs == needs <= PCAGL.needs
 
 
-@pytest.mark.parametrize("pair", [("swin", "cnn"), ("vit", "convnext")])
-def test_a_step_in_bfloat16_is_close_to_one_in_float32(pair):
-    frozen = teacher(pair[0])
-    method, batch = make(PCAGL, frozen, student(pair[1])).eval(), batch_for(frozen)
-    full = {**method(batch).losses, **method(batch).adversary}
-    with torch.autocast("cpu", torch.bfloat16):
-        step = method(batch)
-    for name, loss in {**step.losses, **step.adversary}.items():
-        assert loss.item() == pytest.approx(full[name].item(), rel=0.05)
-    found = gradients(step.total, [(n, p) for n, p in method.named_parameters() if "discriminator" not in n])
-    assert all(grad.isfinite().all() for grad in found.values())
-
-
-def test_soft_labels_step_too():
-    frozen = teacher("vit")
-    assert make(PCAGL, frozen, student("cnn"))(batch_for(frozen, soft=True)).total.isfinite()
-
-
 @pytest.mark.parametrize("t", MINI)
 @pytest.mark.parametrize("s", MINI)
 def test_refuses_all_but_cnn_students_of_other_teachers(t, s):
@@ -597,25 +547,3 @@ def test_refuses_transformers_it_cannot_look_into():
     blind, cnn = replace(model_info("vit_xs", CLASSES, 64), attention=None), model_info("resnet_s", CLASSES, 64)
     assert "set pcagl.pca_weight=0" in PCAGL.refuses(blind, cnn, PCAGL.Config())
     assert PCAGL.refuses(blind, cnn, PCAGL.Config(pca_weight=0.0)) is None
-
-
-@pytest.mark.parametrize(
-    "config, message",
-    [
-        ({"mvg": "both"}, "mvg must be one of aligned, literal, off"),
-        ({"view_coin": "batch"}, "view_coin must be one of image, transform"),
-        ({"disc_unit": "day"}, "disc_unit must be one of epoch, step"),
-        ({"mix": 1.5}, "mix must be 0 to 1"),
-        ({"dropout": 1.0}, "dropout must be 0 to"),
-        ({"crop_area": 0.0}, "crop_area must be"),
-        ({"student_stage": 5}, "student_stage must be 1 to 4"),
-        ({"disc_every": 0}, "disc_every, mask_patch must be at least 1"),
-        ({"disc_lr": 0.0}, "disc_lr and logit_limit above 0"),
-    ],
-)
-def test_wrong_settings_are_named(config, message):
-    with pytest.raises(ValueError, match=message):
-        PCAGL.Config(**config)
-    with pytest.raises(UsageError, match="pcagl"):
-        infos = model_info("swin_t", 100), model_info("resnet18", 100)
-        resolve_config(PCAGL, None, *infos, "cifar100", config)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from cakdbench.methods.reviewkd import Review, ReviewKD, hcl_loss
 from cakdbench.models.staged import StagedModel
-from tests.methods.method_lab import MINI, batch_for, gradients, make, reached, student, teacher
+from tests.methods.method_lab import batch_for, make, student, teacher
 
 seeds = st.integers(0, 2**31)
 sides = st.integers(1, 9)
@@ -193,24 +193,6 @@ def five(output, features):
 
 
 class TestMethod:
-    @pytest.mark.parametrize("pair", [("vit", "cnn"), ("cnn", "vit"), ("swin", "mobilenet"), ("mixer", "swin")])
-    def test_a_step_trains_the_student_and_every_block(self, pair):
-        frozen = teacher(pair[0])
-        before = {name: value.clone() for name, value in frozen.state_dict().items()}
-        method, batch = make(ReviewKD, frozen, student(pair[1])), batch_for(frozen)
-        step = method(batch)
-        assert set(step.losses) == {"label", "reviewkd"} and step.total.isfinite()
-        found = gradients(step.total, method.named_parameters())
-        assert reached(found) == set(found) and all(grad.isfinite().all() for grad in found.values())
-        assert all(torch.equal(before[name], value) for name, value in frozen.state_dict().items())
-
-    @pytest.mark.parametrize("family", MINI)
-    def test_every_family_teaches_and_learns_in_a_batch_of_two(self, family):
-        for pair in ((family, "cnn"), ("mixer", family)):
-            frozen = teacher(pair[0])
-            step = make(ReviewKD, frozen, student(pair[1]))(batch_for(frozen, size=2))
-            assert step.total.isfinite() and step.losses["reviewkd"] > 0
-
     @pytest.mark.parametrize("given, own", [("preact", "post"), ("post", "post"), ("preact", "preact")])
     def test_loss_is_the_weighted_sum_over_five_levels_on_the_chosen_side_of_the_activation(self, given, own):
         frozen = teacher("cnn")
@@ -262,36 +244,3 @@ class TestMethod:
         with torch.device("meta"):
             method = ReviewKD(StagedModel("resnet50", 10), StagedModel("deit_t", 10), ReviewKD.Config())
         assert method.blocks[0].enter[0].out_channels == 512
-
-    def test_one_hot_targets_give_the_losses_of_indices(self):
-        frozen = teacher("cnn")
-        hard, soft = (make(ReviewKD, frozen, student("vit"))(batch_for(frozen, soft=s)).losses for s in (False, True))
-        assert {k: v.item() for k, v in soft.items()} == pytest.approx({k: v.item() for k, v in hard.items()})
-
-    def test_bf16_gives_nearly_the_loss_of_fp32(self):
-        frozen = teacher("cnn")
-        batch = batch_for(frozen)
-        full = make(ReviewKD, frozen, student("mixer"))(batch).losses["reviewkd"]
-        with torch.autocast("cpu", torch.bfloat16):
-            half = make(ReviewKD, frozen, student("mixer"))(batch).losses["reviewkd"]
-        assert half.dtype is torch.float32 and half.item() == pytest.approx(full.item(), rel=1e-2)
-
-    @pytest.mark.parametrize("variant", ReviewKD.variants)
-    def test_every_variant_steps(self, variant):
-        frozen = teacher("cnn")
-        step = make(ReviewKD, frozen, student("cnn"), **ReviewKD.variants[variant])(batch_for(frozen, size=2))
-        assert step.total.isfinite()
-
-    @pytest.mark.parametrize(
-        "config, message",
-        [
-            ({"weight": 0.0}, "weight must be above 0, not 0.0"),
-            ({"warmup_epochs": -1}, "warmup_epochs and mid must be at least 0"),
-            ({"mid": -1}, "warmup_epochs and mid must be at least 0"),
-            ({"teacher_features": "pre"}, "teacher_features must be one of preact, post"),
-            ({"student_features": "pre"}, "student_features must be one of post, preact"),
-        ],
-    )
-    def test_wrong_settings_are_named(self, config, message):
-        with pytest.raises(ValueError, match=message):
-            ReviewKD.Config(**config)

@@ -11,7 +11,6 @@ from cakdbench.methods import rkd
 from cakdbench.methods.rkd import RKD, rkd_angle_loss, rkd_distance_loss
 from cakdbench.models.zoo import model_info
 from cakdbench.registry import resolve_config
-from cakdbench.utils.errors import UsageError
 from tests.methods.method_lab import MINI, batch_for, gradients, make, reached, student, teacher
 
 few = settings(max_examples=20, deadline=None)
@@ -246,18 +245,13 @@ def test_losses_are_weighted_and_read_the_final_features():
 
 
 @pytest.mark.parametrize("family", MINI)
-def test_a_step_trains_the_student_from_the_final_feature_alone(family):
+def test_relations_do_not_train_the_classifier(family):
     frozen = teacher("mixer")
-    method, batch = make(RKD, frozen, student(family)), batch_for(frozen)
-    batch.teacher.logits = batch.teacher.stages = None
-    step = method(batch)
-    found = gradients(step.total, method.named_parameters())
-    assert all(grad is not None and grad.isfinite().all() for grad in found.values())
-    relations = reached(gradients(step.losses["rkd_distance"] + step.losses["rkd_angle"], method.named_parameters()))
+    method = make(RKD, frozen, student(family))
+    losses = method(batch_for(frozen)).losses
+    relations = reached(gradients(losses["rkd_distance"] + losses["rkd_angle"], method.named_parameters()))
     classifier = {id(p) for p in method.student.net.get_classifier().parameters()}
     assert relations and not {n for n, p in method.named_parameters() if id(p) in classifier} & relations
-    assert method.extra_parameters() == 0
-    assert all(p.grad is None for p in frozen.parameters())
 
 
 @pytest.mark.parametrize("variant, names", [("distance_only", {"rkd_distance"}), ("angle_only", {"rkd_angle"})])
@@ -271,8 +265,3 @@ def test_variants_leave_a_loss_out(variant, names):
 def test_defaults_are_those_of_every_released_code():
     config = RKD.Config()
     assert (config.distance_weight, config.angle_weight, config.eps) == (25, 50, 1e-12)
-
-
-def test_wrong_settings_are_named():
-    with pytest.raises(UsageError, match="(?s)rkd.*eps must be above 0"):
-        resolve_config(RKD, None, *[model_info("vit_xs", 10, 64)] * 2, "cifar100", {"eps": 0.0})

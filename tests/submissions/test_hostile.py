@@ -284,7 +284,7 @@ def test_any_file_in_a_folder_is_read_or_refused(tmp_path_factory, content, name
     (root / name).parent.mkdir(exist_ok=True)
     (root / name).write_bytes(content)
     bundle = read_bundle(root)
-    assert not bundle.held and all(str(finding).isprintable() for finding in bundle.findings)
+    assert not bundle.entries and all(str(finding).isprintable() for finding in bundle.findings)
     assert read_results(root).records == []
 
 

@@ -207,7 +207,7 @@ def test_of_two_copies_the_newcomer_is_refused(forgery):
 def test_an_accepted_entry_of_earlier_source_stays(forgery):
     path = forgery.edit(lambda record: record["identity"]["method"].update(version=None, source="e" * 64))
     assert any("has no version of cc" in text for text in forgery.refusals())
-    sha256 = next(held.sha256 for held in read_bundle(forgery.root).held if held.entry.key == path.stem)
+    sha256 = next(entry.sha256 for entry in read_bundle(forgery.root).entries if entry.key == path.stem)
     verdict = Verdict(key=path.stem, sha256=sha256, status="re-run", date="2026-01-31", note='by "us"')
     write_verdicts(forgery.root, Verdicts(entries=(verdict,)))
     assert forgery.refusals() == []

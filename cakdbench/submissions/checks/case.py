@@ -1,7 +1,9 @@
 """An entry under examination, beside what the receiving side knows of it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeVar
 
 import numpy as np
 
@@ -12,15 +14,17 @@ from cakdbench.models.staged import StagedModel
 from cakdbench.recipes import Recipe
 from cakdbench.records import Identity, Record
 from cakdbench.registry import get_method
-from cakdbench.submissions.bundle import Held
+from cakdbench.submissions.bundle import EntryFile
 from cakdbench.submissions.findings import Problem, Refused
 from cakdbench.submissions.truth import Truth, bare_model, known_facts, read_recipe
 from cakdbench.utils.errors import UsageError
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class Case:
-    """What could be found out is set; what could not is None, with a problem if it should have been.
+    """An entry and its context: what is unknown is None, with a problem if it should be known.
 
     Attributes:
         recipe: the record's numbers.
@@ -31,7 +35,7 @@ class Case:
         accepted: whether maintainers have listed the entry as it is.
     """
 
-    held: Held
+    entry: EntryFile
     now: datetime
     accepted: bool
     problems: tuple[Problem, ...]
@@ -44,7 +48,7 @@ class Case:
 
     @property
     def record(self) -> Record:
-        return self.held.entry.record
+        return self.entry.record
 
     @property
     def identity(self) -> Identity:
@@ -52,10 +56,10 @@ class Case:
 
     @property
     def test_images(self) -> int:
-        """As the receiving side knows it; else as many as there are predictions."""
+        """Return the size of the test set as the receiving side knows it; else as many as there are predictions."""
         if self.labels is not None:
             return len(self.labels)
-        return self.facts.n_test if self.facts else len(self.held.predictions)
+        return self.facts.n_test if self.facts else len(self.entry.predictions)
 
     @property
     def classes(self) -> int | None:
@@ -74,12 +78,13 @@ def class_count(facts: DatasetFacts | None, labels: np.ndarray | None) -> int | 
     return None if labels is None or not len(labels) else int(labels.max()) + 1
 
 
-def open_case(held: Held, truth: Truth, now: datetime, accepted: bool) -> Case:
+def open_case(entry: EntryFile, truth: Truth, now: datetime, accepted: bool) -> Case:
     """Look up all that is known of an entry's data, method, recipe and models."""
-    identity, problems = held.entry.record.identity, []
+    identity = entry.record.identity
+    problems: list[Problem] = []
     data = identity.dataset
 
-    def attempt(look, *arguments):
+    def attempt(look: Callable[..., T], *arguments: object) -> T | None:
         try:
             return look(*arguments)
         except Refused as error:
@@ -90,24 +95,25 @@ def open_case(held: Held, truth: Truth, now: datetime, accepted: bool) -> Case:
     if facts is None and not data.name.startswith(TIMM):
         problems.append(Problem(f"the dataset {data.name} is unknown", "see `cakdbench list datasets`"))
     labels = attempt(truth.test_labels, data.name, data.fingerprint)
-    recipe = attempt(read_recipe, held.entry.record.recipe_name, identity.recipe)
+    recipe = attempt(read_recipe, entry.record.recipe_name, identity.recipe)
     student = teacher = None
     if recipe and (classes := class_count(facts, labels)):
         sizes = classes, recipe.image_size, recipe.split
         student = attempt(bare_model, identity.student, *sizes)
-        teacher = identity.teacher and attempt(bare_model, model_of(identity.teacher.model), *sizes)
+        if identity.teacher:
+            teacher = attempt(bare_model, model_of(identity.teacher.model), *sizes)
     method = _method(identity.method.id)
-    return Case(held, now, accepted, tuple(problems), recipe, method, facts, labels, student, teacher)
+    return Case(entry, now, accepted, tuple(problems), recipe, method, facts, labels, student, teacher)
 
 
 def model_of(teacher: str) -> str:
-    """The model of a teacher, without the name of its weights."""
+    """Return the model of a teacher, without the name of its weights."""
     return teacher if teacher.startswith(TIMM) else teacher.partition(":")[0]
 
 
 def _method(id: str) -> type[Method] | None:
     try:
-        found = get_method(id)
+        method = get_method(id)
     except UsageError:
         return None
-    return found if found.id == id else None
+    return method if method.id == id else None  # an alias is no id of a record

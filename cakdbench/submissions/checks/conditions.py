@@ -1,4 +1,4 @@
-"""Whether the conditions of a run can have been."""
+"""Check that the conditions of a run are possible."""
 
 import math
 from collections.abc import Iterator
@@ -15,21 +15,21 @@ LEAST_TRAINING = 0.05
 
 
 def check_conditions(case: Case) -> Iterator[Problem]:
-    """Versions, processes, lanes and the time of the end."""
-    found, identity = case.record.conditions, case.identity
-    if missing := [name for name in PACKAGES if not found.versions.get(name)]:
+    """Check versions, processes, lanes and the time of the end."""
+    conditions, identity = case.record.conditions, case.identity
+    if missing := [name for name in PACKAGES if not conditions.versions.get(name)]:
         yield Problem(f"it does not say which version it ran with of {', '.join(missing)}", ANEW)
-    if found.processes < 1 or found.threads < 1:
+    if conditions.processes < 1 or conditions.threads < 1:
         yield Problem("it ran in less than one process or thread", ANEW)
     label = case.record.label
-    if not {label, f"{label} > {identity.student}"} & set(found.lanes):
+    if not {label, f"{label} > {identity.student}"} & set(conditions.lanes):
         yield Problem(f"{label[:100]} is not among the lanes it was trained in", ANEW)
-    numbers = (found.seconds, found.images_per_second, found.peak_memory_mb)
+    numbers = (conditions.seconds, conditions.images_per_second, conditions.peak_memory_mb)
     if not all(value is None or (math.isfinite(value) and value > 0) for value in numbers):
         yield Problem("its seconds, images per second or memory are not positive", ANEW)
-    if found.energy_wh is not None and not 0 <= found.energy_wh < math.inf:
+    if conditions.energy_wh is not None and not 0 <= conditions.energy_wh < math.inf:
         yield Problem("its energy is negative", ANEW)
-    yield from _time(found.finished, case.now)
+    yield from _time(conditions.finished, case.now)
 
 
 def _time(text: str, now: datetime) -> Iterator[Problem]:
@@ -45,12 +45,17 @@ def _time(text: str, now: datetime) -> Iterator[Problem]:
 
 
 def check_pace(case: Case) -> Iterator[Problem]:
-    """The time of the training steps, from images and images per second, fits into the lane's seconds."""
-    found = case.record.conditions
-    if not case.steps_per_epoch or found.processes < 1 or not (found.images_per_second > 0 and found.seconds > 0):
+    """Check that the time of the training steps, from images and images per second, fits into the lane's seconds."""
+    conditions = case.record.conditions
+    if (
+        not case.recipe
+        or not case.steps_per_epoch
+        or conditions.processes < 1
+        or not (conditions.images_per_second > 0 and conditions.seconds > 0)
+    ):
         return
-    images = case.recipe.epochs * case.steps_per_epoch * case.recipe.global_batch / found.processes
-    training = images / found.images_per_second
-    if not LEAST_TRAINING * found.seconds <= training <= 1.001 * found.seconds + 0.01:
-        what = f"{images:.0f} images at {found.images_per_second:.6g} a second take {training:.1f} s"
-        yield Problem(f"{what}, which does not go with {found.seconds:.1f} s in all", ANEW)
+    images = case.recipe.epochs * case.steps_per_epoch * case.recipe.global_batch / conditions.processes
+    training = images / conditions.images_per_second
+    if not LEAST_TRAINING * conditions.seconds <= training <= 1.001 * conditions.seconds + 0.01:
+        what = f"{images:.0f} images at {conditions.images_per_second:.6g} a second take {training:.1f} s"
+        yield Problem(f"{what}, which does not go with {conditions.seconds:.1f} s in all", ANEW)

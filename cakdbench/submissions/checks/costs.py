@@ -1,4 +1,4 @@
-"""Whether the costs are those of the models and the method, built anew."""
+"""Check that the costs are those of the models and the method, built anew."""
 
 from collections.abc import Iterator
 
@@ -11,14 +11,14 @@ from cakdbench.utils.errors import CakdError
 
 
 def check_costs(case: Case) -> Iterator[Problem]:
-    """The parameters of the student, and those the method adds."""
+    """Check the parameters of the student, and those the method adds."""
     if case.student is None:
         return
     yield from _compared("student_parameters", case.record.student_parameters, parameters(case.student))
     if case.method is None or (case.method.needs and case.teacher is None):
         return
     try:
-        config = config_of(case)
+        config = config_of(case, case.method, case.student)
         count = extra_parameters(case.method, config, case.student, case.teacher)
     except Refused as error:
         yield error.problem
@@ -28,6 +28,6 @@ def check_costs(case: Case) -> Iterator[Problem]:
         yield from _compared("extra_parameters", case.record.extra_parameters, count)
 
 
-def _compared(name: str, found: int, true: int) -> Iterator[Problem]:
-    if found != true:
-        yield Problem(f"{name} is {found:,}; built anew it is {true:,}", ANEW)
+def _compared(name: str, stated: int, true: int) -> Iterator[Problem]:
+    if stated != true:
+        yield Problem(f"{name} is {stated:,}; built anew it is {true:,}", ANEW)

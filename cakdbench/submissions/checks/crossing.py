@@ -1,52 +1,57 @@
-"""What only shows when entries lie side by side."""
+"""Checks of entries against entry other."""
 
 import json
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from operator import attrgetter
+from typing import TypeVar
 
 import numpy as np
 
 from cakdbench.grid.plan import ALWAYS
-from cakdbench.records import Identity
-from cakdbench.submissions.bundle import Held
+from cakdbench.records import Identity, Record, TeacherIdentity
+from cakdbench.submissions.bundle import EntryFile
 from cakdbench.submissions.checks.case import model_of
 from cakdbench.submissions.findings import Finding, Problem
 from cakdbench.submissions.status import AcceptedTeacher
+
+K = TypeVar("K", bound=Hashable)
+TeacherName = tuple[str, str, int]
+"""Model, dataset and image size."""
 
 FEW_CLASSES = 3
 """Students that predict fewer classes than this have collapsed, and may well agree."""
 
 
-def cross_checks(held: list[Held], teachers: Iterable[AcceptedTeacher]) -> Iterator[Finding]:
-    """All of them, over all entries of a results folder."""
-    yield from check_seeds(held)
-    yield from check_copies(held)
-    yield from check_weights(held, teachers)
-    yield from check_trained_teachers(held)
-    yield from check_baselines(held)
+def cross_checks(entries: list[EntryFile], teachers: Iterable[AcceptedTeacher]) -> Iterator[Finding]:
+    """Run all of them on the entries of a results folder."""
+    yield from check_seeds(entries)
+    yield from check_copies(entries)
+    yield from check_weights(entries, teachers)
+    yield from check_trained_teachers(entries)
+    yield from check_baselines(entries)
 
 
-def check_seeds(held: list[Held]) -> Iterator[Finding]:
-    """A method is run once on a pair, by a recipe, with a seed."""
-    for group in _alike(held, _cell).values():
-        for each in group[1:] if len(group) > 1 else ():
-            seed, other = each.entry.record.identity.seed, group[0].file
+def check_seeds(entries: list[EntryFile]) -> Iterator[Finding]:
+    """Check that a method is run once on a pair, by a recipe, with a seed."""
+    for group in _alike(entries, _cell).values():
+        for entry in group[1:] if len(group) > 1 else ():
+            seed, other = entry.record.identity.seed, group[0].file
             what = f"duplicate seed: {other} is a run of the same method, pair and recipe with seed {seed}"
-            yield Finding(each.file, Problem(what, "submit one run of a seed"))
+            yield Finding(entry.file, Problem(what, "submit one run of a seed"))
 
 
-def _alike(held: list[Held], key) -> dict[object, list[Held]]:
-    found = defaultdict(list)
-    for each in held:
-        found[key(each)].append(each)
-    return found
+def _alike(entries: Iterable[EntryFile], key: Callable[[EntryFile], K]) -> dict[K, list[EntryFile]]:
+    groups = defaultdict(list)
+    for entry in entries:
+        groups[key(entry)].append(entry)
+    return groups
 
 
-def _cell(held: Held) -> str:
-    """The run without its code, its teacher's weights and the copy of its data."""
+def _cell(entry: EntryFile) -> str:
+    """Return the run without its code, its teacher's weights and the copy of its data."""
     return _without(
-        held,
+        entry,
         "engine_version",
         "method.version",
         "method.source",
@@ -56,9 +61,9 @@ def _cell(held: Held) -> str:
     )
 
 
-def _without(held: Held, *left_out: str) -> str:
-    """The identity as JSON, without some of its fields."""
-    values = held.entry.record.identity.model_dump(mode="json")
+def _without(entry: EntryFile, *left_out: str) -> str:
+    """Return the identity as JSON, without some of its fields."""
+    values = entry.record.identity.model_dump(mode="json")
     for name in left_out:
         table, _, field = name.rpartition(".")
         holder = values[table] if table else values
@@ -67,100 +72,100 @@ def _without(held: Held, *left_out: str) -> str:
     return json.dumps(values, sort_keys=True)
 
 
-def check_copies(held: list[Held]) -> Iterator[Finding]:
-    """No two runs end in the same weights or predictions, but where their settings are one under two names."""
+def check_copies(entries: list[EntryFile]) -> Iterator[Finding]:
+    """Check that no two runs end in the same weights or predictions."""
     for name in ("weights_sha256", "predictions_sha256"):
-        for group in _alike(held, attrgetter(f"entry.record.{name}")).values():
+        for group in _alike(entries, attrgetter(f"record.{name}")).values():
             first = group[0]
             if name == "predictions_sha256" and len(np.unique(first.predictions)) < FEW_CLASSES:
                 continue
-            for each in group[1:]:
-                if _unnamed(each) != _unnamed(first):
+            for entry in group[1:]:
+                if entry.record.identity != first.record.identity:
                     what = f"copied run: it has the {name.partition('_')[0]} of {first.file}"
-                    yield Finding(each.file, Problem(what, "submit every run once, under its own name"))
+                    yield Finding(entry.file, Problem(what, "submit every run once, under its own name"))
 
 
-def _unnamed(held: Held) -> str:
-    """The run without the name of its variant, which may be another name for the same settings."""
-    return _without(held)
-
-
-def check_weights(held: list[Held], accepted: Iterable[AcceptedTeacher]) -> Iterator[Finding]:
-    """All entries on a teacher were taught by the same weights.
+def check_weights(entries: list[EntryFile], accepted: Iterable[AcceptedTeacher]) -> Iterator[Finding]:
+    """Check that all entries on a teacher were taught by the same weights.
 
     These are the accepted ones; before any are, those of the runs that trained it; else the most used.
     """
-    known = defaultdict(set)
+    known: dict[TeacherName, set[str]] = defaultdict(set)
     for line in accepted:
         known[line.model, line.dataset, line.image_size].add(line.sha256)
-    trained = _alike(held, _training_name)
-    taught = [each for each in held if each.entry.record.identity.teacher]
-    for name, group in _alike(taught, lambda each: teacher_name(each.entry.record.identity)).items():
-        for each in group:
-            runs = {run.entry.record.weights_sha256 for run in trained.get(_trained_by(each), ())}
+    trained = _alike(entries, _training_name)
+    taught = [entry for entry in entries if entry.record.identity.teacher]
+    for name, group in _alike(taught, lambda entry: teacher_name(entry.record.identity)).items():
+        for entry in group:
+            runs = {run.record.weights_sha256 for run in trained.get(_trained_by(entry.record), ())}
             allowed = known.get(name) or runs or _most_used(group)
-            sha256 = each.entry.record.identity.teacher.sha256
+            sha256 = teacher_of(entry.record.identity).sha256
             if sha256 not in allowed:
                 what = f"other teacher: its weights {sha256[:16]} of {name[0]} are not those of the other entries"
-                shown = ", ".join(sorted(one[:16] for one in allowed)) or "none has a majority"
-                yield Finding(each.file, Problem(f"{what} ({shown})", "train with the accepted weights: see RULES.md"))
+                others = ", ".join(sorted(other[:16] for other in allowed)) or "none has a majority"
+                problem = Problem(f"{what} ({others})", "train with the accepted weights: see RULES.md")
+                yield Finding(entry.file, problem)
 
 
-def _training_name(held: Held) -> tuple[str, ...]:
-    """Of which teacher a run may be the training: model, dataset, and how the teachers' records name the recipe."""
-    record = held.entry.record
+def _training_name(entry: EntryFile) -> tuple[str, str, str] | None:
+    """Return the teacher a run may have trained: model, dataset, and the recipe as the teachers' records name it."""
+    record = entry.record
     if record.identity.method.id != ALWAYS[0] or record.identity.seed:
-        return ()
+        return None
     return record.identity.student, record.identity.dataset.name, f"trained by {record.recipe_name}"
 
 
-def _trained_by(held: Held) -> tuple[str, ...]:
-    identity, facts = held.entry.record.identity, held.entry.record.teacher
-    return model_of(identity.teacher.model), identity.dataset.name, facts.source if facts else ""
+def _trained_by(record: Record) -> tuple[str, str, str]:
+    source = record.teacher.source if record.teacher else ""
+    return model_of(teacher_of(record.identity).model), record.identity.dataset.name, source
 
 
-def teacher_name(identity: Identity) -> tuple[str, str, int]:
-    """What a teacher's weights are a function of."""
+def teacher_of(identity: Identity) -> TeacherIdentity:
+    """Return the teacher of a run that has one."""
+    assert identity.teacher is not None
+    return identity.teacher
+
+
+def teacher_name(identity: Identity) -> TeacherName:
+    """Return the things that decide a teacher's weights: model, dataset and image size."""
     size = identity.recipe.get("image_size")
-    return identity.teacher.model, identity.dataset.name, size if isinstance(size, int) else 0
+    return teacher_of(identity).model, identity.dataset.name, size if isinstance(size, int) else 0
 
 
-def _most_used(group: list[Held]) -> set[str]:
-    counts = defaultdict(int)
-    for each in group:
-        counts[each.entry.record.identity.teacher.sha256] += 1
+def _most_used(group: list[EntryFile]) -> set[str]:
+    counts = Counter(teacher_of(entry.record.identity).sha256 for entry in group)
     best = max(counts.values())
     winners = {sha256 for sha256, count in counts.items() if count == best}
     return winners if len(winners) == 1 else set()
 
 
-def check_trained_teachers(held: list[Held]) -> Iterator[Finding]:
-    """Where the run that trained a teacher is here, the expected accuracy is its own."""
-    trainings = {e.entry.record.weights_sha256: e for e in held if e.entry.record.identity.method.id == ALWAYS[0]}
-    for each in held:
-        identity, facts = each.entry.record.identity, each.entry.record.teacher
-        training = identity.teacher and trainings.get(identity.teacher.sha256)
-        if not training or facts is None:
+def check_trained_teachers(entries: list[EntryFile]) -> Iterator[Finding]:
+    """Check that a teacher is expected to reach what the run that trained it reached, where that run is here."""
+    trainings = {e.record.weights_sha256: e for e in entries if e.record.identity.method.id == ALWAYS[0]}
+    for entry in entries:
+        identity, facts = entry.record.identity, entry.record.teacher
+        training = trainings.get(identity.teacher.sha256) if identity.teacher else None
+        if training is None or facts is None:
             continue
-        record = training.entry.record
-        if model_of(identity.teacher.model) != record.identity.student:
+        record = training.record
+        if model_of(teacher_of(identity).model) != record.identity.student:
             what = f"other teacher: its weights are those of {record.identity.student}, trained in {training.file}"
-            yield Finding(each.file, Problem(what, "submit the run as it was recorded"))
+            yield Finding(entry.file, Problem(what, "submit the run as it was recorded"))
         elif facts.source.startswith("trained by") and facts.expected != record.result.top1:
             what = (
                 f"expects {facts.expected} % of its teacher, whose own run {training.file} has {record.result.top1} %"
             )
-            yield Finding(each.file, Problem(what, "submit the run as it was recorded"))
+            yield Finding(entry.file, Problem(what, "submit the run as it was recorded"))
 
 
-def check_baselines(held: list[Held]) -> Iterator[Finding]:
-    """A gain needs the scratch student of the same recipe and seed."""
-    scratch = {_student(each) for each in held if each.entry.record.identity.method.id == ALWAYS[0]}
-    for each in held:
-        if each.entry.record.identity.method.id != ALWAYS[0] and _student(each) not in scratch:
+def check_baselines(entries: list[EntryFile]) -> Iterator[Finding]:
+    """Note entries without a scratch student of the same recipe and seed: a gain needs one."""
+    scratch = {_student(entry) for entry in entries if entry.record.identity.method.id == ALWAYS[0]}
+    for entry in entries:
+        if entry.record.identity.method.id != ALWAYS[0] and _student(entry) not in scratch:
             what = f"no {ALWAYS[0]} run of its student, recipe and seed is here: boards cannot give its gain"
-            yield Finding(each.file, Problem(what, f"submit the {ALWAYS[0]} run too", note=True))
+            yield Finding(entry.file, Problem(what, f"submit the {ALWAYS[0]} run too", note=True))
 
 
-def _student(held: Held) -> str:
-    return _without(held, "method", "teacher", "engine_version")
+def _student(entry: EntryFile) -> str:
+    return _without(entry, "method", "teacher", "engine_version")

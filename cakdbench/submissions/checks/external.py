@@ -1,4 +1,4 @@
-"""Whether an external number names a pair that exists."""
+"""Check that an external number names a pair that exists."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Whether the history is that of the recipe: its epochs, its evaluations, its learning rates."""
+"""Check that the history is that of the recipe: its epochs, its evaluations, its learning rates."""
 
 import math
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ MOST_LOSSES = 64
 
 
 def check_history(case: Case) -> Iterator[Problem]:
-    """Every epoch is there once, and evaluated where the recipe asks for it."""
+    """Check that every epoch is there once, and evaluated where the recipe asks for it."""
     if case.recipe is None:
         return
     history, epochs = case.record.history, case.recipe.epochs
@@ -32,14 +32,14 @@ def check_history(case: Case) -> Iterator[Problem]:
 
 
 def check_losses(case: Case) -> Iterator[Problem]:
-    """Every epoch has losses, finite ones."""
+    """Check that every epoch has losses, finite ones."""
     for line in case.record.history:
         if not 0 < len(line.losses) <= MOST_LOSSES or not all(map(math.isfinite, line.losses.values())):
             yield Problem(f"epoch {line.epoch}: its losses are missing or not finite", ANEW)
 
 
 def check_rates(case: Case) -> Iterator[Problem]:
-    """The learning rates are those of the recipe's schedule."""
+    """Check that the learning rates are those of the recipe's schedule."""
     history = case.record.history
     if case.recipe is None or len(history) != case.recipe.epochs:
         return
@@ -52,7 +52,7 @@ def check_rates(case: Case) -> Iterator[Problem]:
 
 
 def learning_rates(recipe: Recipe, steps_per_epoch: int | None) -> list[float] | None:
-    """The rate at the end of every epoch; None where it depends on steps whose number is unknown."""
+    """Return the rate at the end of every epoch; None where it depends on steps whose number is unknown."""
     if steps_per_epoch is None and recipe.schedule.per == "step":
         return None
     steps = steps_per_epoch or 1

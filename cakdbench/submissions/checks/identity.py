@@ -1,4 +1,4 @@
-"""Whether an entry is where and what it says it is."""
+"""Check that an entry is where and what it says it is."""
 
 import re
 from collections.abc import Iterator
@@ -14,21 +14,21 @@ ANEW = "submit the run as it was recorded"
 
 
 def check_place(case: Case) -> Iterator[Problem]:
-    """The key is the identity's hash and the file's name; the folder is the method."""
-    record, file = case.record, case.held.file
+    """Check that the key is the identity's hash and the file's name; the folder is the method."""
+    record, file = case.record, case.entry.file
     key = run_key(case.identity)
     if key != record.key:
         yield Problem(f"its key is {record.key[:120]} and its identity's is {key[:120]}: one was changed", ANEW)
-    if file != f"{case.identity.method.id}/{record.key}.json":
-        wanted = f"{case.identity.method.id}/{record.key}.json"
-        yield Problem("its folder and name are not those of its method and key", f"name it {wanted[:250]}")
+    place = f"{case.identity.method.id}/{record.key}.json"
+    if file != place:
+        yield Problem("its folder and name are not those of its method and key", f"name it {place[:250]}")
     if case.identity.engine_version != ENGINE_VERSION:
         what = f"was computed by version {case.identity.engine_version} of the engine, which now is {ENGINE_VERSION}"
         yield Problem(what, "run it again with the present version", note=case.accepted)
 
 
 def check_text(case: Case) -> Iterator[Problem]:
-    """Nothing that a board prints can break a page."""
+    """Check that nothing that a board prints can break a page."""
     record, identity = case.record, case.identity
     texts = {
         "recipe_name": record.recipe_name,
@@ -47,7 +47,7 @@ def check_text(case: Case) -> Iterator[Problem]:
 
 
 def check_hashes(case: Case) -> Iterator[Problem]:
-    """Every hash is one."""
+    """Check that every hash is one."""
     hashes = {
         "predictions_sha256": case.record.predictions_sha256,
         "weights_sha256": case.record.weights_sha256,
@@ -63,5 +63,5 @@ def check_hashes(case: Case) -> Iterator[Problem]:
 
 
 def check_data(case: Case) -> Iterator[Problem]:
-    """What was unknown or out of bounds when the case was opened."""
+    """Pass on the problems that opening the case met: something unknown or out of bounds."""
     yield from case.problems

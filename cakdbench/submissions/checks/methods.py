@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 
 from cakdbench.method import Method
-from cakdbench.models.staged import ModelInfo
+from cakdbench.models.staged import ModelInfo, StagedModel
 from cakdbench.registry import all_settings, canonical_label, config_identity, resolve_config
 from cakdbench.source_hash import is_built_in, known_sources, source_hash
 from cakdbench.submissions.checks.case import Case
@@ -17,18 +17,18 @@ LARGEST_SETTING = 65_536
 
 
 def check_method(case: Case) -> Iterator[Problem]:
-    """A registered method can be checked whole; an outside one only as far as its run goes."""
+    """Note an outside method: only a registered one can be checked whole."""
     if case.method is None:
         what = f"{case.identity.method.id} is an outside method: its settings, source and costs cannot be checked"
         yield Problem(what, "maintainers install it, or validate with --method-file", note=True)
 
 
 def check_settings(case: Case) -> Iterator[Problem]:
-    """The settings are written as a key has them, under their canonical name; the method does not refuse the pair."""
+    """Check that the settings are written as in a key, bear their canonical name, and are not refused for the pair."""
     if case.method is None or case.student is None:
         return
     try:
-        config = config_of(case)
+        config = config_of(case, case.method, case.student)
     except CakdError as error:
         yield Problem(f"invalid settings of {case.method.id}: {str(error)[:300]}", ANEW)
         return
@@ -36,16 +36,17 @@ def check_settings(case: Case) -> Iterator[Problem]:
     if json.dumps(settings, sort_keys=True) != json.dumps(canonical, sort_keys=True):
         wrong = (changes(settings, canonical, "settings") or ["a number of another type"])[0]
         yield Problem(f"its settings are incomplete or written in another way: {wrong[:200]}", ANEW)
-    label = canonical_label(case.method, config, *_pair(case))
+    teacher, student, dataset = _pair(case, case.student)
+    label = canonical_label(case.method, config, teacher, student, dataset)
     if case.record.label != label:
         yield Problem(f"its settings are named {case.record.label[:100]}, their name is {label[:100]}", ANEW)
-    reason = case.method.refuses(*_pair(case)[:2], config)
+    reason = case.method.refuses(teacher, student, config)
     if reason:
         yield Problem(f"{case.method.id} refuses this pair: {reason}", "leave the run out")
 
 
-def config_of(case: Case) -> Method.Config:
-    """Return the entry's settings as its method reads them.
+def config_of(case: Case, method: type[Method], student: StagedModel) -> Method.Config:
+    """Return the entry's settings as its method reads them for its student.
 
     Raises:
         UsageError: settings that are not the method's.
@@ -54,12 +55,12 @@ def config_of(case: Case) -> Method.Config:
     settings = case.identity.method.config
     if not _bounded(settings):
         raise Refused("a number is out of all bounds", ANEW)
-    return resolve_config(case.method, None, *_pair(case), overrides=all_settings(case.method, settings))
+    return resolve_config(method, None, *_pair(case, student), overrides=all_settings(method, settings))
 
 
-def _pair(case: Case) -> tuple[ModelInfo, ModelInfo, str]:
+def _pair(case: Case, student: StagedModel) -> tuple[ModelInfo, ModelInfo, str]:
     """Return what the settings of a pair depend on; a method without teacher is asked as if the student taught."""
-    return (case.teacher or case.student).info, case.student.info, case.identity.dataset.name
+    return (case.teacher or student).info, student.info, case.identity.dataset.name
 
 
 def _bounded(value: object) -> bool:
@@ -71,12 +72,12 @@ def _bounded(value: object) -> bool:
 
 
 def check_source(case: Case) -> Iterator[Problem]:
-    """What the run computed is what the installed method computes; an accepted entry may be of an earlier version."""
+    """Check that the run computed what the installed method does; an accepted entry may be of an earlier version."""
     if case.method is None:
         return
     method, identity = case.method, case.identity.method
     if not is_built_in(method):
-        yield from _other_source(case, identity.source or "")
+        yield from _other_source(case, method, identity.source or "")
     elif identity.version is None or not 1 <= identity.version <= method.version:
         yield Problem(f"it has no version of {method.id}, which now is {method.version}", ANEW, note=case.accepted)
     elif identity.version < method.version:
@@ -89,8 +90,8 @@ def check_source(case: Case) -> Iterator[Problem]:
         yield Problem(what, "if it computes the same, all is well", note=True)
 
 
-def _other_source(case: Case, source: str) -> Iterator[Problem]:
-    installed = source_hash(case.method)
+def _other_source(case: Case, method: type[Method], source: str) -> Iterator[Problem]:
+    installed = source_hash(method)
     if source != installed:
-        what = f"other source: {source[:16]} is not the code of the installed {case.method.id} ({installed[:16]})"
+        what = f"other source: {source[:16]} is not the code of the installed {method.id} ({installed[:16]})"
         yield Problem(what, "run it again with that code", note=case.accepted)

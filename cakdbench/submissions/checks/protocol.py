@@ -1,4 +1,4 @@
-"""Whether the recipe is one that exists, unchanged, and the seed is one."""
+"""Check that the recipe is one that exists, unchanged, and that the seed is one."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ from cakdbench.utils.diff import changes
 
 
 def check_recipe(case: Case) -> Iterator[Problem]:
-    """The recipe's name is known; numbers that are not its own are named."""
+    """Check that the recipe's name is known; numbers that are not its own are named."""
     name = case.record.recipe_name
     if name not in recipe_names():
         yield Problem(f"the recipe {name[:100]} is unknown", "add it under pairs/recipes first")

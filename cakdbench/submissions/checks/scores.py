@@ -1,4 +1,4 @@
-"""Whether the accuracies are those of the predictions, and of the last epoch."""
+"""Check that the accuracies are those of the predictions, and of the last epoch."""
 
 import math
 from collections.abc import Iterator
@@ -14,22 +14,21 @@ EXACT = 1e-9
 
 
 def check_predictions(case: Case) -> Iterator[Problem]:
-    """The predictions are the record's, one for every test image, and reach the accuracy it states."""
-    predictions, top1 = case.held.predictions, case.record.result.top1
-    if case.held.predictions_sha256 != case.record.predictions_sha256:
+    """Check that the predictions are the record's, one for every test image, and reach the accuracy it states."""
+    predictions, top1 = case.entry.predictions, case.record.result.top1
+    if case.entry.predictions_sha256 != case.record.predictions_sha256:
         yield Problem("its predictions are not those of the record: their hash is another", ANEW)
     if len(predictions) != case.test_images:
         yield Problem(f"has {len(predictions)} predictions for {case.test_images} test images", ANEW)
         return
     if case.classes and len(predictions) and predictions.max() >= case.classes:
         yield Problem(f"predicts class {predictions.max()} of {case.classes}", ANEW)
-    if case.labels is not None and not _same(score(predictions, case.labels), top1):
-        found = score(predictions, case.labels)
-        yield Problem(f"its predictions reach {found:.4f} %, its record says {top1:.4f} %", ANEW)
+    if case.labels is not None and not _same(reached := score(predictions, case.labels), top1):
+        yield Problem(f"its predictions reach {reached:.4f} %, its record says {top1:.4f} %", ANEW)
 
 
 def score(predictions: np.ndarray, labels: np.ndarray) -> float:
-    """Top-1 in percent."""
+    """Return the top-1 accuracy in percent."""
     return 100 * float((predictions == labels).mean())
 
 
@@ -40,14 +39,14 @@ def _same(one: float | None, other: float | None) -> bool:
 
 
 def check_result(case: Case) -> Iterator[Problem]:
-    """The result is the last epoch's."""
+    """Check that the result is the last epoch's."""
     result, history = case.record.result, case.record.history
     if not history:
         yield Problem("has no history", ANEW)
         return
     last, best = history[-1], max((line.top1 for line in history if line.top1 is not None), default=None)
     if not _same(result.top1, last.top1):
-        said = f"its result {result.top1:.4f} % is not the last epoch's, {_shown(last.top1)}"
+        said = f"its result {result.top1:.4f} % is not the last epoch's, {_percent(last.top1)}"
         passed = " but the best epoch's, chosen on the test set" if _same(result.top1, best) else ""
         yield Problem(said + passed, "the metric is the last epoch: " + ANEW)
     if not _same(result.ema_top1, last.ema_top1):
@@ -56,33 +55,37 @@ def check_result(case: Case) -> Iterator[Problem]:
         yield Problem("its top-5 is below its top-1", ANEW)
 
 
-def _shown(value: float | None) -> str:
+def _percent(value: float | None) -> str:
     return "which was not evaluated" if value is None else f"{value:.4f} %"
 
 
 def check_best_epoch(case: Case) -> Iterator[Problem]:
-    """`optimistic_top1` and its epoch are the best of the history, the first of equals."""
+    """Check that `optimistic_top1` and its epoch are the best of the history, the first of equals."""
     result = case.record.result
-    scored = [line for line in case.record.history if line.top1 is not None]
-    if not scored:
+    scores = {line.epoch: line.top1 for line in case.record.history if line.top1 is not None}
+    if not scores:
         return
-    best = max(scored, key=lambda line: line.top1)
-    if not _same(result.optimistic_top1, best.top1) or result.optimistic_epoch != best.epoch:
-        what = f"its best epoch is {best.epoch} with {best.top1:.4f} %, not {result.optimistic_epoch}"
+    epoch, best = max(scores.items(), key=lambda item: item[1])
+    if not _same(result.optimistic_top1, best) or result.optimistic_epoch != epoch:
+        what = f"its best epoch is {epoch} with {best:.4f} %, not {result.optimistic_epoch}"
         yield Problem(f"{what} with {result.optimistic_top1:.4f} %", ANEW)
 
 
 def check_steps(case: Case) -> Iterator[Problem]:
-    """Every accuracy is a number of images out of all."""
+    """Check that every accuracy is a number of images out of all."""
     record = case.record
-    tested = {f"result.{name}": getattr(record.result, name) for name in ("top1", "top5", "ema_top1")}
+    tested: dict[str, float | None] = {
+        f"result.{name}": getattr(record.result, name) for name in ("top1", "top5", "ema_top1")
+    }
     for line in record.history:
         tested |= {f"epoch {line.epoch}: {name}": getattr(line, name) for name in ("top1", "ema_top1")}
     if record.teacher:
         tested["teacher.measured"] = record.teacher.measured
     yield from _fractions(tested, case.test_images)
     if case.steps_per_epoch and case.recipe:
-        trained = {f"epoch {line.epoch}: train_top1": line.train_top1 for line in record.history}
+        trained: dict[str, float | None] = {
+            f"epoch {line.epoch}: train_top1": line.train_top1 for line in record.history
+        }
         yield from _fractions(trained, case.steps_per_epoch * case.recipe.global_batch)
 
 

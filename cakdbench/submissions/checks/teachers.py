@@ -1,10 +1,13 @@
-"""Whether the teacher is what its entry in the registry says, and passed its gate."""
+"""Check that the teacher is what its entry in the registry says, and passed its gate."""
 
 import functools
 from collections.abc import Iterator
 
+from cakdbench.data.datasets import DatasetFacts
 from cakdbench.grid.teachers import TeacherEntry, load_teachers
 from cakdbench.models.zoo import hub_statistics
+from cakdbench.recipes import Recipe
+from cakdbench.records import Statistics
 from cakdbench.submissions.checks.case import Case
 from cakdbench.submissions.checks.identity import ANEW
 from cakdbench.submissions.findings import Problem
@@ -14,16 +17,16 @@ ROUNDING = 1e-6
 
 
 def check_teacher(case: Case) -> Iterator[Problem]:
-    """There is a teacher where the method needs one, and none where it does not."""
-    given = case.identity.teacher is not None
-    if given != (case.record.teacher is not None):
+    """Check that there is a teacher where the method needs one, and none where it does not."""
+    taught = case.identity.teacher is not None
+    if taught != (case.record.teacher is not None):
         yield Problem("its identity and its record do not agree on whether it had a teacher", ANEW)
-    if case.method and bool(case.method.needs) != given:
-        yield Problem(f"{case.method.id} {'has a teacher and needs none' if given else 'has no teacher'}", ANEW)
+    if case.method and bool(case.method.needs) != taught:
+        yield Problem(f"{case.method.id} {'has a teacher and needs none' if taught else 'has no teacher'}", ANEW)
 
 
 def check_gate(case: Case) -> Iterator[Problem]:
-    """The measured accuracy is the expected one, or the difference is owned up to."""
+    """Check that the measured accuracy is the expected one, or the difference is owned up to."""
     facts = case.record.teacher
     if facts is None:
         return
@@ -36,7 +39,7 @@ def check_gate(case: Case) -> Iterator[Problem]:
 
 
 def check_teacher_entry(case: Case) -> Iterator[Problem]:
-    """A teacher that claims to be the registry's has its source, its expectations and its input statistics."""
+    """Check that a teacher said to be the registry's has its source, expectations and input statistics."""
     facts, identity = case.record.teacher, case.identity
     if facts is None or identity.teacher is None:
         return
@@ -48,11 +51,11 @@ def check_teacher_entry(case: Case) -> Iterator[Problem]:
         yield Problem("the registry has no entry for its teacher", "add one to pairs/teachers.toml", note=True)
         return
     expected = facts.expected if entry.train else entry.accuracy
-    found = facts.source, facts.tolerance, facts.expected
-    if found != (entry.source, entry.allowed, expected) or (entry.train and facts.expected is None):
+    stated = facts.source, facts.tolerance, facts.expected
+    if stated != (entry.source, entry.allowed, expected) or (entry.train and facts.expected is None):
         what = f"other teacher: {facts.source[:100]}, {facts.expected} ± {facts.tolerance} % is not the registry's"
         yield Problem(f"{what}, {entry.source}, {expected} ± {entry.allowed} %", ANEW)
-    if case.recipe and case.facts and identity.teacher.statistics != _statistics(entry, case):
+    if case.recipe and case.facts and identity.teacher.statistics != _statistics(entry, case.recipe, case.facts):
         yield Problem("its teacher was fed with other input statistics than its entry says", ANEW)
 
 
@@ -66,10 +69,10 @@ def _entry(model: str, dataset: str) -> TeacherEntry | None:
         return None
 
 
-def _statistics(entry: TeacherEntry, case: Case):
-    """Mean and deviation the teacher is fed with, where they are not the dataset's."""
+def _statistics(entry: TeacherEntry, recipe: Recipe, facts: DatasetFacts) -> Statistics | None:
+    """Return mean and deviation the teacher is fed with, where they are not the dataset's."""
     tag = entry.statistics or entry.hub
-    if tag is None or case.recipe.teacher_norm == "shared":
+    if tag is None or recipe.teacher_norm == "shared":
         return None
-    wanted = tuple(map(tuple, hub_statistics(tag)))
-    return None if wanted == (tuple(case.facts.mean), tuple(case.facts.std)) else wanted
+    mean, std = map(tuple, hub_statistics(tag))
+    return None if (mean, std) == (tuple(facts.mean), tuple(facts.std)) else (mean, std)

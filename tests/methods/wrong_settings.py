@@ -1,0 +1,128 @@
+"""Settings out of bounds, by method, and what the error must say of them."""
+
+from typing import Any
+
+WRONG_SETTINGS: dict[str, list[tuple[dict[str, Any], str]]] = {
+    "at": [
+        ({"form": "cosine"}, "form must be one of squared, norm"),
+        ({"reduction": "max"}, "reduction must be one of sum, mean"),
+        ({"p": 0}, "p must be at least 1"),
+        ({"stages": (0, 1)}, "stages must be some of 1, 2, 3, 4"),
+        ({"stages": (1, 1)}, "each once"),
+        ({"stages": ()}, "at least one"),
+    ],
+    "cc": [
+        ({"form": "book"}, "form must be one of ofa, peng"),
+        ({"dim": 0}, "dim and order must be at least 1"),
+        ({"order": 0}, "dim and order must be at least 1"),
+        ({"gamma": 0.0}, "gamma must be above 0"),
+    ],
+    "crd": [
+        ({"dim": 0}, "dim and negatives must be at least 1"),
+        ({"negatives": 0}, "dim and negatives must be at least 1"),
+        ({"tau": 0.01}, "tau must be at least 0.03"),
+        ({"temperature": 0.0}, "temperature above 0"),
+        ({"momentum": 1.5}, "momentum must be from 0 to 1"),
+    ],
+    "dist": [
+        ({"tau": 0.0}, "tau and eps must be above 0"),
+        ({"eps": -1.0}, "tau and eps must be above 0"),
+    ],
+    "dkd": [
+        ({"temperature": 0.0}, "temperature"),
+        ({"warmup": -1}, "warmup"),
+    ],
+    "fbt": [
+        ({"l2g_block": "mamba"}, "l2g_block must be one of swin, swin_v1, vit, none"),
+        ({"fuse_front": "both"}, "fuse_front must be one of auto, student, teacher"),
+        ({"fused_cls": "zero"}, "fused_cls must be one of learned, model, mean, gap"),
+        ({"feature": "max"}, "feature must be one of avg, pre_logits"),
+        ({"form": "paper", "ce_on_fused": 1.0}, "set ce_on_fused=0, or form=code"),
+        ({"proj": "mlp"}, "proj must be one of linear, pool"),
+        ({"feature_loss": "l1"}, "feature_loss must be one of nce, mse"),
+        ({"front_k": 0}, "front_k must be 1 to 4"),
+        ({"back_j": 1}, "back_j 2 to 5"),
+        ({"tau": 0.001}, "tau at least 0.01"),
+        ({"l2g_heads": 0}, "at least 1"),
+    ],
+    "fcfd": [
+        ({"temperature": 0.0}, "temperature must be above 0"),
+        ({"ramp": 0}, "ramp must be at least 1"),
+        ({"paths": 7}, "paths must be 0 to 6"),
+        ({"pooled": "max"}, "pooled must be one of relu, head, none"),
+    ],
+    "fitnet": [
+        ({"reshape": "block"}, "reshape must be one of grid, raster"),
+        ({"hint": "logits"}, "hint must be one of stages, pooled, pooled_nce"),
+        ({"stages": (0, 1)}, "stages must be some of 1, 2, 3, 4"),
+        ({"stages": (1, 1)}, "each once"),
+        ({"stages": ()}, "at least one"),
+        ({"tau": 0.0}, "above 0"),
+        ({"kd_temperature": -1.0}, "above 0"),
+    ],
+    "fofa": [
+        ({"compat": "paper"}, "compat must be one of fixed, official"),
+        ({"prompt_stages": (0, 1)}, "some of 1, 2, 3, 4"),
+        ({"prompt_stages": (2, 2)}, "each once"),
+        ({"alpha": -1.0}, "at least 0"),
+        ({"temperature": 0.0}, "above 0"),
+        ({"dim": 100}, "multiple of heads"),
+        ({"dim": 9, "heads": 3}, "even"),
+        ({"heads": 0}, "multiple of heads"),
+    ],
+    "irg": [
+        ({"edge_stages": (0, 1)}, "edge_stages must be some of 1, 2, 3, 4"),
+        ({"edge_stages": (3, 3)}, "each once"),
+        ({"transform_stages": (4, 4)}, "transform_stages must be some of 1, 2, 3, 4, each once"),
+        ({"transform_stages": (1, 2, 3)}, "must be two stages"),
+    ],
+    "kd": [
+        ({"temperature": 0.0}, "temperature must be above 0"),
+    ],
+    "lskd": [
+        ({"base": "dist"}, "base"),
+        ({"temperature": 0.0}, "temperature and eps must be above 0"),
+        ({"eps": 0.0}, "temperature and eps must be above 0"),
+        ({"warmup": -1}, "warmup at least 0"),
+    ],
+    "ofa": [
+        ({"form": "book"}, "form must be one of code, paper"),
+        ({"depth": "deep"}, "depth must be one of released, paper"),
+        ({"stages": (0, 1)}, "stages must be some of 1, 2, 3, 4"),
+        ({"stages": (1, 1)}, "each once"),
+        ({"gamma": 0.0}, "above 0"),
+        ({"stage_gammas": (1.0,)}, "one per stage"),
+    ],
+    "ofd": [
+        ({"weight": -1.0}, "weight must be above 0, not -1.0"),
+        ({"margin": "zero"}, "margin must be one of norm, responses"),
+        ({"student_features": "pre"}, "student_features must be one of preact, post"),
+    ],
+    "pcagl": [
+        ({"mvg": "both"}, "mvg must be one of aligned, literal, off"),
+        ({"view_coin": "batch"}, "view_coin must be one of image, transform"),
+        ({"disc_unit": "day"}, "disc_unit must be one of epoch, step"),
+        ({"mix": 1.5}, "mix must be 0 to 1"),
+        ({"dropout": 1.0}, "dropout must be 0 to"),
+        ({"crop_area": 0.0}, "crop_area must be"),
+        ({"student_stage": 5}, "student_stage must be 1 to 4"),
+        ({"disc_every": 0}, "disc_every, mask_patch must be at least 1"),
+        ({"disc_lr": 0.0}, "disc_lr and logit_limit above 0"),
+    ],
+    "reviewkd": [
+        ({"weight": 0.0}, "weight must be above 0, not 0.0"),
+        ({"warmup_epochs": -1}, "warmup_epochs and mid must be at least 0"),
+        ({"mid": -1}, "warmup_epochs and mid must be at least 0"),
+        ({"teacher_features": "pre"}, "teacher_features must be one of preact, post"),
+        ({"student_features": "pre"}, "student_features must be one of post, preact"),
+    ],
+    "rkd": [
+        ({"eps": 0.0}, "eps must be above 0"),
+    ],
+    "rsd": [
+        ({"reduction": "max"}, "reduction"),
+        ({"weight": 0.0}, "weight and eps must be above 0"),
+        ({"kappa": -1.0}, "kappa must be at least 0"),
+        ({"expansion": 0}, "expansion at least 1"),
+    ],
+}
