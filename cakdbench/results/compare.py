@@ -73,9 +73,10 @@ class _PairTest:
     """
 
     def __init__(self, runs: pd.DataFrame, first: str, second: str, answers: Answers):
-        top1 = runs.pivot_table(index="seed", columns="method", values="top1").reindex(columns=[first, second])
+        top1 = runs.pivot_table(index="seed", columns="method", values="top1")
+        gaps = top1[first] - top1[second] if {first, second} <= set(top1) else pd.Series(dtype=float)
         self.facts = {name: runs[name].iloc[0] for name in PAIR}
-        self.gaps = (top1[first] - top1[second]).dropna().to_dict()
+        self.gaps = gaps.dropna().to_dict()
         methods = runs.groupby("method") if self.gaps else ()
         correct = {name: correct_by_seed(own, answers) for name, own in methods}
         self.correct: tuple[Correct, Correct] = correct.get(first, {}), correct.get(second, {})
