@@ -165,7 +165,8 @@ def _columns(records: Iterable[Record], data_dir: Path | None) -> tuple[list["Co
     from cakdbench.grid.suites import Pair, PairSpec
     from cakdbench.reports.eligibility import column_of
 
-    columns, problems = [], {}
+    columns: list[Column] = []
+    problems: dict[str, str] = {}
     for spec, keys in _keys_by_spec(records).items():
         teacher, student, dataset, recipe = spec
         try:

@@ -35,7 +35,7 @@ COUNTED, RECORDED, MEASURED = 2.5, 1.5, 1.5
 
 @dataclass(frozen=True)
 class Work:
-    """What is computed per image of a cell; equal for its seeds.
+    """Name what is computed per image of a cell; equal for its seeds.
 
     Attributes:
         samples: training images of the dataset, which memories of methods are as long as.
@@ -85,7 +85,8 @@ class Bench:
     """
 
     def __init__(self, work: Work, device: torch.device, batch: int):
-        cell, self.size = work.cell, work.cell.recipe.image_size
+        cell = work.cell
+        self.size = cell.recipe.image_size
         with device, Meter(), seeded("estimate"):
             make = _meta_model if device.type == "meta" else _new_model
             form = work.classes, self.size, cell.recipe.split
@@ -106,6 +107,7 @@ class Bench:
 
     def teach(self) -> None:
         """Compute what the teacher gives to all methods."""
+        assert self.teacher is not None, f"{self.method.id} was built without the teacher it needs"
         with torch.no_grad():
             self.batch.teacher = self.teacher(self.images, **forward_options(self.method.needs))
 

@@ -39,8 +39,10 @@ class LiveProgress:
     """
 
     def __init__(self, console: Console, clock: Clock = time.monotonic):
-        self._clock, self._next = clock, float("-inf")
-        self._grid, self._view = (0, 0, 0), None
+        self._clock = clock
+        self._next = float("-inf")
+        self._grid = (0, 0, 0)
+        self._view: GroupView | None = None
         self._started = clock()
         self._live = Live(console=console, auto_refresh=False, transient=True, get_renderable=self._render)
 
@@ -96,9 +98,11 @@ class PlainProgress:
     """
 
     def __init__(self, console: Console, clock: Clock = time.monotonic):
-        self._console, self._clock = console, clock
+        self._console = console
+        self._clock = clock
         self._next = float("-inf")
-        self._grid, self._view = (0, 0, 0), None
+        self._grid = (0, 0, 0)
+        self._view: GroupView | None = None
 
     def __enter__(self) -> "PlainProgress":
         return self

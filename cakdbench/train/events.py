@@ -1,4 +1,4 @@
-"""What a running grid reports, and to whom: the harness and the trainer speak, a display listens."""
+"""Report on a running grid: the harness and the trainer speak, a display listens."""
 
 import time
 from dataclasses import dataclass, field

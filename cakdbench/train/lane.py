@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
+from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor
 
@@ -64,8 +65,12 @@ class Lane:
         label: str,
         compile: bool = False,
     ):
-        self.method, self.recipe, self.seed, self.label = method, recipe, seed, label
-        self.accelerator, self.accumulation = accelerator, accumulation
+        self.method = method
+        self.recipe = recipe
+        self.seed = seed
+        self.label = label
+        self.accelerator = accelerator
+        self.accumulation = accumulation
         self.steps_per_epoch = steps_per_epoch
         self.module = accelerator.prepare_model(method)
         if compile:
@@ -194,7 +199,8 @@ class Lane:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        self.step, self.images = state["step"], state["images"]
+        self.step = state["step"]
+        self.images = state["images"]
         self.training.seconds, self.evaluating.seconds = state["seconds"]
         self.method.load_state_dict(state["method"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -213,7 +219,7 @@ def parameters_of(*optimizers: torch.optim.Optimizer) -> list[Tensor]:
 def make_optimizer(method: Method, recipe: Recipe, others: list[torch.optim.Optimizer] = []) -> torch.optim.Optimizer:
     """timm's optimizer over the student and the extra modules that `others` leave, by the same parameter groups."""
     spec = recipe.optimizer
-    more = {"betas": tuple(spec.betas)} if spec.betas else {}
+    more: dict[str, Any] = {"betas": tuple(spec.betas)} if spec.betas else {}
     taken = parameters_of(*others)
     for parameter in taken:  # timm passes over what needs no gradient
         parameter.requires_grad_(False)
@@ -225,10 +231,13 @@ def make_optimizer(method: Method, recipe: Recipe, others: list[torch.optim.Opti
     return optimizer
 
 
-def make_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps_per_epoch: int):
+def make_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps_per_epoch: int) -> Scheduler:
     """timm's schedule: a function of the epoch or, where the recipe says so, of the step."""
     spec = recipe.schedule
-    decay = {"step": {"decay_epochs": spec.decay_epochs}, "multistep": {"decay_milestones": spec.decay_epochs}}
+    decay: dict[str, dict[str, Any]] = {
+        "step": {"decay_epochs": spec.decay_epochs},
+        "multistep": {"decay_milestones": spec.decay_epochs},
+    }
     schedule, _ = create_scheduler_v2(
         optimizer,
         sched=spec.name,

@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import torch
 from timm.task import TrainingTask
 from timm.utils import ModelEmaV3
 from torch import Tensor, distributed, nn
@@ -64,11 +65,14 @@ class MethodTask(TrainingTask):
     ):
         super().__init__(**options)
         self.method = build_method(label, student, teacher, dataset=dataset, settings=settings, labels=labels)
-        self.teacher, self.trainable_module = teacher, self.method
+        self.teacher = teacher
+        self.trainable_module: nn.Module = self.method
         if self.method.extra_optimizers():
             raise UsageError(f"{label} trains an adversary, and timm's loop has one optimizer: use `cakdbench run`")
         self.criterion = criterion or nn.CrossEntropyLoss()
-        self.epoch = self.step = self._batches = 0
+        self.epoch = 0
+        self.step = 0
+        self._batches = 0
         self.to(self.device)
 
     def forward(self, input: Tensor, target: Tensor, index: Tensor | None = None) -> dict[str, Tensor]:
@@ -80,7 +84,8 @@ class MethodTask(TrainingTask):
             index: `(B,)` places of the samples in `labels`.
         """
         rank, world = _process()
-        micro_batch, self._batches = self._batches * world + rank, self._batches + 1
+        micro_batch = self._batches * world + rank
+        self._batches += 1
         batch = make_batch(
             self.method,
             input,
@@ -101,7 +106,8 @@ class MethodTask(TrainingTask):
 
     def step_end(self) -> None:
         """To be called after every step of the optimizer: what batches of a step share is renewed."""
-        self.step, self._batches = self.step + 1, 0
+        self.step += 1
+        self._batches = 0
         self.method.step_end()
 
     def before_save(self) -> None:
@@ -118,7 +124,9 @@ class MethodTask(TrainingTask):
         self.trainable_module = DistributedDataParallel(self.method, device_ids=device_ids, **ddp_kwargs)
         return self
 
-    def compile(self, backend: str = "inductor", mode: str | None = None, **compile_kwargs: Any) -> nn.Module:
+    def compile(  # type: ignore[override]  # timm's signature, which is not torch's
+        self, backend: str = "inductor", mode: str | None = None, **compile_kwargs: Any
+    ) -> nn.Module | None:
         """Compile the method's step; the student by itself is returned as it is."""
         self.method.compile(backend=backend, mode=mode, **compile_kwargs)
         return self.get_eval_model()
@@ -127,7 +135,9 @@ class MethodTask(TrainingTask):
         """timm's own network of the student, images to logits, or its EMA."""
         return getattr(self, "trainable_module_ema", None) if ema else self.method.student.net
 
-    def setup_ema(self, decay: float = 0.9999, use_warmup: bool = False, device=None, **options: Any) -> nn.Module:
+    def setup_ema(
+        self, decay: float = 0.9999, use_warmup: bool = False, device: torch.device | None = None, **options: Any
+    ) -> nn.Module:
         net = self.method.student.net
         self.trainable_module_ema = ModelEmaV3(net, decay=decay, use_warmup=use_warmup, device=device, **options)
         return self.trainable_module_ema
