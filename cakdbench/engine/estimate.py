@@ -47,7 +47,7 @@ class Work:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """Equal for work that takes equally long per image."""
+        """Return what is equal for work that takes equally long per image."""
         pair, recipe = self.cell.pair, self.cell.recipe
         teacher = pair.teacher if self.cell.needs_teacher else None
         config = repr(self.cell.config)
@@ -102,7 +102,7 @@ class Bench:
 
     @property
     def is_taught(self) -> bool:
-        """True if the method uses the teacher's pass that all methods share."""
+        """Return True if the method uses the teacher's pass that all methods share."""
         return bool(self.method.needs - {"model"})
 
     def teach(self) -> None:
@@ -298,7 +298,7 @@ def estimate(
 
 
 def _probe_batch(cells: Sequence[Cell], accelerator: Accelerator) -> int:
-    """Images in a timed step: the recipe's batch on a GPU, a few on a CPU."""
+    """Return the images in a timed step: the recipe's batch on a GPU, a few on a CPU."""
     if accelerator.device.type == "cuda":
         return min(cell.recipe.local_batch for cell in cells)
     return 32 if max(cell.recipe.image_size for cell in cells) <= 96 else 4

@@ -144,7 +144,7 @@ class PlainProgress:
 
 
 def group_summary(view: GroupView) -> str:
-    """One line on how a group ended, or how far it came."""
+    """Return one line on how a group ended, or how far it came."""
     complete = view.step >= view.epochs * view.steps_per_epoch
     end = "end" if complete else f"stopped at epoch {view.epoch + 1}/{view.epochs}"
     return f"{end}: {_group_name(view)}: {', '.join(map(_lane_end, view.lanes))}"
@@ -178,7 +178,7 @@ def _place(view: GroupView) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`59 s`, `12:05` or `3:00:10`; days are counted in hours."""
+    """Return a time as `59 s`, `12:05` or `3:00:10`; days are counted in hours."""
     whole = round(seconds)
     hours, minutes = whole // 3600, whole // 60 % 60
     if hours:

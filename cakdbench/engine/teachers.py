@@ -143,7 +143,7 @@ class Teachers:
         return Teacher(net, sha256, entry.source, expected, entry.allowed, standard)
 
     def _fill(self, net: StagedModel, entry: TeacherEntry, dataset: ImageDataset) -> tuple[str, float | None]:
-        """Load the weights a hub net does not have yet; returns their hash and the accuracy they should reach."""
+        """Load the weights a hub net does not have yet; return their hash and the accuracy they should reach."""
         if entry.train:
             return self._trained(net, entry.model, dataset)
         if not entry.hub:

@@ -94,7 +94,7 @@ class Lane:
         self.method.epoch_start(epoch)
 
     def local_step(self, batch: Batch, local_index: int) -> None:
-        """Forward and backward on one local batch; the last of a step also moves the weights."""
+        """Run forward and backward on one local batch; the last of a step also moves the weights."""
         first, last = local_index == 0, local_index == self.accumulation - 1
         device = self.accelerator.device
         with self.training.running(), seeded(self.seed, self.method.id, self.step, batch.micro_batch, device=device):
@@ -176,12 +176,12 @@ class Lane:
 
     @property
     def mean_loss(self) -> float | None:
-        """Mean over the epoch so far, all terms together; None before its first step."""
+        """Return the mean over the epoch so far, all terms together; None before its first step."""
         return sum(self.running.losses.values()) / self.running.steps if self.running.steps else None
 
     @property
     def images_per_second(self) -> float | None:
-        """Training images of this process over the time of the lane's own training steps."""
+        """Return the training images of this process over the time of the lane's own training steps."""
         return self.images / self.training.seconds if self.training.seconds else None
 
     def state(self) -> dict[str, Any]:
@@ -217,7 +217,7 @@ def parameters_of(*optimizers: torch.optim.Optimizer) -> list[Tensor]:
 
 
 def make_optimizer(method: Method, recipe: Recipe, others: list[torch.optim.Optimizer] = []) -> torch.optim.Optimizer:
-    """timm's optimizer over the student and the extra modules that `others` leave, by the same parameter groups."""
+    """Return timm's optimizer, by its parameter groups, over the student and the extra modules that `others` leave."""
     spec = recipe.optimizer
     more: dict[str, Any] = {"betas": tuple(spec.betas)} if spec.betas else {}
     taken = parameters_of(*others)
@@ -232,7 +232,7 @@ def make_optimizer(method: Method, recipe: Recipe, others: list[torch.optim.Opti
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps_per_epoch: int) -> Scheduler:
-    """timm's schedule: a function of the epoch or, where the recipe says so, of the step."""
+    """Return timm's schedule: a function of the epoch or, where the recipe says so, of the step."""
     spec = recipe.schedule
     decay: dict[str, dict[str, Any]] = {
         "step": {"decay_epochs": spec.decay_epochs},

@@ -50,7 +50,7 @@ class Runtime:
 
     @property
     def rendering(self) -> dict[str, Any]:
-        """Arguments of the streams: how this process renders its share of the images."""
+        """Return the arguments of the streams: how this process renders its share of the images."""
         on_gpu = self.accelerator.device.type != "cpu"
         default = min(8, os.cpu_count() or 1) if on_gpu else 0
         return {

@@ -76,7 +76,7 @@ class MethodTask(TrainingTask):
         self.to(self.device)
 
     def forward(self, input: Tensor, target: Tensor, index: Tensor | None = None) -> dict[str, Tensor]:
-        """`loss`, `output` (the student's logits), and each loss by its name, with its weight.
+        """Return `loss`, `output` (the student's logits), and each loss by its name, with its weight.
 
         Args:
             input: `(B, 3, S, S)`.
@@ -100,22 +100,22 @@ class MethodTask(TrainingTask):
         return {**step.losses, "loss": step.total, "output": step.logits}
 
     def epoch_start(self, epoch: int) -> None:
-        """To be called before the first step of an epoch, counted from 0: ramps and rhythms depend on it."""
+        """Begin an epoch, counted from 0, before its first step: ramps and rhythms depend on it."""
         self.epoch = epoch
         self.method.epoch_start(epoch)
 
     def step_end(self) -> None:
-        """To be called after every step of the optimizer: what batches of a step share is renewed."""
+        """Renew what the batches of a step share; to be called after every step of the optimizer."""
         self.step += 1
         self._batches = 0
         self.method.step_end()
 
     def before_save(self) -> None:
-        """With several processes, to be called on all of them before one saves: some methods gather their state."""
+        """Gather the state that some methods spread; to be called on all of several processes before one saves."""
         self.method.before_save()
 
     def train(self, mode: bool = True) -> MethodTask:
-        """As in any module, but for the teacher, which stays in eval mode."""
+        """Switch the mode as of any module, but for the teacher, which stays in eval mode."""
         super().train(mode)
         self.teacher.eval()
         return self
@@ -132,7 +132,7 @@ class MethodTask(TrainingTask):
         return self.get_eval_model()
 
     def get_eval_model(self, module: nn.Module | None = None, ema: bool = False) -> nn.Module | None:
-        """timm's own network of the student, images to logits, or its EMA."""
+        """Return timm's own network of the student, images to logits, or its EMA."""
         return getattr(self, "trainable_module_ema", None) if ema else self.method.student.net
 
     def setup_ema(
@@ -147,12 +147,12 @@ class MethodTask(TrainingTask):
             self.trainable_module_ema.update(self.method.student.net, step=step)
 
     def get_clip_parameters(self, exclude_head: bool = False) -> list[nn.Parameter]:
-        """All that is trained; without a head: less the student's classifier."""
+        """Return all that is trained; without a head: less the student's classifier."""
         head = set(self.method.student.net.get_classifier().parameters()) if exclude_head else set()
         return [p for p in self.method.parameters() if p.requires_grad and p not in head]
 
     def get_task_state(self, module: nn.Module | None = None, ema: bool = False) -> dict[str, Any]:
-        """The method's state besides the student's; nothing of an EMA."""
+        """Return the method's state besides the student's; nothing of an EMA."""
         if ema:
             return {}
         if _process().world == 1:  # what gathers would wait for processes that do not save

@@ -176,7 +176,7 @@ class Trainer:
             torch.cuda.empty_cache()
 
     def _pause(self) -> None:
-        """Between two steps: save if it is time, stop if the user wants to."""
+        """Save if it is time and stop if the user wants to, between two steps."""
         stop = self._agree(self.runtime.stop())
         if stop or self._agree(time.monotonic() - self._saved > self.runtime.options.checkpoint_seconds):
             self._save()
