@@ -74,8 +74,8 @@ def _measured(store: Path, specs: list["PairSpec"], data_dir: Path | None) -> "p
     """Return what standard runs of the store measured; damaged runs are told of on stderr."""
     import pandas as pd
 
-    from cakdbench.costs.frame import measured_frame
     from cakdbench.reports.eligibility import Standard, column_of
+    from cakdbench.results.frame import measured_frame
     from cakdbench.store import Store
 
     records, damage = Store(store).records()

@@ -1,4 +1,4 @@
-"""Where a method is counted: a pair's models without weights, and batches of images without content."""
+"""The bench on which methods are counted: a pair's models without weights, and batches of images without content."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cakdbench.train.trainer import label_criterion
 
 
 class CountingBench:
-    """An untrained pair in eval mode, and what its recipe and dataset say of a batch.
+    """An untrained pair in eval mode, and batches as its recipe and dataset make them.
 
     Args:
         classes: of both classifiers; None: the dataset's.
@@ -38,23 +38,22 @@ class CountingBench:
         device: str = "meta",
         data_dir: Path | None = None,
     ):
-        self.spec, self.pair, self.device = spec, spec.pair, torch.device(device)
-        self.recipe, self._data_dir = load_recipe(spec.recipe), data_dir
         facts = dataset_facts(spec.pair.dataset, data_dir)
-        self.classes, self.samples = classes or facts.num_classes, facts.n_train
+        self.spec = spec
+        self.pair = spec.pair
+        self.device = torch.device(device)
+        self.recipe = load_recipe(spec.recipe)
+        self.classes = classes or facts.num_classes
+        self.samples = facts.n_train
         self.split = split or self.recipe.split
-        self.student = self.model(spec.pair.student)
-        self.teacher = self.model(spec.pair.teacher_model).requires_grad_(False)
-        self._given: dict[int, Output] = {}
-
-    def model(self, name: str, split: str | None = None) -> StagedModel:
-        """An untrained model as the pair has them, cut at `split` if that is given."""
-        with Meter(), self.device:
-            return StagedModel(name, self.classes, self.recipe.image_size, split=split or self.split).eval()
+        self.student = self._model(spec.pair.student)
+        self.teacher = self._model(spec.pair.teacher_model).requires_grad_(False)
+        self.teach = functools.cache(self._teach)
+        self._data_dir = data_dir
 
     @functools.cached_property
     def on_cpu(self) -> CountingBench:
-        """The same with random weights and black images."""
+        """The same pair with random weights and black images."""
         return CountingBench(self.spec, self.classes, self.split, "cpu", self._data_dir)
 
     @functools.cached_property
@@ -71,21 +70,23 @@ class CountingBench:
         return module_cost(self.teacher, self._images(1))
 
     def batch(self, size: int, number: int, taught: bool) -> Batch:
-        """`size` images as step and epoch `number`.
+        """Return `size` images as step and epoch `number`.
 
         Args:
             taught: with the teacher's outputs, as they come to a method from the pass that all methods share.
         """
         index = torch.arange(size, device=self.device)
-        teacher = self._teach(size) if taught else None
+        teacher = self.teach(size) if taught else None
         criterion = label_criterion(self.recipe)
         return Batch(self._images(size), index % self.classes, index, number, number, criterion, teacher)
+
+    def _model(self, name: str) -> StagedModel:
+        with Meter(), self.device:
+            return StagedModel(name, self.classes, self.recipe.image_size, split=self.split).eval()
 
     def _images(self, size: int) -> torch.Tensor:
         return torch.zeros(size, 3, self.recipe.image_size, self.recipe.image_size, device=self.device)
 
     def _teach(self, size: int) -> Output:
-        if size not in self._given:
-            with Meter(), torch.no_grad():
-                self._given[size] = self.teacher(self._images(size), stages=True, preacts=True, attention=True)
-        return self._given[size]
+        with Meter(), torch.no_grad():
+            return self.teacher(self._images(size), stages=True, preacts=True, attention=True)

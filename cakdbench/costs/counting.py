@@ -22,7 +22,7 @@ from cakdbench.utils.meta import VALUES
 
 
 class Meter(TorchDispatchMode):
-    """While it is active, adds up multiply-adds of forward passes.
+    """Adds up multiply-adds of forward passes while it is active.
 
     Where code asks for the value of a meta tensor it is told 0 or False, and that two such tensors are equal: it takes
     the way it would take if all tensors were zeros.
@@ -58,7 +58,7 @@ class Meter(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func in VALUES and args[0].is_meta:
             return VALUES[func]
-        out, macs = _computed(func, args, kwargs or {})
+        out, macs = _call(func, args, kwargs or {})
         self.total += macs
         return out
 
@@ -73,10 +73,6 @@ class Meter(TorchDispatchMode):
             self.inside += self.total - self._entered
 
 
-class _NotFormOnly(TypeError):
-    """An argument that is more than its form: a tensor with content."""
-
-
 class _Form(NamedTuple):
     """All there is to a meta tensor."""
 
@@ -86,8 +82,6 @@ class _Form(NamedTuple):
 
     @classmethod
     def of(cls, x: Tensor) -> _Form:
-        if not x.is_meta:
-            raise _NotFormOnly
         return cls(x.shape, x.stride(), x.dtype)
 
     def empty(self) -> Tensor:
@@ -95,31 +89,31 @@ class _Form(NamedTuple):
 
 
 _known: dict[Any, tuple[tuple[_Form, ...], int]] = {}
-"""What operators gave, by their arguments: torch works out a form in Python, which takes much longer than a look."""
+"""Outputs and multiply-adds of calls: torch works out a form in Python, which takes much longer than to look it up."""
 
 
-def _computed(func: Any, args: tuple, kwargs: dict) -> tuple[Any, int]:
-    """What the operator gives, and its multiply-adds; from memory if it was called with the like before."""
+def _call(func: Any, args: tuple, kwargs: dict) -> tuple[Any, int]:
+    """Return the operator's output and its multiply-adds; both from memory if it was called alike before."""
     try:
         key = (func, _signature(args), _signature(kwargs.items())) if _makes_tensors(func) else None
-        found = _known.get(key)
+        known = _known.get(key)
     except TypeError:  # tensors with content, or arguments without a hash
-        key = found = None
-    if found:
-        made = tuple(form.empty() for form in found[0])
-        return made if len(func._schema.returns) > 1 else made[0], found[1]
+        key = known = None
+    if known:
+        made = tuple(form.empty() for form in known[0])
+        return made if len(func._schema.returns) > 1 else made[0], known[1]
     out = func(*args, **kwargs)
     formula = flop_registry.get(func._overloadpacket)
     macs = formula(*args, **kwargs, out_val=out) // 2 if formula else 0
-    if key:
-        with contextlib.suppress(_NotFormOnly):
-            _known[key] = tuple(map(_Form.of, out if isinstance(out, tuple) else (out,))), macs
+    tensors = out if isinstance(out, tuple) else (out,)
+    if key and all(x.is_meta for x in tensors):
+        _known[key] = tuple(map(_Form.of, tensors)), macs
     return out, macs
 
 
 @functools.cache
 def _makes_tensors(func: Any) -> bool:
-    """Whether all that the operator does is to return new tensors."""
+    """Return True if all that the operator does is to return new tensors."""
     schema = func._schema
     made = [r.alias_info is None and isinstance(r.type, torch.TensorType) for r in schema.returns]
     return not schema.is_mutable and bool(made) and all(made)
@@ -127,6 +121,8 @@ def _makes_tensors(func: Any) -> bool:
 
 def _signature(value: Any) -> Any:
     if isinstance(value, Tensor):
+        if not value.is_meta:
+            raise TypeError("a tensor with content is more than its form")
         return _Form.of(value)
     if isinstance(value, Iterable) and not isinstance(value, str):
         return tuple(map(_signature, value))
@@ -135,20 +131,20 @@ def _signature(value: Any) -> Any:
 
 @contextlib.contextmanager
 def _autocast_knows_meta() -> Iterator[None]:
-    """`torch.autocast("meta")`, which losses that insist on float32 come to call, is an error in torch."""
-    known = torch.autocast
+    """Let `torch.autocast("meta")` pass, which losses in float32 call and torch refuses."""
+    autocast: Any = torch.autocast
 
-    class Autocast(known):
+    class Autocast(autocast):
         def __init__(self, device_type: str, *args: Any, **kwargs: Any):
             super().__init__("cpu" if device_type == "meta" else device_type, *args, **kwargs)
 
-    torch.autocast = Autocast
+    torch.autocast = Autocast  # type: ignore[misc]
     try:
         yield
     finally:
-        torch.autocast = known
+        torch.autocast = autocast  # type: ignore[misc]
 
 
 def zeros(*shape: int) -> Tensor:
-    """A tensor of that shape on the meta device."""
+    """Return a tensor of that shape on the meta device."""
     return torch.zeros(shape, device="meta")

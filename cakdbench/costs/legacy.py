@@ -12,29 +12,30 @@ import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from cakdbench.costs.counting import Meter
 
-Rule = Callable[[nn.Module, Tensor, Tensor], int]
+Rule = Callable[[Any, Tensor, Tensor], int]
 
 
-def _convolution(module: nn.Module, x: Tensor, out: Tensor) -> int:
+def _convolution(module: nn.Conv2d, x: Tensor, out: Tensor) -> int:
     return out.numel() * (module.in_channels // module.groups) * math.prod(module.kernel_size)
 
 
-def _linear(module: nn.Module, x: Tensor, out: Tensor) -> int:
+def _linear(module: nn.Linear, x: Tensor, out: Tensor) -> int:
     return out.numel() * module.in_features
 
 
-def _norm(module: nn.Module, x: Tensor, out: Tensor) -> int:
+def _norm(module: nn.BatchNorm1d | nn.BatchNorm2d | nn.LayerNorm, x: Tensor, out: Tensor) -> int:
     affine = module.elementwise_affine if isinstance(module, nn.LayerNorm) else module.affine
     return (4 if affine else 2) * x.numel()
 
 
-def _softmax(module: nn.Module, x: Tensor, out: Tensor) -> int:
+def _softmax(module: Any, x: Tensor, out: Tensor) -> int:
     length = x.shape[module.dim]
     return x.numel() // length * (3 * length - 1)
 
@@ -48,10 +49,6 @@ def _adaptive_pool(module: nn.Module, x: Tensor, out: Tensor) -> int:
     return (window + 1) * out.numel()
 
 
-def _nothing(module: nn.Module, x: Tensor, out: Tensor) -> int:
-    return 0
-
-
 RULES: dict[type[nn.Module], Rule] = {
     nn.Conv2d: _convolution,
     nn.Linear: _linear,
@@ -61,16 +58,13 @@ RULES: dict[type[nn.Module], Rule] = {
     nn.Softmax: _softmax,
     nn.AvgPool2d: _average_pool,
     nn.AdaptiveAvgPool2d: _adaptive_pool,
-    nn.ReLU: _nothing,
-    nn.MaxPool2d: _nothing,
-    nn.Dropout: _nothing,
 }
-"""Multiply-adds of a call, from module, input and output."""
+"""Multiply-adds of a call, from module, input and output; thop's other types, as ReLU, have none."""
 
 
 @dataclass
 class LegacyCount:
-    """What the counter saw: multiply-adds of every call, and each called module with its parameters, once."""
+    """Multiply-adds of every call, and the parameters of each called module, once."""
 
     macs: int = 0
     seen: dict[nn.Module, int] = field(default_factory=dict)
@@ -80,8 +74,9 @@ class LegacyCount:
         return sum(self.seen.values())
 
     def see(self, module: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
-        """The forward hook."""
-        self.macs += _rule_of(module)(module, inputs[0], out)
+        """Count a call; a forward hook."""
+        rule = _rule_of(module)
+        self.macs += rule(module, inputs[0], out) if rule else 0
         self.seen[module] = sum(p.numel() for p in module.parameters())
 
 
@@ -115,7 +110,7 @@ class ModuleCost:
 
 
 def module_cost(module: nn.Module, *inputs: Tensor) -> ModuleCost:
-    """Count one call of `module`, in the mode it is in; all its parameters count, frozen or not."""
+    """Count one call of a module, in the mode it is in; all its parameters count, frozen or not."""
     with Meter() as meter, legacy_counting(module.modules()) as legacy, torch.no_grad():
         module(*inputs)
     parameters = sum(p.numel() for p in module.parameters())

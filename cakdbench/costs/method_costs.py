@@ -1,7 +1,7 @@
-"""What a method costs on a pair, counted on its own `build` and `distill_step`, without training.
+"""The costs of a method on a pair, counted on its own `build` and `distill_step`, without training.
 
-Nothing here knows a method: its modules are those of the method that are not the student's, its path is what a step
-computes besides the student's own forward pass. What a step leaves behind, such as feedback, is there when the next
+Nothing here knows a method: its modules are those of the method that are not the student's, its path is all that a step
+computes besides the student's own forward pass. State that a step leaves, such as feedback, is there when the next
 one is counted. Two steps are counted; if they differ, because the method draws what it does or does something in some
 epochs only, the number is the mean of ten, one in each of ten epochs.
 """
@@ -12,9 +12,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from cakdbench.build import build_method
 from cakdbench.costs.bench import CountingBench
@@ -93,7 +94,7 @@ def method_costs(
 
     Args:
         labels: methods, `METHOD:VARIANT` or `METHOD[KEY=VALUE]`.
-        classes: of both classifiers, where the dataset's number is not wanted.
+        classes: of both classifiers; None: the dataset's.
 
     Raises:
         UsageError: a name is unknown or a setting impossible.
@@ -127,25 +128,25 @@ def method_cost(
         raise CountError(label, str(bench.pair), error) from error
 
 
-def _count(bench: CountingBench, made: type[Method], config: Method.Config, label: str) -> MethodCost:
-    method, own, given = _build(bench, made, config), bench.student_cost, bench.teacher_cost
+def _count(bench: CountingBench, kind: type[Method], config: Method.Config, label: str) -> MethodCost:
+    method, student, teacher = _build(bench, kind, config), bench.student_cost, bench.teacher_cost
     local = bench.recipe.local_batch if bench.device.type == "meta" else 1
     at_batch = _settled(bench, method, local)
-    kept = state_bytes(method)
+    buffers = state_bytes(method)
     steps = [_settled(bench, method, 1), _step(bench, method, 1, 1)]
     if steps[0] != steps[1]:
         steps += [_step(bench, method, 1, number) for number in range(2, MANY)]
-    paths = [step.total - own.macs for step in steps]
+    paths = [step.total - student.macs for step in steps]
     return MethodCost(
         label=label,
         pair=bench.pair,
         classes=bench.classes,
         image_size=bench.recipe.image_size,
         local_batch=local,
-        student_parameters=own.parameters,
-        student_macs=own.macs,
-        teacher_parameters=given.parameters,
-        teacher_macs=given.macs,
+        student_parameters=student.parameters,
+        student_macs=student.macs,
+        teacher_parameters=teacher.parameters,
+        teacher_macs=teacher.macs,
         extra_parameters=method.extra_parameters(),
         added_macs=round(fmean(step.inside for step in steps)),
         path_macs=round(fmean(paths)),
@@ -153,29 +154,28 @@ def _count(bench: CountingBench, made: type[Method], config: Method.Config, labe
         most_path_macs=max(paths),
         batch_path_macs=round(fmean(paths) + at_batch.total / local - steps[0].total),
         teacher_pass=_teacher_pass(method),
-        buffers_mb=kept / 1e6,
+        buffers_mb=buffers / 1e6,
         legacy_parameters=sum({m: n for step in steps for m, n in step.legacy.seen.items()}.values()),
         legacy_macs=round(fmean(step.legacy.macs for step in steps)),
-        legacy_student_parameters=own.legacy_parameters,
-        legacy_student_macs=own.legacy_macs,
+        legacy_student_parameters=student.legacy_parameters,
+        legacy_student_macs=student.legacy_macs,
     )
 
 
-def _build(bench: CountingBench, made: type[Method], config: Method.Config) -> Method:
+def _build(bench: CountingBench, kind: type[Method], config: Method.Config) -> Method:
     with Meter(), bench.device, seeded("cost"):
-        method = build_method(made, bench.student, bench.teacher, config, labels=bench.labels)
+        method = build_method(kind, bench.student, bench.teacher, config, labels=bench.labels)
     return method.to(bench.device).eval()
 
 
-@dataclass(frozen=True)
-class _Step:
+class _Step(NamedTuple):
     total: int
     inside: int
     legacy: LegacyCount
 
 
 def _settled(bench: CountingBench, method: Method, size: int) -> _Step:
-    """Step 0, made a second time if what the method keeps is not what it was before the first."""
+    """Return step 0, made a second time if the first one changed what the method keeps."""
     before = state_bytes(method)
     step = _step(bench, method, size, 0)
     if bench.device.type == "meta" and state_bytes(method) == before:  # of content nothing is seen there
@@ -184,21 +184,16 @@ def _settled(bench: CountingBench, method: Method, size: int) -> _Step:
 
 
 def _step(bench: CountingBench, method: Method, size: int, number: int) -> _Step:
-    """One step of `size` images, in the epoch `number`."""
-    added = added_modules(method)
+    """Count one step of `size` images, in the epoch `number`."""
+    student = set(method.student.modules())
+    added = [module for module in method.modules() if module is not method and module not in student]
     batch = bench.batch(size, number, taught=_teacher_pass(method) == "shared")
     with seeded("cost", number), Meter(added) as meter, legacy_counting(added) as legacy:
         method.epoch_start(number)
         method(batch)
-        counted = meter.total, meter.inside, legacy
+        step = _Step(meter.total, meter.inside, legacy)
         method.step_end()
-    return _Step(*counted)
-
-
-def added_modules(method: Method) -> list[nn.Module]:
-    """The modules of a method that are not the student's."""
-    student = set(method.student.modules())
-    return [module for module in method.modules() if module is not method and module not in student]
+    return step
 
 
 def _teacher_pass(method: Method) -> Literal["none", "shared", "own"]:
@@ -208,16 +203,8 @@ def _teacher_pass(method: Method) -> Literal["none", "shared", "own"]:
 
 
 def state_bytes(method: Method) -> int:
-    """Bytes of what a checkpoint of the method holds besides parameters and the student."""
+    """Return the bytes that a checkpoint of the method holds besides parameters and the student."""
     trained = dict(method.named_parameters())
-    state = method.state_dict()
-    kept = [value for name, value in state.items() if name not in trained and not name.startswith("student.")]
-    return sum(tensor.numel() * tensor.element_size() for tensor in _tensors(kept))
-
-
-def _tensors(state: Any) -> Iterator[Tensor]:
-    if isinstance(state, Tensor):
-        yield state
-    elif isinstance(state, dict | list | tuple):
-        for part in state.values() if isinstance(state, dict) else state:
-            yield from _tensors(part)
+    state = method.state_dict().items()
+    buffers = [value for name, value in state if name not in trained and not name.startswith("student.")]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tree_leaves(buffers) if isinstance(tensor, Tensor))

@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
-from functools import cache, reduce
-from operator import add
+from functools import cache
 
 from cakdbench.costs.bench import CountingBench
 from cakdbench.costs.counting import zeros
@@ -28,20 +27,19 @@ CLASSES = 1000
 @cache
 def printed_costs() -> dict[str, dict[str, tuple[str, str]]]:
     """Return the printed 10^6 parameters and 10^9 multiply-adds of `student` and methods' branches, by pair."""
+    rows = [row for row in costs() if row.source == "fbt-appendix"]
     tables: dict[str, dict[str, tuple[str, str]]] = {}
     for pair in PAIRS:
-        models = pair.partition("@")[0]
-        rows = [row for row in costs() if row.source == "fbt-appendix" and f"{row.teacher}>{row.student}" == models]
-        branches = {
-            row.branch: (row.params_m, row.flops_g) for row in sorted(rows, key=lambda row: -float(row.params_m))
-        }
-        tables[pair] = {"student": (rows[0].student_params_m, rows[0].student_flops_g)} | branches
+        own = [row for row in rows if f"{row.teacher}>{row.student}" == pair.partition("@")[0]]
+        own.sort(key=lambda row: -float(row.params_m))
+        tables[pair] = {"student": (own[0].student_params_m, own[0].student_flops_g)}
+        tables[pair] |= {row.branch: (row.params_m, row.flops_g) for row in own}
     return tables
 
 
 @dataclass(frozen=True)
 class PrintedCell:
-    """A number of the table and what the legacy rules give.
+    """A number of the table, and the count by the legacy rules.
 
     Attributes:
         part: `student`, or the method whose branch it is.
@@ -57,7 +55,7 @@ class PrintedCell:
 
     @property
     def rounded(self) -> str:
-        """Return what is computed, rounded (half up) to the digits that are printed."""
+        """Return the count, rounded (half up) to the printed digits."""
         unit = 10**6 if self.quantity == "parameters" else 10**9
         return str((Decimal(self.computed) / unit).quantize(Decimal(self.printed), ROUND_HALF_UP))
 
@@ -73,7 +71,7 @@ class PaperCosts:
     Attributes:
         parts: the student, and the branches of each method as the papers count them.
         released: branches as released code builds them, of the methods where that differs.
-        tails: multiply-adds of what a method runs again, by how networks of equal blocks are cut (`split`).
+        tails: multiply-adds that a method runs again, by how networks of equal blocks are cut (`split`).
     """
 
     pair: str
@@ -99,20 +97,18 @@ def paper_costs() -> list[PaperCosts]:
 
 def _costs_on(spec: PairSpec) -> PaperCosts:
     bench, pair = CountingBench(spec, CLASSES), str(spec.pair)
-    methods = [name for name in printed_costs()[pair] if name != "student"]
-    modules = {method: paper_modules(bench, method) for method in methods}
-    cuts = {split: CountingBench(spec, CLASSES, split) for split in ("ofa", "even")}
-    tails = {split: [paper_modules(cut, method).get("tail", []) for method in methods] for split, cut in cuts.items()}
-    return PaperCosts(
-        pair=pair,
-        parts={"student": bench.student_cost} | {method: total(parts["paper"]) for method, parts in modules.items()},
-        released={method: total(parts["released"]) for method, parts in modules.items() if "released" in parts},
-        tails={split: sum(cost.macs for parts in found for cost in parts) for split, found in tails.items()},
-    )
+    modules = {method: paper_modules(bench, method) for method in printed_costs()[pair] if method != "student"}
+    parts = {method: sum_costs(costs["paper"]) for method, costs in modules.items()}
+    released = {method: sum_costs(costs["released"]) for method, costs in modules.items() if "released" in costs}
+    tails = {}
+    for split in ("ofa", "even"):
+        cut = CountingBench(spec, CLASSES, split)
+        tails[split] = sum(cost.macs for method in modules for cost in paper_modules(cut, method).get("tail", []))
+    return PaperCosts(pair, {"student": bench.student_cost} | parts, released, tails)
 
 
 def paper_modules(bench: CountingBench, method: str) -> dict[str, list[ModuleCost]]:
-    """Count what the method's `paper_modules` are on a pair."""
+    """Count the method's `paper_modules` on a pair, by their names."""
     with bench.device:
         modules = get_method(method).paper_modules(bench.student, bench.teacher)
     return {
@@ -121,6 +117,5 @@ def paper_modules(bench: CountingBench, method: str) -> dict[str, list[ModuleCos
     }
 
 
-def total(costs: list[ModuleCost]) -> ModuleCost:
-    """Return the sum of at least one cost."""
-    return reduce(add, costs)
+def sum_costs(costs: list[ModuleCost]) -> ModuleCost:
+    return sum(costs, ModuleCost(0, 0, 0, 0))

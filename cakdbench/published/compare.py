@@ -1,50 +1,11 @@
-"""The printed numbers beside our own: all of the ledger that boards and pages use.
+"""The printed numbers beside each other: what boards show of them, and whether they agree."""
 
-What the rows, the protocols and the conflicts are stands in `ledger.py`, `protocols.py` and `conflicts.py`.
-"""
-
-from collections.abc import Iterator
 from decimal import Decimal
 from functools import cache
 from statistics import mean
 
-from cakdbench.published.conflicts import Conflict, conflicts
-from cakdbench.published.ledger import (
-    Average,
-    Printed,
-    Source,
-    ablations,
-    accuracies,
-    averages,
-    costs,
-    other_tasks,
-    sources,
-)
-from cakdbench.published.protocols import Protocol, protocol_differences, protocol_of, protocols
+from cakdbench.published.ledger import Average, Printed, accuracies, sources
 from cakdbench.utils.errors import unknown
-
-__all__ = [
-    "Average",
-    "CellKey",
-    "Conflict",
-    "Printed",
-    "Protocol",
-    "Source",
-    "ablations",
-    "accuracies",
-    "averages",
-    "conflicts",
-    "costs",
-    "other_tasks",
-    "printed_cells",
-    "protocol_differences",
-    "protocol_of",
-    "protocols",
-    "recomputed",
-    "recomputes",
-    "shared",
-    "sources",
-]
 
 SCRATCH = "scratch"
 CellKey = tuple[str, str, str, str]
@@ -55,7 +16,7 @@ CellKey = tuple[str, str, str, str]
 def printed_cells(protocol: str, metric: str = "top1") -> dict[CellKey, tuple[Printed, ...]]:
     """Return the printed accuracies of a family of protocols, by cell, in the order of the sources.
 
-    What one source prints in several tables is there once, as the row with the least to remark; what it prints
+    What one source prints in several tables is there once, as the row with the shortest note; what it prints
     differently, and what different sources print, equal or not, is all there.
 
     Raises:
@@ -64,15 +25,18 @@ def printed_cells(protocol: str, metric: str = "top1") -> dict[CellKey, tuple[Pr
     rows = [row for row in accuracies() if row.protocol == protocol]
     if not rows:
         raise unknown("family of protocols", protocol, {row.protocol for row in accuracies()})
-    cells: dict[CellKey, list[Printed]] = {}
+    cells: dict[CellKey, dict[tuple[str, float], Printed]] = {}
     order = list(sources())
-    for row in sorted((row for row in rows if row.metric == metric), key=lambda row: order.index(row.source)):
-        cells.setdefault((row.teacher, row.student, row.dataset, row.method), []).append(row)
-    return {key: tuple(_merged(found)) for key, found in cells.items()}
+    for row in sorted(rows, key=lambda row: order.index(row.source)):
+        if row.metric == metric:
+            values = cells.setdefault((row.teacher, row.student, row.dataset, row.method), {})
+            same = values.setdefault((row.source, row.number), row)
+            values[row.source, row.number] = min(same, row, key=lambda row: len(row.note))
+    return {key: tuple(values.values()) for key, values in cells.items()}
 
 
 def recomputed(average: Average) -> Decimal:
-    """The mean gain over the scratch student that the pairs of the average's table (or the one it repeats) give."""
+    """Return the mean gain over the scratch student on the pairs of the average's table, or of the one it repeats."""
     source, _, table = average.repeats.partition(" ") if average.repeats else (average.source, "", average.table)
     rows = [row for row in accuracies() if (row.source, row.table) == (source, table)]
     values = {(row.teacher, row.student, row.method): Decimal(row.value) for row in rows}
@@ -84,28 +48,21 @@ def recomputed(average: Average) -> Decimal:
 
 
 def recomputes(average: Average) -> bool:
-    """Whether the printed average is within 0.01 of the recomputed one."""
+    """Return True if the printed average is within 0.01 of the recomputed one."""
     return abs(recomputed(average) - Decimal(average.value)) <= Decimal("0.01")
 
 
-def shared(one: str, other: str) -> tuple[int, int]:
-    """How many accuracies two sources both print, and in how many of them no number of the one is the other's."""
-    first, second = _values(one), _values(other)
-    both = first.keys() & second.keys()
-    return len(both), sum(first[key].isdisjoint(second[key]) for key in both)
+def overlap(first: str, second: str) -> tuple[int, int]:
+    """Return the number of accuracies that two sources both print, and of those they print no number in common for."""
+    one, other = _values(first), _values(second)
+    both = one.keys() & other.keys()
+    return len(both), sum(one[key].isdisjoint(other[key]) for key in both)
 
 
-def _values(source: str) -> dict[tuple[str, ...], set[Decimal]]:
-    found: dict[tuple[str, ...], set[Decimal]] = {}
+def _values(source: str) -> dict[tuple[str, ...], set[float]]:
+    values: dict[tuple[str, ...], set[float]] = {}
     for row in accuracies():
         if row.source == source:
             key = (row.protocol, row.dataset, row.teacher, row.student, row.method, row.metric)
-            found.setdefault(key, set()).add(Decimal(row.value))
-    return found
-
-
-def _merged(rows: list[Printed]) -> Iterator[Printed]:
-    same: dict[tuple[str, Decimal], list[Printed]] = {}
-    for row in rows:
-        same.setdefault((row.source, Decimal(row.value)), []).append(row)
-    return (min(found, key=lambda row: len(row.note)) for found in same.values())
+            values.setdefault(key, set()).add(row.number)
+    return values

@@ -1,10 +1,10 @@
-"""Where printed numbers disagree with each other, with the text around them, or with the released settings."""
+"""Conflicts of printed numbers with each other, with the text around them, or with the released settings."""
 
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from cakdbench.published.ledger import PUBLISHED_DIR, Row, ablations, accuracies, averages, costs
+from cakdbench.published.ledger import PUBLISHED_DIR, Line, Row, ablations, accuracies, averages, costs
 from cakdbench.utils.errors import UsageError
 from cakdbench.utils.toml import Table, checked, read_toml
 
@@ -12,10 +12,10 @@ FILES = {"accuracy": accuracies, "ablations": ablations, "averages": averages, "
 
 
 class Cell(Table):
-    """Printed numbers, by what their rows say; what is left empty is not asked for.
+    """Printed numbers, by the columns of their rows; an empty one may have any value.
 
     Attributes:
-        file: which table of the ledger. value: as printed.
+        file: table of the ledger. value: as printed.
         metric: in `costs`, the column the value stands in; there, `method` is the branch.
     """
 
@@ -34,12 +34,13 @@ class Cell(Table):
     value: str
 
     def rows(self) -> list[Row]:
-        """The rows of the ledger that are meant; none if it does not hold this number."""
-        asked = {key: value for key, value in self.model_dump(exclude={"file"}).items() if value}
+        """Return the rows of the ledger that hold this number."""
+        columns = {key: value for key, value in self.model_dump(exclude={"file"}).items() if value}
         if self.file == "costs":
-            asked[asked.pop("metric")] = asked.pop("value")
-            asked |= {"branch": asked.pop("method")} if self.method else {}
-        return [row for row in FILES[self.file]() if all(getattr(row, key, None) == asked[key] for key in asked)]
+            columns[columns.pop("metric")] = columns.pop("value")
+            columns |= {"branch": columns.pop("method")} if self.method else {}
+        rows = FILES[self.file]()
+        return [row for row in rows if all(getattr(row, key, None) == value for key, value in columns.items())]
 
 
 class Conflict(Table):
@@ -49,8 +50,7 @@ class Conflict(Table):
         id: "2.1"; the number before the point is the section of the page.
         kind: one cell in two sources, or in two places of one source; a claim of a text against tables; an average
             that does not recompute; settings; a damaged place; or something that is odd without contradicting anything.
-        subject: what it is about, in a few words. claim: what the text says.
-        cells: the printed numbers concerned.
+        subject: in a few words. claim: what the text says. cells: the printed numbers concerned.
         remark: what was found. reading: how the boards read it.
         used: the values read as right, where the boards choose.
         protocol, setting: the protocol and the setting it is about, where it is about one.
@@ -58,11 +58,11 @@ class Conflict(Table):
 
     id: str
     kind: Literal["sources", "places", "claim", "average", "settings", "damaged", "odd"]
-    subject: str
-    claim: str = ""
+    subject: Line
+    claim: Line = ""
     cells: tuple[Cell, ...] = ()
-    remark: str
-    reading: str = ""
+    remark: Line
+    reading: Line = ""
     used: tuple[str, ...] = ()
     protocol: str = ""
     setting: str = ""
@@ -70,24 +70,20 @@ class Conflict(Table):
 
 @cache
 def conflicts(path: Path = PUBLISHED_DIR / "conflicts.toml") -> tuple[Conflict, ...]:
-    """The conflicts in the order of the file.
+    """Return the conflicts in the order of the file.
 
     Raises:
         UsageError: names the file, the entry and what is wrong: a key, an id twice, a cell the ledger does not hold.
     """
-    found: dict[str, Conflict] = {}
+    by_id: dict[str, Conflict] = {}
     for number, table in enumerate(read_toml(path).get("conflicts", []), 1):
-        made = _conflict(table, f"{path}: conflict {table.get('id', number)}")
-        if made.id in found:
-            raise UsageError(f"{path}: conflict {made.id} is there twice; give each an id of its own")
-        found[made.id] = made
-    return tuple(found.values())
-
-
-def _conflict(table: dict[str, Any], where: str) -> Conflict:
-    made = checked(Conflict, table, where)
-    for cell in made.cells:
-        if not cell.rows():
-            given = ", ".join(f"{key} {value}" for key, value in cell.model_dump().items() if value)
-            raise UsageError(f"{where}: the ledger has no such number: {given}")
-    return made
+        where = f"{path}: conflict {table.get('id', number)}"
+        conflict = checked(Conflict, table, where)
+        if conflict.id in by_id:
+            raise UsageError(f"{where} is there twice; give each an id of its own")
+        for cell in conflict.cells:
+            if not cell.rows():
+                columns = ", ".join(f"{key} {value}" for key, value in cell.model_dump().items() if value)
+                raise UsageError(f"{where}: the ledger has no such number: {columns}")
+        by_id[conflict.id] = conflict
+    return tuple(by_id.values())

@@ -5,37 +5,39 @@ and raises UsageError naming the file and the line of the first row that is dama
 """
 
 import csv
-from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
-from io import StringIO
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from cakdbench.utils.errors import UsageError, unknown
-from cakdbench.utils.toml import Table, checked, inside, read_toml
+from cakdbench.utils.toml import Table, checked, read_toml
 
 PUBLISHED_DIR = Path(str(files("cakdbench.published.data")))
 """The folder of the ledger."""
 
 Text = Annotated[str, Field(min_length=1)]
+Line = Annotated[str, AfterValidator(lambda text: " ".join(text.split()))]
+"""A text that may be written on several lines."""
 Number = Annotated[str, Field(pattern=r"^-?\d+(\.\d+)?$")]
 Percent = Annotated[str, Field(pattern=r"^(100(\.0+)?|\d{1,2}(\.\d+)?)$")]
 Dataset = Literal["cifar100", "imagenet1k"]
 Family = Literal["ofa", "sakd-imagenet", "pcagl"]
+PRINTED = {"printed_as", "value", "student_params_m", "student_flops_g", "params_m", "flops_g", "note"}
+"""Columns that do not say which cell of a source's table a row is."""
 
 
 class Row(Table):
-    """A row of a table of the ledger; `key` is what may be there only once."""
+    """A row of a table of the ledger."""
 
     source: Text
     table: Text
 
     def key(self) -> tuple[str, ...]:
-        """Everything but what is printed and remarked."""
-        return tuple(self.model_dump(exclude={"value", "note", "printed_as"}).values())
+        """Return what tells the row from all others of its file."""
+        return tuple(self.model_dump(exclude=PRINTED).values())
 
 
 class Printed(Row):
@@ -64,12 +66,12 @@ class Printed(Row):
 
     @property
     def number(self) -> float:
-        """The accuracy in percent."""
+        """Return the accuracy in percent."""
         return float(self.value)
 
     @property
     def decimals(self) -> int:
-        """How many digits are printed after the point."""
+        """Return the number of digits after the point."""
         return len(self.value.partition(".")[2])
 
 
@@ -89,7 +91,7 @@ class Average(Row):
     """A printed average gain over the scratch student, in points.
 
     Attributes:
-        pairs: how many pairs the table shows.
+        pairs: number of pairs in the table.
         repeats: source and table ("tas Table 1") whose average this is, where a table shows only part of it.
     """
 
@@ -117,9 +119,6 @@ class Cost(Row):
     flops_g: Number
     note: str
 
-    def key(self) -> tuple[str, ...]:
-        return (self.source, self.table, self.role, self.model, self.teacher, self.student, self.branch)
-
 
 class OtherTask(Row):
     """A number of a detection, segmentation or anti-spoofing table; no value where only the gain is printed."""
@@ -143,90 +142,87 @@ class Source(Table):
     Attributes:
         mark: the letter that stands for it in tables.
         repetitions: trainings behind a number, None if not stated; `repeated`: of these methods only, if given.
-        secondary: whether it only reports what others print.
+        secondary: True if it only reports what others print.
     """
 
     key: str
     mark: Annotated[str, Field(pattern=r"^[A-Z]$")]
-    citation: Text
+    citation: Line
     venue: Text
     year: int
     url: str
     repetitions: Annotated[int, Field(gt=0)] | None = None
     repeated: tuple[str, ...] = ()
     secondary: bool = False
-    notes: str = ""
+    notes: Line = ""
 
 
 R = TypeVar("R", bound=Row)
 
 
 def accuracies(path: Path = PUBLISHED_DIR / "accuracy.csv") -> tuple[Printed, ...]:
-    """Every printed accuracy."""
+    """Return every printed accuracy."""
     return _rows(path, Printed)
 
 
 def ablations(path: Path = PUBLISHED_DIR / "ablations.csv") -> tuple[Ablation, ...]:
-    """Every number of the ablation tables."""
+    """Return every number of the ablation tables."""
     return _rows(path, Ablation)
 
 
 def averages(path: Path = PUBLISHED_DIR / "averages.csv") -> tuple[Average, ...]:
-    """Every printed average gain."""
+    """Return every printed average gain."""
     return _rows(path, Average)
 
 
 def costs(path: Path = PUBLISHED_DIR / "costs.csv") -> tuple[Cost, ...]:
-    """Every printed cost."""
+    """Return every printed cost."""
     return _rows(path, Cost)
 
 
 def other_tasks(path: Path = PUBLISHED_DIR / "other_tasks.csv") -> tuple[OtherTask, ...]:
-    """Every number of the tables of other tasks than classification."""
+    """Return every number of the tables of other tasks than classification."""
     return _rows(path, OtherTask)
 
 
 @cache
 def sources(path: Path = PUBLISHED_DIR / "sources.toml") -> dict[str, Source]:
-    """The texts, by the key the rows name them by."""
-    found = {}
-    for key, table in read_toml(path).items():
+    """Return the texts, by the key that rows name them by."""
+    texts = read_toml(path)
+    for key, table in texts.items():
         if not isinstance(table, dict):
             raise UsageError(f"{path}: {key}: must be a table, [{key}]")
-        found[key] = checked(Source, table | {"key": key}, f"{path}: {key}")
-    return found
+    return {key: checked(Source, table | {"key": key}, f"{path}: {key}") for key, table in texts.items()}
 
 
 @cache
 def _rows(path: Path, model: type[R]) -> tuple[R, ...]:
-    found: dict[tuple[str, ...], int] = {}
-    rows = []
-    for line, cells in _cells(path, list(model.model_fields)):
-        row = checked(model, cells, f"{path}: line {line}")
+    columns, lines = list(model.model_fields), _lines(path)
+    if not lines or lines[0] != columns:
+        raise UsageError(f"{path}: line 1: the columns must be {','.join(columns)}")
+    rows: dict[tuple[str, ...], R] = {}
+    for number, cells in enumerate(lines[1:], 2):
+        where = f"{path}: line {number}"
+        if len(cells) != len(columns):
+            wrong = f"{len(cells)} cells for {len(columns)} columns; quote a cell that holds a comma"
+            raise UsageError(f"{where}: {wrong}")
+        row = checked(model, dict(zip(columns, cells)), where)
         if row.source not in sources():
-            raise inside(path, f"line {line}", unknown("source", row.source, sources()))
-        if row.key() in found:
-            raise UsageError(f"{path}: line {line}: the same cell as line {found[row.key()]}; remove one of them")
-        found[row.key()] = line
-        rows.append(row)
-    return tuple(rows)
+            raise UsageError(f"{where}: {unknown('source', row.source, sources())}")
+        if row.key() in rows:
+            raise UsageError(f"{where}: the same cell as line {[*rows].index(row.key()) + 2}; remove one of them")
+        rows[row.key()] = row
+    return tuple(rows.values())
 
 
-def _cells(path: Path, columns: list[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Line number and cells of every row."""
+def _lines(path: Path) -> list[list[str]]:
+    """Return the cells of every line; no cell of the ledger has a line break."""
     try:
-        reader = csv.reader(StringIO(path.read_text(encoding="utf-8"), newline=""), strict=True)
+        reader = csv.reader(path.read_text(encoding="utf-8").splitlines(), strict=True)
+        return list(reader)
     except FileNotFoundError:
         raise UsageError(f"no file at {path}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read: {error}") from error
-    try:
-        if next(reader, None) != columns:
-            raise UsageError(f"{path}: line 1: the columns must be {','.join(columns)}")
-        for cells in reader:
-            if len(cells) != len(columns):
-                wrong = f"{len(cells)} cells for {len(columns)} columns; quote a cell that holds a comma"
-                raise UsageError(f"{path}: line {reader.line_num}: {wrong}")
-            yield reader.line_num, dict(zip(columns, cells, strict=True))
     except csv.Error as error:
         raise UsageError(f"{path}: line {reader.line_num}: {error}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read: {error}") from error

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from cakdbench.grid.plan import ALWAYS
-from cakdbench.published.compare import Printed
+from cakdbench.published.ledger import Printed
 from cakdbench.records import Record
 from cakdbench.reports.board import BREAK
 from cakdbench.reports.commands import Missing

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 from cakdbench.data.datasets import dataset_facts
 from cakdbench.grid.plan import pair_info
 from cakdbench.grid.suites import Pair, PairSpec, Suite
-from cakdbench.published.compare import Printed, printed_cells
+from cakdbench.published.compare import printed_cells
+from cakdbench.published.ledger import Printed
 from cakdbench.recipes import load_recipe
 from cakdbench.records import MethodIdentity, Record
 from cakdbench.registry import all_settings, canonical_label, get_method, resolve_config, split_variant

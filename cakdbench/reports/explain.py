@@ -12,8 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cakdbench.grid.suites import suites
-from cakdbench.published.compare import protocols
-from cakdbench.published.protocols import flat, setting_text
+from cakdbench.published.protocols import flat, protocols, setting_text
 from cakdbench.recipes import load_recipe, recipe_names
 from cakdbench.records import Record
 from cakdbench.reports.blocks import BoardResults
@@ -94,7 +93,7 @@ def difference_table(first: Subject, second: Subject, evidence: Evidence) -> Tab
 def _run_facts(record: Record, other: Record, evidence: Evidence) -> dict[str, str]:
     """Return what sets a run off from another beside its recipe."""
     facts = run_values(record, evidence) | _texts("method", record.identity.method.config)
-    own, others = evidence.answers(record), evidence.answers(other)
+    own, others = evidence.answers_by_key(record.key), evidence.answers_by_key(other.key)
     if own is not None and others is not None and own.shape == others.shape:
         facts["test images only this run has right"] = str(int(np.sum(own & ~others)))
     return facts

@@ -1,24 +1,15 @@
 """The page `leaderboards/conflicts.md`: where printed numbers disagree, and how the boards read them."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from itertools import combinations
 from typing import get_args
 
 import pandas as pd
 
-from cakdbench.published.compare import (
-    Source,
-    accuracies,
-    averages,
-    conflicts,
-    protocols,
-    recomputed,
-    recomputes,
-    shared,
-    sources,
-)
-from cakdbench.published.conflicts import Cell, Conflict
-from cakdbench.published.protocols import By, Protocol, setting_text
+from cakdbench.published.compare import overlap, recomputed, recomputes
+from cakdbench.published.conflicts import Cell, Conflict, conflicts
+from cakdbench.published.ledger import accuracies, averages, sources
+from cakdbench.published.protocols import By, Protocol, protocols, setting_text
 from cakdbench.reports.board import Board, Section, table
 from cakdbench.reports.text import MISSING
 
@@ -46,7 +37,9 @@ def _sections() -> Iterator[Section]:
     yield Section("How much was compared", notes=(_count(),), frame=_overlap_table())
     yield Section("1. One cell, two sources", frame=_cell_table("sources"))
     yield Section("2. One cell, two places of one source", frame=_cell_table("places"))
-    yield Section("3. Sentences against tables", frame=_claim_table())
+    heads = ["", "what", "the text says", "the tables", "verdict"]
+    claims = ([c.id, c.subject, c.claim, c.remark, c.reading] for c in _of_kind("claim"))
+    yield Section("3. Sentences against tables", frame=table(heads, claims))
     yield Section("4. Averages that do not recompute", notes=(_average_count(),), frame=_average_table())
     yield Section("5. Settings", notes=(SWAPPED,))
     yield from map(_protocol, (protocol for protocol in protocols().values() if protocol.printed_under))
@@ -57,22 +50,13 @@ def _sections() -> Iterator[Section]:
 
 
 def _source_table() -> pd.DataFrame:
-    rows = [
-        [source.mark, f"`{key}`", _one_line(_citation(source)), source.url, _repetitions(source)]
-        for key, source in sources().items()
-    ]
+    rows = []
+    for key, source in sources().items():
+        trainings = str(source.repetitions or "not stated")
+        trainings += f" ({', '.join(source.repeated)} only)" if source.repeated else ""
+        citation = f"{source.citation} {source.venue}, {source.year}. {source.notes}".strip()
+        rows.append([source.mark, f"`{key}`", citation, source.url, trainings])
     return table(["", "key", "source", "where", "trainings behind a number"], rows)
-
-
-def _citation(source: Source) -> str:
-    return f"{source.citation} {source.venue}, {source.year}. {source.notes}"
-
-
-def _repetitions(source: Source) -> str:
-    if source.repetitions is None:
-        return "not stated"
-    which = f" ({', '.join(source.repeated)} only)" if source.repeated else ""
-    return f"{source.repetitions}{which}"
 
 
 def _count() -> str:
@@ -83,25 +67,21 @@ def _count() -> str:
 
 
 def _overlap_table() -> pd.DataFrame:
-    rows = []
-    for one, other in combinations(sources(), 2):
-        both, differing = shared(one, other)
-        if both:
-            rows.append([f"`{one}`, `{other}`", str(both), str(differing)])
+    counts = {f"`{one}`, `{other}`": overlap(one, other) for one, other in combinations(sources(), 2)}
+    rows = [[names, str(both), str(differing)] for names, (both, differing) in counts.items() if both]
     return table(["sources", "cells of both", "disagree"], rows)
+
+
+def _of_kind(kind: str) -> list[Conflict]:
+    return [conflict for conflict in conflicts() if conflict.kind == kind]
 
 
 def _cell_table(kind: str) -> pd.DataFrame:
     """Return the conflicts of a kind; columns in which none has anything are left out."""
     heads = ["", "what", "dataset", "printed", "remark", "the boards use"]
-    rows = [[c.id, c.subject, _datasets(c), _values(c), c.remark, c.reading] for c in conflicts() if c.kind == kind]
-    frame = _text_table(heads, rows)
+    rows = [[c.id, c.subject, _datasets(c), _values(c), c.remark, c.reading] for c in _of_kind(kind)]
+    frame = table(heads, rows)
     return frame.loc[:, (frame != "").any()].replace("", MISSING)
-
-
-def _claim_table() -> pd.DataFrame:
-    rows = [[c.id, c.subject, c.claim, c.remark, c.reading] for c in conflicts() if c.kind == "claim"]
-    return _text_table(["", "what", "the text says", "the tables", "verdict"], rows)
 
 
 def _average_count() -> str:
@@ -115,28 +95,22 @@ def _average_count() -> str:
 
 
 def _average_table() -> pd.DataFrame:
-    about = {(cell.source, cell.table, cell.method): conflict for conflict, cell in _average_cells()}
+    remarks = {row: conflict for conflict in _of_kind("average") for cell in conflict.cells for row in cell.rows()}
     rows = []
     for average in averages():
         if not average.repeats and not recomputes(average):
-            conflict = about[average.source, average.table, average.method]
+            conflict = remarks[average]
             place = f"{sources()[average.source].mark} {average.table}, {average.printed_as}"
             numbers = average.pairs, average.value, f"{recomputed(average):.4f}"
             rows.append([conflict.id, place, *numbers, conflict.remark])
-    return _text_table(["", "what", "pairs", "printed", "recomputed", "remark"], sorted(rows))
-
-
-def _average_cells() -> Iterator[tuple[Conflict, Cell]]:
-    for conflict in conflicts():
-        if conflict.kind == "average":
-            yield from ((conflict, cell) for cell in conflict.cells)
+    return table(["", "what", "pairs", "printed", "recomputed", "remark"], sorted(rows))
 
 
 def _protocol(protocol: Protocol) -> Section:
     title = f"{protocol.dataset}, {'/'.join(protocol.kinds)} students"
-    note = f'Printed under "{protocol.printed_under}". {_one_line(protocol.notes)}'
+    note = f'Printed under "{protocol.printed_under}". {protocol.notes}'
     rows = []
-    for key, said in sorted(protocol.stated().items()):
+    for key, said in protocol.stated().items():
         texts = [setting_text(said[by]) if by in said else "" for by in get_args(By)]
         rows.append([key, *texts, "•" if key in protocol.conflicting() else ""])
     return Section(title, 3, notes=(note,), frame=table(["setting", *get_args(By), ""], rows))
@@ -147,28 +121,15 @@ def _datasets(conflict: Conflict) -> str:
 
 
 def _values(conflict: Conflict) -> str:
-    """The cells' values, each with where it is printed."""
-    places: dict[str, list[str]] = {}
+    """Return the cells' values, each with where it is printed, and with what the cells do not have in common."""
+    columns = ["dataset", "teacher", "student", "method", "model", "setting", "metric"]
+    differing = [key for key in columns if len({getattr(cell, key) for cell in conflict.cells}) > 1]
+    places: dict[str, dict[str, None]] = {}
     for cell in conflict.cells:
-        places.setdefault(_named(cell, conflict), []).append(_place(cell))
-    return "; ".join(f"{value} ({', '.join(dict.fromkeys(where))})" for value, where in places.items())
-
-
-def _named(cell: Cell, conflict: Conflict) -> str:
-    """The value, with what the conflict's cells do not have in common."""
-    asked = ["dataset", "teacher", "student", "method", "model", "setting", "metric"]
-    differing = [key for key in asked if len({getattr(other, key) for other in conflict.cells}) > 1]
-    names = [getattr(cell, key) for key in differing if getattr(cell, key)]
-    return " ".join([*names, cell.value])
+        names = [getattr(cell, key) for key in differing if getattr(cell, key)]
+        places.setdefault(" ".join([*names, cell.value]), {})[_place(cell)] = None
+    return "; ".join(f"{value} ({', '.join(where)})" for value, where in places.items())
 
 
 def _place(cell: Cell) -> str:
     return ", ".join(filter(None, [f"{sources()[cell.source].mark} {cell.table}", cell.mode, cell.panel]))
-
-
-def _text_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> pd.DataFrame:
-    return table(heads, ([_one_line(cell) for cell in row] for row in rows))
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())

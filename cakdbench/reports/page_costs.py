@@ -5,13 +5,14 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import pandas as pd
 
-from cakdbench.costs.frame import count_costs, measured_frame
+from cakdbench.costs.frame import count_costs
 from cakdbench.costs.papers import CLASSES, PAIRS, SOURCE, PaperCosts, PrintedCell, paper_costs
 from cakdbench.method import Method
 from cakdbench.records import Record
 from cakdbench.registry import methods_in_order
 from cakdbench.reports.board import Board, Cell, Section, table
 from cakdbench.reports.text import REFUSED, number_text, plain
+from cakdbench.results.frame import measured_frame
 
 HEAD = "*Counted by `cakdbench`; changes by hand are overwritten.*"
 
@@ -83,6 +84,14 @@ MEASURED = {
     "energy_wh": "energy Wh",
 }
 """Columns of the frames of costs, with their heads on pages."""
+RATIO_HEADS = (
+    *("pair", "OFA released: params", "MACs", "FBT L2G: params", "MACs"),
+    *("L2G / OFA, params", "as printed", "L2G / OFA, MACs", "as printed"),
+)
+PATH_HEADS = (
+    *("pair", "OFA released", "FBT L2G", "tail, 2 of 12 blocks", "path", "path / OFA"),
+    *("tail, 3 of 12 blocks", "path", "path / OFA"),
+)
 
 
 def costs_board(records: Iterable[Record] = ()) -> Board:
@@ -99,11 +108,9 @@ def methods_board(costs: pd.DataFrame) -> Board:
     """Return a frame of `count_costs`, with or without measured columns, as a page."""
     columns = {"pair": "pair", "method": "method"} | COUNTED
     columns |= {name: head for name, head in MEASURED.items() if name in costs}
-    notes = [*_refusals(costs), *_differing(costs)]
-    footer = ("\n".join(f"- {plain(note)}" for note in notes),) if notes else ()
-    return Board(
-        "costs", "Costs of methods", (Section(label="Costs", frame=cost_table(costs, columns), footer=footer),)
-    )
+    text = "\n".join(f"- {plain(note)}" for note in _notes(costs))
+    section = Section(label="Costs", frame=cost_table(costs, columns), footer=(text,) if text else ())
+    return Board("costs", "Costs of methods", (section,))
 
 
 def cost_table(costs: pd.DataFrame, columns: dict[str, str]) -> pd.DataFrame:
@@ -120,7 +127,7 @@ def cost_table(costs: pd.DataFrame, columns: dict[str, str]) -> pd.DataFrame:
 
 @functools.lru_cache(maxsize=1)
 def _counted(methods: tuple[type[Method], ...]) -> tuple[Section, ...]:
-    """Return all that needs no runs; the methods are in its last tables."""
+    """Return the sections that need no runs; the methods are in the last tables."""
     papers = paper_costs()
     about = Section(label="About", notes=(HEAD, HOW_COUNTED))
     return (about, _regenerated(papers), *_honest(papers), *_all_methods([method.id for method in methods]))
@@ -161,21 +168,16 @@ def _compared(cell: PrintedCell) -> tuple[Cell | str, int]:
 
 
 def _honest(papers: Sequence[PaperCosts]) -> Iterator[Section]:
-    heads = ["pair", "OFA released: params", "MACs", "FBT L2G: params", "MACs"]
-    heads += ["L2G / OFA, params", "as printed", "L2G / OFA, MACs", "as printed"]
     note = "What the branches really have, and OFA as its released code builds it (3-2-1 blocks and one more):"
-    yield Section("The honest table", notes=(note,), frame=table(heads, map(_ratio_row, papers)))
-    heads = ["pair", "OFA released", "FBT L2G", "tail, 2 of 12 blocks", "path", "path / OFA"]
-    heads += ["tail, 3 of 12 blocks", "path", "path / OFA"]
+    yield Section("The honest table", notes=(note,), frame=table(RATIO_HEADS, map(_ratio_row, papers)))
     note = "With the part of the other network that runs after L2G in every step, forward MACs:"
     more = sum(_path(costs, "ofa") > costs.released["ofa"].macs for costs in papers)
     count = (
         "FBT adds fewer parameters than OFA on all pairs. Its added forward computation is above that of released OFA "
         f"on {more} of {len(papers)} pairs."
     )
-    yield Section(
-        label="The reused tail", notes=(note,), frame=table(heads, map(_path_row, papers)), footer=(count, SKEW)
-    )
+    frame = table(PATH_HEADS, map(_path_row, papers))
+    yield Section(label="The reused tail", notes=(note,), frame=frame, footer=(count, SKEW))
 
 
 def _ratio_row(costs: PaperCosts) -> list[str | int]:
@@ -213,10 +215,8 @@ def _all_methods(labels: Sequence[str]) -> Iterator[Section]:
     for pair, own in costs.groupby("pair", sort=False):
         columns = _method_columns(own)
         yield Section(_arrow(pair), 3, notes=(_pair_facts(own),), frame=cost_table(own, columns))
-    notes = []
-    for _, row in costs.groupby(level=0, sort=False):
-        notes += [*_refusals(row), *_differing(row)]
-    yield Section(label="How to read", notes=("\n".join([READING, *(f"- {plain(note)}." for note in notes)]),))
+    notes = [f"- {plain(note)}." for note in _notes(costs)]
+    yield Section(label="How to read", notes=("\n".join([READING, *notes]),))
 
 
 def _method_columns(costs: pd.DataFrame) -> dict[str, str]:
@@ -242,19 +242,14 @@ def _pair_facts(costs: pd.DataFrame) -> str:
     )
 
 
-def _refusals(costs: pd.DataFrame) -> list[str]:
-    refused = costs[costs["refusal"].notna()]
-    return [f"{REFUSED}: {row.method} on {row.pair}: {row.refusal}" for row in refused.itertuples()]
-
-
-def _differing(costs: pd.DataFrame) -> list[str]:
-    """Return a sentence on each method whose steps are not alike."""
-    counted = costs[costs["refusal"].isna()].drop_duplicates(["method", "pair"])
-    return [
-        f"{row.method} on {row.pair}: its steps differ; means over ten, with paths of "
-        f"{row.least_path_macs:,} to {row.most_path_macs:,} MACs"
-        for row in counted[counted["least_path_macs"] < counted["most_path_macs"]].itertuples()
-    ]
+def _notes(costs: pd.DataFrame) -> Iterator[str]:
+    """Yield a sentence on each method that refuses a pair, or whose steps are not alike."""
+    for row in costs.drop_duplicates(["method", "pair"]).itertuples():
+        if not pd.isna(row.refusal):
+            yield f"{REFUSED}: {row.method} on {row.pair}: {row.refusal}"
+        elif row.least_path_macs < row.most_path_macs:
+            paths = f"{row.least_path_macs:,} to {row.most_path_macs:,} MACs"
+            yield f"{row.method} on {row.pair}: its steps differ; means over ten, with paths of {paths}"
 
 
 def _measured(records: Iterable[Record]) -> Iterator[Section]:

@@ -5,17 +5,17 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from statistics import fmean, stdev
+from typing import Any
 
 from scipy.stats import t as student_t
 
-from cakdbench.published.compare import Printed, sources
-from cakdbench.records import Record
-from cakdbench.reports.blocks import SCRATCH, Block, BoardResults, Score
+from cakdbench.published.ledger import Printed, sources
+from cakdbench.reports.blocks import SCRATCH, Block, BlockColumn, BoardResults
 from cakdbench.reports.board import Board, Section, table
 from cakdbench.reports.eligibility import Column
 from cakdbench.reports.printed import contradicted, protocol_for, protocol_lines
 from cakdbench.reports.text import points
+from cakdbench.results.cells import pair_scores
 from cakdbench.results.ranking import SEEDS
 
 RULE = f"""\
@@ -31,8 +31,6 @@ The verdicts, in this order:
 
 Both numbers are of the same test images, so that these add nothing to the tolerance. A best epoch chosen on the test
 set, where a source may have done so, is no reason for a verdict; it makes printed numbers higher."""
-
-
 ABOUT = (
     "*Made from the records and `published/` by `cakdbench leaderboard`; changes by hand are overwritten.*",
     "Every accuracy of a student that one of the sources prints for a pair of our suites, beside ours "
@@ -54,29 +52,23 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Comparison:
-    """A printed accuracy and ours; all numbers in percent or points.
+    """A printed accuracy and ours; all numbers in percent or points, None where there is none.
 
     Attributes:
-        ours: an accuracy a seed, of the metric that is printed.
-        gain, printed_gain: over the scratch student, ours and that of the same table; None where there is none.
+        n: our seeds. mean, sd, gain: of the metric that is printed; the gain is over our scratch student.
+        printed_gain: over the scratch student of the same table.
         contradicted: settings of ours that no statement of the source has.
     """
 
     method: str
     column: Column
     printed: Printed
-    ours: tuple[float, ...]
-    gain: float | None
     printed_gain: float | None
     contradicted: tuple[str, ...]
-
-    @property
-    def mean(self) -> float | None:
-        return fmean(self.ours) if self.ours else None
-
-    @property
-    def sd(self) -> float | None:
-        return stdev(self.ours) if len(self.ours) > 1 else None
+    n: int = 0
+    mean: float | None = None
+    sd: float | None = None
+    gain: float | None = None
 
     @property
     def difference(self) -> float | None:
@@ -89,13 +81,12 @@ class Comparison:
 
         That is half the width of the 95 % interval for the difference of two means of trainings, plus the rounding.
         """
-        seeds = len(self.ours)
-        if seeds < len(SEEDS):
+        if self.sd is None or self.n < len(SEEDS):
             return None
         source = sources()[self.printed.source]
         repeated = source.repetitions if not source.repeated or self.printed.method in source.repeated else None
-        spread = self.sd * math.sqrt(1 / seeds + 1 / (repeated or 1))
-        return float(student_t.ppf(0.975, seeds - 1)) * spread + 0.5 * 10**-self.printed.decimals
+        spread = self.sd * math.sqrt(1 / self.n + 1 / (repeated or 1))
+        return float(student_t.ppf(0.975, self.n - 1)) * spread + 0.5 * 10**-self.printed.decimals
 
     @property
     def verdict(self) -> Verdict:
@@ -108,30 +99,28 @@ class Comparison:
 
 def comparisons(block: Block, metric: str = "top1") -> Iterator[Comparison]:
     """Yield every printed accuracy of a block's students, with ours; `metric` is top1 or top5."""
-    for place, column in enumerate(block.columns):
+    for column in block.columns:
         printed = column.printed if metric == "top1" else column.printed_top5
+        base = {(p.source, p.table): p.number for p in reversed(printed.get(SCRATCH, ()))}
+        scores = _scores(column, metric)
         for row in block.rows:
             for value in printed.get(row.label, ()):
-                yield _comparison(row.label, column.column, row.scores[place], value, printed.get(SCRATCH, ()))
+                start = None if row.label == SCRATCH else base.get((value.source, value.table))
+                gain = None if start is None else value.number - start
+                other = contradicted(column.column, protocol_for(column.column, value))
+                yield Comparison(row.label, column.column, value, gain, other, **scores.get(row.label, {}))
 
 
-def _comparison(method: str, column: Column, score: Score, printed: Printed, scratch: Iterable[Printed]) -> Comparison:
-    base = [p.number for p in scratch if (p.source, p.table) == (printed.source, printed.table)]
-    ours = _by_seed(score.records, printed.metric)
-    gains = [ours[seed] - top for seed, top in _by_seed(score.scratch, printed.metric).items() if seed in ours]
-    return Comparison(
-        method=method,
-        column=column,
-        printed=printed,
-        ours=tuple(ours.values()),
-        gain=fmean(gains) if gains else None,
-        printed_gain=printed.number - base[0] if base and method != SCRATCH else None,
-        contradicted=contradicted(column, protocol_for(column, printed)),
-    )
-
-
-def _by_seed(records: Iterable[Record], metric: str) -> dict[int, float]:
-    return {record.identity.seed: getattr(record.result, metric) for record in records}
+def _scores(column: BlockColumn, metric: str) -> dict[str, dict[str, Any]]:
+    """Return the numbers of `pair_scores` that a comparison needs, of one metric, by method."""
+    runs = column.runs.assign(top1=column.runs[metric])
+    scratch = runs[runs["method"] == SCRATCH]
+    baseline = dict(zip(scratch["seed"], scratch["top1"]))
+    scores = {}
+    for method, own in runs.groupby("method"):
+        numbers = pair_scores(own, {} if method == SCRATCH else baseline)
+        scores[method] = {name: numbers[name] for name in ("n", "mean", "sd", "gain")}
+    return scores
 
 
 def reproduction_board(boards: Iterable[BoardResults]) -> Board:
@@ -158,7 +147,7 @@ def _line(comparison: Comparison) -> list[str]:
     printed, mean, sd = comparison.printed, comparison.mean, comparison.sd
     verdict = str(comparison.verdict)
     if comparison.verdict is Verdict.NOT_COMPARABLE:
-        verdict += f": {'; '.join(comparison.contradicted) or f'{len(comparison.ours)} seeds'}"
+        verdict += f": {'; '.join(comparison.contradicted) or f'{comparison.n} seeds'}"
     return [
         f"{comparison.column.teacher} → {comparison.column.student}",
         comparison.method,

@@ -3,16 +3,9 @@
 from collections.abc import Iterable
 
 from cakdbench.models.zoo import model_kind
-from cakdbench.published.compare import (
-    Printed,
-    Protocol,
-    averages,
-    protocol_differences,
-    protocol_of,
-    recomputes,
-    sources,
-)
-from cakdbench.published.protocols import flat, setting_text
+from cakdbench.published.compare import recomputes
+from cakdbench.published.ledger import Printed, averages, sources
+from cakdbench.published.protocols import Protocol, flat, protocol_differences, protocol_of, setting_text
 from cakdbench.reports.blocks import TEACHER, Block
 from cakdbench.reports.eligibility import Column
 from cakdbench.reports.text import plain

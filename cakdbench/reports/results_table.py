@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from cakdbench.published.compare import Printed, sources
+from cakdbench.published.ledger import Printed, sources
 from cakdbench.reports.blocks import SCRATCH, TEACHER, Block, BlockColumn, Row, Score
 from cakdbench.reports.board import BREAK, Cell, Detail, table
 from cakdbench.reports.commands import commands

@@ -14,7 +14,7 @@ from cakdbench.reports.plots import board_plots
 from cakdbench.reports.printed import printed_values, protocol_lines, source_lines
 from cakdbench.reports.results_table import MARKS, caption, method_cell, results_table, score_marks
 from cakdbench.reports.text import MISSING, REFUSED, plain, points
-from cakdbench.results.uncertainty import indistinguishable, resolution, standard_error
+from cakdbench.results.stats import indistinguishable, resolution, standard_error
 from cakdbench.submissions.entry import ExternalEntry
 
 HEAD = "*Made from the records by `cakdbench leaderboard`; changes by hand are overwritten.*"

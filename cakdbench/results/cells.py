@@ -1,12 +1,15 @@
-"""Cells of runs: what the seeds of a method on a pair give together. Every page takes its numbers from here."""
+"""Cells: the runs of a method on a pair over their seeds. Every page takes its numbers from here."""
 
+import os
 from collections.abc import Iterable, Mapping
 from statistics import fmean, stdev
 from typing import Any
 
 import pandas as pd
 
+from cakdbench.published.ledger import accuracies
 from cakdbench.results.frame import typed_frame
+from cakdbench.results.predictions import CorrectAnswers
 from cakdbench.results.ranking import PAIR, Answers, standings
 
 BASELINE = "scratch"
@@ -24,14 +27,35 @@ CELL_TYPES = {
 """The columns of `cells_frame` and their types, in order."""
 
 
-def cells_frame(runs: pd.DataFrame, answers: Answers = lambda key: None) -> pd.DataFrame:
-    """Return a row a cell (method, pair, recipe, precision) with the columns of `CELL_TYPES`.
+def summarize(runs: pd.DataFrame, data_dir: str | os.PathLike[str] | None = None) -> pd.DataFrame:
+    """Return the cells of runs, a row a method on a pair under a recipe and a precision; excluded runs do not count.
 
-    Rank, letters and average gain are of the method over all pairs of its dataset and precision. `level` marks the best
-    of a pair and what cannot be told apart from it. Runs with a value in `excluded` do not count.
+    Runs without teacher (scratch) count for every pair of their student.
+
+    Columns:
+        method, variant, teacher, student, pair, dataset, recipe, precision: of the cell.
+        n, seeds: how many runs, and their seeds. mean, sd: of top-1 over the seeds; a single run has no sd.
+        gain: over the scratch student of the same recipe, mean over the seeds that both have.
+        average_gain, rank, letters: of the method over all pairs of its dataset and precision. Ranks (1 is best) are
+            averages, of the methods with three seeds on all pairs. Methods that share a letter cannot be told apart in
+            average accuracy: paired tests on the stored predictions, Holm's correction at 5 %.
+        level: True for the best of a pair and what cannot be told apart from it.
+        top5, optimistic, ema: means of top-5, of the best epochs, and of the averaged weights.
+        printed: the papers' numbers for method and pair with their sources; `load_published` has them as numbers.
 
     Args:
-        answers: which test images a run classified right, by its key; without it there are no letters.
+        runs: of `load_results`, or part of it: `summarize(runs[runs.recipe == "demo"])`.
+        data_dir: where datasets lie, for test labels that are not beside the results.
+    """
+    cells = cells_frame(runs, CorrectAnswers(runs, data_dir))
+    return cells.assign(printed=_printed_texts(cells))
+
+
+def cells_frame(runs: pd.DataFrame, answers: Answers = lambda key: None) -> pd.DataFrame:
+    """Return the cells without the papers' numbers, see `summarize`.
+
+    Args:
+        answers: the test images that a run classified right, by its key; without it there are no letters.
     """
     rows: list[dict[str, Any]] = []
     for _, block in place_on_pairs(counted_runs(runs)).groupby(BLOCK):
@@ -58,10 +82,10 @@ def place_on_pairs(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def pair_scores(runs: pd.DataFrame, baseline: Mapping[int, float]) -> dict[str, Any]:
-    """Return what the seeds of one cell give: n, seeds, and in percent or points mean, sd, gain, top5, optimistic, ema.
+    """Return the numbers of one cell: n, seeds, and in percent or points mean, sd, gain, top5, optimistic, ema.
 
     Args:
-        baseline: seed to top-1 of the scratch student; the gain is the mean over the seeds that both have.
+        baseline: top-1 of the scratch student by seed; the gain is the mean over the seeds that both have.
     """
     runs = runs.sort_values("seed")
     gains = [top1 - baseline[seed] for seed, top1 in zip(runs["seed"], runs["top1"]) if seed in baseline]
@@ -108,3 +132,20 @@ def _pair_rows(runs: pd.DataFrame) -> list[dict[str, Any]]:
         facts = {name: cell[name].iloc[0] for name in shared}
         rows.append({"method": method} | facts | pair_scores(cell, {} if method == BASELINE else baseline))
     return sorted(rows, key=lambda row: (-row["mean"], row["method"]))
+
+
+def _printed_texts(cells: pd.DataFrame) -> pd.Series:
+    """Return the papers' numbers for each cell's method and pair, as in `80.54 tas, 80.5 fofa`; empty where nothing.
+
+    Only numbers of the family of protocols that the pair's suite is of count: others are not comparable.
+    """
+    from cakdbench.grid.suites import suites  # imports torch
+
+    families = {(str(spec.pair), suite.protocol) for suite in suites().values() for spec in suite.specs}
+    texts: dict[tuple[str, str], list[str]] = {}
+    for row in accuracies():
+        pair = f"{row.teacher}>{row.student}@{row.dataset}"
+        if row.metric == "top1" and (pair, row.protocol) in families:
+            texts.setdefault((row.method, pair), []).append(f"{row.value} {row.source}")
+    printed = [", ".join(dict.fromkeys(texts.get(key, ()))) for key in zip(cells["method"], cells["pair"])]
+    return pd.Series(printed, index=cells.index, dtype="str")

@@ -1,5 +1,6 @@
 """Two methods beside each other: a paired test on each pair, and over all pairs together."""
 
+import os
 from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
@@ -8,6 +9,7 @@ import pandas as pd
 
 from cakdbench.results.cells import BLOCK, counted_runs, place_on_pairs
 from cakdbench.results.frame import typed_frame
+from cakdbench.results.predictions import CorrectAnswers
 from cakdbench.results.ranking import PAIR, Answers, correct_by_seed
 from cakdbench.results.stats import Correct, Difference, paired_difference, training_noise
 from cakdbench.utils.errors import UsageError, unknown
@@ -17,19 +19,30 @@ COMPARISON_TYPES = {
     "n": "int64",
     **dict.fromkeys(("difference", "standard_error", "degrees", "p"), "float64"),
 }
-"""The columns of `comparison_frame` and their types, in order."""
+"""The columns of `compare` and their types, in order."""
 AVERAGE = "average"
 
 
-def comparison_frame(runs: pd.DataFrame, first: str, second: str, answers: Answers) -> pd.DataFrame:
-    """Return the paired difference of two methods: a row a pair that both have, then an `average` row of each block.
+def compare(
+    runs: pd.DataFrame, first: str, second: str, data_dir: str | os.PathLike[str] | None = None
+) -> pd.DataFrame:
+    """Return the paired difference of two methods, first minus second: a row a pair, then their `average`.
 
-    See `stats.paired_difference` for the test; where predictions or labels are not at hand there is a difference and no
-    test. All runs of a pair, not only those of the two methods, tell what the chance of training is worth.
+    Both saw the same test images in the same order with the same seeds, so images and seeds are paired. The standard
+    error holds the choice of the test images and the chance of training, see `stats.paired_difference`.
+
+    Columns: pair, dataset, recipe, precision; n, the seeds that both have; difference and standard_error in points;
+    degrees (of freedom, by Welch and Satterthwaite); p (two-sided, of this comparison alone). Without predictions or
+    test labels at hand there is a difference and no test.
+
+    Args:
+        runs: of `load_results`; the other methods in it help to estimate the chance of training.
+        data_dir: where datasets lie, for test labels that are not beside the results.
 
     Raises:
-        UsageError: a method has no runs, or the two have no pair and seed in common.
+        UsageError: a method has no runs that count, or the two have no seed of a pair in common.
     """
+    answers = CorrectAnswers(runs, data_dir)
     placed = place_on_pairs(counted_runs(runs))
     for name in (first, second):
         if name not in set(placed["method"]):
@@ -55,19 +68,17 @@ class _PairTest:
     """The runs of one pair as a paired test of two methods needs them.
 
     Attributes:
-        gaps: seed to first minus second in points, of the seeds that both have.
+        gaps: first minus second in points, by seed, of the seeds that both have.
         correct: of the first and of the second.
     """
 
     def __init__(self, runs: pd.DataFrame, first: str, second: str, answers: Answers):
-        of_method = dict(tuple(runs.groupby("method")))
-        none = runs.iloc[:0]
-        top1 = [
-            dict(zip(part["seed"], part["top1"])) for part in (of_method.get(first, none), of_method.get(second, none))
-        ]
+        top1 = runs.pivot_table(index="seed", columns="method", values="top1")
+        gaps = top1[first] - top1[second] if {first, second} <= set(top1) else pd.Series(dtype=float)
         self.facts = {name: runs[name].iloc[0] for name in PAIR}
-        self.gaps = {seed: top1[0][seed] - top1[1][seed] for seed in sorted(top1[0].keys() & top1[1].keys())}
-        correct = {name: correct_by_seed(part, answers) for name, part in of_method.items()} if self.gaps else {}
+        self.gaps = gaps.dropna().to_dict()
+        methods = runs.groupby("method") if self.gaps else ()
+        correct = {name: correct_by_seed(own, answers) for name, own in methods}
         self.correct: tuple[Correct, Correct] = correct.get(first, {}), correct.get(second, {})
         self.noise = training_noise(correct.values())
 

@@ -1,7 +1,6 @@
 """Frames for the shell: rows chosen by an expression, columns by name, written as csv, json, parquet or markdown."""
 
 import ast
-import io
 from pathlib import Path
 
 import pandas as pd
@@ -14,7 +13,7 @@ ALLOWED = (
     *(ast.Expression, ast.BoolOp, ast.And, ast.Or, ast.UnaryOp, ast.Not, ast.USub, ast.Compare, ast.cmpop),
     *(ast.BinOp, ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Name, ast.Load, ast.Constant, ast.List, ast.Tuple),
 )
-"""What an expression may be made of: nothing that calls, looks up attributes or runs code."""
+"""The nodes of an expression: nothing that calls, looks up attributes or runs code."""
 
 
 def choose_rows(frame: pd.DataFrame, where: str) -> pd.DataFrame:
@@ -43,7 +42,7 @@ def choose_rows(frame: pd.DataFrame, where: str) -> pd.DataFrame:
 
 
 class _Missing(ast.NodeTransformer):
-    """Writes comparisons with None as pandas understands them: a missing value is not equal to itself."""
+    """Write comparisons with None as pandas understands them: a missing value is not equal to itself."""
 
     def visit_Compare(self, node: ast.Compare) -> ast.AST:
         match node:
@@ -74,10 +73,8 @@ def frame_text(frame: pd.DataFrame, form: str) -> str:
             return frame.to_csv(index=False, lineterminator="\n")
         case "json":
             return frame.to_json(orient="records", indent=1, force_ascii=False, double_precision=15) + "\n"
-        case "md":
-            cells = frame.apply(lambda column: column.map(_cell_text))
-            return cells.to_markdown(index=False, disable_numparse=True) + "\n"
-    raise UsageError(f"--format {form!r}: choose from {', '.join(FORMATS)}")
+        case _:
+            return frame.map(_cell_text).to_markdown(index=False, disable_numparse=True) + "\n"
 
 
 def _cell_text(value: object) -> str:
@@ -91,17 +88,14 @@ def frame_bytes(frame: pd.DataFrame, form: str) -> bytes:
     """Return the content of a file of one of `FORMATS`.
 
     Raises:
-        UsageError: unknown format, or nothing here writes parquet.
+        UsageError: nothing here writes parquet.
     """
     if form != "parquet":
         return frame_text(frame, form).encode()
     try:
-        import pyarrow  # noqa: F401
+        return frame.to_parquet(engine="pyarrow", index=False)
     except ImportError as error:
         raise UsageError('parquet needs pyarrow: pip install "cakdbench[parquet]"') from error
-    buffer = io.BytesIO()
-    frame.to_parquet(buffer, index=False)
-    return buffer.getvalue()
 
 
 def format_of(form: str | None, output: Path | None) -> str:

@@ -1,4 +1,4 @@
-"""Frames of records: a row a run, and a row an epoch."""
+"""Frames of records: a row a run, and a row a measured cost."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -8,7 +8,8 @@ from typing import Any
 import pandas as pd
 
 from cakdbench.labels import split
-from cakdbench.records import Epoch, Record
+from cakdbench.records import Record
+from cakdbench.store import canonical
 from cakdbench.utils.errors import UsageError
 
 NOT_SUBMITTED = "not submitted"
@@ -29,12 +30,8 @@ RUN_TYPES = {
     "path": "str",
 }
 """The columns of `runs_frame` and their types, in order."""
-EPOCH_TYPES = {
-    **dict.fromkeys(("key", "method", "pair"), "str"),
-    **{"seed": "int64", "epoch": "int64"},
-    **dict.fromkeys(("lr", "train_top1", "top1", "ema_top1"), "float64"),
-}
-"""The columns of `history_frame` and their types, in order; after them a column a loss."""
+MEASURED_BY = ["pair", "recipe", "method", "device", "precision"]
+MEASURED = ["images_per_second", "peak_memory_mb", "seconds", "gpu_hours", "energy_wh"]
 
 
 @dataclass(frozen=True)
@@ -55,27 +52,11 @@ def runs_frame(stored: Iterable[StoredRecord], excluded: Mapping[str, str] | Non
     """Return a row a run, with the columns of `RUN_TYPES`.
 
     Args:
-        excluded: key to the reason why the run does not count.
+        excluded: the reason why a run does not count, by key.
     """
     reasons = excluded or {}
     rows = [_run_row(run) | {"excluded": reasons.get(run.record.key)} for run in stored]
     return typed_frame(rows, RUN_TYPES)
-
-
-def history_frame(records: Iterable[Record]) -> pd.DataFrame:
-    """Return a row an epoch, with the columns of `EPOCH_TYPES` and `loss_<name>` for every loss of the records."""
-    rows = [
-        {"key": r.key, "method": method_of(r), "pair": pair_of(r), "seed": r.identity.seed} | _epoch_row(epoch)
-        for r in records
-        for epoch in r.history
-    ]
-    losses = dict.fromkeys(name for row in rows for name in row if name.startswith("loss_"))
-    return typed_frame(rows, EPOCH_TYPES | dict.fromkeys(losses, "float64"))
-
-
-def method_of(record: Record) -> str:
-    """Return a run's method as users write it: `fbt`, `fbt:no_infonce`."""
-    return record.label
 
 
 def pair_of(record: Record) -> str:
@@ -83,6 +64,29 @@ def pair_of(record: Record) -> str:
     identity = record.identity
     student = f"{identity.student}@{identity.dataset.name}"
     return f"{identity.teacher.model}>{student}" if identity.teacher else student
+
+
+def measured_frame(records: Iterable[Record]) -> pd.DataFrame:
+    """Return what finished runs say of their costs, a row for the runs of one method on one device, by pair.
+
+    Means over runs with the same settings, all of a lane's own work; data and the shared teacher pass are in none of
+    the times. Missing where no run has them.
+
+    Columns:
+        method; pair, recipe, device, precision. runs: how many, over seeds.
+        images_per_second. peak_memory_mb: in 2^20 bytes, of all students trained side by side.
+        seconds: wall time of training and evaluation. gpu_hours: that x processes, none on a CPU.
+        energy_wh: as the device reports it.
+    """
+    records = list(records)
+    runs = runs_frame(map(StoredRecord, records))
+    runs["settings"] = [canonical(record.identity.model_copy(update={"seed": 0})) for record in records]
+    hours = runs["seconds"] * runs["processes"] / 3600
+    runs["gpu_hours"] = hours.mask(runs["device"].str.startswith("CPU"))
+    groups = runs.groupby([*MEASURED_BY, "settings", "processes"])
+    means = groups[MEASURED].mean()
+    means.insert(0, "runs", groups.size())
+    return means.reset_index()[[*MEASURED_BY, "runs", *MEASURED]]
 
 
 def typed_frame(rows: list[dict[str, Any]], types: Mapping[str, str]) -> pd.DataFrame:
@@ -98,11 +102,10 @@ def check_columns(frame: pd.DataFrame, needed: Iterable[str]) -> None:
 
 def _run_row(stored: StoredRecord) -> dict[str, Any]:
     record, identity = stored.record, stored.record.identity
-    method = method_of(record)
     return {
         "key": record.key,
-        "method": method,
-        "variant": split(method)[1],
+        "method": record.label,
+        "variant": split(record.label)[1],
         "student": identity.student,
         "pair": pair_of(record),
         "dataset": identity.dataset.name,
@@ -136,9 +139,3 @@ def _teacher_values(record: Record) -> dict[str, Any]:
         "teacher_source": facts and facts.source,
         "teacher_mismatch": bool(facts and facts.mismatch_allowed),
     }
-
-
-def _epoch_row(epoch: Epoch) -> dict[str, Any]:
-    values = epoch.model_dump()
-    losses = values.pop("losses")
-    return values | {f"loss_{name}": value for name, value in losses.items()}

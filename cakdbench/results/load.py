@@ -2,14 +2,14 @@
 
 import functools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from cakdbench.records import Record
-from cakdbench.results.frame import StoredRecord, runs_frame
+from cakdbench.records import Epoch, Record
+from cakdbench.results.frame import StoredRecord, check_columns, runs_frame, typed_frame
 from cakdbench.results.predictions import CorrectAnswers
 from cakdbench.store import RunFolder, Store, find_keys
 from cakdbench.submissions.entry import ExternalEntry
@@ -17,11 +17,17 @@ from cakdbench.submissions.evidence import read_entry, read_results
 from cakdbench.utils.errors import StoreError, UsageError, unknown
 
 STORE, RESULTS = Path("runs"), Path("leaderboards/results")
-"""Where a command keeps its runs, and a checkout the submitted ones."""
+"""The folders of a command's runs, and of the submitted ones of a checkout."""
+EPOCH_TYPES = {
+    **dict.fromkeys(("key", "method", "pair"), "str"),
+    **{"seed": "int64", "epoch": "int64"},
+    **dict.fromkeys(("lr", "train_top1", "top1", "ema_top1"), "float64"),
+}
+"""The columns of `history` and their types, in order; after them a column a loss."""
 
 
 class Evidence:
-    """Records by key, with what is known beyond them.
+    """The records of stores and results folders, with what is known beyond them.
 
     A run that is in a store and submitted counts once, as submitted.
 
@@ -80,12 +86,8 @@ class Evidence:
 
     @functools.cached_property
     def answers_by_key(self) -> CorrectAnswers:
-        """Which test images a run classified right, by its key."""
+        """The test images that a run classified right, by its key."""
         return CorrectAnswers(self.runs, self.data_dir)
-
-    def answers(self, record: Record) -> np.ndarray | None:
-        """Return whether the run classified each test image right, `(images,)`; None where that is not known."""
-        return self.answers_by_key(record.key)
 
     def _add(self, path: Path) -> None:
         if not path.exists():
@@ -137,7 +139,7 @@ class Evidence:
 
 
 def is_run_folder(path: Path) -> bool:
-    """Return whether a folder is that of a run."""
+    """Return True for the folder of a run."""
     return (path / "record.json").is_file() or (path / "identity.json").is_file()
 
 
@@ -175,11 +177,34 @@ def find_run(name: str, evidence: Evidence, what: str = "run", others: Iterable[
     return by_key[keys[0]]
 
 
-def read_records(paths: Iterable[str]) -> Iterator[Record]:
-    """Yield the records of these files, of stores or of results folders.
+def history(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the training histories of runs, a row an epoch.
+
+    Columns: key, method, pair, seed of the run; epoch from 0, lr, train_top1, top1 and ema_top1 on the test set where
+    they were measured, and for every loss its mean over the epoch's steps: loss_label, loss_kd, ...; missing where a
+    method has no such loss.
+
+    Args:
+        runs: of `load_results`.
 
     Raises:
-        StoreError: a file cannot be read.
+        UsageError, StoreError: the frame names no files, or they cannot be read.
     """
-    for path in map(Path, paths):
-        yield RunFolder(path.parent).record() if path.name == "record.json" else read_entry(path)[0]
+    names = ["key", "method", "pair", "seed"]
+    check_columns(runs, [*names, "path"])
+    rows: list[dict[str, Any]] = []
+    for run, path in zip(runs[names].to_dict("records"), runs["path"]):
+        rows += [run | _epoch_row(epoch) for epoch in _read_record(Path(path)).history]
+    losses = dict.fromkeys(name for row in rows for name in row if name.startswith("loss_"))
+    return typed_frame(rows, EPOCH_TYPES | dict.fromkeys(losses, "float64"))
+
+
+def _epoch_row(epoch: Epoch) -> dict[str, Any]:
+    values = epoch.model_dump()
+    losses = values.pop("losses")
+    return values | {f"loss_{name}": value for name, value in losses.items()}
+
+
+def _read_record(path: Path) -> Record:
+    """Read a record's file, of a store or of a results folder."""
+    return RunFolder(path.parent).record() if path.name == "record.json" else read_entry(path)[0]

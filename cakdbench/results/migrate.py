@@ -17,8 +17,9 @@ from cakdbench import labels
 from cakdbench.grid.plan import pair_info
 from cakdbench.grid.suites import Pair
 from cakdbench.method import Method
+from cakdbench.models.info import ModelInfo
 from cakdbench.recipes import identity_of
-from cakdbench.records import Identity, Record
+from cakdbench.records import Identity, MethodIdentity, Record
 from cakdbench.registry import canonical_label, config_identity, get_method, resolve_config
 from cakdbench.source_hash import is_built_in, known_sources, source_hash
 from cakdbench.store import RunFolder, canonical, run_key, write_atomic
@@ -32,7 +33,7 @@ OLD = "schema_version"
 
 @dataclass(frozen=True)
 class Migrated:
-    """What became of a run: the key it has now, or None and the reason why it was left as it is."""
+    """The new key of a run, or None and the reason why it was left as it is."""
 
     old: str
     new: str | None
@@ -81,13 +82,9 @@ def _run(folder: RunFolder) -> Iterator[Migrated]:
 
 def _adopt(folder: RunFolder) -> None:
     """Give a run of a method that has become a built-in one its version in place of its source."""
-    identity = folder.identity()
-    adopted = _adopted(identity)
-    if adopted == identity:
-        return
+    adopted = _adopted(folder.identity())
     if folder.is_done:
-        record = folder.record().model_copy(update={"identity": adopted, "key": run_key(adopted)})
-        write_atomic(folder.path / "record.json", (record.model_dump_json(indent=1) + "\n").encode())
+        _write_record(folder, folder.record().model_copy(update={"identity": adopted, "key": run_key(adopted)}))
     write_atomic(folder.path / "identity.json", canonical(adopted).encode())
 
 
@@ -105,15 +102,14 @@ def _adopted(identity: Identity) -> Identity:
 
 
 def _rewrite(folder: RunFolder, identity: dict[str, Any]) -> None:
-    record_file, label = folder.path / "record.json", _label(identity)
-    if record_file.exists() and OLD in (old := _json(record_file))["identity"]:
-        record = upgraded(old)
-        write_atomic(record_file, (record.model_dump_json(indent=1) + "\n").encode())
-        about = {"label": record.label, "recipe": record.recipe_name}
-    else:
-        about = {"label": label, "recipe": "?"}
-    write_atomic(folder.path / "about.json", json.dumps(about).encode())
-    write_atomic(folder.path / "identity.json", canonical(_identity(identity)).encode())
+    old = _json(folder.path / "record.json")
+    if OLD in old.get("identity", {}):
+        _write_record(folder, upgraded(old))
+    folder.open(_identity(identity), _label(identity), old.get("recipe_name", "?"))
+
+
+def _write_record(folder: RunFolder, record: Record) -> None:
+    write_atomic(folder.path / "record.json", (record.model_dump_json(indent=1) + "\n").encode())
 
 
 def _old_entry(path: Path) -> tuple[Path, dict[str, Any]] | None:
@@ -137,26 +133,25 @@ def upgraded(record: dict[str, Any]) -> Record:
     """Return a record of format 1 in the present format: another key and other names, the same run."""
     identity = _identity(record["identity"])
     source = record["identity"]["method"]["source"]
-    kept = {name: value for name, value in record.items() if name not in ("key", "identity")}
-    return Record(
-        key=run_key(identity), identity=identity, label=_label(record["identity"]), method_source=source, **kept
-    )
+    made = {"key": run_key(identity), "identity": identity, "label": _label(record["identity"])}
+    return Record(**record | made, method_source=source)
 
 
 def _identity(old: dict[str, Any]) -> Identity:
-    kept = {name: old[name] for name in ("student", "teacher", "dataset", "precision", "seed")}
-    return Identity(engine_version=old[OLD], method=_method(old), recipe=identity_of(old["recipe"]), **kept)
+    fields = {name: old[name] for name in ("student", "teacher", "dataset", "precision", "seed")}
+    return Identity(engine_version=old[OLD], method=_method(old), recipe=identity_of(old["recipe"]), **fields)
 
 
-def _method(old: dict[str, Any]) -> dict[str, Any]:
+def _method(old: dict[str, Any]) -> MethodIdentity:
     """Return the method's part; a source that no version of it had stays what identifies it."""
     id, source, settings = (old["method"][name] for name in ("id", "source", "config"))
     try:
         config = _config(old)
     except CakdError:  # the method is not installed, or its settings have changed
-        return {"id": id, "source": source, "config": settings}
-    code = {"version": 1} if is_built_in(get_method(id)) and source in known_sources(id, 1) else {"source": source}
-    return {"id": id, **code, "config": config_identity(config)}
+        return MethodIdentity(id=id, source=source, config=settings)
+    if is_built_in(get_method(id)) and source in known_sources(id, 1):
+        return MethodIdentity(id=id, version=1, config=config_identity(config))
+    return MethodIdentity(id=id, source=source, config=config_identity(config))
 
 
 def _label(old: dict[str, Any]) -> str:
@@ -171,7 +166,7 @@ def _config(old: dict[str, Any]) -> Method.Config:
     return resolve_config(get_method(method["id"]), None, *_infos(old), old["dataset"]["name"], method["config"])
 
 
-def _infos(old: dict[str, Any]):
+def _infos(old: dict[str, Any]) -> tuple[ModelInfo, ModelInfo]:
     teacher = (old["teacher"] or {"model": old["student"]})["model"]
     recipe = old["recipe"]
     return pair_info(Pair(teacher, old["student"], old["dataset"]["name"]), recipe["image_size"], recipe["split"])

@@ -1,29 +1,35 @@
-"""Which test images runs classified right, read from their predictions when somebody asks."""
+"""The test images that runs classified right, read from their predictions when somebody asks."""
 
 import functools
+import os
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from cakdbench.results.frame import check_columns
 from cakdbench.submissions.evidence import labels_folder, load_labels, load_predictions
 from cakdbench.utils.errors import CakdError, StoreError
 
 
 class CorrectAnswers:
-    """Key of a run to whether it classified each test image right, `(images,)` bool.
+    """Maps the key of a run to the test images that it classified right, `(images,)` bool.
 
     None where predictions or labels are not at hand; of damaged files a warning says so.
 
     Args:
-        runs: a frame with the columns of `runs_frame`.
+        runs: as `load_results` returns them.
         data_dir: where the datasets lie, for test labels that are not beside the results.
+
+    Raises:
+        UsageError: the frame lacks columns.
     """
 
-    def __init__(self, runs: pd.DataFrame, data_dir: Path | None = None):
+    def __init__(self, runs: pd.DataFrame, data_dir: str | os.PathLike[str] | None = None):
+        check_columns(runs, NEEDED)
         self._runs = {run.key: run for run in runs[NEEDED].itertuples(index=False) if isinstance(run.path, str)}
-        self._data_dir = data_dir
+        self._data_dir = None if data_dir is None else Path(data_dir)
         self._labels = functools.cache(self._find_labels)
 
     def __call__(self, key: str) -> np.ndarray | None:
@@ -36,7 +42,9 @@ class CorrectAnswers:
         except StoreError as error:
             warnings.warn(f"{error}; paired tests go without the run", stacklevel=2)
             return None
-        return None if labels is None or predictions.shape != labels.shape else predictions == labels
+        if predictions is None or labels is None or predictions.shape != labels.shape:
+            return None
+        return np.equal(predictions, labels)
 
     def _find_labels(self, dataset: str, fingerprint: str) -> np.ndarray | None:
         folders = {labels_folder(Path(run.path).parents[1]) for run in self._runs.values() if _is_entry(Path(run.path))}
@@ -46,8 +54,8 @@ class CorrectAnswers:
         return _labels_of_dataset(dataset, fingerprint, self._data_dir)
 
 
-NEEDED = ["key", "path", "dataset", "fingerprint", "predictions_sha256"]
-"""The columns of runs that predictions and labels are found by."""
+NEEDED = ["key", "path", "dataset", "fingerprint", "predictions_sha256", "method", "pair", "recipe", "seed", "top1"]
+"""The columns of runs by which predictions and labels are found, and methods tested."""
 
 
 def predictions_path(record: Path) -> Path:

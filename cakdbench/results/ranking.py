@@ -10,10 +10,10 @@ import pandas as pd
 from cakdbench.results import stats
 
 Answers = Callable[[str], np.ndarray | None]
-"""Key of a run to whether it classified each test image right, `(images,)`; None where that is not known."""
+"""Maps the key of a run to the test images that it classified right, `(images,)`; None where that is not known."""
 
 PAIR = ["pair", "recipe"]
-"""The columns that say on what a method was measured."""
+"""The columns of runs that identify a column of a board."""
 
 SEEDS = (0, 1, 2)
 """As many seeds as a ranked entry needs, see leaderboards/RULES.md."""
@@ -60,7 +60,7 @@ def standings(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]], answers: Ans
 
 
 def correct_by_seed(runs: pd.DataFrame, answers: Answers) -> stats.Correct:
-    """Return seed to which test images were classified right, for the runs of which that is known."""
+    """Return the test images that were classified right by seed, for the runs of which that is known."""
     hits = {seed: answers(key) for seed, key in zip(runs["seed"], runs["key"])}
     return {seed: correct for seed, correct in hits.items() if correct is not None}
 

@@ -1,4 +1,4 @@
-"""Which methods of a block can be told apart: paired tests over test images and seeds, Holm's correction, letters.
+"""Which differences of accuracies are certain: paired tests over test images and seeds, Holm's correction, letters.
 
 Two causes make the difference of two accuracies uncertain: the choice of the test images, which both methods
 saw, so that each image is a pair; and the training, which a seed repeats. Both enter the standard error. The
@@ -14,14 +14,14 @@ from itertools import combinations, count, product
 
 import networkx
 import numpy as np
-from scipy.stats import rankdata
+from scipy.stats import norm, rankdata
 from scipy.stats import t as student_t
 
 ALPHA = 0.05
 """Family-wise error of all comparisons of a block."""
 
 Correct = Mapping[int, np.ndarray]
-"""A method on a pair: seed to whether each test image was classified right, `(images,)`."""
+"""A method on a pair: the test images that were classified right, `(images,)`, by seed."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,12 @@ def paired_difference(
         None if a pair has no seed in common, or nothing is known of the training's chance.
     """
     runs = [_differences(a, b) for a, b in zip(first, second, strict=True)]
-    if not runs or None in noise or not all(map(len, runs)):
+    known = [variance for variance in noise if variance is not None]
+    if not runs or len(known) < len(runs) or not all(map(len, runs)):
         return None
     images = np.mean([run.mean(0) for run in runs], axis=0)
     parts = [(images.var(ddof=1) / images.size, images.size - 1)]
-    parts += [(2 * n.variance / len(run) / len(runs) ** 2, n.degrees) for run, n in zip(runs, noise, strict=True)]
+    parts += [(2 * n.variance / len(run) / len(runs) ** 2, n.degrees) for run, n in zip(runs, known, strict=True)]
     error = math.sqrt(sum(part for part, _ in parts))
     mean = float(images.mean())
     if error == 0.0:
@@ -124,8 +125,8 @@ def level_with_best(answers: Mapping[str, Correct]) -> set[str]:
 def _inseparable(answers: Mapping[str, Sequence[Correct]], pairs: Sequence[tuple[str, str]]) -> set[frozenset[str]]:
     noise = [training_noise(column) for column in zip(*answers.values(), strict=True)]
     tests = {pair: paired_difference(answers[pair[0]], answers[pair[1]], noise) for pair in pairs}
-    known = [pair for pair in pairs if tests[pair]]
-    corrected = dict(zip(known, holm([tests[pair].p for pair in known]), strict=True))
+    p_values = {pair: test.p for pair, test in tests.items() if test}
+    corrected = dict(zip(p_values, holm(list(p_values.values())), strict=True))
     return {frozenset(pair) for pair in pairs if corrected.get(pair, 1.0) > ALPHA}
 
 
@@ -154,3 +155,23 @@ def average_ranks(accuracies: Mapping[str, Sequence[float]]) -> dict[str, float]
     table = np.array(list(accuracies.values()), dtype=float)
     ranks = rankdata(-table, axis=0).mean(axis=1) if table.size else []
     return dict(zip(accuracies, map(float, ranks), strict=True))
+
+
+def resolution(images: int) -> float:
+    """Return the share of one test image in points: no accuracy changes by less."""
+    return 100 / images
+
+
+def standard_error(top1: float, images: int) -> float:
+    """Return the binomial standard error of one measured accuracy, in points."""
+    share = top1 / 100
+    return 100 * math.sqrt(share * (1 - share) / images)
+
+
+def indistinguishable(top1: float, images: int) -> float:
+    """Return the difference of two accuracies near `top1` that can be chance in the choice of test images (95 %).
+
+    Takes the two for independent. Two models on the same images mostly fail on the same ones, which makes the
+    true bound smaller; so this one errs on the safe side. Chance in training (the seed) comes on top.
+    """
+    return max(resolution(images), float(norm.ppf(0.975)) * math.sqrt(2) * standard_error(top1, images))

@@ -8,7 +8,7 @@ from dataclasses import asdict
 import pandas as pd
 import pytest
 
-from cakdbench.costs.frame import COUNTS, count_costs, measured_frame
+from cakdbench.costs.frame import COUNTS, count_costs
 from cakdbench.costs.method_costs import method_costs
 from cakdbench.costs.papers import PAIRS
 from cakdbench.grid.suites import resolve_pairs
@@ -18,6 +18,7 @@ from cakdbench.reports.eligibility import Standard, column_of
 from cakdbench.reports.markdown import board_markdown
 from cakdbench.reports.page_costs import COUNTED, methods_board
 from cakdbench.reports.pages import FORMATS
+from cakdbench.results.frame import measured_frame
 from tests.reports.synthetic import record
 
 KNOWN = (

@@ -4,13 +4,13 @@ import csv
 
 import pytest
 
-from cakdbench.published.frame import published_frame
+from cakdbench.published.frame import load_published
 from cakdbench.published.ledger import PUBLISHED_DIR
 
 
 @pytest.fixture(scope="module")
 def frame():
-    return published_frame()
+    return load_published()
 
 
 def test_every_line_of_the_file_is_a_row_as_it_is_printed(frame):

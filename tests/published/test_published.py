@@ -11,24 +11,18 @@ import torch
 from cakdbench.costs.counting import Meter, zeros
 from cakdbench.grid.suites import suites
 from cakdbench.models.zoo import MODELS, model_kind
-from cakdbench.published import compare as published
-from cakdbench.published.compare import (
+from cakdbench.published.compare import overlap, printed_cells, recomputed, recomputes
+from cakdbench.published.conflicts import conflicts
+from cakdbench.published.ledger import (
+    PUBLISHED_DIR,
     ablations,
     accuracies,
     averages,
-    conflicts,
     costs,
     other_tasks,
-    printed_cells,
-    protocol_differences,
-    protocol_of,
-    protocols,
-    recomputed,
-    recomputes,
-    shared,
     sources,
 )
-from cakdbench.published.ledger import PUBLISHED_DIR
+from cakdbench.published.protocols import protocol_differences, protocol_of, protocols
 from cakdbench.recipes import load_recipe, recipe_settings
 from cakdbench.registry import method_ids
 from cakdbench.reports.markdown import board_markdown
@@ -44,6 +38,7 @@ TABLES = {
     "other_tasks": other_tasks,
 }
 ROWS = {"accuracy": 937, "ablations": 224, "averages": 43, "costs": 41, "other_tasks": 38}
+READERS = {"conflicts": conflicts, "protocols": protocols, "sources": sources}
 BY_ID = {each.id: each for each in conflicts()}
 OFA_PROTOCOLS = ["ofa/cifar100/cnn", "ofa/cifar100/msa", "ofa/imagenet1k/cnn", "ofa/imagenet1k/msa"]
 
@@ -247,7 +242,7 @@ def test_teachers_and_scratch_students_have_one_accuracy_but_for_one_slip():
 
 
 def test_how_far_sources_agree():
-    counts = {pair: shared(*pair) for pair in combinations(sources(), 2)}
+    counts = {pair: overlap(*pair) for pair in combinations(sources(), 2)}
     assert {pair: count for pair, count in counts.items() if count[0]} == {
         ("tas", "fbt-appendix"): (6, 0),
         ("tas", "fbt-summary"): (33, 0),
@@ -560,7 +555,7 @@ def test_damaged_entries_are_named(tmp_path, read, text, message):
     path = tmp_path / f"{read}.toml"
     path.write_text(text)
     with pytest.raises(UsageError, match=message) as raised:
-        getattr(published, read)(path)
+        READERS[read](path)
     assert str(path) in str(raised.value)
 
 

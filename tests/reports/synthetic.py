@@ -3,7 +3,7 @@
 import hashlib
 import json
 
-from cakdbench.published.compare import Printed
+from cakdbench.published.ledger import Printed
 from cakdbench.records import Record, TeacherIdentity
 from cakdbench.reports.eligibility import Column
 from cakdbench.utils.diff import changes

@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from cakdbench.grid.suites import suites
-from cakdbench.published.frame import published_frame
+from cakdbench.published.frame import load_published
 from cakdbench.recipes import load_recipe
 from cakdbench.reports.blocks import board_results
 from cakdbench.reports.eligibility import Column, Standard
@@ -136,7 +136,7 @@ def test_every_printed_top_5_value_of_a_known_student_is_on_the_page():
     boards = [suite_board(name, known, Evidence(), Standard()) for name in {s.board for s in known if s.protocol}]
     blocks = [block for made in boards for block in made.blocks]
     shown = {(c.column.pair, c.method, c.printed.value) for block in blocks for c in comparisons(block, "top5")}
-    frame = published_frame()
+    frame = load_published()
     students = frame[(frame["metric"] == "top5") & (frame["method"] != "teacher") & (frame["student"] != "unknown")]
     assert len(students) == 122
     assert shown == set(students[["pair", "method", "printed"]].itertuples(index=False, name=None))

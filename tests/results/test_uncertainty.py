@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cakdbench.results.uncertainty import indistinguishable, resolution, standard_error
+from cakdbench.results.stats import indistinguishable, resolution, standard_error
 
 
 def test_one_image_of_two_thousand_is_a_twentieth_of_a_point():
