@@ -57,14 +57,14 @@ class BlockColumn:
 
 @dataclass(frozen=True)
 class Score:
-    """One cell: the runs of a method on a pair, a seed each, and the scratch runs beside them.
+    """One cell: the runs of a method on a pair, a seed each.
 
     Accuracies in percent, of the last epoch where nothing else is said; sd and gain in points. None without a run, sd
     of a single one, ema unless all runs have one.
 
     Attributes:
         runs: the records as a frame.
-        gain: over the seeds that scratch has too.
+        gains: over scratch by seed, for the seeds that both have; gain is their mean.
         refusal: why the method cannot run on the pair, if it has not.
         printed, printed_top5: the values of papers.
     """
@@ -72,7 +72,7 @@ class Score:
     column: BlockColumn = field(compare=False)
     records: tuple[Record, ...]
     runs: pd.DataFrame = field(compare=False)
-    scratch: tuple[Record, ...] = ()
+    gains: Mapping[int, float]
     refusal: str | None = None
     printed: tuple[Printed, ...] = ()
     printed_top5: tuple[Printed, ...] = ()
@@ -86,12 +86,6 @@ class Score:
     @property
     def seeds(self) -> tuple[int, ...]:
         return tuple(record.identity.seed for record in self.records)
-
-    @property
-    def gains(self) -> dict[int, float]:
-        """Return the accuracy above scratch by seed, for the seeds that both have."""
-        own, base = _top1_by_seed(self.records), _top1_by_seed(self.scratch)
-        return {seed: own[seed] - base[seed] for seed in own if seed in base}
 
 
 @dataclass(frozen=True)
@@ -275,20 +269,17 @@ def _row(label: str, columns: Iterable[BlockColumn], rules: Standard) -> Row:
 
 def _score(label: str, column: BlockColumn, rules: Standard) -> Score:
     records = tuple(record for record in column.records if record.label == label)
-    scratch = tuple(record for record in column.records if record.label == SCRATCH and label != SCRATCH)
     runs = column.runs[column.runs["method"] == label]
-    numbers = pair_scores(runs, _top1_by_seed(scratch)) if records else {}
+    scratch = column.runs[(column.runs["method"] == SCRATCH) & (label != SCRATCH)]
+    baseline = dict(zip(scratch["seed"], scratch["top1"]))
+    numbers = pair_scores(runs, baseline) if records else {}
     return Score(
         column,
         records,
         runs,
-        scratch,
+        gains={seed: top1 - baseline[seed] for seed, top1 in zip(runs["seed"], runs["top1"]) if seed in baseline},
         refusal=None if records else rules.refusal(label, column.column),
         printed=column.printed.get(label, ()),
         printed_top5=column.printed_top5.get(label, ()),
         **{name: numbers[name] for name in NUMBERS if pd.notna(numbers.get(name))},
     )
-
-
-def _top1_by_seed(records: Iterable[Record]) -> dict[int, float]:
-    return {record.identity.seed: record.result.top1 for record in records}
