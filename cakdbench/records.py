@@ -67,6 +67,12 @@ class Identity(_Part):
     precision: Literal["fp32", "bf16"] = "fp32"
     seed: int
 
+    @property
+    def pair(self) -> str:
+        """`TEACHER>STUDENT@DATASET`, as on the command line; without a teacher `STUDENT@DATASET`."""
+        student = f"{self.student}@{self.dataset.name}"
+        return f"{self.teacher.model}>{student}" if self.teacher else student
+
 
 class TeacherFacts(_Part):
     """The teacher's verification; accuracies in percent."""

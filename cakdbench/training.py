@@ -1,4 +1,4 @@
-"""What Python programs and notebooks train: runs of the grid, and methods for loops of their own."""
+"""Train from Python programs and notebooks: runs of the grid, and methods for loops of their own."""
 
 from __future__ import annotations
 
@@ -85,8 +85,8 @@ def run(
         recipe=recipe,
         seeds=tuple(seeds),
         teacher_files=tuple(map(Path, teacher_files)),
-        store=Path(store or os.environ.get("CAKDBENCH_STORE", "runs")),
-        teacher_dir=Path(teacher_dir or os.environ.get("CAKDBENCH_TEACHERS", cache_path("teachers"))),
+        store=_folder(store, "CAKDBENCH_STORE", "runs"),
+        teacher_dir=_folder(teacher_dir, "CAKDBENCH_TEACHERS", cache_path("teachers")),
         data_dir=None if data_dir is None else Path(data_dir),
         precision=precision,
         **options,
@@ -102,6 +102,11 @@ def run(
     for key, reason in outcome.failed.items():
         warnings.warn(f"failed: {key}: {reason}", stacklevel=2)
     return _runs(made.store, outcome.done, made.computing.data_dir)
+
+
+def _folder(path: PathLike | None, variable: str, default: PathLike) -> Path:
+    """Return `path`, else the one that an environment variable names, else the default."""
+    return Path(path) if path else Path(os.environ.get(variable, default))
 
 
 def _toml(value: Any) -> str:
@@ -162,12 +167,14 @@ def create_method(
             sizes differ.
         TeacherError: there are no hub weights, or they are of other classes.
     """
-    pupil, master = (_staged(model, image_size, split) for model in (student, teacher))
+    pupil = _staged(student, image_size, split)
+    master = None if teacher is None else _staged(teacher, image_size, split)
     whole = next((model for model in (master, pupil) if isinstance(model, StagedModel)), None)
     classes = num_classes or (whole and whole.num_classes)
     if not classes:
         raise UsageError("give num_classes: names of models do not say how many classes they tell apart")
-    size = image_size or (whole.image_size if whole else entry(teacher or student).image_size)
+    names = [model for model in (master, pupil) if isinstance(model, str)]
+    size = image_size or (whole.image_size if whole else entry(names[0]).image_size)
     if isinstance(pupil, str):
         with seeded(seed, "student", pupil):
             pupil = StagedModel(pupil, classes, size, split=split)
@@ -178,9 +185,9 @@ def create_method(
     return build_method(method, pupil, master, dataset=dataset, settings=settings, labels=labels, seed=seed).train()
 
 
-def _staged(model: str | nn.Module | None, size: int | None, split: str) -> str | StagedModel | None:
-    """Return a network in stages; a name, or None, as it is."""
-    return model if model is None or isinstance(model, str | StagedModel) else StagedModel.wrap(model, size, split)
+def _staged(model: str | nn.Module, size: int | None, split: str) -> str | StagedModel:
+    """Return a network in stages; a name as it is."""
+    return model if isinstance(model, str | StagedModel) else StagedModel.wrap(model, size, split)
 
 
 def _hub_teacher(name: str, classes: int, size: int, split: str) -> StagedModel:

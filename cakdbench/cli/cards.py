@@ -70,9 +70,9 @@ def _models(spec: PairSpec) -> tuple[StagedModel, StagedModel]:
     """Return student and teacher of a pair, on the meta device."""
     pair, recipe = spec.pair, load_recipe(spec.recipe)
     classes = dataset_facts(pair.dataset).num_classes
-    return tuple(
-        meta_model(name, classes, recipe.image_size, recipe.split) for name in (pair.student, pair.teacher_model)
-    )
+    names = pair.student, pair.teacher_model
+    student, teacher = (meta_model(name, classes, recipe.image_size, recipe.split) for name in names)
+    return student, teacher
 
 
 def explanation(method: type[Method], pair: str) -> Iterator[RenderableType]:
@@ -114,7 +114,7 @@ def _settings_table(method: type[Method]) -> Table:
 
 
 def _default(field: Field) -> Any:
-    return field.default_factory() if field.default is MISSING else field.default
+    return field.default if field.default_factory is MISSING else field.default_factory()
 
 
 def _variants_of(method: type[Method]) -> Table:

@@ -110,7 +110,7 @@ def load_methods(files: list[Path]) -> None:
 
 
 def _to_check(names: str, files: list[Path]) -> list[str]:
-    """The labels in `names`; a Python file stands for the methods it registers, and joins `files`."""
+    """Return the labels in `names`; a Python file stands for the methods it registers, and joins `files`."""
     from cakdbench.registry import load_file, methods_named
 
     load_methods(files)

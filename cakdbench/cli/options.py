@@ -11,7 +11,7 @@ from cakdbench.utils.places import cache_path
 
 
 class Estimation(StrEnum):
-    """Where an estimate of time comes from."""
+    """Choose where an estimate of time comes from."""
 
     counted = "counted"
     measured = "measured"

@@ -142,8 +142,8 @@ def _evidence(store: Path | None, results: Path, data_dir: Path | None) -> "Evid
 def _formats(text: str) -> list[str]:
     from cakdbench.reports.pages import FORMATS
 
-    wanted = [part.strip() for part in text.split(",")]
-    for each in wanted:
-        if each not in FORMATS:
-            raise UsageError(f"--formats {each!r}: choose from {', '.join(FORMATS)}")
-    return wanted
+    formats = [part.strip() for part in text.split(",")]
+    for name in formats:
+        if name not in FORMATS:
+            raise UsageError(f"--formats {name!r}: choose from {', '.join(FORMATS)}")
+    return formats

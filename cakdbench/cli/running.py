@@ -1,4 +1,4 @@
-"""What `run` and `teacher` say and ask around a session: the plan, the estimate, progress, failures."""
+"""Say and ask around a session of `run` and `teacher`: the plan, the estimate, progress, failures."""
 
 from collections import Counter
 from pathlib import Path

@@ -7,7 +7,6 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from cakdbench.records import Identity
 from cakdbench.store import RunFolder, Store, checkpoint_step
 from cakdbench.utils.errors import StoreError
 
@@ -46,12 +45,7 @@ def run_status(run: RunFolder) -> RunStatus:
         progress, top1 = f"{epochs}/{epochs} epochs", record.result.top1
     else:
         progress, top1 = f"step {checkpoint_step(run.checkpoints)} of {epochs} epochs", None
-    return RunStatus(run.key, run.label(), _pair(identity), identity.seed, state, progress, top1, run.failure())
-
-
-def _pair(identity: Identity) -> str:
-    student = f"{identity.student}@{identity.dataset.name}"
-    return f"{identity.teacher.model}>{student}" if identity.teacher else student
+    return RunStatus(run.key, run.label(), identity.pair, identity.seed, state, progress, top1, run.failure())
 
 
 def runs_table(runs: Sequence[RunStatus]) -> Group:

@@ -18,7 +18,7 @@ class PowerMeter:
         self._start = joules(), time.monotonic()
 
     def energy_wh(self, seconds: float) -> float | None:
-        """Energy in Wh that work of so many seconds took at the mean power; None if it is not known."""
+        """Return the energy in Wh that work of so many seconds took at the mean power; None if it is not known."""
         joules, passed = self._joules(), time.monotonic() - self._start[1]
         if joules is None or self._start[0] is None or passed <= 0:
             return None
@@ -26,7 +26,10 @@ class PowerMeter:
 
 
 def energy_counter(device: torch.device) -> Callable[[], float | None]:
-    """Reads the joules a GPU has used since its driver was loaded. Needs the extra `[energy]`; None without it."""
+    """Return a reader of the joules a GPU has used since its driver was loaded.
+
+    It gives None if they are unknown, as without the extra `[energy]`.
+    """
     if device.type != "cuda":
         return lambda: None
     try:

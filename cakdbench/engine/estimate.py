@@ -35,7 +35,7 @@ COUNTED, RECORDED, MEASURED = 2.5, 1.5, 1.5
 
 @dataclass(frozen=True)
 class Work:
-    """What is computed per image of a cell; equal for its seeds.
+    """Name what is computed per image of a cell; equal for its seeds.
 
     Attributes:
         samples: training images of the dataset, which memories of methods are as long as.
@@ -47,7 +47,7 @@ class Work:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """Equal for work that takes equally long per image."""
+        """Return what is equal for work that takes equally long per image."""
         pair, recipe = self.cell.pair, self.cell.recipe
         teacher = pair.teacher if self.cell.needs_teacher else None
         config = repr(self.cell.config)
@@ -85,7 +85,8 @@ class Bench:
     """
 
     def __init__(self, work: Work, device: torch.device, batch: int):
-        cell, self.size = work.cell, work.cell.recipe.image_size
+        cell = work.cell
+        self.size = cell.recipe.image_size
         with device, Meter(), seeded("estimate"):
             make = _meta_model if device.type == "meta" else _new_model
             form = work.classes, self.size, cell.recipe.split
@@ -101,11 +102,12 @@ class Bench:
 
     @property
     def is_taught(self) -> bool:
-        """True if the method uses the teacher's pass that all methods share."""
+        """Return True if the method uses the teacher's pass that all methods share."""
         return bool(self.method.needs - {"model"})
 
     def teach(self) -> None:
         """Compute what the teacher gives to all methods."""
+        assert self.teacher is not None, f"{self.method.id} was built without the teacher it needs"
         with torch.no_grad():
             self.batch.teacher = self.teacher(self.images, **forward_options(self.method.needs))
 
@@ -296,7 +298,7 @@ def estimate(
 
 
 def _probe_batch(cells: Sequence[Cell], accelerator: Accelerator) -> int:
-    """Images in a timed step: the recipe's batch on a GPU, a few on a CPU."""
+    """Return the images in a timed step: the recipe's batch on a GPU, a few on a CPU."""
     if accelerator.device.type == "cuda":
         return min(cell.recipe.local_batch for cell in cells)
     return 32 if max(cell.recipe.image_size for cell in cells) <= 96 else 4

@@ -5,6 +5,7 @@ import io
 import platform
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import cast
 
 import accelerate
 import numpy as np
@@ -206,7 +207,8 @@ class Group(Keeper):
         return task
 
     def _record(self, task: Task, lane: Lane, result: Evaluation, predictions_sha256: str) -> Record:
-        best = max((line for line in lane.history if line.top1 is not None), key=lambda line: line.top1)
+        evaluated = [line for line in lane.history if line.top1 is not None]
+        best = max(evaluated, key=lambda line: cast(float, line.top1))
         student = lane.method.student
         return Record(
             key=task.key,

@@ -74,7 +74,8 @@ def _teacher(harness: Harness, cell: Cell, preview: Preview) -> bool:
     """Return True if the cell's teacher is at hand; one that has to be trained joins the trainings."""
     try:
         training = harness.teachers.training_cell(cell.pair.teacher, cell.pair.dataset)
-        if training and not harness.teachers.run(cell.pair.teacher, harness.dataset(cell.pair.dataset)).is_done:
+        run = harness.teachers.run(cell.pair.teacher, harness.dataset(cell.pair.dataset))
+        if training and run and not run.is_done:
             preview.trainings.append(training)
             return False
         harness.tasks([cell])

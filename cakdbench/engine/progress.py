@@ -39,8 +39,10 @@ class LiveProgress:
     """
 
     def __init__(self, console: Console, clock: Clock = time.monotonic):
-        self._clock, self._next = clock, float("-inf")
-        self._grid, self._view = (0, 0, 0), None
+        self._clock = clock
+        self._next = float("-inf")
+        self._grid = (0, 0, 0)
+        self._view: GroupView | None = None
         self._started = clock()
         self._live = Live(console=console, auto_refresh=False, transient=True, get_renderable=self._render)
 
@@ -96,9 +98,11 @@ class PlainProgress:
     """
 
     def __init__(self, console: Console, clock: Clock = time.monotonic):
-        self._console, self._clock = console, clock
+        self._console = console
+        self._clock = clock
         self._next = float("-inf")
-        self._grid, self._view = (0, 0, 0), None
+        self._grid = (0, 0, 0)
+        self._view: GroupView | None = None
 
     def __enter__(self) -> "PlainProgress":
         return self
@@ -140,7 +144,7 @@ class PlainProgress:
 
 
 def group_summary(view: GroupView) -> str:
-    """One line on how a group ended, or how far it came."""
+    """Return one line on how a group ended, or how far it came."""
     complete = view.step >= view.epochs * view.steps_per_epoch
     end = "end" if complete else f"stopped at epoch {view.epoch + 1}/{view.epochs}"
     return f"{end}: {_group_name(view)}: {', '.join(map(_lane_end, view.lanes))}"
@@ -174,7 +178,7 @@ def _place(view: GroupView) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`59 s`, `12:05` or `3:00:10`; days are counted in hours."""
+    """Return a time as `59 s`, `12:05` or `3:00:10`; days are counted in hours."""
     whole = round(seconds)
     hours, minutes = whole // 3600, whole // 60 % 60
     if hours:

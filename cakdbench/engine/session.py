@@ -59,7 +59,7 @@ class Session:
 
     @cached_property
     def specs(self) -> list[PairSpec]:
-        """The pairs that the options name."""
+        """Return the pairs that the options name."""
         return resolve_pairs(self.options.pairs, self.options.recipe)
 
     @cached_property
@@ -76,7 +76,7 @@ class Session:
 
     @cached_property
     def preview(self) -> Preview:
-        """The plan as it stood when this was first asked for."""
+        """Return the plan as it stood when this was first asked for."""
         return make_preview(self.harness, self.plan.cells)
 
     def require_ready(self) -> None:

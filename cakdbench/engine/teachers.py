@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from timm.models import get_pretrained_cfg
 
 from cakdbench.data.datasets import ImageDataset
 from cakdbench.data.stream import EvalStream
@@ -20,18 +19,16 @@ from cakdbench.grid.plan import ALWAYS, Cell, Settings
 from cakdbench.grid.suites import Pair, check_dataset
 from cakdbench.grid.teachers import TeacherEntry, load_teachers, teachers_from_file
 from cakdbench.models.catalog import entry as model_entry
+from cakdbench.models.catalog import hub_classes, hub_statistics
 from cakdbench.models.staged import StagedModel
 from cakdbench.models.weights import load_weights, state_sha256, weights_sha256
-from cakdbench.models.zoo import hub_statistics
 from cakdbench.recipes import Recipe, load_recipe
-from cakdbench.records import TeacherFacts, TeacherIdentity
+from cakdbench.records import Statistics, TeacherFacts, TeacherIdentity
 from cakdbench.registry import get_method
 from cakdbench.store import RunFolder, Store, write_atomic
 from cakdbench.train.evaluate import evaluate
 from cakdbench.train.runtime import Runtime
 from cakdbench.utils.errors import TeacherError, UsageError
-
-Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 @dataclass
@@ -100,7 +97,7 @@ class Teachers:
     def run(self, model: str, dataset: ImageDataset) -> RunFolder | None:
         """Return the run folder of a trained teacher, finished or not; None for one from elsewhere."""
         cell = self.training_cell(model, dataset.name)
-        return cell and self.store.run(cell.identity(dataset, None))
+        return None if cell is None else self.store.run(cell.identity(dataset, None))
 
     def identity(self, model: str, dataset: ImageDataset, recipe: Recipe) -> TeacherIdentity:
         """Return the part of a run's key that is the teacher's; a trained one must have been trained."""
@@ -117,7 +114,8 @@ class Teachers:
         tag = entry.statistics or entry.hub
         if recipe.teacher_norm == "shared" or tag is None:
             return None
-        statistics = tuple(map(tuple, hub_statistics(tag)))
+        mean, std = hub_statistics(tag)
+        statistics = tuple(mean), tuple(std)
         return None if statistics == (tuple(dataset.mean), tuple(dataset.std)) else statistics
 
     def load(self, model: str, dataset: ImageDataset, recipe: Recipe) -> Teacher:
@@ -145,7 +143,7 @@ class Teachers:
         return Teacher(net, sha256, entry.source, expected, entry.allowed, standard)
 
     def _fill(self, net: StagedModel, entry: TeacherEntry, dataset: ImageDataset) -> tuple[str, float | None]:
-        """Load the weights a hub net does not have yet; returns their hash and the accuracy they should reach."""
+        """Load the weights a hub net does not have yet; return their hash and the accuracy they should reach."""
         if entry.train:
             return self._trained(net, entry.model, dataset)
         if not entry.hub:
@@ -154,6 +152,7 @@ class Teachers:
 
     def _trained(self, net: StagedModel, model: str, dataset: ImageDataset) -> tuple[str, float]:
         run = self.run(model, dataset)
+        assert run is not None, f"the entry of {model} says by which recipe it is trained"
         record, state = run.record(), _read_weights(run.student)
         if state_sha256(state) != record.weights_sha256:
             raise TeacherError(
@@ -208,8 +207,9 @@ def check_hub_classes(tag: str, num_classes: int) -> None:
 
     Raises:
         TeacherError: the weights have another number of classes.
+        UsageError: timm has no weights of this name.
     """
-    classes = get_pretrained_cfg(tag).num_classes
+    classes = hub_classes(tag)
     if classes != num_classes:
         raise TeacherError(
             f"the hub weights {tag} tell {classes} classes apart and the dataset has {num_classes}: take weights that "

@@ -242,3 +242,8 @@ def hub_statistics(tag: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation per channel that the hub weights `tag` expect their input normalised with."""
     config = _hub_config(tag)
     return config.mean, config.std
+
+
+def hub_classes(tag: str) -> int:
+    """Return how many classes the hub weights `tag` tell apart."""
+    return _hub_config(tag).num_classes

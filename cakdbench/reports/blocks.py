@@ -1,7 +1,6 @@
 """The results of a board: its cells by dataset and precision, what is missing and what does not count."""
 
-import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -11,6 +10,8 @@ import pandas as pd
 from cakdbench.grid.plan import ALWAYS
 from cakdbench.published.ledger import Printed
 from cakdbench.records import Record
+from cakdbench.reports.board import BREAK
+from cakdbench.reports.commands import Missing
 from cakdbench.reports.eligibility import Column, Excluded, Standard, sort_runs
 from cakdbench.results.cells import average_gain, pair_scores
 from cakdbench.results.frame import StoredRecord, runs_frame
@@ -27,6 +28,34 @@ NUMBERS = ("mean", "sd", "gain", "top5", "optimistic", "ema")
 
 
 @dataclass(frozen=True)
+class BlockColumn:
+    """A column with the runs that count in it.
+
+    Attributes:
+        head: the models, and on a second line the recipe where the block has the pair under several.
+        runs: the records as a frame, all of them on this pair and recipe.
+        printed, printed_top5: what papers print, by method.
+    """
+
+    column: Column
+    head: str
+    records: tuple[Record, ...]
+    runs: pd.DataFrame = field(compare=False)
+    printed: Mapping[str, tuple[Printed, ...]] = field(compare=False)
+    printed_top5: Mapping[str, tuple[Printed, ...]] = field(compare=False)
+
+    @property
+    def name(self) -> str:
+        """Return the head on one line."""
+        return self.head.replace(BREAK, ", ")
+
+    @property
+    def taught(self) -> list[Record]:
+        """Return the runs that had a teacher."""
+        return [record for record in self.records if record.identity.teacher and record.teacher]
+
+
+@dataclass(frozen=True)
 class Score:
     """One cell: the runs of a method on a pair, a seed each, and the scratch runs beside them.
 
@@ -34,12 +63,15 @@ class Score:
     of a single one, ema unless all runs have one.
 
     Attributes:
+        runs: the records as a frame.
         gain: over the seeds that scratch has too.
         refusal: why the method cannot run on the pair, if it has not.
         printed, printed_top5: the values of papers.
     """
 
+    column: BlockColumn = field(compare=False)
     records: tuple[Record, ...]
+    runs: pd.DataFrame = field(compare=False)
     scratch: tuple[Record, ...] = ()
     refusal: str | None = None
     printed: tuple[Printed, ...] = ()
@@ -58,19 +90,8 @@ class Score:
     @property
     def gains(self) -> dict[int, float]:
         """Return the accuracy above scratch by seed, for the seeds that both have."""
-        base = {record.identity.seed: record.result.top1 for record in self.scratch}
-        own = {record.identity.seed: record.result.top1 for record in self.records}
+        own, base = _top1_by_seed(self.records), _top1_by_seed(self.scratch)
         return {seed: own[seed] - base[seed] for seed in own if seed in base}
-
-    @property
-    def fewer_seeds(self) -> bool:
-        """Return True if the gain is over fewer seeds than the mean."""
-        return self.gain is not None and len(self.gains) < len(self.records)
-
-    @property
-    def teacher_mismatch(self) -> bool:
-        """Return True if a teacher off its registry entry was allowed."""
-        return any(record.teacher is not None and record.teacher.mismatch_allowed for record in self.records)
 
 
 @dataclass(frozen=True)
@@ -95,47 +116,6 @@ class Row:
     def counts(self) -> list[int]:
         """Return the number of seeds of each measured cell."""
         return [len(score.records) for score in self.scores if score.records]
-
-
-@dataclass(frozen=True)
-class BlockColumn:
-    """A column with the runs that count in it."""
-
-    column: Column
-    records: tuple[Record, ...]
-    printed: Mapping[str, tuple[Printed, ...]] = field(default_factory=dict, compare=False)
-    printed_top5: Mapping[str, tuple[Printed, ...]] = field(default_factory=dict, compare=False)
-
-    @property
-    def fingerprint(self) -> str | None:
-        return next((record.identity.dataset.fingerprint for record in self.records), None)
-
-    @property
-    def taught(self) -> list[Record]:
-        """Return the runs that had a teacher."""
-        return [record for record in self.records if record.identity.teacher and record.teacher]
-
-    @property
-    def teacher_top1(self) -> tuple[float, ...]:
-        """Return what the teacher reached where it was verified; several values if devices disagree."""
-        return tuple(sorted({round(record.teacher.measured, 2) for record in self.taught}))
-
-    @functools.cached_property
-    def runs(self) -> pd.DataFrame:
-        """Return the runs as a frame, all of them on this pair and recipe."""
-        frame = runs_frame(map(StoredRecord, self.records))
-        # A run without teacher counts on every pair of its student, and one recipe may have several names.
-        return frame.assign(pair=self.column.pair, recipe=self.column.recipe)
-
-
-@dataclass(frozen=True)
-class Missing:
-    """A run the board has a place for and no record of."""
-
-    label: str
-    column: Column
-    seed: int
-    precision: str
 
 
 @dataclass(frozen=True)
@@ -164,26 +144,14 @@ class Block:
     @property
     def missing(self) -> list[Missing]:
         """Return the runs that would fill the block for all of its seeds."""
-        return [run for row in self.rows for place in range(len(self.columns)) for run in self.missing_of(row, place)]
+        return [run for row in self.rows for score in row.scores for run in self.missing_of(row, score)]
 
-    def missing_of(self, row: Row, place: int) -> list[Missing]:
+    def missing_of(self, row: Row, score: Score) -> list[Missing]:
         """Return the runs that would fill one cell for all seeds of the block."""
-        score = row.scores[place]
         if row.kind is None or score.refusal is not None:
             return []
         seeds = [seed for seed in self.seeds if seed not in score.seeds]
-        return [Missing(row.label, self.columns[place].column, seed, self.precision) for seed in seeds]
-
-    def bound(self, place: int, bound: Callable[[float, int], float]) -> float | None:
-        """Return the largest bound, a function of accuracy and test images, among the scores of one column."""
-        images = self.columns[place].column.test_images
-        means = (row.scores[place].mean for row in self.rows)
-        return max((bound(mean, images) for mean in means if mean is not None), default=None)
-
-    def is_best(self, row: Row, place: int) -> bool:
-        """Return True if the method cannot be told apart from the best one of a pair."""
-        level = self.standings.level
-        return place < len(level) and row.label in level[place]
+        return [Missing(row.label, score.column.column, seed, self.precision) for seed in seeds]
 
 
 @dataclass(frozen=True)
@@ -193,7 +161,6 @@ class BoardResults:
     Attributes:
         unmeasured: what would measure the pairs in no block: the methods and seeds of the dataset's first block.
         other_recipes: name of a recipe that is no column's, and how many runs of the board's pairs it has.
-        statuses: of the submitted runs, by key: claimed, re-scored or re-run.
         external: numbers of these pairs that were measured with other code; they rank nothing.
     """
 
@@ -203,7 +170,6 @@ class BoardResults:
     unmeasured: tuple[Missing, ...]
     excluded: tuple[Excluded, ...]
     other_recipes: Mapping[str, int]
-    statuses: Mapping[str, str] = field(default_factory=dict)
     external: tuple[ExternalEntry, ...] = ()
 
     def heading(self, block: Block) -> str:
@@ -236,58 +202,63 @@ def board_results(
         columns: the pairs of the board, in the order they are shown.
         records: of any pairs, in any order; a key that occurs twice counts once, the latest record of it.
         answers: which test images the run of a key classified right, where that is known.
-        statuses: of the submitted records, by key.
+        statuses: of the submitted records by key: claimed, re-scored or re-run.
         external: of any pairs.
     """
     runs = sort_runs(records, columns, rules)
     blocks, unmeasured = [], []
     for dataset in dict.fromkeys(column.dataset for column in columns):
         own = [column for column in columns if column.dataset == dataset]
-        filled = {
-            precision: [_filled(column, runs.counting.get((precision, column), ()), rules) for column in own]
-            for precision in runs.precisions(own)
-        }
-        made = [_block(precision, _shown(filled[precision]), rules, answers) for precision in filled]
+        precisions = {precision for precision, column in runs.counting if column in own} or {"fp32"}
+        ordered = sorted(precisions, key=lambda name: (name != "fp32", name))
+        counting = {p: {c: runs.counting.get((p, c), ()) for c in own} for p in ordered}
+        made = [_block(p, _shown(counting[p], rules), rules, answers, statuses) for p in counting]
+        shown = {column.column for block in made for column in block.columns}
         blocks += made
-        unmeasured += _unmeasured(made, filled[made[0].precision], rules)
+        for column in own:
+            if column not in shown:
+                unmeasured += _unmeasured(column, counting[made[0].precision][column], made[0], rules)
     pairs = {column.pair for column in columns}
     beside = tuple(entry for entry in external if entry.pair in pairs)
-    return BoardResults(
-        name, title, tuple(blocks), tuple(unmeasured), runs.excluded, runs.other_recipes, statuses, beside
-    )
+    return BoardResults(name, title, tuple(blocks), tuple(unmeasured), runs.excluded, runs.other_recipes, beside)
 
 
-def _filled(column: Column, records: tuple[Record, ...], rules: Standard) -> BlockColumn:
-    return BlockColumn(column, records, rules.printed(column), rules.printed(column, "top5"))
+Counting = Mapping[Column, tuple[Record, ...]]
+"""The runs that count in each column, of one precision."""
 
 
-def _shown(columns: list[BlockColumn]) -> list[BlockColumn]:
+def _shown(counting: Counting, rules: Standard) -> Counting:
     """Return the columns with a taught student or printed numbers, else those with any run, else all."""
-    return [c for c in columns if c.taught or c.printed] or [c for c in columns if c.records] or columns
+    taught = {c: runs for c, runs in counting.items() if any(r.teacher for r in runs) or rules.printed(c)}
+    return taught or {c: runs for c, runs in counting.items() if runs} or counting
 
 
-def _unmeasured(blocks: list[Block], columns: list[BlockColumn], rules: Standard) -> list[Missing]:
-    """Return what the first block's methods and seeds lack on the columns that no block shows."""
-    shown = {column.column for block in blocks for column in block.columns}
-    first, missing = blocks[0], []
-    for column in columns:
-        if column.column in shown:
-            continue
-        measured = {(record.label, record.identity.seed) for record in column.records}
-        for row in first.rows:
-            if row.kind is not None and rules.refusal(row.label, column.column) is None:
-                seeds = [seed for seed in first.seeds if (row.label, seed) not in measured]
-                missing += [Missing(row.label, column.column, seed, first.precision) for seed in seeds]
-    return missing
+def _unmeasured(column: Column, records: Iterable[Record], first: Block, rules: Standard) -> list[Missing]:
+    """Return what the first block's methods and seeds lack on a column that no block shows."""
+    measured = {(record.label, record.identity.seed) for record in records}
+    labels = [row.label for row in first.rows if row.kind is not None and rules.refusal(row.label, column) is None]
+    places = [(label, seed) for label in labels for seed in first.seeds if (label, seed) not in measured]
+    return [Missing(label, column, seed, first.precision) for label, seed in places]
 
 
-def _block(precision: str, columns: list[BlockColumn], rules: Standard, answers: Answers) -> Block:
+def _block(precision: str, counting: Counting, rules: Standard, answers: Answers, statuses: Mapping[str, str]) -> Block:
+    columns = tuple(_block_column(column, counting, rules, statuses) for column in counting)
     measured = {record.label for column in columns for record in column.records}
     printed = {label for column in columns for label in column.printed} - {TEACHER}
     rows = sorted((_row(label, columns, rules) for label in measured | printed | set(BASELINES)), key=_order)
     pairs = [(column.column.pair, column.column.recipe) for column in columns]
     standing = standings(pd.concat([column.runs for column in columns]), pairs, answers)
-    return Block(columns[0].column.dataset, precision, tuple(columns), tuple(rows), standing)
+    return Block(columns[0].column.dataset, precision, columns, tuple(rows), standing)
+
+
+def _block_column(column: Column, counting: Counting, rules: Standard, statuses: Mapping[str, str]) -> BlockColumn:
+    models, records = f"{column.teacher} → {column.student}", counting[column]
+    several = sum(other.pair == column.pair for other in counting) > 1
+    frame = runs_frame(StoredRecord(record, status=statuses.get(record.key)) for record in records)
+    # A run without teacher counts on every pair of its student, and one recipe may have several names.
+    runs = frame.assign(pair=column.pair, recipe=column.recipe)
+    printed = rules.printed(column), rules.printed(column, "top5")
+    return BlockColumn(column, f"{models}{BREAK}{column.recipe}" if several else models, records, runs, *printed)
 
 
 def _order(row: Row) -> tuple[Any, ...]:
@@ -297,7 +268,7 @@ def _order(row: Row) -> tuple[Any, ...]:
     return (1, -len(row.gains), -(row.average_gain or 0), -printed, row.label)
 
 
-def _row(label: str, columns: list[BlockColumn], rules: Standard) -> Row:
+def _row(label: str, columns: Iterable[BlockColumn], rules: Standard) -> Row:
     scores = tuple(_score(label, column, rules) for column in columns)
     return Row(label, rules.title(label), rules.kind(label), scores)
 
@@ -305,12 +276,19 @@ def _row(label: str, columns: list[BlockColumn], rules: Standard) -> Row:
 def _score(label: str, column: BlockColumn, rules: Standard) -> Score:
     records = tuple(record for record in column.records if record.label == label)
     scratch = tuple(record for record in column.records if record.label == SCRATCH and label != SCRATCH)
-    refusal = None if records else rules.refusal(label, column.column)
-    printed = column.printed.get(label, ()), column.printed_top5.get(label, ())
-    return Score(records, scratch, refusal, *printed, **_numbers(label, column, scratch) if records else {})
+    runs = column.runs[column.runs["method"] == label]
+    numbers = pair_scores(runs, _top1_by_seed(scratch)) if records else {}
+    return Score(
+        column,
+        records,
+        runs,
+        scratch,
+        refusal=None if records else rules.refusal(label, column.column),
+        printed=column.printed.get(label, ()),
+        printed_top5=column.printed_top5.get(label, ()),
+        **{name: numbers[name] for name in NUMBERS if pd.notna(numbers.get(name))},
+    )
 
 
-def _numbers(label: str, column: BlockColumn, scratch: Iterable[Record]) -> dict[str, float | None]:
-    baseline = {record.identity.seed: record.result.top1 for record in scratch}
-    scores = pair_scores(column.runs[column.runs["method"] == label], baseline)
-    return {name: None if pd.isna(scores[name]) else scores[name] for name in NUMBERS}
+def _top1_by_seed(records: Iterable[Record]) -> dict[int, float]:
+    return {record.identity.seed: record.result.top1 for record in records}

@@ -7,23 +7,15 @@ that what stands in one format stands in all.
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import pandas as pd
 
-from cakdbench.reports.text import MISSING, number_text, points
+from cakdbench.reports.text import MISSING, Span, number_text, points
 
 BREAK = "\n"
 """Starts a new line inside a cell."""
 PLOTS = "plots"
 """Folder of the pictures, beside the pages."""
-
-
-class Span(NamedTuple):
-    """A part of a cell and its style: plain, emphasis, code, accuracy, best, gain, printed or break."""
-
-    text: str
-    style: str = "plain"
 
 
 RUN_HEADS = ("seed", "accuracy", "gain", "optimistic", "EMA", "status", "device", "time s")
@@ -75,7 +67,7 @@ class Cell:
         spans = [span for part in parts for span in (Span(" "), part)][1:]
         if self.printed:
             # Where nothing was measured a line of its own would double the height of a table of printed values.
-            spans += [Span(" ") if parts[0].text == MISSING else Span("", "break")] if parts else []
+            spans += [Span(" ") if parts[0].text == MISSING else Span(BREAK, "break")] if parts else []
             spans.append(Span(", ".join(f"{value} {sources}" for value, sources in self.printed), "printed"))
         return spans
 
@@ -92,7 +84,7 @@ class Cell:
 
     def __str__(self) -> str:
         """Return the cell as plain text."""
-        return "".join(BREAK if span.style == "break" else span.text for span in self.spans())
+        return "".join(span.text for span in self.spans())
 
 
 def value_spans(value: Cell | str | float | None) -> list[Span]:
@@ -101,7 +93,7 @@ def value_spans(value: Cell | str | float | None) -> list[Span]:
         return value.spans()
     spans = []
     for number, line in enumerate(number_text(value).split(BREAK)):
-        spans += [Span("", "break")] * bool(number)
+        spans += [Span(BREAK, "break")] * bool(number)
         parts = re.split(r"`([^`]+)`", line)
         spans += [Span(text, "code" if place % 2 else "plain") for place, text in enumerate(parts) if text]
     return spans

@@ -1,9 +1,19 @@
-"""The command lines that make missing runs."""
+"""Missing runs, and the command lines that make them."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
-from cakdbench.reports.blocks import Missing
 from cakdbench.reports.eligibility import Column
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A run the board has a place for and no record of."""
+
+    label: str
+    column: Column
+    seed: int
+    precision: str
 
 
 def commands(missing: Iterable[Missing]) -> list[str]:

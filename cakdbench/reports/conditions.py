@@ -1,15 +1,12 @@
 """How the runs of a block were made: recipes, software, devices, speed."""
 
-from collections.abc import Mapping
 from statistics import fmean
 
 import pandas as pd
 
 from cakdbench.reports.blocks import Block, BlockColumn
 from cakdbench.reports.board import table
-from cakdbench.reports.results_table import pair_text
 from cakdbench.reports.text import MISSING, points, span
-from cakdbench.results.frame import NOT_SUBMITTED
 
 CONDITIONS = ("pair", "dataset, fingerprint", "recipe", "epochs", "batch (local)", "image", "teacher's weights")
 RUNS = (
@@ -21,12 +18,12 @@ RUNS = (
 def conditions_table(block: Block) -> pd.DataFrame:
     """Return the recipe, the data and the teacher's weights of each pair."""
     rows = []
-    for filled in block.columns:
-        column, numbers = filled.column, filled.column.numbers
-        dataset = column.dataset + (f" `{filled.fingerprint[:8]}`" if filled.fingerprint else "")
+    for place in block.columns:
+        column, numbers = place.column, place.column.numbers
+        dataset = " ".join([column.dataset, *(f"`{text[:8]}`" for text in place.runs["fingerprint"][:1])])
         batch = f"{numbers['global_batch']} ({numbers['local_batch']})"
         sizes = str(numbers["epochs"]), batch, str(numbers["image_size"])
-        rows.append((pair_text(column, block, ", "), dataset, column.recipe, *sizes, _teacher_facts(filled)))
+        rows.append((place.name, dataset, column.recipe, *sizes, _teacher_facts(place)))
     return table(CONDITIONS, rows)
 
 
@@ -46,22 +43,16 @@ def versions(block: Block) -> list[str]:
     return [f"{count} runs with {text}" for text, count in sorted(counts.items())]
 
 
-def runs_table(block: Block, statuses: Mapping[str, str]) -> pd.DataFrame:
-    """Return how the runs of each cell were computed, and their status by key of the record."""
-    rows = []
-    for row in block.rows:
-        for column in block.columns:
-            runs = column.runs[column.runs["method"] == row.label]
-            if len(runs):
-                rows.append((row.label, pair_text(column.column, block, ", "), *_run_facts(runs, statuses)))
-    return table(RUNS, rows)
+def runs_table(block: Block) -> pd.DataFrame:
+    """Return how the runs of each cell were computed, and their status."""
+    cells = ((row.label, score) for row in block.rows for score in row.scores if score.records)
+    return table(RUNS, ((label, score.column.name, *_run_facts(score.runs)) for label, score in cells))
 
 
-def _run_facts(runs: pd.DataFrame, statuses: Mapping[str, str]) -> list[str]:
+def _run_facts(runs: pd.DataFrame) -> list[str]:
     options = {"compiled": runs["compiled"], "channels last": runs["channels_last"]}
     return [
-        ", ".join(sorted({statuses.get(key, NOT_SUBMITTED) for key in runs["key"]})),
-        ", ".join(sorted(set(runs["device"]))),
+        *(", ".join(sorted(set(runs[name]))) for name in ("status", "device")),
         *(span(runs[name]) for name in ("processes", "threads")),
         *(_mean(runs[name].dropna()) for name in ("seconds", "images_per_second", "peak_memory_mb", "energy_wh")),
         *(span(runs[name]) for name in ("student_parameters", "extra_parameters", "lanes")),

@@ -27,7 +27,7 @@ def _lines(section: Section) -> Iterator[dict[str, Any]]:
     yield from (place | {"kind": "note", "text": text} for note in section.notes for text in _texts(note))
     if section.frame is not None:
         for number, row in enumerate(section.frame.itertuples(index=False), 1):
-            name = place | {"row": number, "name": _text(row[0])}
+            name = place | {"row": number, "name": number_text(row[0])}
             for column, value in zip(section.frame.columns, row, strict=True):
                 yield from _cell(name | {"column": column.replace(BREAK, ", ")}, value)
     yield from (place | {"kind": "note", "text": text} for note in section.footer for text in _texts(note))
@@ -36,18 +36,15 @@ def _lines(section: Section) -> Iterator[dict[str, Any]]:
 
 
 def _cell(place: dict[str, Any], value: Cell | str | float | None) -> Iterator[dict[str, Any]]:
+    line = place | {"kind": "cell", "text": number_text(value)}
     if not isinstance(value, Cell):
-        yield place | {"kind": "cell", "text": _text(value)} | ({} if isinstance(value, str) else {"value": value})
+        yield line if isinstance(value, str) else line | {"value": value}
         return
     numbers = {"value": value.measured, "sd": value.sd, "gain": value.gain}
     rounded = {name: round(number, 6) + 0.0 for name, number in numbers.items() if number is not None}
-    yield place | {"kind": "cell", "n": value.seeds, "text": _text(value)} | rounded
+    yield line | {"n": value.seeds} | rounded
     for number, sources in value.printed:
         yield place | {"kind": "printed", "value": number, "sources": sources}
-
-
-def _text(value: Cell | str | float | None) -> str:
-    return str(value) if isinstance(value, Cell) else number_text(value)
 
 
 def _texts(note: str) -> list[str]:

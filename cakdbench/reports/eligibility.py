@@ -190,12 +190,6 @@ class Eligibility:
     excluded: tuple[Excluded, ...]
     other_recipes: Mapping[str, int]
 
-    def precisions(self, columns: Iterable[Column]) -> list[str]:
-        """Return the precisions with counting runs of some columns, fp32 first; fp32 if there are none."""
-        columns = set(columns)
-        names = {precision for precision, column in self.counting if column in columns}
-        return sorted(names, key=lambda name: (name != "fp32", name)) or ["fp32"]
-
 
 Objections = dict[str, dict[Column, list[str]]]
 """Key of a run to the columns it concerns, each with what keeps it from counting there."""
@@ -207,7 +201,9 @@ def sort_runs(records: Iterable[Record], columns: Sequence[Column], rules: Stand
     Args:
         records: of any pairs, in any order; a key that occurs twice counts once, the latest record of it.
     """
-    records = [_relabelled(record, columns, rules) for record in latest_of_each_key(records)]
+    ordered = sorted(records, key=lambda r: (r.key, r.conditions.finished, r.model_dump_json()))
+    latest = {record.key: record for record in ordered}.values()
+    records = [_relabelled(record, columns, rules) for record in latest]
     objections = {
         record.key: {column: _objections(record, column, rules) for column in columns if column.concerns(record)}
         for record in records
@@ -219,12 +215,6 @@ def sort_runs(records: Iterable[Record], columns: Sequence[Column], rules: Stand
             group = [record for record in standard if record.identity.precision == precision]
             counting[precision, column] = _agreeing(group, column, objections)
     return Eligibility(counting, *excluded_runs(records, objections))
-
-
-def latest_of_each_key(records: Iterable[Record]) -> list[Record]:
-    """Return the records by key; of several with one key the latest."""
-    ordered = sorted(records, key=lambda r: (r.key, r.conditions.finished, r.model_dump_json()))
-    return list({record.key: record for record in ordered}.values())
 
 
 def _relabelled(record: Record, columns: Sequence[Column], rules: Standard) -> Record:
@@ -274,18 +264,17 @@ def keep_majority(
 
     Runs without a value (of the teacher file: those without teacher) stay.
     """
-    counts = Counter(value for record in records if (value := trait(record)) is not None)
-    if len(counts) < 2:
-        return records
-
-    def weight(value: Hashable) -> tuple[int, str, str]:
-        return counts[value], max(r.conditions.finished for r in records if trait(r) == value), str(value)
-
-    chosen = max(counts, key=weight)
-    kept = [record for record in records if trait(record) in (None, chosen)]
+    groups: dict[Hashable, list[Record]] = {}
     for record in records:
-        if trait(record) not in (None, chosen):
-            odd[record.key] = f"{name} {str(trait(record))[:8]} (in the table: {str(chosen)[:8]})"
+        groups.setdefault(trait(record), []).append(record)
+    none = groups.pop(None, [])
+    if not groups:
+        return none
+    chosen = max(groups, key=lambda v: (len(groups[v]), max(r.conditions.finished for r in groups[v]), str(v)))
+    kept = groups.pop(chosen) + none
+    for value, others in groups.items():
+        reason = f"{name} {str(value)[:8]} (in the table: {str(chosen)[:8]})"
+        odd |= dict.fromkeys((record.key for record in others), reason)
     return kept
 
 
@@ -307,9 +296,5 @@ def excluded_runs(records: Sequence[Record], objections: Objections) -> tuple[tu
             excluded.append(Excluded(record, pair, tuple(reasons[column])))
         else:
             others[record.recipe_name] += 1
-    return tuple(sorted(excluded, key=_order)), dict(sorted(others.items()))
-
-
-def _order(run: Excluded) -> tuple[Any, ...]:
-    identity = run.record.identity
-    return identity.student, run.pair, run.record.label, identity.seed, run.record.key
+    excluded.sort(key=lambda run: (run.record.identity.student, run.pair, run.record.label, run.record.identity.seed))
+    return tuple(excluded), dict(sorted(others.items()))

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cakdbench.grid.suites import suites
-from cakdbench.published.protocols import Protocol, flat, protocols, setting_text
+from cakdbench.published.protocols import flat, protocols, setting_text
 from cakdbench.recipes import load_recipe, recipe_names
 from cakdbench.records import Record
 from cakdbench.reports.blocks import BoardResults
@@ -56,16 +56,13 @@ def subject(name: str, evidence: Evidence) -> Subject:
         UsageError: it is none of these, or the start of several keys.
     """
     if name in protocols():
-        return Subject(name, _protocol_settings(protocols()[name]))
+        stated = {key: _statements(said) for key, said in protocols()[name].stated().items()}
+        settings = stated | dict.fromkeys(protocols()[name].unstated, "not stated")
+        return Subject(name, {f"recipe.{key}": settings[key] for key in sorted(settings)})
     if name.endswith(".toml") or name in recipe_names():
-        return Subject(name, _texts(load_recipe(name).numbers()))
+        return Subject(name, _texts("recipe", load_recipe(name).numbers()))
     record = find_run(name, evidence, "run, recipe or protocol", protocols())
-    return Subject(record.key, _texts(record.recipe), record)
-
-
-def _protocol_settings(protocol: Protocol) -> dict[str, str]:
-    stated = {key: _statements(said) for key, said in protocol.stated().items()}
-    return stated | dict.fromkeys(protocol.unstated, "not stated")
+    return Subject(record.key, _texts("recipe", record.recipe), record)
 
 
 def _statements(said: dict[str, Any]) -> str:
@@ -76,35 +73,30 @@ def _statements(said: dict[str, Any]) -> str:
     return " / ".join(f"{text} ({by})" for by, text in texts.items())
 
 
-def _texts(numbers: dict[str, Any]) -> dict[str, str]:
-    return {key: setting_text(value) for key, value in flat(numbers).items()}
+def _texts(prefix: str, settings: dict[str, Any]) -> dict[str, str]:
+    return {f"{prefix}.{key}": setting_text(value) for key, value in sorted(flat(settings).items())}
 
 
 def difference_table(first: Subject, second: Subject, evidence: Evidence) -> Table:
     """Return what differs, a line each; `-` where only one of them has the setting."""
     table = Table("", first.name, second.name, title="what differs", title_justify="left")
-    rows = list(_pairs("recipe.", first.settings, second.settings))
+    one, other = first.settings, second.settings
     if first.record and second.record:
-        rows += _run_rows(first.record, second.record, evidence)
-    for name, one, other in rows:
-        if one != other:
-            table.add_row(Text(name), Text(one), Text(other))
+        one = one | _run_facts(first.record, second.record, evidence)
+        other = other | _run_facts(second.record, first.record, evidence)
+    for name in dict.fromkeys([*one, *other]):
+        if one.get(name) != other.get(name):
+            table.add_row(*map(Text, (name, one.get(name, "-"), other.get(name, "-"))))
     return table
 
 
-def _run_rows(first: Record, second: Record, evidence: Evidence) -> Iterator[tuple[str, str, str]]:
-    values = [run_values(record, evidence) for record in (first, second)]
-    yield from ((name, text, values[1][name]) for name, text in values[0].items())
-    yield from _pairs("method.", *(_texts(record.identity.method.config) for record in (first, second)))
-    answers = [evidence.answers_by_key(record.key) for record in (first, second)]
-    if all(hits is not None and hits.shape == answers[0].shape for hits in answers):
-        only = [int(np.sum(a & ~b)) for a, b in (answers, answers[::-1])]
-        yield "test images only this run has right", *map(str, only)
-
-
-def _pairs(prefix: str, first: dict[str, str], second: dict[str, str]) -> Iterator[tuple[str, str, str]]:
-    for key in sorted(first.keys() | second.keys()):
-        yield f"{prefix}{key}", first.get(key, "-"), second.get(key, "-")
+def _run_facts(record: Record, other: Record, evidence: Evidence) -> dict[str, str]:
+    """Return what sets a run off from another beside its recipe."""
+    facts = run_values(record, evidence) | _texts("method", record.identity.method.config)
+    own, others = evidence.answers_by_key(record.key), evidence.answers_by_key(other.key)
+    if own is not None and others is not None and own.shape == others.shape:
+        facts["test images only this run has right"] = str(int(np.sum(own & ~others)))
+    return facts
 
 
 def explain_run(record: Record, evidence: Evidence, data_dir: Path | None = None) -> Iterator[RenderableType]:

@@ -7,17 +7,19 @@ import io
 import math
 import re
 from collections.abc import Callable, Sequence
-from itertools import pairwise, product
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib import colormaps, style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.transforms import Bbox
 
-from cakdbench.reports.plots import REFUSED, Costs, Curve, Curves, Heat, PlotData, Ranks, digest_mark
+from cakdbench.reports.plots import REFUSED, groups
 from cakdbench.reports.text import points
 
 WIDTH = 7.2
@@ -39,20 +41,25 @@ STYLE = {
 INK, GREY, PALE = "#222222", "#767676", "#c4c4c4"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
 """Of Okabe and Ito: told apart by the colour-blind."""
-BASELINE_LINES = ("dashed", "dotted")
+ANGLES = np.deg2rad(np.arange(0, 360, 15))
+CIRCLE = np.stack([np.cos(ANGLES), np.sin(ANGLES)], axis=1)
+OFFSETS = np.concatenate([radius * CIRCLE for radius in (8, 14, 22, 32, 44, 58)]).round(3) + 0.0
+"""Where a label may stand to its point, in points of length, `(places, 2)`."""
+LOOKS = [*({"color": INK, "ls": line} for line in ("dashed", "dotted")), *({"color": colour} for colour in COLOURS)]
+"""How the methods that stand out are drawn: baselines black and broken, the others in colours."""
 OTHERS = "other methods"
 
 
-def figure_svg(data: PlotData) -> str:
-    """Return the SVG of a plot, starting with the digest of its numbers; its title says them in words."""
+def figure_svg(kind: str, frame: pd.DataFrame, title: str) -> str:
+    """Return the SVG of a plot; its title says the numbers in words."""
     with style.context(["default", STYLE]):
         figure = Figure(layout="constrained")
-        DRAWINGS[type(data)](data, figure)
+        DRAWINGS[kind](frame, figure)
         content = io.StringIO()
-        facts = dict.fromkeys(("Creator", "Date", "Format", "Type")) | {"Title": data.in_words()}
+        facts = dict.fromkeys(("Creator", "Date", "Format", "Type")) | {"Title": title}
         figure.savefig(content, format="svg", metadata=facts)
     svg = content.getvalue()
-    return "\n".join([digest_mark(data.digest), _short_paths(svg[svg.index("<svg") :])])
+    return _short_paths(svg[svg.index("<svg") :])
 
 
 def _short_paths(svg: str) -> str:
@@ -60,20 +67,20 @@ def _short_paths(svg: str) -> str:
     return re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), svg)
 
 
-def _heat(data: Heat, figure: Figure) -> None:
-    figure.set_size_inches(WIDTH, 1.1 + 0.23 * len(data.methods))
+def _heat(frame: pd.DataFrame, figure: Figure) -> None:
+    down, across = frame.shape
+    figure.set_size_inches(WIDTH, 1.1 + 0.23 * down)
     axes = figure.subplots()
-    gains = [abs(cell) for row in data.cells for cell in row if isinstance(cell, float)]
+    gains = [abs(cell) for cell in frame.to_numpy().flat if isinstance(cell, float)]
     limit = max(1.0, float(np.quantile(gains, 0.9)))
-    small = 8.5 if len(data.pairs) <= 10 else 6.5
-    for (y, row), x in product(enumerate(data.cells), range(len(data.pairs))):
-        _heat_cell(axes, x, y, row[x], limit, small)
-    axes.set(xlim=(0, len(data.pairs)), ylim=(len(data.methods), 0))
-    wide = len(data.pairs) > 4
-    heads = data.pairs if wide else [pair.replace(" → ", " →\n") for pair in data.pairs]
+    for y, x in np.ndindex(down, across):
+        _heat_cell(axes, x, y, frame.iat[y, x], limit, size=8.5 if across <= 10 else 6.5)
+    axes.set(xlim=(0, across), ylim=(down, 0))
+    wide = across > 4
+    heads = frame.columns if wide else frame.columns.str.replace(" → ", " →\n")
     turned = {"rotation": 40, "ha": "left", "rotation_mode": "anchor"} if wide else {}
-    axes.set_xticks(np.arange(len(heads)) + 0.5, heads, **turned)
-    axes.set_yticks(np.arange(len(data.methods)) + 0.5, data.methods)
+    axes.set_xticks(np.arange(across) + 0.5, heads, **turned)
+    axes.set_yticks(np.arange(down) + 0.5, frame.index)
     axes.tick_params(length=0, labeltop=True, labelbottom=False)
     axes.spines[:].set_visible(False)
     axes.grid(False)
@@ -90,19 +97,19 @@ def _heat_cell(axes: Axes, x: int, y: int, gain: float | str | None, limit: floa
     axes.text(x + 0.5, y + 0.5, text, ha="center", va="center_baseline", size=size, color="white" if dark else INK)
 
 
-def _costs(data: Costs, figure: Figure) -> None:
+def _costs(frame: pd.DataFrame, figure: Figure) -> None:
     figure.set_size_inches(WIDTH, 4.6)
     axes = figure.subplots()
-    floor = _cost_frame(axes, data)
-    front = sorted((point.cost, point.gain) for point in data.points if point.front)
+    floor = _cost_frame(axes, frame["cost"], frame["gain"])
+    front = sorted(zip(frame["cost"][frame["front"]], frame["gain"][frame["front"]]))
     axes.step(*zip(*front, strict=True), where="post", color=COLOURS[1], lw=1.3, zorder=1, gid="front")
     labels = {}
-    for number, point in enumerate(data.points):
+    for point in frame.itertuples():
         below = point.gain < floor
-        place = (point.cost, max(point.gain, floor), number)
+        place = (point.cost, max(point.gain, floor), point.Index)
         labels[place] = f"{point.method} ({points(point.gain, signed=True)})" if below else point.method
         colour = COLOURS[1] if point.front else COLOURS[0]
-        look = {"color": colour, "mfc": colour if point.whole else "white", "gid": f"point-{number}"}
+        look = {"color": colour, "mfc": colour if point.whole else "white", "gid": f"point-{point.Index}"}
         axes.plot(*place[:2], "v" if below else "o", ms=6, **look)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
@@ -110,17 +117,17 @@ def _costs(data: Costs, figure: Figure) -> None:
     _place_labels(axes, labels, [(*front, *corners), [(front[0][0], 0.0), (max(axes.get_xlim()), 0.0)]])
 
 
-def _cost_frame(axes: Axes, data: Costs) -> float:
+def _cost_frame(axes: Axes, costs: pd.Series, gains: pd.Series) -> float:
     """Set up the axes; return the least gain in the frame, no further below 0 than the greatest is above."""
-    top = max(point.gain for point in data.points)
-    floor = max(min(point.gain for point in data.points), -max(top, 1.0))
+    top = gains.max()
+    floor = max(gains.min(), -max(top, 1.0))
     room = 0.08 * (top - floor + 0.5)
-    cheapest, *_, dearest = sorted(point.cost for point in data.points)
     axes.set(xscale="log", xlabel="training time per image, as a multiple of that of scratch")
-    axes.set_xticks((1, 1.2, 1.5, 2, 3, 5) if dearest < 8 else (1, 2, 5, 10, 20, 50, 100))
+    axes.set_xticks((1, 1.2, 1.5, 2, 3, 5) if costs.max() < 8 else (1, 2, 5, 10, 20, 50, 100))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set(ylabel="average gain, points", ylim=(floor - room, top + room), xlim=(cheapest / 1.08, dearest * 1.2))
+    axes.set(ylabel="average gain, points", ylim=(floor - room, top + room))
+    axes.set(xlim=(costs.min() / 1.08, costs.max() * 1.2))
     axes.axhline(0, color=GREY, lw=0.8)
     return floor
 
@@ -131,15 +138,12 @@ def _place_labels(axes: Axes, labels: dict[tuple[float, ...], str], lines: list[
     corners = [axes.transData.transform(sorted(line)) for line in lines]
     taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in spots]
     taken += [(*np.minimum(a, b) - 1, *np.maximum(a, b) + 1) for line in corners for a, b in pairwise(line)]
-    offsets = _offsets()
     for (place, text), spot in sorted(zip(labels.items(), spots, strict=True), key=lambda label: -label[0][0][1]):
-        label = axes.annotate(
-            text, place[:2], xytext=(0, 0), textcoords="offset points", size=8, color=INK, va="center"
-        )
-        extent = label.get_window_extent()
-        boxes = _boxes(spot, offsets * axes.figure.dpi / 72, extent.width, extent.height)
-        best = int(np.argmin(_covered(boxes, np.array(taken), axes.bbox.extents) + 0.4 * np.hypot(*offsets.T)))
-        offset = tuple(offsets[best].tolist())
+        at_point = {"xytext": (0, 0), "textcoords": "offset points"}
+        label = axes.annotate(text, place[:2], **at_point, size=8, color=INK, va="center")
+        boxes = _boxes(spot, axes.figure.dpi / 72, label.get_window_extent())
+        best = int(np.argmin(_covered(boxes, np.array(taken), axes.bbox.extents) + 0.4 * np.hypot(*OFFSETS.T)))
+        offset = tuple(OFFSETS[best].tolist())
         label.set(position=offset, ha="left" if offset[0] >= 0 else "right")
         taken.append(boxes[best])
         if math.hypot(*offset) > 14:
@@ -147,18 +151,11 @@ def _place_labels(axes: Axes, labels: dict[tuple[float, ...], str], lines: list[
             axes.annotate("", place[:2], xytext=offset, textcoords="offset points", arrowprops=leader)
 
 
-def _offsets() -> np.ndarray:
-    """Return where a label may stand to its point, in points of length, `(places, 2)`."""
-    angles = np.deg2rad(np.arange(0, 360, 15))
-    circle = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    return np.concatenate([radius * circle for radius in (8, 14, 22, 32, 44, 58)]).round(3) + 0.0
-
-
-def _boxes(spot: np.ndarray, offsets: np.ndarray, width: float, height: float) -> np.ndarray:
-    """Return left, bottom, right and top of a label at each offset, in pixels, `(places, 4)`."""
-    x, y = (spot + offsets).T
-    left = np.where(offsets[:, 0] >= 0, x, x - width)
-    return np.stack([left, y - height / 2, left + width, y + height / 2], axis=1)
+def _boxes(spot: np.ndarray, scale: float, extent: Bbox) -> np.ndarray:
+    """Return left, bottom, right and top of a label of some extent at each offset, in pixels, `(places, 4)`."""
+    x, y = (spot + OFFSETS * scale).T
+    left = np.where(OFFSETS[:, 0] >= 0, x, x - extent.width)
+    return np.stack([left, y - extent.height / 2, left + extent.width, y + extent.height / 2], axis=1)
 
 
 def _covered(boxes: np.ndarray, taken: np.ndarray, frame: np.ndarray) -> np.ndarray:
@@ -169,46 +166,42 @@ def _covered(boxes: np.ndarray, taken: np.ndarray, frame: np.ndarray) -> np.ndar
     return overlap + np.where(inside, 0, 1e4)
 
 
-def _curves(data: Curves, figure: Figure) -> None:
-    across = min(len(data.panels), 2 if len(data.panels) <= 4 else 3)
-    down = -(-len(data.panels) // across)
+def _curves(frame: pd.DataFrame, figure: Figure) -> None:
+    panels = list(frame.groupby("pair", sort=False))
+    across = min(len(panels), 2 if len(panels) <= 4 else 3)
+    down = -(-len(panels) // across)
     figure.set_size_inches(WIDTH, 0.8 + 2.4 * down)
     grid = list(figure.subplots(down, across, squeeze=False).flat)
-    looks = _looks(data)
-    for axes, (pair, lines) in zip(grid, data.panels, strict=False):
-        for line in sorted(lines, key=lambda line: list(looks).index(line.method) if line.method in looks else -1):
-            _curve(axes, line, looks.get(line.method))
+    for place, (axes, (pair, lines)) in enumerate(zip(grid, panels, strict=False)):
+        for _, line in lines.sort_values("look", kind="stable").groupby(["look", "label"], sort=False):
+            _curve(axes, line)
         axes.set_title(pair, loc="left")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-        axes.set_ylim(bottom=min(min(line.low) for line in [x for x in lines if x.method in looks] or lines) - 2)
-    for axes in grid[len(data.panels) :]:
-        axes.remove()
-    for place, axes in enumerate(grid[: len(data.panels)]):
+        outstanding = lines[lines["look"] >= 0]
+        axes.set_ylim(bottom=(outstanding if len(outstanding) else lines)["low"].min() - 2)
         axes.set(xlabel="epoch", ylabel="" if place % across else "test accuracy, %")
+    for axes in grid[len(panels) :]:
+        axes.remove()
     pairs = [pair for axes in figure.axes for pair in zip(*axes.get_legend_handles_labels(), strict=True)]
     handles = {text: handle for handle, text in pairs}
-    order = [text for text in [*looks, OTHERS] if text in handles]
+    names = frame[frame["look"] >= 0].sort_values("look", kind="stable")["method"].unique()
+    order = [text for text in (*names, OTHERS) if text in handles]
     figure.legend([handles[text] for text in order], order, loc="outside lower center", ncols=4)
 
 
-def _looks(data: Curves) -> dict[str, dict[str, Any]]:
-    """Return how the methods that stand out are drawn: baselines black and broken, the others in colours."""
-    looks = {name: {"color": INK, "ls": line} for name, line in zip(data.baselines, BASELINE_LINES, strict=False)}
-    return looks | {name: {"color": colour} for name, colour in zip(data.leaders, COLOURS, strict=False)}
-
-
-def _curve(axes: Axes, line: Curve, look: dict[str, Any] | None) -> None:
-    if look is None:
-        axes.plot(line.epochs, line.mean, color=PALE, lw=0.8, label=OTHERS)
+def _curve(axes: Axes, line: pd.DataFrame) -> None:
+    look = line["look"].iloc[0]
+    if look < 0:
+        axes.plot(line["epoch"], line["mean"], color=PALE, lw=0.8, label=OTHERS)
         return
-    axes.plot(line.epochs, line.mean, lw=1.4, label=line.method, **look)
-    axes.fill_between(line.epochs, line.low, line.high, alpha=0.12, lw=0, color=look["color"])
+    axes.plot(line["epoch"], line["mean"], lw=1.4, label=line["method"].iloc[0], **LOOKS[look])
+    axes.fill_between(line["epoch"], line["low"], line["high"], alpha=0.12, lw=0, color=LOOKS[look]["color"])
 
 
-def _ranks(data: Ranks, figure: Figure) -> None:
-    count, half = len(data.methods), -(-len(data.methods) // 2)
-    texts = [" ".join(filter(None, [name, f"{rank:.2f}", letters])) for name, rank, letters in data.methods]
-    first_row = 0.8 + len(data.groups)
+def _ranks(frame: pd.DataFrame, figure: Figure) -> None:
+    count, half, bars = len(frame), -(-len(frame) // 2), groups(frame)
+    texts = [" ".join(filter(None, [row.method, f"{row.rank:.2f}", row.letters])) for row in frame.itertuples()]
+    first_row = 0.8 + len(bars)
     height = first_row + 1.3 * half
     figure.set_size_inches(WIDTH, 0.55 + 0.15 * height)
     axes = figure.subplots()
@@ -217,14 +210,14 @@ def _ranks(data: Ranks, figure: Figure) -> None:
     axes.set(xlim=(1 - margin, count + margin), ylim=(height, -2.4))
     axes.axis("off")
     _rank_axis(axes, count)
-    for place, (text, (_, rank, _)) in enumerate(zip(texts, data.methods, strict=True)):
+    for place, (text, rank) in enumerate(zip(texts, frame["rank"], strict=True)):
         left = place < half
         row = first_row + 1.3 * (place if left else count - 1 - place)
         end = 0.5 if left else count + 0.5
         axes.plot([rank, rank, end], [0, row, row], color="#a0a0a0", lw=0.8, solid_joinstyle="miter")
         _beside(axes, text, end, row, left)
-    for depth, (letter, places) in enumerate(data.groups):
-        members = [data.methods[place][1] for place in places]
+    for depth, (letter, places) in enumerate(bars.items()):
+        members = frame["rank"].iloc[places]
         style = {"color": COLOURS[0], "lw": 2.2, "ms": 4.5, "zorder": 3, "gid": f"group-{letter}"}
         axes.plot(members, [0.9 + depth] * len(members), "o-", **style)
         _beside(axes, letter, min(members), 0.9 + depth, left=True, gap=6, color=COLOURS[0], weight="bold")
@@ -245,9 +238,9 @@ def _rank_axis(axes: Axes, count: int) -> None:
     axes.text((1 + count) / 2, -1.7, "average rank (1 is best)", ha="center", va="bottom", color=GREY)
 
 
-DRAWINGS: dict[type[PlotData], Callable[[Any, Figure], None]] = {
-    Heat: _heat,
-    Costs: _costs,
-    Curves: _curves,
-    Ranks: _ranks,
+DRAWINGS: dict[str, Callable[[pd.DataFrame, Figure], None]] = {
+    "gain": _heat,
+    "cost": _costs,
+    "curves": _curves,
+    "ranks": _ranks,
 }

@@ -9,7 +9,7 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict
 from importlib.resources import files
 from statistics import fmean
@@ -20,7 +20,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from cakdbench.method import KINDS
-from cakdbench.reports.board import BREAK, PRINTED_HEADS, RUN_HEADS, Board, Cell, Plot, Section, value_spans
+from cakdbench.reports.board import BREAK, PRINTED_HEADS, RUN_HEADS, Board, Cell, Plot, value_spans
 from cakdbench.reports.text import MISSING, blocks
 
 BEST_IS_LEAST = {"rank"}
@@ -29,25 +29,21 @@ BEST_IS_LEAST = {"rank"}
 
 def board_html(board: Board) -> str:
     """Return the page of a board; its plots are drawn."""
-    tables = {section.name: _interactive(section, number) for number, section in enumerate(board.sections)}
-    rows = [row for made in tables.values() for row in made["above"] + made["rows"]]
-    kinds = {row["kind"] for row in rows}
+    frames = {number: section.frame for number, section in enumerate(board.sections) if section.interactive}
+    heads = {number: _heads(frame) for number, frame in frames.items()}
+    kinds = {cell.kind for frame in frames.values() for cell in frame.iloc[:, 0]} - {""}
+    pairs = dict.fromkeys(head["pair"] for columns in heads.values() for head in columns if head["pair"])
     script = Markup(_asset("board.js"))
-    return (
-        _environment()
-        .get_template("board.html")
-        .render(
-            board=board,
-            tables=tables,
-            kinds=[*(kind for kind in KINDS if kind in kinds), *sorted(kinds - {*KINDS, ""})],
-            pairs=list(
-                dict.fromkeys(head["pair"] for made in tables.values() for head in made["heads"] if head["pair"])
-            ),
-            css=Markup(_asset("board.css")),
-            script=script,
-            script_hash=f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}",
-            data=_data(rows),
-        )
+    template = _environment().get_template("board.html")
+    return template.render(
+        board=board,
+        heads=heads,
+        kinds=[*(kind for kind in KINDS if kind in kinds), *sorted(kinds - {*KINDS})],
+        pairs=list(pairs),
+        css=Markup(_asset("board.css")),
+        script=script,
+        script_hash=f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}",
+        data=_data(frames),
     )
 
 
@@ -55,7 +51,7 @@ def board_html(board: Board) -> str:
 def _environment() -> Environment:
     loader = PackageLoader("cakdbench.reports")
     environment = Environment(autoescape=True, loader=loader, undefined=StrictUndefined, trim_blocks=True)
-    environment.filters |= {"spans": value_spans, "blocks": blocks, "drawn": _drawn, "merge": _merge}
+    environment.filters |= {"spans": value_spans, "blocks": blocks, "drawn": _drawn, "attributes": _attributes}
     return environment
 
 
@@ -64,13 +60,13 @@ def _asset(name: str) -> str:
     return files("cakdbench.reports").joinpath("templates", name).read_text(encoding="utf-8")
 
 
-def _merge(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
-    return first | second
-
-
-def _data(rows: Iterable[dict[str, Any]]) -> Markup:
-    """Return what the script knows, as JSON that cannot end its element."""
-    cells = {cell["id"]: asdict(cell["value"].detail) for row in rows for cell in row["cells"] if cell["id"]}
+def _data(frames: dict[int, pd.DataFrame]) -> Markup:
+    """Return what the script knows, as JSON that cannot end its element: details by section, row and column."""
+    cells = {}
+    for number, frame in frames.items():
+        ordered = sorted(frame.itertuples(), key=lambda row: not row[1].emphasis)
+        values = ((f"{number}.{row[0]}.{place}", cell) for row in ordered for place, cell in enumerate(row[2:]))
+        cells |= {id: asdict(cell.detail) for id, cell in values if isinstance(cell, Cell) and cell.detail}
     content = {"cells": cells, "run_heads": RUN_HEADS, "printed_heads": PRINTED_HEADS}
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
     return Markup(text.replace("&", r"\u0026").replace("<", r"\u003c").replace(">", r"\u003e"))
@@ -87,54 +83,30 @@ def _drawn(plot: Plot) -> Markup:
     return Markup(re.sub(r"<[^>]*>", renamed, svg[svg.index("<svg") :]))
 
 
-def _interactive(section: Section, number: int) -> dict[str, Any]:
-    """Return a table that can be sorted and filtered: its heads, the rows that stay above, and the others."""
-    if not section.interactive:
-        return {"heads": [], "above": [], "rows": []}
-    frame = section.frame
-    heads = [_head(head, frame.iloc[:, place]) for place, head in enumerate(frame.columns)]
-    rows = [_row(row, heads, f"{number}.{place}") for place, row in enumerate(frame.itertuples(index=False))]
-    above = [row for row in rows if row["head"].emphasis]
-    return {"name": section.name, "heads": heads, "above": above, "rows": [row for row in rows if row not in above]}
+def _heads(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return [_head(head, frame.iloc[:, place]) for place, head in enumerate(frame.columns)]
 
 
-def _head(head: str, column: pd.Series) -> dict[str, Any]:
+def _head(head: str, column: Iterable[Cell | str]) -> dict[str, Any]:
+    """Return what a column shows, is sorted by and is filtered by; in one of pairs the cells have details."""
     cells = [value for value in column if isinstance(value, Cell)]
-    measurements = [cell for cell in cells if cell.detail]
-    has_numbers = any(cell.measured is not None for cell in cells)
-    key = "pair" if measurements else "number" if has_numbers else "text"
+    is_pair, has_numbers = any(c.detail for c in cells), any(c.measured is not None for c in cells)
+    key = "pair" if is_pair else "number" if has_numbers else "text"
     return {
         "text": head,
         "key": key,
         "first": "ascending" if key == "text" or head in BEST_IS_LEAST else "descending",
-        "pair": head.split(BREAK)[0] if measurements else None,
-        "empty": "1" if measurements and all(cell.measured is None for cell in measurements) else None,
+        "pair": head.split(BREAK)[0] if is_pair else None,
+        "empty": "1" if is_pair and all(cell.measured is None for cell in cells if cell.detail) else None,
     }
 
 
-def _row(row: tuple[Cell | str, ...], heads: list[dict[str, Any]], id: str) -> dict[str, Any]:
-    first, *values = row
-    cells = [_cell(value, head, f"{id}.{place}") for place, (value, head) in enumerate(zip(values, heads[1:]))]
-    return {"head": first, "name": str(first).lower(), "title": first.text, "kind": first.kind, "cells": cells}
-
-
-def _cell(value: Cell | str, head: dict[str, Any], id: str) -> dict[str, Any]:
-    detail = isinstance(value, Cell) and value.detail
-    return {
-        "value": value,
-        "id": id if detail else None,
-        "best": detail and value.best,
-        "data": dict(_sort_values(value, head)),
-    }
-
-
-def _sort_values(value: Cell | str, head: dict[str, Any]) -> Iterator[tuple[str, float | str | None]]:
-    """Yield the attributes by which the script sorts and filters a cell."""
+def _attributes(value: Cell | str, key: str) -> dict[str, float | str | None]:
+    """Return the attributes by which the script sorts, filters and opens a cell."""
     if not isinstance(value, Cell):
-        return
-    if head["key"] != "pair":
-        yield "data-value", value.text.replace(MISSING, "") if head["key"] == "text" else value.measured
-        return
-    yield from (("data-accuracy", value.measured), ("data-gain", value.gain))
-    if value.printed:
-        yield "data-printed", fmean(float(number) for number, _ in value.printed)
+        return {}
+    style = ("cell level" if value.best else "cell") if value.detail else None
+    if key != "pair":
+        return {"class": style, "data-value": value.text.replace(MISSING, "") if key == "text" else value.measured}
+    printed = fmean(float(number) for number, _ in value.printed) if value.printed else None
+    return {"class": style, "data-accuracy": value.measured, "data-gain": value.gain, "data-printed": printed}

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator
 
 import pandas as pd
 
-from cakdbench.reports.board import PLOTS, Board, Section, Span, value_spans
-from cakdbench.reports.text import Inline, blocks, inline, is_list
+from cakdbench.reports.board import PLOTS, Board, Section, value_spans
+from cakdbench.reports.text import Span, blocks, inline, is_list
 
 SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -88,11 +88,11 @@ def _note(note: str) -> str:
     return _items(texts) if is_list(note) else "\n\n".join(texts) + r"\par"
 
 
-def _parts(parts: Iterable[Span | Inline]) -> str:
+def _parts(parts: Iterable[Span]) -> str:
     return "".join(map(_styled, parts)).strip()
 
 
-def _styled(part: Span | Inline) -> str:
+def _styled(part: Span) -> str:
     # The spaces at the ends of a part stand between words, and `latex` drops them.
     before, after = (" " * text.isspace() for text in (part.text[:1], part.text[-1:] if part.text.strip() else ""))
     return before + STYLES.get(part.style, "{}").format(SIGNED.sub(r"$\g<0>$", latex(part.text))) + after

@@ -1,6 +1,6 @@
 """Every generated file of the leaderboards, as text, from evidence and the published numbers alone."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from cakdbench.grid.suites import PairSpec, Suite
@@ -39,21 +39,22 @@ class Page:
         return self.source if isinstance(self.source, str) else self.source.draw()
 
 
-def board_pages(results: BoardResults, formats: Iterable[str] = ("md",)) -> Iterator[Page]:
-    """Yield the files of one board: one a format, and for `md` the plots beside it."""
-    board = board_of(results)
-    for ending in formats:
-        yield Page(f"{board.name}.{ending}", FORMATS[ending](board))
-        if ending == "md":
-            yield from (Page(f"{PLOTS}/{plot.name}", plot) for plot in board.plots.values())
-
-
-def general_pages(
-    boards: Iterable[BoardResults], records: Iterable[Record], formats: Iterable[str] = ("md",)
+def pages(
+    results: Sequence[BoardResults], records: Iterable[Record], formats: Iterable[str] = ("md",), general: bool = True
 ) -> Iterator[Page]:
-    """Yield the pages that belong to no single board, in each format."""
-    for board in (reproduction_board(boards), conflicts_board(), costs_board(records)):
-        yield from (Page(f"{board.name}.{ending}", FORMATS[ending](board)) for ending in formats)
+    """Yield the files of boards, one a format, and for `md` the plots beside it.
+
+    Args:
+        general: with the pages that belong to no single board.
+    """
+    boards = [board_of(result) for result in results]
+    if general:
+        boards += [reproduction_board(results), conflicts_board(), costs_board(records)]
+    for board in boards:
+        for ending in formats:
+            yield Page(f"{board.name}.{ending}", FORMATS[ending](board))
+            if ending == "md":
+                yield from (Page(f"{PLOTS}/{plot.name}", plot) for plot in board.plots.values())
 
 
 def suite_board(name: str, suites: Iterable[Suite], evidence: Evidence, rules: Standard) -> BoardResults:
@@ -75,11 +76,11 @@ def suite_board(name: str, suites: Iterable[Suite], evidence: Evidence, rules: S
 def board_names(evidence: Evidence, suites: Iterable[Suite], specs: Iterable[PairSpec] | None) -> list[str]:
     """Return the boards of some pairs; of no pairs in particular: those with printed numbers or with a run."""
     suites = list(suites)
-    names = dict.fromkeys(suite.board for suite in suites)
     if specs is not None:
         chosen = set(specs)
-        return [n for n in names if any(s.board == n and chosen.intersection(s.specs) for s in suites)]
+        return list(dict.fromkeys(suite.board for suite in suites if chosen.intersection(suite.specs)))
     printed = {suite.board for suite in suites if suite.protocol}
+    names = dict.fromkeys(suite.board for suite in suites)
     return [name for name in names if name in printed or _has_run(board_columns(suites, name), evidence.records)]
 
 

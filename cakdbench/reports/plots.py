@@ -1,124 +1,32 @@
-"""The plots of a board: their numbers, with a digest, and a caption; `figures` draws them, only when asked."""
+"""The plots of a board: frames of numbers with a digest, and captions; `figures` draws them, only when asked."""
 
+import functools
 import hashlib
 import json
-import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from statistics import fmean, geometric_mean
+from collections.abc import Callable, Collection, Iterable, Mapping
+from statistics import geometric_mean
 
-from cakdbench.records import Conditions, Record
+import numpy as np
+import pandas as pd
+
+from cakdbench.records import Record
 from cakdbench.reports.blocks import BASELINES, SCRATCH, Block, BoardResults, Row, Score
 from cakdbench.reports.board import Plot
-from cakdbench.reports.results_table import pair_text
 from cakdbench.reports.text import points
 from cakdbench.results.stats import ALPHA
 
-DRAWING = 1
+DRAWING = 2
 """Part of every digest: raise it when a plot is drawn differently, so that pictures drawn before are stale."""
 REFUSED = "refused"
 LEADERS = 5
 """How many methods beside the baselines stand out among the learning curves."""
 DRAWN_EPOCHS = 50
 """The most points of one learning curve."""
+SAME_WAY = ("device", "processes", "threads", "compiled", "channels_last")
+"""What two runs have in common whose times can be compared."""
 LONG = 32
 """The most characters of a method's name."""
-
-
-class PlotData:
-    """The numbers of a plot. Equal numbers give equal digests, which hold the names of the classes and fields below."""
-
-    @property
-    def digest(self) -> str:
-        """Return the sha256 of the numbers."""
-        content = [DRAWING, type(self).__name__, asdict(self)]
-        return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-    def in_words(self) -> str:
-        """Return what the plot shows, for those who cannot see it."""
-        raise NotImplementedError
-
-
-@dataclass(frozen=True)
-class Heat(PlotData):
-    """Gains over scratch in points, `(methods, pairs)`; None where not measured, `REFUSED` where none can be."""
-
-    pairs: tuple[str, ...]
-    methods: tuple[str, ...]
-    cells: tuple[tuple[float | str | None, ...], ...]
-
-    def in_words(self) -> str:
-        return f"Heatmap of the gains of {len(self.methods)} methods on {len(self.pairs)} pairs."
-
-
-@dataclass(frozen=True)
-class Cost:
-    """A method's gain against what its training costs.
-
-    Attributes:
-        cost: training time per image, as a multiple of that of scratch.
-        gain: average over the pairs, in points.
-        whole: all pairs count in it; if not, it cannot be compared.
-        front: no compared method gains as much for less, or more for as much.
-    """
-
-    method: str
-    cost: float
-    gain: float
-    whole: bool
-    front: bool
-
-
-@dataclass(frozen=True)
-class Costs(PlotData):
-    """Gain and cost of each method, scratch first."""
-
-    points: tuple[Cost, ...]
-
-    def in_words(self) -> str:
-        front = [f"{p.method} {points(p.gain, signed=True)} at {p.cost:.2f}×" for p in self.points if p.front]
-        return f"Gain against training time of {len(self.points)} methods; on the Pareto front: {', '.join(front)}."
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Test accuracy in percent after some epochs (counted from 1): mean, least and greatest over the seeds."""
-
-    method: str
-    epochs: tuple[int, ...]
-    mean: tuple[float, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Curves(PlotData):
-    """For each pair, its curves; titles of the baselines, and of the methods of the greatest average gains."""
-
-    baselines: tuple[str, ...]
-    leaders: tuple[str, ...]
-    panels: tuple[tuple[str, tuple[Curve, ...]], ...]
-
-    def in_words(self) -> str:
-        leaders = f"; highlighted: {', '.join(self.leaders)}" if self.leaders else ""
-        return f"Learning curves on {len(self.panels)} pairs{leaders}."
-
-
-@dataclass(frozen=True)
-class Ranks(PlotData):
-    """Methods by average rank, and the groups that cannot be told apart.
-
-    Attributes:
-        methods: title, average rank, letters.
-        groups: letter, and the places in `methods` of those that have it; two or more.
-    """
-
-    methods: tuple[tuple[str, float, str], ...]
-    groups: tuple[tuple[str, tuple[int, ...]], ...]
-
-    def in_words(self) -> str:
-        return f"Methods by average rank: {', '.join(f'{method} {rank:.2f}' for method, rank, _ in self.methods)}."
 
 
 def _name(row: Row) -> str:
@@ -126,117 +34,109 @@ def _name(row: Row) -> str:
     return row.title if len(row.title) <= LONG else f"{row.title[:20]}…{row.title[21 - LONG :]}"
 
 
-def heat(block: Block) -> Heat | None:
-    """Return the gains of a block; without the methods and the pairs that have none."""
+def heat(block: Block) -> pd.DataFrame | None:
+    """Return gains over scratch in points, methods by pairs, without those that have none.
+
+    None stands where not measured, `REFUSED` where none can be.
+    """
     rows = [row for row in block.rows if row.gains]
     places = [p for p in range(len(block.columns)) if any(row.scores[p].gain is not None for row in rows)]
-    if not rows:
-        return None
-    cells = tuple(tuple(_heat_cell(row.scores[place]) for place in places) for row in rows)
-    pairs = tuple(pair_text(block.columns[place].column, block, "\n") for place in places)
-    return Heat(pairs, tuple(map(_name, rows)), cells)
+    cells = [[_heat_cell(row.scores[place]) for place in places] for row in rows]
+    heads = [block.columns[place].head for place in places]
+    return pd.DataFrame(cells, list(map(_name, rows)), heads, dtype=object) if rows else None
 
 
 def _heat_cell(score: Score) -> float | str | None:
     return REFUSED if score.gain is None and score.refusal is not None else score.gain
 
 
-def costs(block: Block) -> Costs | None:
-    """Return gain and cost of every method that has both, scratch first; None if none has."""
-    rows = [(_name(row), *cost, len(row.gains) == len(row.scores)) for row in block.rows if (cost := _cost(row))]
-    if not rows:
-        return None
-    scratch = next(_name(row) for row in block.rows if row.label == SCRATCH)
-    rows.insert(0, (scratch, 1.0, 0.0, True))
-    front = pareto_front([(cost, gain) if whole else (math.inf, -math.inf) for _, cost, gain, whole in rows])
-    return Costs(tuple(Cost(*row, row[-1] and place in front) for place, row in enumerate(rows)))
+def costs(block: Block) -> pd.DataFrame | None:
+    """Return gain and cost of every method that has both, scratch first; None if no other has.
 
-
-def _cost(row: Row) -> tuple[float, float] | None:
-    """Return the multiple of scratch's training time per image, mean over pairs and seeds, and the average gain."""
-    ratios = [ratio for score in row.scores for ratio in _cost_ratios(score)]
-    if row.average_gain is None or not ratios:
-        return None
-    return round(geometric_mean(ratios), 6), row.average_gain
+    Columns: method; cost, training time per image as a multiple of that of scratch; gain, average over the pairs in
+    points; whole, if all pairs count in it (if not, it cannot be compared); front, if no compared method gains as much
+    for less, or more for as much.
+    """
+    scratch, *others = block.rows
+    places = [(_name(scratch), 1.0, 0.0, True)]
+    for row in others:
+        ratios = [ratio for score in row.scores for ratio in _cost_ratios(score)]
+        if row.gains and ratios:
+            cost = round(geometric_mean(ratios), 6)
+            places.append((_name(row), cost, row.average_gain, len(row.gains) == len(row.scores)))
+    front = pareto_front([(cost, gain) for _, cost, gain, whole in places if whole])
+    rows = [(*place, place[3] and place[1:3] in front) for place in places]
+    return pd.DataFrame(rows, columns=["method", "cost", "gain", "whole", "front"]) if len(rows) > 1 else None
 
 
 def _cost_ratios(score: Score) -> list[float]:
-    """Return one ratio a seed that was trained in the same way as scratch's; another device's time says nothing."""
-    scratch = {record.identity.seed: record.conditions for record in score.scratch}
-    ratios = []
-    for record in score.records:
-        own, other = record.conditions, scratch.get(record.identity.seed)
-        if other and _same_way(own, other) and min(own.images_per_second, other.images_per_second) > 0:
-            ratios.append(other.images_per_second / own.images_per_second)
-    return ratios
+    """Return scratch's speed to the method's, a seed that ran in the same way: another device's time says nothing."""
+    scratch = score.column.runs[score.column.runs["method"] == SCRATCH]
+    both = score.runs.merge(scratch, on=["seed", *SAME_WAY])
+    speeds = zip(both["images_per_second_x"], both["images_per_second_y"])
+    return [base / own for own, base in speeds if min(own, base) > 0]
 
 
-def _same_way(one: Conditions, other: Conditions) -> bool:
-    facts = ("device", "processes", "threads", "compiled", "channels_last")
-    return all(getattr(one, fact) == getattr(other, fact) for fact in facts)
+def pareto_front(points: Collection[tuple[float, float]]) -> set[tuple[float, float]]:
+    """Return the points (cost, gain) that no other beats: at least as good in both, better in one."""
+
+    def is_beaten(cost: float, gain: float) -> bool:
+        return any(other != (cost, gain) and other[0] <= cost and other[1] >= gain for other in points)
+
+    return {point for point in points if not is_beaten(*point)}
 
 
-def pareto_front(points: Sequence[tuple[float, float]]) -> set[int]:
-    """Return the places of the points (cost, gain) that no other beats: at least as good in both, better in one."""
-    front, best = set(), -math.inf
-    for cost, gain in sorted(set(points), key=lambda point: (point[0], -point[1])):
-        if gain > best:
-            front |= {place for place, point in enumerate(points) if point == (cost, gain)}
-            best = gain
-    return front
+def curves(block: Block) -> pd.DataFrame | None:
+    """Return the learning curves of a block; a curve needs two epochs with test accuracy in all of its seeds.
 
-
-def curves(block: Block) -> Curves | None:
-    """Return the learning curves of a block; a curve needs two epochs with test accuracy in all of its seeds."""
-    panels = []
+    Columns: pair, label, method; look, the place among the methods that stand out (baselines, then those of the
+    greatest average gains), -1 for others; epoch, from 1; mean, low and high, accuracy in percent over the seeds.
+    """
+    leaders = [row.label for row in block.rows if row.label not in BASELINES and row.gains][:LEADERS]
+    looks = {label: look for look, label in enumerate([*BASELINES, *leaders])}
+    lines = []
     for place, column in enumerate(block.columns):
-        lines = tuple(curve for row in block.rows if (curve := _curve(row, row.scores[place].records)))
-        if lines:
-            panels.append((pair_text(column.column, block, ", "), lines))
-    baselines = tuple(_name(row) for row in block.rows if row.label in BASELINES)
-    leaders = [_name(row) for row in block.rows if row.label not in BASELINES and row.gains][:LEADERS]
-    return Curves(baselines, tuple(leaders), tuple(panels)) if panels else None
+        for row in block.rows:
+            facts = {"pair": column.name, "label": row.label, "method": _name(row), "look": looks.get(row.label, -1)}
+            lines += [facts | epoch for epoch in _curve(row.scores[place].records)]
+    return pd.DataFrame(lines) if lines else None
 
 
-def _curve(row: Row, records: Iterable[Record]) -> Curve | None:
-    runs = [{line.epoch + 1: line.top1 for line in r.history if _is_finite(line.top1)} for r in records]
-    epochs = sorted(set.intersection(*map(set, runs))) if runs else []
-    if len(epochs) < 2:
-        return None
-    step = -(-len(epochs) // DRAWN_EPOCHS)
-    epochs = epochs[::-step][::-1]  # thinned from the end, so that the last epoch stays
-    values = [[run[epoch] for run in runs] for epoch in epochs]
-    lines = (tuple(round(of(seeds), 4) for seeds in values) for of in (fmean, min, max))
-    return Curve(_name(row), tuple(epochs), *lines)
+def _curve(records: Iterable[Record]) -> list[dict[str, float]]:
+    """Return a curve by epoch, thinned from the end, so that the last epoch stays; nothing for less than two."""
+    seeds = {record.key: {line.epoch + 1: line.top1 for line in record.history} for record in records}
+    runs = pd.DataFrame(seeds, dtype=float)
+    runs = runs[np.isfinite(runs).all(axis=1)].sort_index()
+    runs = runs[:: -max(1, -(-len(runs) // DRAWN_EPOCHS))][::-1] if len(runs) > 1 else runs[:0]
+    values = {"mean": runs.mean(axis=1), "low": runs.min(axis=1), "high": runs.max(axis=1)}
+    return pd.DataFrame(values).round(4).rename_axis("epoch").reset_index().to_dict("records")
 
 
-def _is_finite(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
+def ranks(block: Block) -> pd.DataFrame | None:
+    """Return method, rank and letters of the ranked methods, best first; None for fewer than two."""
+    rank, letters = block.standings.ranks, block.standings.letters
+    ranked = sorted((row for row in block.rows if row.label in rank), key=lambda row: rank[row.label])
+    rows = [(_name(row), rank[row.label], letters.get(row.label, "")) for row in ranked]
+    return pd.DataFrame(rows, columns=["method", "rank", "letters"]) if len(rows) > 1 else None
 
 
-def ranks(block: Block) -> Ranks | None:
-    """Return the ranks of a block, best first; None for fewer than two ranked methods."""
-    standings = block.standings
-    ranked = sorted((row for row in block.rows if row.label in standings.ranks), key=lambda r: standings.ranks[r.label])
-    if len(ranked) < 2:
-        return None
-    letters = [standings.letters.get(row.label, "") for row in ranked]
+def groups(ranked: pd.DataFrame) -> dict[str, list[int]]:
+    """Return the letters that two or more methods have, each with the places of these methods."""
     members: dict[str, list[int]] = {}
-    for place, text in enumerate(letters):
-        for letter in text.split():
+    for place, letters in enumerate(ranked["letters"]):
+        for letter in letters.split():
             members.setdefault(letter, []).append(place)
-    groups = sorted((len(letter), letter, tuple(places)) for letter, places in members.items() if len(places) > 1)
-    methods = ((_name(row), standings.ranks[row.label], text) for row, text in zip(ranked, letters, strict=True))
-    return Ranks(tuple(methods), tuple((letter, places) for _, letter, places in groups))
+    ordered = sorted(members, key=lambda letter: (len(letter), letter))
+    return {letter: members[letter] for letter in ordered if len(members[letter]) > 1}
 
 
-NUMBERS: Mapping[str, Callable[[Block], PlotData | None]] = {
+NUMBERS: Mapping[str, Callable[[Block], pd.DataFrame | None]] = {
     "gain": heat,
     "cost": costs,
     "curves": curves,
     "ranks": ranks,
 }
-"""Last part of a plot's name to what makes its numbers."""
+"""Kind of a plot, the last part of its name, to what makes its numbers."""
 CAPTIONS = {
     "gain": "Mean gain over scratch in points, by method and pair: above scratch orange, below it purple; hatched "
     "where not measured, n/a where the method refuses the pair.",
@@ -263,16 +163,39 @@ def _block_plots(results: BoardResults, block: Block) -> Iterable[Plot]:
     stem = re.sub(r"[^A-Za-z0-9_.]+", "-", "-".join(parts))
     heading = results.heading(block)
     for kind, numbers in NUMBERS.items():
-        if data := numbers(block):
+        if (frame := numbers(block)) is not None:
             caption = f"{heading}. {CAPTIONS[kind]}" if heading else CAPTIONS[kind]
-            yield Plot(f"{stem}-{kind}.svg", caption, data.in_words(), data.digest, lambda data=data: draw(data))
+            drawing = functools.partial(draw, kind, frame)
+            yield Plot(f"{stem}-{kind}.svg", caption, in_words(kind, frame), digest(kind, frame), drawing)
 
 
-def draw(data: PlotData) -> str:
-    """Return a plot as SVG."""
+def in_words(kind: str, frame: pd.DataFrame) -> str:
+    """Return what a plot shows, for those who cannot see it."""
+    match kind:
+        case "gain":
+            return f"Heatmap of the gains of {len(frame)} methods on {len(frame.columns)} pairs."
+        case "cost":
+            best = frame[frame["front"]].itertuples()
+            front = ", ".join(f"{row.method} {points(row.gain, signed=True)} at {row.cost:.2f}×" for row in best)
+            return f"Gain against training time of {len(frame)} methods; on the Pareto front: {front}."
+        case "curves":
+            leaders = frame[frame["look"] >= len(BASELINES)].sort_values("look", kind="stable")["method"].unique()
+            highlighted = f"; highlighted: {', '.join(leaders)}" if len(leaders) else ""
+            return f"Learning curves on {frame['pair'].nunique()} pairs{highlighted}."
+    return f"Methods by average rank: {', '.join(f'{row.method} {row.rank:.2f}' for row in frame.itertuples())}."
+
+
+def digest(kind: str, frame: pd.DataFrame) -> str:
+    """Return the sha256 of a plot's kind and numbers."""
+    content = [DRAWING, kind, frame.to_dict("split")]
+    return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
+
+
+def draw(kind: str, frame: pd.DataFrame) -> str:
+    """Return a plot as SVG, starting with the digest of its numbers."""
     from cakdbench.reports.figures import figure_svg  # matplotlib takes half a second to import
 
-    return figure_svg(data)
+    return "\n".join([digest_mark(digest(kind, frame)), figure_svg(kind, frame, in_words(kind, frame))])
 
 
 def digest_mark(digest: str) -> str:

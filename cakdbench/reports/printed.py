@@ -64,12 +64,11 @@ def cited(block: Block) -> list[str]:
 def source_lines(block: Block) -> tuple[str, ...]:
     """Return the sources of a block's printed numbers with their letters as a list, if there are any."""
     lines = [_source_line(key, block) for key in cited(block)]
-    if lines:
-        lines.append(f"- {OTHER_SETTINGS} the source states a setting that the recipe here does not have, see below")
-        lines.append(
-            f"- {ODD_AVERAGE} the printed accuracies do not give this average, see [conflicts.md](conflicts.md)"
-        )
-    return _as_list(lines)
+    if not lines:
+        return ()
+    lines.append(f"- {OTHER_SETTINGS} the source states a setting that the recipe here does not have, see below")
+    lines.append(f"- {ODD_AVERAGE} the printed accuracies do not give this average, see [conflicts.md](conflicts.md)")
+    return ("\n".join(lines),)
 
 
 def _source_line(key: str, block: Block) -> str:
@@ -81,26 +80,20 @@ def _source_line(key: str, block: Block) -> str:
 
 def protocol_lines(block: Block) -> tuple[str, ...]:
     """Return how the printed protocols of a block differ from the recipes of its pairs as a list, if there are any."""
-    differences: dict[tuple[str, str], list[str]] = {}
+    differences: dict[tuple[str, str], str] = {}
     used: dict[tuple[str, str], set[str]] = {}
     for column, printed in _cells(block):
         if printed.method != TEACHER:
             protocol = protocol_for(column, printed)
             key = column.recipe, protocol.id
-            differences[key] = protocol_differences(column.numbers, protocol)
+            differences[key] = plain("; ".join(protocol_differences(column.numbers, protocol)))
             used.setdefault(key, set()).add(sources()[printed.source].mark)
-    return _as_list(
-        f"- Recipe `{key[0]}` against `{key[1]}` ({', '.join(sorted(used[key]))}): {plain('; '.join(texts))}."
-        for key, texts in differences.items()
-    )
+    lines = [
+        f"- Recipe `{recipe}` against `{protocol}` ({', '.join(sorted(used[recipe, protocol]))}): {text}."
+        for (recipe, protocol), text in differences.items()
+    ]
+    return ("\n".join(lines),) if lines else ()
 
 
 def _cells(block: Block) -> Iterable[tuple[Column, Printed]]:
-    for column in block.columns:
-        for values in column.printed.values():
-            yield from ((column.column, printed) for printed in values)
-
-
-def _as_list(lines: Iterable[str]) -> tuple[str, ...]:
-    text = "\n".join(lines)
-    return (text,) if text else ()
+    return ((column.column, value) for column in block.columns for same in column.printed.values() for value in same)

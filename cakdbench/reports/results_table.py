@@ -1,18 +1,16 @@
 """The main table of a block: methods by pairs, each cell with its numbers, marks and what is told of it on request."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from typing import Any
 
 import pandas as pd
 
 from cakdbench.published.ledger import Printed, sources
-from cakdbench.records import Record
 from cakdbench.reports.blocks import SCRATCH, TEACHER, Block, BlockColumn, Row, Score
 from cakdbench.reports.board import BREAK, Cell, Detail, table
 from cakdbench.reports.commands import commands
-from cakdbench.reports.eligibility import Column
 from cakdbench.reports.printed import cited, printed_averages, printed_values
 from cakdbench.reports.text import MISSING, REFUSED, plain, points, span
-from cakdbench.results.frame import NOT_SUBMITTED
 
 MISMATCH, FEWER_SEEDS = "†", "‡"
 MARKS = {
@@ -24,51 +22,33 @@ NOT_INSTALLED = "not installed"
 ENDINGS = ("average gain", "rank", "group", "seeds")
 
 
-def results_table(block: Block, statuses: Mapping[str, str]) -> pd.DataFrame:
-    """Return methods by pairs: accuracy and gain, printed values below; then average gain, rank, group, seeds.
-
-    Args:
-        statuses: of the submitted runs, by key.
-    """
-    heads = ["method", *(pair_text(column.column, block, BREAK) for column in block.columns), *ENDINGS]
+def results_table(block: Block) -> pd.DataFrame:
+    """Return methods by pairs: accuracy and gain, printed values below; then average gain, rank, group, seeds."""
+    heads = ["method", *(column.head for column in block.columns), *ENDINGS]
     teachers = [Cell(TEACHER, emphasis=True), *map(_teacher_cell, block.columns), *[""] * len(ENDINGS)]
-    return table(heads, [teachers, *(_row(row, block, statuses) for row in block.rows)])
-
-
-def pair_text(column: Column, block: Block, line: str) -> str:
-    """Return a column's head: the models, and the recipe where the block has the pair under several.
-
-    Args:
-        line: what starts a new line.
-    """
-    models = f"{column.teacher} → {column.student}"
-    several = sum(other.column.pair == column.pair for other in block.columns) > 1
-    return f"{models}{line}{column.recipe}" if several else models
+    return table(heads, [teachers, *(_row(row, block) for row in block.rows)])
 
 
 def _teacher_cell(column: BlockColumn) -> Cell:
-    values = column.teacher_top1
+    values = sorted(set(column.runs["teacher_top1"].dropna().round(2)))
     # Devices may disagree in the last digits: then the cell is a range, and there is no one number.
-    text = " to ".join(dict.fromkeys(map(points, (values[0], values[-1])))) if values else MISSING
     return Cell(
-        text,
+        span(values, ".2f") or MISSING,
         measured=values[0] if len(values) == 1 else None,
-        marks=(MISMATCH,) if any(record.teacher.mismatch_allowed for record in column.taught) else (),
+        marks=(MISMATCH,) if column.runs["teacher_mismatch"].any() else (),
         printed=printed_values(column.printed.get(TEACHER, ()), column.column),
     )
 
 
-def _row(row: Row, block: Block, statuses: Mapping[str, str]) -> list[Cell]:
-    cells = [_score_cell(row, place, block, statuses) for place in range(len(row.scores))]
+def _row(row: Row, block: Block) -> list[Cell]:
     rank, letters = block.standings.ranks.get(row.label), block.standings.letters.get(row.label, MISSING)
-    seeds = Cell(span(row.counts) or MISSING, measured=max(row.counts, default=None))
     return [
         method_cell(row),
-        *cells,
+        *(_score_cell(row, place, block) for place in range(len(row.scores))),
         _average_cell(row, block),
         Cell(points(rank), measured=rank),
         Cell(letters),
-        seeds,
+        Cell(span(row.counts) or MISSING, measured=max(row.counts, default=None)),
     ]
 
 
@@ -78,12 +58,11 @@ def method_cell(row: Row) -> Cell:
     return Cell(row.title, code=code, kind=row.kind or NOT_INSTALLED)
 
 
-def _score_cell(row: Row, place: int, block: Block, statuses: Mapping[str, str]) -> Cell:
-    score, column = row.scores[place], block.columns[place].column
-    printed, detail = printed_values(score.printed, column), _detail(row, place, block, statuses)
+def _score_cell(row: Row, place: int, block: Block) -> Cell:
+    score = row.scores[place]
+    printed, detail = printed_values(score.printed, score.column.column), _detail(row, score, block)
     if not score.records:
-        text = MISSING if score.refusal is None or printed else REFUSED
-        return Cell(text, printed=printed, detail=detail)
+        return Cell(MISSING if score.refusal is None or printed else REFUSED, printed=printed, detail=detail)
     return Cell(
         measured=score.mean,
         sd=score.sd,
@@ -92,14 +71,15 @@ def _score_cell(row: Row, place: int, block: Block, statuses: Mapping[str, str])
         uneven=len(set(row.counts)) > 1,
         marks=score_marks(score),
         printed=printed,
-        best=block.is_best(row, place),
+        best=row.label in block.standings.level[place],
         detail=detail,
     )
 
 
 def score_marks(score: Score) -> tuple[str, ...]:
     """Return the marks of a cell, see `MARKS`."""
-    return (MISMATCH,) * score.teacher_mismatch + (FEWER_SEEDS,) * score.fewer_seeds
+    fewer = score.gain is not None and len(score.gains) < len(score.records)
+    return (MISMATCH,) * bool(score.runs["teacher_mismatch"].any()) + (FEWER_SEEDS,) * fewer
 
 
 def _average_cell(row: Row, block: Block) -> Cell:
@@ -112,14 +92,13 @@ def _average_cell(row: Row, block: Block) -> Cell:
     return Cell(points(average, signed=True) + pairs, measured=average, printed=printed)
 
 
-def _detail(row: Row, place: int, block: Block, statuses: Mapping[str, str]) -> Detail:
-    score, column = row.scores[place], block.columns[place].column
+def _detail(row: Row, score: Score, block: Block) -> Detail:
     return Detail(
-        title=f"{row.title} on {pair_text(column, block, ', ')}",
+        title=f"{row.title} on {score.column.name}",
         notes=tuple(_notes(row, score)),
-        runs=tuple(_run_facts(record, score, statuses) for record in score.records),
+        runs=tuple(_run_facts(run, score) for run in score.runs.itertuples()),
         printed=tuple(map(_printed_facts, score.printed)),
-        command=BREAK.join(commands(block.missing_of(row, place))) or None,
+        command=BREAK.join(commands(block.missing_of(row, score))) or None,
     )
 
 
@@ -133,12 +112,10 @@ def _notes(row: Row, score: Score) -> Iterator[str]:
         yield "Not measured yet."
 
 
-def _run_facts(record: Record, score: Score, statuses: Mapping[str, str]) -> tuple[str, ...]:
-    result, seed = record.result, record.identity.seed
-    numbers = map(points, (result.optimistic_top1, result.ema_top1))
-    gain = points(score.gains.get(seed), signed=True)
-    status, seconds = statuses.get(record.key, NOT_SUBMITTED), f"{record.conditions.seconds:,.0f}"
-    return str(seed), points(result.top1), gain, *numbers, status, record.conditions.device, seconds
+def _run_facts(run: Any, score: Score) -> tuple[str, ...]:
+    """Return what `RUN_HEADS` says of a row of the frame of runs."""
+    gain, numbers = points(score.gains.get(run.seed), signed=True), map(points, (run.optimistic_top1, run.ema_top1))
+    return str(run.seed), points(run.top1), gain, *numbers, run.status, run.device, f"{run.seconds:,.0f}"
 
 
 def _printed_facts(printed: Printed) -> tuple[str, ...]:

@@ -6,13 +6,13 @@ from dataclasses import replace
 import pandas as pd
 
 from cakdbench.reports.blocks import TEACHER, Block, BoardResults, Score
-from cakdbench.reports.board import BREAK, Board, Cell, Section, table
+from cakdbench.reports.board import Board, Cell, Section, table
 from cakdbench.reports.commands import commands
 from cakdbench.reports.conditions import conditions_table, runs_table, versions
-from cakdbench.reports.eligibility import Column, Excluded
+from cakdbench.reports.eligibility import Excluded
 from cakdbench.reports.plots import board_plots
 from cakdbench.reports.printed import printed_values, protocol_lines, source_lines
-from cakdbench.reports.results_table import MARKS, caption, method_cell, pair_text, results_table, score_marks
+from cakdbench.reports.results_table import MARKS, caption, method_cell, results_table, score_marks
 from cakdbench.reports.text import MISSING, REFUSED, plain, points
 from cakdbench.results.stats import indistinguishable, resolution, standard_error
 from cakdbench.submissions.entry import ExternalEntry
@@ -81,18 +81,18 @@ def _block_sections(block: Block, results: BoardResults) -> Iterator[Section]:
     yield Section(
         heading,
         label=heading or "Results",
-        frame=results_table(block, results.statuses),
+        frame=results_table(block),
         caption=caption(results.title, block),
         footer=_legend(block),
         interactive=True,
         brief=bool(block.records),
     )
-    for title, parts in _parts(block, results):
+    for title, parts in _parts(block):
         label = f"{heading}: {title}" if heading else title
         yield Section(title, 3 if heading else 2, label, **parts)
 
 
-def _parts(block: Block, results: BoardResults) -> Iterator[tuple[str, dict]]:
+def _parts(block: Block) -> Iterator[tuple[str, dict]]:
     """Yield what stands below a block's results: titles, and the other fields of their sections."""
     if any(column.printed_top5 for column in block.columns):
         yield "Top-5 accuracy", {"notes": (TOP5,), "frame": _top5_table(block)}
@@ -106,8 +106,7 @@ def _parts(block: Block, results: BoardResults) -> Iterator[tuple[str, dict]]:
         yield "Averaged weights (EMA, last epoch)", {"frame": _side_table(block, "ema")}
     software = f"Precision: {block.precision}. Versions: {plain('; '.join(versions(block)))}."
     yield "Conditions", {"frame": conditions_table(block), "footer": (software,)}
-    runs = {"frame": runs_table(block, results.statuses), "folded": True}
-    yield "Devices, speed and parameters of the runs", runs
+    yield "Devices, speed and parameters of the runs", {"frame": runs_table(block), "folded": True}
 
 
 def _legend(block: Block) -> tuple[str, ...]:
@@ -123,9 +122,9 @@ def _refusals(block: Block) -> dict[str, list[str]]:
     """Return the cells refused for each reason."""
     cells: dict[str, list[str]] = {}
     for row in block.rows:
-        for column, score in zip(block.columns, row.scores, strict=True):
+        for score in row.scores:
             if score.refusal is not None and row.kind is not None:
-                cells.setdefault(score.refusal, []).append(f"{row.label} on {column.column.pair}")
+                cells.setdefault(score.refusal, []).append(f"{row.label} on {score.column.column.pair}")
     return cells
 
 
@@ -133,39 +132,34 @@ def _certainty_table(block: Block) -> pd.DataFrame:
     heads = ["pair", "test images", "one image", "standard error", "independent: not told apart below"]
     rows = []
     for place, column in enumerate(block.columns):
-        pair, images = pair_text(column.column, block, ", "), column.column.test_images
-        bounds = (points(block.bound(place, of)) for of in (standard_error, indistinguishable))
-        rows.append((pair, f"{images:,}", f"{resolution(images):.3g}", *bounds))
+        images, means = column.column.test_images, [row.scores[place].mean for row in block.rows]
+        known = [mean for mean in means if mean is not None]
+        bounds = (max((of(mean, images) for mean in known), default=None) for of in (standard_error, indistinguishable))
+        rows.append((column.name, f"{images:,}", f"{resolution(images):.3g}", *map(points, bounds)))
     return table(heads, rows)
 
 
 def _side_table(block: Block, number: str) -> pd.DataFrame:
     """Return another number of the cells, a field of `Score`, for the methods with any run."""
-    rows = [
-        [method_cell(row), *(_number_cell(getattr(score, number)) for score in row.scores)]
-        for row in block.rows
-        if row.counts
-    ]
-    return table(["method", *(pair_text(column.column, block, BREAK) for column in block.columns)], rows)
+    heads = ["method", *(column.head for column in block.columns)]
+    rows = [row for row in block.rows if row.counts]
+    return table(heads, ([method_cell(row), *(_number_cell(getattr(s, number)) for s in row.scores)] for row in rows))
 
 
 def _top5_table(block: Block) -> pd.DataFrame:
     """Return top-5 accuracies beside the printed ones, for the pairs and methods with a printed one."""
-    places = [place for place, column in enumerate(block.columns) if column.printed_top5]
-    heads = ["method", *(pair_text(block.columns[place].column, block, BREAK) for place in places)]
-    columns = [block.columns[place] for place in places]
-    teachers = [printed_values(column.printed_top5.get(TEACHER, ()), column.column) for column in columns]
+    columns = [column for column in block.columns if column.printed_top5]
+    teachers = (printed_values(column.printed_top5.get(TEACHER, ()), column.column) for column in columns)
     rows = [[Cell(TEACHER, emphasis=True), *(Cell(MISSING, printed=printed) for printed in teachers)]]
     for row in block.rows:
-        scores = [row.scores[place] for place in places]
+        scores = [score for score in row.scores if score.column.printed_top5]
         if any(score.records or score.printed_top5 for score in scores):
-            cells = (_top5_cell(score, column.column) for score, column in zip(scores, columns, strict=True))
-            rows.append([method_cell(row), *cells])
-    return table(heads, rows)
+            rows.append([method_cell(row), *map(_top5_cell, scores)])
+    return table(["method", *(column.head for column in columns)], rows)
 
 
-def _top5_cell(score: Score, column: Column) -> Cell:
-    return replace(_number_cell(score.top5), printed=printed_values(score.printed_top5, column))
+def _top5_cell(score: Score) -> Cell:
+    return replace(_number_cell(score.top5), printed=printed_values(score.printed_top5, score.column.column))
 
 
 def _number_cell(value: float | None) -> Cell:

@@ -74,10 +74,7 @@ def _head(head: str) -> Text:
 
 
 def _text(value: Cell | str | float | None) -> Text:
-    parts = (
-        Text(BREAK if span.style == "break" else span.text, STYLES.get(span.style, "")) for span in value_spans(value)
-    )
-    return Text().join(parts)
+    return Text().join(Text(span.text, STYLES.get(span.style, "")) for span in value_spans(value))
 
 
 def _note(note: str) -> Text:

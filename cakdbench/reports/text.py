@@ -9,7 +9,7 @@ MISSING, REFUSED = "–", "n/a"
 
 def points(value: float | None, signed: bool = False) -> str:
     """Return a percentage or a difference with two decimals, zero without a minus sign."""
-    if value is None:
+    if value is None or value != value:
         return MISSING
     return format(round(value, 2) + 0.0, "+.2f" if signed else ".2f")
 
@@ -20,8 +20,8 @@ def span(values: Iterable[float], spec: str = ",") -> str:
     return " to ".join(dict.fromkeys(format(value, spec) for value in (values[:1] + values[-1:])))
 
 
-def number_text(value: str | float | None) -> str:
-    """Return a number for readers: with thousands separators, fractions with three digits; text as it is."""
+def number_text(value: object) -> str:
+    """Return a number for readers: with thousands separators, fractions with three digits; others as their text."""
     if value is None or value != value:
         return MISSING
     if isinstance(value, float):
@@ -35,8 +35,11 @@ def plain(text: str) -> str:
     return "<br>".join(line.replace("|", "\\|").replace("[", "\\[").replace("<", "&lt;") for line in lines if line)
 
 
-class Inline(NamedTuple):
-    """A part of a note and its style: plain, code, bold or italic."""
+class Span(NamedTuple):
+    """A part of a text and its style.
+
+    In notes plain, code, bold or italic; in cells plain, emphasis, code, accuracy, best, gain, printed or break.
+    """
 
     text: str
     style: str = "plain"
@@ -45,20 +48,20 @@ class Inline(NamedTuple):
 INLINE = re.compile(r"`(?P<code>[^`]+)`|\*\*(?P<bold>.+?)\*\*|\*(?P<italic>.+?)\*|(?<!\\)\[(?P<link>[^\]]+)\]\([^)]*\)")
 
 
-def inline(markdown: str) -> list[Inline]:
+def inline(markdown: str) -> list[Span]:
     """Return the parts of a note: what it marks, with its escapes undone; of links the text."""
     parts, end = [], 0
     for match in INLINE.finditer(markdown):
-        parts.append(Inline(markdown[end : match.start()]))
+        parts.append(Span(markdown[end : match.start()]))
         style = match.lastgroup or "plain"
         text = match[style] if style == "code" else match[style].replace("`", "")
-        parts.append(Inline(text, "plain" if style == "link" else style))
+        parts.append(Span(text, "plain" if style == "link" else style))
         end = match.end()
-    parts.append(Inline(markdown[end:]))
-    return [Inline(_unescaped(text), style) for text, style in parts if text]
+    parts.append(Span(markdown[end:]))
+    return [Span(_unescaped(text), style) for text, style in parts if text]
 
 
-def blocks(note: str) -> list[list[Inline]]:
+def blocks(note: str) -> list[list[Span]]:
     """Return the paragraph of a note, or its list items, an entry each."""
     items = re.split(r"^- ", note, flags=re.MULTILINE)
     return [inline(" ".join(item.split())) for item in items if item.strip()]

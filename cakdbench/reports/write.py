@@ -10,7 +10,7 @@ from cakdbench.grid.suites import PairSpec, suites
 from cakdbench.reports.blocks import BoardResults, board_results
 from cakdbench.reports.board import PLOTS, Plot
 from cakdbench.reports.eligibility import Standard, column_of
-from cakdbench.reports.pages import Page, board_names, board_pages, general_pages, suite_board
+from cakdbench.reports.pages import Page, board_names, pages, suite_board
 from cakdbench.reports.plots import plot_digest
 from cakdbench.reports.sections import board_of
 from cakdbench.reports.terminal import BoardView
@@ -41,39 +41,33 @@ def write_boards(
     Raises:
         StoreError: a page cannot be written.
     """
-    _tell_damage(evidence, console)
-    boards = _boards(evidence, specs, data_dir)
+    boards = _boards(evidence, specs, console, data_dir)
     for board in boards:
         if any(block.records for block in board.blocks):
             console.print(BoardView(board_of(board)))
-    for page in _pages(boards, evidence, formats, general=specs is None):
+    for page in pages(boards, evidence.records, formats, general=specs is None):
         path = folder / page.path
-        if not isinstance(page.source, Plot) or _is_stale(page, path):
+        if not isinstance(page.source, Plot) or any(_diff(page, path)):
             write_atomic(path, page.text.encode())
         if path.suffix != ".svg":
             console.print(f"written: {path}", markup=False, highlight=False)
-    _print_free(evidence, specs, console, data_dir)
-
-
-def _boards(evidence: Evidence, specs: Iterable[PairSpec] | None, data_dir: Path | None) -> list[BoardResults]:
-    known, rules = list(suites().values()), Standard(data_dir)
-    return [suite_board(name, known, evidence, rules) for name in board_names(evidence, known, specs)]
-
-
-def _pages(boards: list[BoardResults], evidence: Evidence, formats: Iterable[str], general: bool) -> Iterator[Page]:
-    for board in boards:
-        yield from board_pages(board, formats)
-    if general:
-        yield from general_pages(boards, evidence.records, formats)
-
-
-def _print_free(evidence: Evidence, specs: Iterable[PairSpec] | None, console: Console, data_dir: Path | None) -> None:
     free = [spec for spec in specs or () if not any(spec in suite.specs for suite in suites().values())]
     if free:
         columns, rules = [column_of(spec, data_dir=data_dir) for spec in free], Standard(data_dir)
         title = "Pairs and recipes of no board"
-        results = board_results("", title, columns, evidence.records, rules, evidence.answers_by_key)
-        console.print(BoardView(board_of(results)))
+        console.print(
+            BoardView(board_of(board_results("", title, columns, evidence.records, rules, evidence.answers_by_key)))
+        )
+
+
+def _boards(
+    evidence: Evidence, specs: Iterable[PairSpec] | None, console: Console, data_dir: Path | None
+) -> list[BoardResults]:
+    """Return the results of the boards, after a warning for each file that cannot be read."""
+    for sentence in evidence.damage:
+        console.print(sentence, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    known, rules = list(suites().values()), Standard(data_dir)
+    return [suite_board(name, known, evidence, rules) for name in board_names(evidence, known, specs)]
 
 
 def check_boards(
@@ -88,45 +82,31 @@ def check_boards(
     Arguments as for `write_boards`. A picture is judged by the numbers it was drawn from, as its bytes depend on the
     version of matplotlib.
     """
-    _tell_damage(evidence, console)
-    boards = _boards(evidence, specs, data_dir)
-    pages = list(_pages(boards, evidence, ["md"], general=specs is None))
-    stale = [line for page in pages if _is_stale(page, folder / page.path) for line in _diff(page, folder)]
+    boards = _boards(evidence, specs, console, data_dir)
+    current = list(pages(boards, evidence.records, general=specs is None))
+    stale = [line for page in current for line in _diff(page, folder / page.path)]
     if specs is None:
-        stale += _strays(pages, folder)
+        stale += _strays(current, folder)
     for line in stale:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     return not stale and not evidence.damage
 
 
-def _strays(pages: Iterable[Page], folder: Path) -> Iterator[str]:
+def _strays(current: Iterable[Page], folder: Path) -> Iterator[str]:
     paths = [*folder.glob("*.md"), *folder.glob(f"{PLOTS}/*.svg")]
     names = {path.relative_to(folder).as_posix() for path in paths}
-    for name in sorted(names - {page.path for page in pages} - BY_HAND):
+    for name in sorted(names - {page.path for page in current} - BY_HAND):
         yield f"{name}: nothing generates this; delete it"
 
 
-def _is_stale(page: Page, path: Path) -> bool:
-    if not path.is_file():
-        return True
-    if isinstance(page.source, Plot):
-        return plot_digest(path.read_text(errors="replace")) != page.source.digest
-    return path.read_bytes() != page.text.encode()
-
-
-def _diff(page: Page, folder: Path) -> Iterator[str]:
-    path = folder / page.path
+def _diff(page: Page, path: Path) -> Iterator[str]:
+    """Yield what is stale in a file, a line each; nothing if it is current."""
     if not path.is_file():
         yield f"{page.path}: missing; `cakdbench leaderboard` writes it"
-    elif isinstance(page.source, Plot):
+    elif not isinstance(page.source, Plot):
+        # The parts between line feeds differ in any byte that differs, as a carriage return.
+        old, new = path.read_bytes().decode(errors="replace").split("\n"), page.text.split("\n")
+        names = f"{page.path} (as it is)", f"{page.path} (as it should be)"
+        yield from difflib.unified_diff(old, new, *names, lineterm="")
+    elif plot_digest(path.read_text(errors="replace")) != page.source.digest:
         yield f"{page.path}: drawn from other numbers; `cakdbench leaderboard` draws it anew"
-    else:
-        old, new = path.read_text(errors="replace").splitlines(), page.text.splitlines()
-        yield from difflib.unified_diff(
-            old, new, f"{page.path} (as it is)", f"{page.path} (as it should be)", lineterm=""
-        )
-
-
-def _tell_damage(evidence: Evidence, console: Console) -> None:
-    for sentence in evidence.damage:
-        console.print(sentence, style="yellow", markup=False, highlight=False, soft_wrap=True)

@@ -1,6 +1,7 @@
 """Batches for a method outside of the trainer: for loops of one's own and timm's."""
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -36,7 +37,8 @@ def make_batch(
     """
     if method.labels is not None and index is None:
         raise UsageError(f"{method.id} tells samples apart: give the index of the images")
-    return Batch(images, target, index, epoch, step, criterion, _teach(method, images), micro_batch)
+    places = cast(Tensor, index)  # None only for methods without labels, which never look at it
+    return Batch(images, target, places, epoch, step, criterion, _teach(method, images), micro_batch)
 
 
 @torch.no_grad()
@@ -44,4 +46,5 @@ def _teach(method: Method, images: Tensor) -> Output | None:
     """Return the parts of the teacher's output that the method needs; None if it needs none, or runs it by itself."""
     if not method.needs - {"model"}:
         return None
+    assert method.teacher is not None, f"{method.id} was built without the teacher it needs"
     return method.teacher(images, **forward_options(method.needs))

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from cakdbench.store import CHECKPOINT, checkpoint_files, write_atomic
+from cakdbench.store import checkpoint_files, write_atomic
 
 FORMAT = 2
 """Of the states: raise it when `Lane.state` changes. A state of another format is set aside; its run begins anew."""
@@ -31,7 +31,7 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
 
     Those are renamed to `*.damaged`, so that `store.checkpoint_step`, which goes by names, counts them no more.
     """
-    problems = []
+    problems: list[str] = []
     for path in checkpoint_files(folder):
         state, problem = _read(path)
         if state is not None:
@@ -45,7 +45,7 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
 def _read(path: Path) -> tuple[dict[str, Any] | None, str]:
     """Return a checkpoint's state, or None and what is wrong with it."""
     content = path.read_bytes()
-    if _digest(content) != CHECKPOINT.fullmatch(path.name)[2]:
+    if _digest(content) != path.stem.rpartition("-")[2]:
         return None, "is damaged (its content is not what was written)"
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)

@@ -1,4 +1,4 @@
-"""What a running grid reports, and to whom: the harness and the trainer speak, a display listens."""
+"""Report on a running grid: the harness and the trainer speak, a display listens."""
 
 import time
 from dataclasses import dataclass, field
@@ -34,12 +34,12 @@ class GroupView:
 
     @property
     def epoch(self) -> int:
-        """The epoch in progress, from 0."""
+        """Return the epoch in progress, from 0."""
         return min(self.step // self.steps_per_epoch, self.epochs - 1)
 
     @property
     def seconds_left(self) -> float | None:
-        """Seconds to the end at the pace so far; None before the first step."""
+        """Return the seconds to the end at the pace so far; None before the first step."""
         done = self.step - self.first_step
         left = self.epochs * self.steps_per_epoch - self.step
         return (time.monotonic() - self.started) / done * left if done else None

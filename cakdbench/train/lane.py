@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
+from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor
 
@@ -64,8 +65,12 @@ class Lane:
         label: str,
         compile: bool = False,
     ):
-        self.method, self.recipe, self.seed, self.label = method, recipe, seed, label
-        self.accelerator, self.accumulation = accelerator, accumulation
+        self.method = method
+        self.recipe = recipe
+        self.seed = seed
+        self.label = label
+        self.accelerator = accelerator
+        self.accumulation = accumulation
         self.steps_per_epoch = steps_per_epoch
         self.module = accelerator.prepare_model(method)
         if compile:
@@ -89,7 +94,7 @@ class Lane:
         self.method.epoch_start(epoch)
 
     def local_step(self, batch: Batch, local_index: int) -> None:
-        """Forward and backward on one local batch; the last of a step also moves the weights."""
+        """Run forward and backward on one local batch; the last of a step also moves the weights."""
         first, last = local_index == 0, local_index == self.accumulation - 1
         device = self.accelerator.device
         with self.training.running(), seeded(self.seed, self.method.id, self.step, batch.micro_batch, device=device):
@@ -171,12 +176,12 @@ class Lane:
 
     @property
     def mean_loss(self) -> float | None:
-        """Mean over the epoch so far, all terms together; None before its first step."""
+        """Return the mean over the epoch so far, all terms together; None before its first step."""
         return sum(self.running.losses.values()) / self.running.steps if self.running.steps else None
 
     @property
     def images_per_second(self) -> float | None:
-        """Training images of this process over the time of the lane's own training steps."""
+        """Return the training images of this process over the time of the lane's own training steps."""
         return self.images / self.training.seconds if self.training.seconds else None
 
     def state(self) -> dict[str, Any]:
@@ -194,7 +199,8 @@ class Lane:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        self.step, self.images = state["step"], state["images"]
+        self.step = state["step"]
+        self.images = state["images"]
         self.training.seconds, self.evaluating.seconds = state["seconds"]
         self.method.load_state_dict(state["method"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -211,9 +217,9 @@ def parameters_of(*optimizers: torch.optim.Optimizer) -> list[Tensor]:
 
 
 def make_optimizer(method: Method, recipe: Recipe, others: list[torch.optim.Optimizer] = []) -> torch.optim.Optimizer:
-    """timm's optimizer over the student and the extra modules that `others` leave, by the same parameter groups."""
+    """Return timm's optimizer, by its parameter groups, over the student and the extra modules that `others` leave."""
     spec = recipe.optimizer
-    more = {"betas": tuple(spec.betas)} if spec.betas else {}
+    more: dict[str, Any] = {"betas": tuple(spec.betas)} if spec.betas else {}
     taken = parameters_of(*others)
     for parameter in taken:  # timm passes over what needs no gradient
         parameter.requires_grad_(False)
@@ -225,10 +231,13 @@ def make_optimizer(method: Method, recipe: Recipe, others: list[torch.optim.Opti
     return optimizer
 
 
-def make_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps_per_epoch: int):
-    """timm's schedule: a function of the epoch or, where the recipe says so, of the step."""
+def make_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps_per_epoch: int) -> Scheduler:
+    """Return timm's schedule: a function of the epoch or, where the recipe says so, of the step."""
     spec = recipe.schedule
-    decay = {"step": {"decay_epochs": spec.decay_epochs}, "multistep": {"decay_milestones": spec.decay_epochs}}
+    decay: dict[str, dict[str, Any]] = {
+        "step": {"decay_epochs": spec.decay_epochs},
+        "multistep": {"decay_milestones": spec.decay_epochs},
+    }
     schedule, _ = create_scheduler_v2(
         optimizer,
         sched=spec.name,

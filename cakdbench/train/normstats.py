@@ -6,6 +6,8 @@ are linear in the batches', so this equals one process per local batch with its 
 processes at the end, which is what timm's `--dist-bn reduce` does.
 """
 
+from typing import cast
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -23,9 +25,11 @@ class NormStats:
     def __init__(self, module: nn.Module, batches: int, processes: int):
         norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
         self.active = bool(norms) and batches * processes > 1
-        self.stats = [b for m in norms for b in (m.running_mean, m.running_var)]
-        self.counts = [m.num_batches_tracked for m in norms]
-        self.batches, self.processes = batches, processes
+        # torch types them as optional: norms that do not track their statistics have none.
+        self.stats = [cast(Tensor, b) for m in norms for b in (m.running_mean, m.running_var)]
+        self.counts = [cast(Tensor, m.num_batches_tracked) for m in norms]
+        self.batches = batches
+        self.processes = processes
 
     def start_step(self) -> None:
         if self.active:

@@ -1,4 +1,4 @@
-"""What every part of a run shares: the device, how to compute, who listens, when to stop."""
+"""Hold what every part of a run shares: the device, how to compute, who listens, when to stop."""
 
 import os
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from cakdbench.train.events import Events, NoEvents
 
 @dataclass(frozen=True)
 class Options:
-    """How runs are computed. None of it changes what is computed.
+    """Say how runs are computed. None of it changes what is computed.
 
     Attributes:
         data_dir: where the datasets lie; None for the default place.
@@ -50,7 +50,7 @@ class Runtime:
 
     @property
     def rendering(self) -> dict[str, Any]:
-        """Arguments of the streams: how this process renders its share of the images."""
+        """Return the arguments of the streams: how this process renders its share of the images."""
         on_gpu = self.accelerator.device.type != "cpu"
         default = min(8, os.cpu_count() or 1) if on_gpu else 0
         return {

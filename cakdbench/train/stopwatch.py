@@ -1,4 +1,4 @@
-"""How long a lane's own work takes on its device, without waiting for the device at every step."""
+"""Time a lane's own work on its device, without waiting for the device at every step."""
 
 import contextlib
 import time

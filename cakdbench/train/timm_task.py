@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import torch
 from timm.task import TrainingTask
 from timm.utils import ModelEmaV3
 from torch import Tensor, distributed, nn
@@ -64,15 +65,18 @@ class MethodTask(TrainingTask):
     ):
         super().__init__(**options)
         self.method = build_method(label, student, teacher, dataset=dataset, settings=settings, labels=labels)
-        self.teacher, self.trainable_module = teacher, self.method
+        self.teacher = teacher
+        self.trainable_module: nn.Module = self.method
         if self.method.extra_optimizers():
             raise UsageError(f"{label} trains an adversary, and timm's loop has one optimizer: use `cakdbench run`")
         self.criterion = criterion or nn.CrossEntropyLoss()
-        self.epoch = self.step = self._batches = 0
+        self.epoch = 0
+        self.step = 0
+        self._batches = 0
         self.to(self.device)
 
     def forward(self, input: Tensor, target: Tensor, index: Tensor | None = None) -> dict[str, Tensor]:
-        """`loss`, `output` (the student's logits), and each loss by its name, with its weight.
+        """Return `loss`, `output` (the student's logits), and each loss by its name, with its weight.
 
         Args:
             input: `(B, 3, S, S)`.
@@ -80,7 +84,8 @@ class MethodTask(TrainingTask):
             index: `(B,)` places of the samples in `labels`.
         """
         rank, world = _process()
-        micro_batch, self._batches = self._batches * world + rank, self._batches + 1
+        micro_batch = self._batches * world + rank
+        self._batches += 1
         batch = make_batch(
             self.method,
             input,
@@ -95,21 +100,22 @@ class MethodTask(TrainingTask):
         return {**step.losses, "loss": step.total, "output": step.logits}
 
     def epoch_start(self, epoch: int) -> None:
-        """To be called before the first step of an epoch, counted from 0: ramps and rhythms depend on it."""
+        """Begin an epoch, counted from 0, before its first step: ramps and rhythms depend on it."""
         self.epoch = epoch
         self.method.epoch_start(epoch)
 
     def step_end(self) -> None:
-        """To be called after every step of the optimizer: what batches of a step share is renewed."""
-        self.step, self._batches = self.step + 1, 0
+        """Renew what the batches of a step share; to be called after every step of the optimizer."""
+        self.step += 1
+        self._batches = 0
         self.method.step_end()
 
     def before_save(self) -> None:
-        """With several processes, to be called on all of them before one saves: some methods gather their state."""
+        """Gather the state that some methods spread; to be called on all of several processes before one saves."""
         self.method.before_save()
 
     def train(self, mode: bool = True) -> MethodTask:
-        """As in any module, but for the teacher, which stays in eval mode."""
+        """Switch the mode as of any module, but for the teacher, which stays in eval mode."""
         super().train(mode)
         self.teacher.eval()
         return self
@@ -118,16 +124,20 @@ class MethodTask(TrainingTask):
         self.trainable_module = DistributedDataParallel(self.method, device_ids=device_ids, **ddp_kwargs)
         return self
 
-    def compile(self, backend: str = "inductor", mode: str | None = None, **compile_kwargs: Any) -> nn.Module:
+    def compile(  # type: ignore[override]  # timm's signature, which is not torch's
+        self, backend: str = "inductor", mode: str | None = None, **compile_kwargs: Any
+    ) -> nn.Module | None:
         """Compile the method's step; the student by itself is returned as it is."""
         self.method.compile(backend=backend, mode=mode, **compile_kwargs)
         return self.get_eval_model()
 
     def get_eval_model(self, module: nn.Module | None = None, ema: bool = False) -> nn.Module | None:
-        """timm's own network of the student, images to logits, or its EMA."""
+        """Return timm's own network of the student, images to logits, or its EMA."""
         return getattr(self, "trainable_module_ema", None) if ema else self.method.student.net
 
-    def setup_ema(self, decay: float = 0.9999, use_warmup: bool = False, device=None, **options: Any) -> nn.Module:
+    def setup_ema(
+        self, decay: float = 0.9999, use_warmup: bool = False, device: torch.device | None = None, **options: Any
+    ) -> nn.Module:
         net = self.method.student.net
         self.trainable_module_ema = ModelEmaV3(net, decay=decay, use_warmup=use_warmup, device=device, **options)
         return self.trainable_module_ema
@@ -137,12 +147,12 @@ class MethodTask(TrainingTask):
             self.trainable_module_ema.update(self.method.student.net, step=step)
 
     def get_clip_parameters(self, exclude_head: bool = False) -> list[nn.Parameter]:
-        """All that is trained; without a head: less the student's classifier."""
+        """Return all that is trained; without a head: less the student's classifier."""
         head = set(self.method.student.net.get_classifier().parameters()) if exclude_head else set()
         return [p for p in self.method.parameters() if p.requires_grad and p not in head]
 
     def get_task_state(self, module: nn.Module | None = None, ema: bool = False) -> dict[str, Any]:
-        """The method's state besides the student's; nothing of an EMA."""
+        """Return the method's state besides the student's; nothing of an EMA."""
         if ema:
             return {}
         if _process().world == 1:  # what gathers would wait for processes that do not save

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
@@ -48,7 +49,7 @@ class Keeper:
         failed: the reasons of the lanes that were closed, by label.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.failed: dict[str, str] = {}
 
     def save(self, lane: Lane) -> None:
@@ -104,7 +105,7 @@ class Trainer:
         self.view = view
         self.recipe = stream.recipe
         self.criterion = label_criterion(self.recipe)
-        self.needs = frozenset().union(*(lane.method.needs for lane in lanes))
+        self.needs: frozenset[str] = frozenset().union(*(lane.method.needs for lane in lanes))
         self.flush_every = 20 if self.accelerator.device.type == "cuda" else 1
         self.results: dict[str, Evaluation] = {}
         self._saved = time.monotonic()
@@ -131,7 +132,7 @@ class Trainer:
         for step, batches in enumerate(self.stream.epoch(epoch, first), first):
             for local_index, samples in enumerate(batches):
                 batch = self._batch(samples)
-                self._each(lambda lane, batch=batch, local_index=local_index: lane.local_step(batch, local_index))
+                self._each(partial(Lane.local_step, batch=batch, local_index=local_index))
             at_end = step == self.stream.steps_per_epoch - 1
             if at_end or step % self.flush_every == 0:
                 self._each(Lane.flush_metrics)
@@ -151,6 +152,7 @@ class Trainer:
 
     @torch.no_grad()
     def _teach(self, images: Tensor) -> Output:
+        assert self.teacher is not None, "a lane needs a teacher, and the group has none"
         with self.accelerator.autocast():
             return self.teacher(images, **forward_options(self.needs))
 
@@ -174,7 +176,7 @@ class Trainer:
             torch.cuda.empty_cache()
 
     def _pause(self) -> None:
-        """Between two steps: save if it is time, stop if the user wants to."""
+        """Save if it is time and stop if the user wants to, between two steps."""
         stop = self._agree(self.runtime.stop())
         if stop or self._agree(time.monotonic() - self._saved > self.runtime.options.checkpoint_seconds):
             self._save()
@@ -202,13 +204,17 @@ class Trainer:
     def _evaluate(self) -> None:
         """Evaluate all lanes, and their averaged weights, in one pass over the test images."""
         examiners = {lane.label: LaneExaminer(lane) for lane in self.lanes}
+
+        def see(lane: Lane, images: Tensor, labels: Tensor, index: Tensor) -> None:
+            examiners[lane.label].see(images, labels, index)
+
         for images, labels, index in self.evaluation:
-            batch = images.to(self.accelerator.device, non_blocking=True), labels, index
-            self._each(lambda lane, batch=batch: examiners[lane.label].see(*batch))
+            images = images.to(self.accelerator.device, non_blocking=True)
+            self._each(partial(see, images=images, labels=labels, index=index))
         for lane in self.lanes:
             result, averaged = examiners[lane.label].results()
             self.results[lane.label] = result
-            self._write(lane, result.top1, averaged and averaged.top1)
+            self._write(lane, result.top1, averaged.top1 if averaged else None)
 
     def _write(self, lane: Lane, top1: float | None, ema_top1: float | None) -> None:
         if top1 is not None:

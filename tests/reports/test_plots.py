@@ -13,7 +13,9 @@ from cakdbench.reports.plots import (
     board_plots,
     costs,
     curves,
+    digest,
     draw,
+    groups,
     heat,
     pareto_front,
     plot_digest,
@@ -43,7 +45,7 @@ def full():
 
 class TestHeatmap:
     def test_it_names_every_method_and_pair_and_writes_every_gain(self, full):
-        written = texts(draw(heat(full)))
+        written = texts(draw("gain", heat(full)))
         assert {"KD", "OFA", "FBT", "swin_t →", "vit_s →"} <= set(written)
         assert sorted(text for text in written if text[0] in "+-") == sorted(
             f"{score.gain:+.2f}" for row in full.rows for score in row.scores if score.gain is not None
@@ -51,14 +53,14 @@ class TestHeatmap:
         assert written.count("+2.00") == 3 and written.count("+10.10") == 2
 
     def test_refused_cells_say_so(self, full):
-        assert heat(full).cells[list(heat(full).methods).index("FBT")][2] == REFUSED
-        assert texts(draw(heat(full))).count("n/a") == 1
+        assert heat(full).loc["FBT"].iloc[2] == REFUSED
+        assert texts(draw("gain", heat(full))).count("n/a") == 1
 
     def test_cells_without_a_run_are_empty_and_pairs_without_any_left_out(self):
         records = runs(accuracies={"scratch": 70.0, "kd": 72.0}) + runs((A,), accuracies={"ofa": 80.0})
         shown = heat(results(records, (A, B, M)).blocks[0])
-        assert shown.pairs == ("swin_t → resnet18", "vit_s → mobilenetv2")
-        assert shown.cells[shown.methods.index("OFA")][1] is None
+        assert list(shown) == ["swin_t → resnet18", "vit_s → mobilenetv2"]
+        assert shown.loc["OFA"].iloc[1] is None
 
     def test_nothing_to_draw(self):
         assert heat(results([]).blocks[0]) is None
@@ -76,17 +78,17 @@ class TestCost:
 
     def test_costs_are_the_inverse_of_speed_and_the_front_is_what_none_beats(self):
         block = self.timed(scratch=600.0, kd=500.0, ofa=300.0, fbt=200.0).blocks[0]
-        found = {point.method: point for point in costs(block).points}
+        found = {point.method: point for point in costs(block).itertuples()}
         assert [found[name].cost for name in ("scratch", "KD", "OFA", "FBT")] == pytest.approx([1, 1.2, 2, 3])
         assert [found[name].gain for name in ("scratch", "KD", "OFA", "FBT")] == pytest.approx([0, 2, 10, 5])
         assert [name for name in found if found[name].front] == ["scratch", "KD", "OFA"]
-        assert {"scratch", "KD", "OFA", "FBT"} <= set(texts(draw(costs(block))))
+        assert {"scratch", "KD", "OFA", "FBT"} <= set(texts(draw("cost", costs(block))))
 
     def test_points_stand_in_the_order_of_their_numbers(self):
-        svg = draw(costs(self.timed(scratch=600.0, kd=500.0, ofa=300.0, fbt=200.0).blocks[0]))
+        shown = costs(self.timed(scratch=600.0, kd=500.0, ofa=300.0, fbt=200.0).blocks[0])
+        svg = draw("cost", shown)
         (scratch,), (kd,), (ofa,), (fbt,) = (group(svg, f"point-{n}") for n in range(4))
-        methods = [p.method for p in costs(self.timed(scratch=600.0, kd=500.0, ofa=300.0, fbt=200.0).blocks[0]).points]
-        assert methods == ["scratch", "KD", "OFA", "FBT"]
+        assert list(shown["method"]) == ["scratch", "KD", "OFA", "FBT"]
         assert scratch[0] < kd[0] < ofa[0] < fbt[0]
         assert scratch[1] > kd[1] > fbt[1] > ofa[1]  # y runs down
 
@@ -96,7 +98,7 @@ class TestCost:
 
     def test_a_gain_over_fewer_pairs_is_beyond_comparison(self):
         records = [*self.of("scratch", 600.0), *self.of("kd", 500.0), *runs((A,), accuracies={"ofa": 99.0})]
-        found = {point.method: point for point in costs(results(records).blocks[0]).points}
+        found = {point.method: point for point in costs(results(records).blocks[0]).itertuples()}
         assert (found["OFA"].whole, found["OFA"].front, found["KD"].front) == (False, False, True)
 
     @given(st.lists(st.tuples(st.integers(1, 6), st.integers(-4, 4)), min_size=1, max_size=12))
@@ -105,30 +107,29 @@ class TestCost:
         def beaten(one):
             return any(other[0] <= one[0] and other[1] >= one[1] and other != one for other in points)
 
-        assert pareto_front(points) == {place for place, point in enumerate(points) if not beaten(point)}
+        assert pareto_front(points) == {point for point in points if not beaten(point)}
 
 
 class TestCurves:
     def test_means_and_bands_over_the_seeds(self):
         shown = curves(results(pairs=(A,)).blocks[0])
-        ((pair, lines),) = shown.panels
-        kd = next(line for line in lines if line.method == "KD")
-        assert pair == "swin_t → resnet18" and kd.epochs == (1, 2, 3)
-        assert kd.mean == pytest.approx((52.1, 67.1, 72.1))
-        assert (kd.low, kd.high) == (pytest.approx((52.0, 67.0, 72.0)), pytest.approx((52.2, 67.2, 72.2)))
-        assert (shown.baselines, shown.leaders) == (("scratch", "KD"), ("FBT", "OFA"))
+        kd = shown[shown["method"] == "KD"]
+        assert set(shown["pair"]) == {"swin_t → resnet18"} and list(kd["epoch"]) == [1, 2, 3]
+        assert list(kd["mean"]) == pytest.approx([52.1, 67.1, 72.1])
+        assert list(kd["low"]) == pytest.approx([52.0, 67.0, 72.0])
+        assert list(kd["high"]) == pytest.approx([52.2, 67.2, 72.2])
+        assert list(shown.sort_values("look")["method"].unique()) == ["scratch", "KD", "FBT", "OFA"]
 
     def test_epochs_not_tested_in_all_seeds_are_left_out_and_long_ones_thinned(self):
         one = record("kd", A, 0, recipe=NUMBERS).model_copy(update={"history": epochs(1.0, None, 3.0, 4.0)})
         two = record("kd", A, 1, recipe=NUMBERS).model_copy(update={"history": epochs(1.0, 2.0, 3.0)})
-        (line,) = curves(results([one, two], (A,)).blocks[0]).panels[0][1]
-        assert line.epochs == (1, 3)
+        assert list(curves(results([one, two], (A,)).blocks[0])["epoch"]) == [1, 3]
         many = record("kd", A, 0, recipe=NUMBERS).model_copy(update={"history": epochs(*map(float, range(99)), 100.0)})
-        (line,) = curves(results([many], (A,)).blocks[0]).panels[0][1]
-        assert len(line.epochs) == 50 and line.epochs[-1] == 100 and line.mean[-1] == 100.0
+        line = curves(results([many], (A,)).blocks[0])
+        assert len(line) == 50 and line["epoch"].iloc[-1] == 100 and line["mean"].iloc[-1] == 100.0
 
     def test_the_picture_names_what_stands_out(self):
-        written = texts(draw(curves(results().blocks[0])))
+        written = texts(draw("curves", curves(results().blocks[0])))
         assert {"scratch", "KD", "OFA", "FBT", "swin_t → resnet18", "vit_s → mobilenetv2"} <= set(written)
 
     def test_histories_of_one_epoch_are_not_drawn(self):
@@ -140,28 +141,30 @@ class TestRanks:
         block = results(tests=answers).blocks[0]
         titles = {row.title: row.label for row in block.rows}
         shown = ranks(block)
-        names = [titles[method] for method, _, _ in shown.methods]
-        joined = {frozenset((names[a], names[b])) for _, places in shown.groups for a, b in combinations(places, 2)}
+        names = [titles[method] for method in shown["method"]]
+        joined = {
+            frozenset((names[a], names[b])) for places in groups(shown).values() for a, b in combinations(places, 2)
+        }
         assert joined == set(block.standings.inseparable) and joined
         assert joined != {frozenset(pair) for pair in combinations(names, 2)}
 
     def test_bars_have_a_dot_at_each_member_and_letters_beside_them(self):
         block = results(tests=answers).blocks[0]
-        svg, shown = draw(ranks(block)), ranks(block)
-        assert [method for method, _, _ in shown.methods] == ["FBT", "OFA", "KD", "scratch"]
-        for letter, places in shown.groups:
+        svg, shown = draw("ranks", ranks(block)), ranks(block)
+        assert list(shown["method"]) == ["FBT", "OFA", "KD", "scratch"]
+        for letter, places in groups(shown).items():
             dots = [x for x, _ in group(svg, f"group-{letter}")]
-            spread = [shown.methods[place][1] - shown.methods[places[0]][1] for place in places]
+            spread = [shown["rank"][place] - shown["rank"][places[0]] for place in places]
             assert len(dots) == len(places)
             scale = (dots[-1] - dots[0]) / spread[-1]
             assert [dots[0] + scale * each for each in spread] == pytest.approx(dots, abs=1e-3)
-        for method, rank, letters in shown.methods:
+        for method, rank, letters in shown.itertuples(index=False):
             assert f"{method} {rank:.2f} {letters}" in texts(svg)
 
     def test_without_predictions_there_are_ranks_and_no_bars(self):
         block = results().blocks[0]
-        assert ranks(block).groups == () and [letters for *_, letters in ranks(block).methods] == [""] * 4
-        assert "FBT 1.00" in texts(draw(ranks(block)))
+        assert groups(ranks(block)) == {} and list(ranks(block)["letters"]) == [""] * 4
+        assert "FBT 1.00" in texts(draw("ranks", ranks(block)))
 
     def test_fewer_than_two_ranked_methods(self):
         assert ranks(results(runs(accuracies={"kd": 72.0})).blocks[0]) is None
@@ -198,7 +201,7 @@ class TestBoard:
     @settings(deadline=None, max_examples=20)
     def test_equal_digests_mean_equal_numbers(self, gains):
         one, two = (heat(results(runs((A,), (0,), {"scratch": 50.0, "kd": 50.0 + g}), (A,)).blocks[0]) for g in gains)
-        assert (one.digest == two.digest) == (one == two)
+        assert (digest("gain", one) == digest("gain", two)) == one.equals(two)
 
     def test_other_svg_has_no_digest(self):
         assert plot_digest("<svg/>") is None
@@ -209,12 +212,12 @@ class TestBoard:
             def title(self, label):
                 return f"{label} {'very ' * 20}long"
 
-        assert "kd very very very ve…y very long" in texts(draw(heat(results(rules=Rules()).blocks[0])))
+        assert "kd very very very ve…y very long" in texts(draw("gain", heat(results(rules=Rules()).blocks[0])))
 
     def test_names_are_text_whatever_they_hold(self):
         class Rules(TestRules):
             def title(self, label):
                 return f"<b>&$x_{label}$ \\frac</b>"
 
-        written = texts(draw(heat(results(rules=Rules()).blocks[0])))
+        written = texts(draw("gain", heat(results(rules=Rules()).blocks[0])))
         assert "<b>&$x_kd$ \\frac</b>" in written

@@ -23,7 +23,7 @@ MIN_LANES_PER_WORKER = 4
 
 @dataclass(frozen=True)
 class Share:
-    """How much of the work that is left one of several processes takes at a time.
+    """Bound how much of the work that is left one of several processes takes at a time.
 
     Attributes:
         processes: that share the work, this one among them.

@@ -1,4 +1,4 @@
-"""What a worker has to know, as plain values."""
+"""Tell a worker what it has to know, in plain values."""
 
 from dataclasses import dataclass
 

@@ -66,6 +66,7 @@ def workers(assignment: Assignment, count: int, events: Events) -> Iterator[list
 def _start(assignment: Assignment, output: IO[str]) -> subprocess.Popen:
     command = [sys.executable, "-m", "cakdbench.engine.launch.worker", "-"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=output, text=True)
+    assert process.stdin is not None  # it is a pipe
     with contextlib.suppress(BrokenPipeError), process.stdin:  # one that has died already says why in its output
         process.stdin.write(to_json(assignment))
     return process
