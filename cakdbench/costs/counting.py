@@ -55,7 +55,7 @@ class Meter(TorchDispatchMode):
         super().__exit__(*raised)
         self._around.close()
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if func in VALUES and args[0].is_meta:
             return VALUES[func]
         out, macs = _call(func, args, kwargs or {})

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import pandas as pd
 
@@ -71,7 +72,7 @@ def _format(frame: pd.DataFrame) -> str:
     return "".join(r"p{0.4\textwidth}" if long else "l" for long in is_long)
 
 
-def _cell(value: object) -> str:
+def _cell(value: Any) -> str:
     lines: list[list[Span]] = [[]]
     for span in value_spans(value):
         if span.style == "break":

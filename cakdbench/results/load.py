@@ -71,7 +71,7 @@ class Evidence:
 
     @property
     def records(self) -> list[Record]:
-        """All records, in the order of their keys."""
+        """The records, in the order of their keys."""
         return [run.record for run in self.stored]
 
     @property
@@ -80,14 +80,9 @@ class Evidence:
         return {run.record.key: run.status for run in self.stored if run.status}
 
     @functools.cached_property
-    def runs(self) -> pd.DataFrame:
-        """The records as a frame, see `runs_frame`; nothing is excluded."""
-        return runs_frame(self.stored)
-
-    @functools.cached_property
     def answers_by_key(self) -> CorrectAnswers:
         """The test images that a run classified right, by its key."""
-        return CorrectAnswers(self.runs, self.data_dir)
+        return CorrectAnswers(runs_frame(self.stored), self.data_dir)
 
     def _add(self, path: Path) -> None:
         if not path.exists():
@@ -108,34 +103,30 @@ class Evidence:
 
     def _add_run(self, run: RunFolder) -> None:
         try:
-            self._take([StoredRecord(run.record(), run.path / "record.json")])
+            self._take(run.record(), run.path / "record.json")
         except StoreError as error:
             self.damage.append(str(error))
 
     def _add_results(self, folder: Path) -> None:
         submitted = read_results(folder)
-        self._take(
-            StoredRecord(
-                record, folder / record.identity.method.id / f"{record.key}.json", submitted.statuses[record.key]
-            )
-            for record in submitted.records
-        )
+        for record in submitted.records:
+            path = folder / record.identity.method.id / f"{record.key}.json"
+            self._take(record, path, submitted.statuses[record.key])
         self.external += submitted.external
         self.damage += submitted.damage
 
     def _add_entry(self, path: Path) -> None:
         try:
             record, status = read_entry(path)
-            self._take([StoredRecord(record, path, status)])
+            self._take(record, path, status)
         except StoreError as error:
             self.damage.append(f"{path}: {error}")
 
-    def _take(self, stored: Iterable[StoredRecord]) -> None:
-        """Keep the records; a submitted one goes before one that is not."""
-        for run in stored:
-            present = self._by_key.get(run.record.key)
-            if present is None or (run.status and not present.status):
-                self._by_key[run.record.key] = run
+    def _take(self, record: Record, path: Path, status: str | None = None) -> None:
+        """Keep a record; a submitted one goes before one that is not."""
+        present = self._by_key.get(record.key)
+        if present is None or (status and not present.status):
+            self._by_key[record.key] = StoredRecord(record, path, status)
 
 
 def is_run_folder(path: Path) -> bool:

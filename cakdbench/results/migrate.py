@@ -6,12 +6,15 @@ one, known by its version. What a run computed, its weights and its predictions 
 """
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from cakdbench import labels
 from cakdbench.grid.plan import pair_info
@@ -20,15 +23,18 @@ from cakdbench.method import Method
 from cakdbench.models.info import ModelInfo
 from cakdbench.recipes import identity_of
 from cakdbench.records import Identity, MethodIdentity, Record
-from cakdbench.registry import canonical_label, config_identity, get_method, resolve_config
+from cakdbench.registry import all_settings, canonical_label, config_identity, get_method, resolve_config
 from cakdbench.source_hash import is_built_in, known_sources, source_hash
 from cakdbench.store import RunFolder, canonical, run_key, write_atomic
 from cakdbench.submissions.bundle import SCHEMA_FILE
+from cakdbench.submissions.status import Verdict, read_verdicts, write_verdicts
 from cakdbench.submissions.submit import schema_bytes
-from cakdbench.utils.errors import CakdError, UsageError
+from cakdbench.utils.errors import CakdError, StoreError, UsageError
 
 OLD = "schema_version"
 """A field of identities that only format 1 has."""
+DAMAGE = (ValidationError, KeyError, TypeError, AttributeError)
+"""What reading a file of another shape than it should have ends in."""
 
 
 @dataclass(frozen=True)
@@ -50,17 +56,47 @@ def migrate(root: Path) -> Iterator[Migrated]:
     if not root.is_dir():
         raise UsageError(f"no folder at {root}: name a store, as in runs, or a results folder")
     for path in sorted(path.parent for path in root.glob("*/identity.json")):
-        yield from _run(RunFolder(path))
-    entries = [entry for path in sorted(root.glob("*/*.json")) if (entry := _old_entry(path))]
-    for path, content in entries:
-        yield _entry(path, content)
-    if entries:
+        try:
+            yield from _run(RunFolder(path))
+        except (*DAMAGE, StoreError) as error:
+            yield Migrated(path.name, None, f"cannot be carried over ({_first_line(error)}): mend or remove {path}")
+    yield from _entries(root)
+
+
+def _entries(root: Path) -> Iterator[Migrated]:
+    """Rewrite the entries of a results folder, then the maintainers' list, which names them by key and hash."""
+    verdicts = {verdict.key: verdict for verdict in read_verdicts(root).entries}
+    moved: dict[str, Verdict] = {}
+    for path in sorted(root.glob("*/*.json")):
+        if not (content := _old_entry(path)):
+            continue
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        try:
+            new = _entry(path, content)
+        except DAMAGE as error:
+            yield Migrated(path.stem, None, f"cannot be carried over ({_first_line(error)}): mend or remove {path}")
+            continue
+        if path.stem in verdicts and verdicts[path.stem].sha256 == sha256:
+            accepted = hashlib.sha256(new.read_bytes()).hexdigest()
+            moved[path.stem] = verdicts[path.stem].model_copy(update={"key": new.stem, "sha256": accepted})
+        yield Migrated(path.stem, new.stem)
+    if moved:
+        listed = tuple(moved.get(key, verdict) for key, verdict in verdicts.items())
+        write_verdicts(root, read_verdicts(root).model_copy(update={"entries": listed}))
+    if (root / SCHEMA_FILE).exists():
         write_atomic(root / SCHEMA_FILE, schema_bytes())
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
 
 
 def _run(folder: RunFolder) -> Iterator[Migrated]:
     """Rewrite a run's files, then rename its folder; one that was killed in between is taken up by the next."""
     identity = _json(folder.path / "identity.json")
+    if not identity:
+        yield Migrated(folder.key, None, f"{folder.path / 'identity.json'} is damaged: remove the folder")
+        return
     if OLD not in identity and folder.key == run_key(_adopted(Identity.model_validate(identity))):
         return
     if not folder.acquire():
@@ -74,7 +110,7 @@ def _run(folder: RunFolder) -> Iterator[Migrated]:
         if (folder.path.parent / key).exists():
             yield Migrated(folder.key, None, f"{key} is there already: remove one of the two")
             return
-        os.rename(folder.path, folder.path.parent / key)
+        _rename(folder.path, folder.path.parent / key)
         yield Migrated(folder.key, key)
     finally:
         folder.release()
@@ -112,21 +148,31 @@ def _write_record(folder: RunFolder, record: Record) -> None:
     write_atomic(folder.path / "record.json", (record.model_dump_json(indent=1) + "\n").encode())
 
 
-def _old_entry(path: Path) -> tuple[Path, dict[str, Any]] | None:
+def _old_entry(path: Path) -> dict[str, Any] | None:
     content = _json(path)
     record = content.get("record") if isinstance(content, dict) else None
-    return (path, content) if isinstance(record, dict) and OLD in record["identity"] else None
+    identity = record.get("identity") if isinstance(record, dict) else None
+    return content if isinstance(identity, dict) and OLD in identity else None
 
 
-def _entry(path: Path, content: dict[str, Any]) -> Migrated:
+def _entry(path: Path, content: dict[str, Any]) -> Path:
     record = upgraded(content["record"])
     new = path.with_name(f"{record.key}.json")
     text = json.dumps(content | {"record": record.model_dump(mode="json")}, indent=1, ensure_ascii=False)
     with contextlib.suppress(FileNotFoundError):  # a migration that was killed has moved it
-        os.rename(path.with_suffix(".npy"), new.with_suffix(".npy"))
+        _rename(path.with_suffix(".npy"), new.with_suffix(".npy"))
     write_atomic(new, (text + "\n").encode())
     path.unlink()
-    return Migrated(path.stem, record.key)
+    return new
+
+
+def _rename(old: Path, new: Path) -> None:
+    try:
+        os.rename(old, new)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise StoreError(f"cannot rename {old}: {error.strerror}; mend the permissions and try again") from error
 
 
 def upgraded(record: dict[str, Any]) -> Record:
@@ -162,8 +208,9 @@ def _label(old: dict[str, Any]) -> str:
 
 
 def _config(old: dict[str, Any]) -> Method.Config:
-    method = old["method"]
-    return resolve_config(get_method(method["id"]), None, *_infos(old), old["dataset"]["name"], method["config"])
+    method = get_method(old["method"]["id"])
+    settings = all_settings(method, old["method"]["config"])  # those added since are off in it
+    return resolve_config(method, None, *_infos(old), old["dataset"]["name"], settings)
 
 
 def _infos(old: dict[str, Any]) -> tuple[ModelInfo, ModelInfo]:

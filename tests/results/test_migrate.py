@@ -1,5 +1,6 @@
 """Records of format 1, as an earlier cakdbench wrote them, are carried over without training again."""
 
+import hashlib
 import importlib.util
 import json
 import shutil
@@ -18,6 +19,7 @@ from cakdbench.results.migrate import migrate, upgraded
 from cakdbench.source_hash import method_identity
 from cakdbench.store import RunFolder, Store, run_key
 from cakdbench.submissions.evidence import read_results
+from cakdbench.submissions.status import Verdict, Verdicts, read_verdicts, write_verdicts
 from cakdbench.submissions.truth import Truth
 from cakdbench.submissions.validate import validate
 from cakdbench.train.checkpoint import save_checkpoint
@@ -186,6 +188,43 @@ def built_in(path, monkeypatch):
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, module)
     spec.loader.exec_module(module)
+
+
+def test_what_is_damaged_is_named_and_the_rest_carried_over(tmp_path, results):
+    store = old_store(tmp_path / "runs")
+    first, second, third = store.root.iterdir()
+    (first / "identity.json").write_text("half a fi")
+    (second / "record.json").write_text(json.dumps({"identity": {"schema_version": 1}}))
+    reasons = {run.old: run.reason for run in migrate(store.root)}
+    assert "is damaged" in reasons[first.name] and "cannot be carried over" in reasons[second.name]
+    assert reasons[third.name] == ""
+    path = next(results.glob("kd/*.json"))
+    path.write_text(json.dumps({"format": 1, "record": {"identity": {"schema_version": 1}}}))
+    moved = {run.old: run for run in migrate(results)}
+    assert moved[path.stem].new is None and sum(run.new is not None for run in moved.values()) == 2
+
+
+def test_the_maintainers_list_follows(results):
+    path = next(results.glob("kd/*.json"))
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    write_verdicts(
+        results, Verdicts(entries=(Verdict(key=path.stem, sha256=sha256, status="re-run", date="2026-01-31"),))
+    )
+    list(migrate(results))
+    (verdict,) = read_verdicts(results).entries
+    (now,) = results.glob("kd/*.json")
+    assert verdict.key == now.stem and verdict.sha256 == hashlib.sha256(now.read_bytes()).hexdigest()
+    assert verdict.status == "re-run"
+
+
+def test_a_setting_that_was_added_since_is_off_in_an_old_record(results):
+    path = next(results.glob("kd/*.json"))
+    entry = json.loads(path.read_text())
+    old = entry["record"]["identity"]
+    old["method"] |= {"id": "pcagl", "config": {}}
+    assert upgraded(entry["record"]).label in ("pcagl:coin_per_transform", "pcagl")
+    old["student"], old["teacher"]["model"] = "mobilenet_s", "swin_m"
+    assert upgraded(entry["record"]).label == "pcagl:coin_per_transform"
 
 
 def test_a_wrong_folder_is_an_error_that_says_what_to_name(tmp_path):
