@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from cakdbench.results.cells import summarize
     from cakdbench.results.compare import compare
     from cakdbench.results.load import history
-    from cakdbench.training import create_method, run
+    from cakdbench.training import create_method, make_batch, run
 
 __version__ = "0.1.0"
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "history",
     "load_published",
     "load_results",
+    "make_batch",
     "run",
     "summarize",
 ]
@@ -35,6 +36,7 @@ _HOMES = {
     "history": "results.load",
     "load_published": "published.frame",
     "load_results": "api",
+    "make_batch": "training",
     "run": "training",
     "summarize": "results.cells",
 }

@@ -216,9 +216,9 @@ def canonical_label(
     """
     names = (None, *method.variants)
     nearest: dict[str | None, dict[str, Any]] = {}
+    own = {key: value or 0.0 if isinstance(value, float) else value for key, value in asdict(config).items()}  # no -0.0
     for name in names:
         values = asdict(resolve_config(method, name, teacher, student, dataset))
-        own = asdict(config)
         nearest[name] = {key: own[key] for key in own if repr(own[key]) != repr(values[key])}  # NaN is not itself
     name = min(names, key=lambda name: len(nearest[name]))
     return labels.label(method.id, labels.with_changes(name, nearest[name]))

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ValidationError
 
-from cakdbench.records import Identity, Record
+from cakdbench.records import FORMAT, Identity, Record
 from cakdbench.utils.errors import StoreError
 
 T = TypeVar("T", bound=BaseModel)
@@ -106,8 +106,19 @@ def unreadable(path: Path, content: bytes, error: ValidationError) -> str:
     """Return what is wrong with a file that does not fit its schema: it is of an earlier format, or damaged."""
     if b'"schema_version"' in content:  # a field of format 1 that format 2 does not have
         return f"{path} is of an earlier cakdbench: `cakdbench migrate {path.parent.parent}` brings it up to date"
+    if (form := _format_of(content)) > FORMAT:
+        return f"{path} is of format {form}, which this cakdbench does not read: it is of a newer one, update"
     problem = error.errors()[0]
     return f"damaged file {path}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}"
+
+
+def _format_of(content: bytes) -> int:
+    """Return the format number that a record says it has; 0 without one."""
+    try:
+        form = json.loads(content)["format"]
+    except (ValueError, KeyError, TypeError):
+        return 0
+    return form if isinstance(form, int) else 0
 
 
 class RunFolder:
@@ -200,6 +211,8 @@ class RunFolder:
         try:
             self._check_files(self.record())
         except StoreError as error:
+            if _format_of(self._record.read_bytes()) > FORMAT:
+                raise  # whole, and not to be computed again by older code
             os.replace(self._record, self._record.with_suffix(".json.damaged"))
             return str(error)
         self._sweep()

@@ -135,6 +135,8 @@ def create_method(
 ) -> Method:
     """Return a method to train in a loop of one's own.
 
+        from cakdbench import create_method, make_batch
+
         method = create_method("fbt:no_infonce", student="resnet18", teacher=net, num_classes=100)
         optimizer = torch.optim.SGD(method.parameters(), lr=0.05)
         for epoch in range(epochs):
@@ -167,6 +169,8 @@ def create_method(
             sizes differ.
         TeacherError: there are no hub weights, or they are of other classes.
     """
+    if student is None:
+        raise UsageError("give a student: the name of a model, or a network of timm")
     pupil = _staged(student, image_size, split)
     master = None if teacher is None else _staged(teacher, image_size, split)
     whole = next((model for model in (master, pupil) if isinstance(model, StagedModel)), None)

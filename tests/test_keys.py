@@ -23,6 +23,7 @@ from cakdbench.store import canonical, run_key
 from cakdbench.submissions.truth import Truth
 from cakdbench.submissions.validate import validate
 from cakdbench.utils.neutral import Neutral, fill_neutral, strip_neutral
+from cakdbench.utils.toml import Table
 
 ROOT = Path(__file__).parents[1]
 KEYS = ROOT / "tests/golden/keys.json"
@@ -61,7 +62,8 @@ def shipped_keys():
 
 def test_the_keys_of_shipped_recipes_and_methods_are_those_committed():
     """A change here voids results: make it only on purpose (`python -m tests.test_keys` writes the file anew)."""
-    assert shipped_keys() == json.loads(KEYS.read_text())
+    told = "a new setting that is off needs a neutral value (CONTRIBUTING, Keys); other changes of keys void results"
+    assert shipped_keys() == json.loads(KEYS.read_text()), told
 
 
 @pytest.mark.parametrize("spelling", ["ofa[gamma=1]", "ofa[gamma=1.0]", "ofa[gamma=1.00]", "ofa:gamma_1_0", "tas;ofa"])
@@ -104,6 +106,29 @@ def test_a_recipe_setting_that_is_off_changes_no_key(monkeypatch):
     assert all_numbers(before["demo"]) == MoreRecipe(**tables["demo"]).numbers()
     on = tables["demo"] | {"freeze_epochs": 2}
     assert MoreRecipe(**on).identity() == before["demo"] | {"freeze_epochs": 2}
+
+
+def test_a_new_table_that_is_off_changes_no_key(monkeypatch):
+    class Distort(Table):
+        strength: Annotated[float, Neutral(0.0)] = 0.0
+        kind: Annotated[str, Neutral("none")] = "none"
+
+    class More(Recipe):
+        distort: Distort = Distort()
+        freeze: Annotated[Distort | None, Neutral(None)] = None
+
+    before, table = load_recipe("demo").identity(), load_recipe("demo").model_dump()
+    monkeypatch.setattr(recipes, "Recipe", More)
+    assert More(**table).identity() == before
+    assert all_numbers(before) == More(**table).numbers()
+    on = More(**table | {"distort": {"strength": 0.5}, "freeze": {"kind": "stem"}})
+    assert on.identity() == before | {"distort": {"strength": 0.5}, "freeze": {"kind": "stem"}}
+    assert all_numbers(on.identity()) == on.numbers()
+
+
+def test_zero_has_one_name():
+    plan = make_plan(["kd[weight=-0.0]", "kd[weight=0]"], resolve_pairs(PAIR), [0], Settings())
+    assert [cell.label for cell in plan.cells if cell.method.id == "kd"] == ["kd", "kd[weight=0.0]"]
 
 
 def test_a_neutral_value_stays_when_the_default_changes(monkeypatch):

@@ -177,6 +177,26 @@ def test_a_checkpoint_of_another_format_is_set_aside_with_its_reason(tmp_path):
     assert state is None and f"is of format 1, and this cakdbench reads format {FORMAT}" in problems[0]
 
 
+@pytest.mark.parametrize("content", [b"", b"garbage", b"\x80\x04N."])
+def test_a_whole_file_that_is_no_checkpoint_is_set_aside(tmp_path, content):
+    import hashlib
+
+    (tmp_path / f"step-000000005-{hashlib.sha256(content).hexdigest()[:16]}.pt").write_bytes(content)
+    state, problems = load_checkpoint(tmp_path)
+    assert state is None and len(problems) == 1 and "\n" not in problems[0] and checkpoint_step(tmp_path) == 0
+
+
+def test_a_record_of_a_newer_cakdbench_is_neither_damaged_nor_computed_again(tmp_path):
+    run = Store(tmp_path).run(identity())
+    run.path.mkdir(parents=True)
+    (run.path / "record.json").write_text('{"format": 3, "key": "x"}')
+    with pytest.raises(StoreError, match="of format 3, which this cakdbench does not read"):
+        run.record()
+    with pytest.raises(StoreError, match="of format 3"):
+        run.set_damaged_aside()
+    assert (run.path / "record.json").exists()
+
+
 def test_the_step_is_read_from_the_name_alone(tmp_path):
     (tmp_path / f"step-000000042-{'0' * 16}.pt").mkdir()  # nothing that could be loaded
     assert checkpoint_step(tmp_path) == 42

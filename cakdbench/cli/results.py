@@ -56,8 +56,14 @@ def migrate(
 
     load_methods(method_file)
     for folder in folders:
-        for run in migrate_folder(folder):
+        runs = list(migrate_folder(folder))
+        for run in runs:
             console.print(f"{run.old}: {run.new or run.reason}", markup=False, highlight=False, soft_wrap=True)
+        changed = sum(run.new is not None for run in runs)
+        summary = (
+            f"{folder}: {changed} given their present keys, {len(runs) - changed} left; all others have them already"
+        )
+        console.print(summary, markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()

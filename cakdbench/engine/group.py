@@ -5,7 +5,7 @@ import io
 import platform
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import cast
+from typing import Any, cast
 
 import accelerate
 import numpy as np
@@ -24,8 +24,8 @@ from cakdbench.method import Method
 from cakdbench.models.staged import StagedModel
 from cakdbench.models.weights import weights_sha256
 from cakdbench.records import Conditions, Identity, Record, Result, TeacherFacts
-from cakdbench.store import RunFolder, write_atomic
-from cakdbench.train.checkpoint import load_checkpoint, save_checkpoint
+from cakdbench.store import RunFolder, checkpoint_files, write_atomic
+from cakdbench.train.checkpoint import load_checkpoint, save_checkpoint, set_aside
 from cakdbench.train.evaluate import Evaluation, evaluate
 from cakdbench.train.events import GroupView, LaneView
 from cakdbench.train.lane import Lane
@@ -142,12 +142,24 @@ class Group(Keeper):
                 state, damage = load_checkpoint(task.folder.checkpoints)
             for sentence in damage:
                 self.runtime.events.say(sentence)
-            if state:
-                lane.load(state)
+            if state and not self._loaded(lane, state, task):
+                lane = self._build(label, task.cell)
         except Exception as error:  # a method may raise anything, and must not take the others with it
             self.fail(label, f"{type(error).__name__} while building: {error}")
             return None
         return lane
+
+    def _loaded(self, lane: Lane, state: dict[str, Any], task: Task) -> bool:
+        """Put a lane where its checkpoint was; one that does not fit the code is set aside, and the run begins anew."""
+        try:
+            lane.load(state)
+        except Exception as error:  # a method may have renamed what its state is made of
+            for path in checkpoint_files(task.folder.checkpoints):
+                set_aside(path)
+            reason = str(error).splitlines()[0] if str(error) else ""
+            self.runtime.events.say(f"{task.key}: its checkpoint does not fit the code ({reason}); it begins anew")
+            return False
+        return True
 
     def _build(self, label: str, cell: Cell) -> Lane:
         return Lane(

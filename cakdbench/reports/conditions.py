@@ -31,6 +31,7 @@ def _teacher_facts(column: BlockColumn) -> str:
     if not column.taught:
         return MISSING
     record = column.taught[0]
+    assert record.teacher and record.identity.teacher  # as all that are taught
     expected = "" if record.teacher.expected is None else f", entry says {points(record.teacher.expected)}"
     return f"{record.teacher.source} `{record.identity.teacher.sha256[:8]}`{expected}"
 

@@ -92,11 +92,11 @@ class Standard:
             other_code = _other_code(record.identity.method)
         except UsageError as error:
             return [f"settings of {record.label} cannot be checked: {error}"]
-        own = record.teacher is not None and not record.teacher.standard
+        own = record.teacher if record.teacher and not record.teacher.standard else None
         return [
             *changes(record.recipe, column.numbers, "recipe"),
             *other_code,
-            *([f"a teacher that is not the registry's ({record.teacher.source})"] if own else []),
+            *([f"a teacher that is not the registry's ({own.source})"] if own else []),
         ]
 
     def label(self, record: Record, column: Column) -> str:
@@ -152,7 +152,7 @@ def _other_code(identity: MethodIdentity) -> list[str]:
     if not is_built_in(method) or identity.version == method.version:
         return []
     if identity.version is None:
-        return [f"{identity.id} as code that no version of it has ({identity.source[:16]})"]
+        return [f"{identity.id} as code that no version of it has ({(identity.source or '')[:16]})"]
     return [f"version {identity.version} of {identity.id} (standard {method.version})"]
 
 
@@ -208,7 +208,7 @@ def sort_runs(records: Iterable[Record], columns: Sequence[Column], rules: Stand
         record.key: {column: _objections(record, column, rules) for column in columns if column.concerns(record)}
         for record in records
     }
-    counting = {}
+    counting: dict[tuple[str, Column], tuple[Record, ...]] = {}
     for column in columns:
         standard = [record for record in records if objections[record.key].get(column) == []]
         for precision in sorted({record.identity.precision for record in standard}):
@@ -283,7 +283,8 @@ def excluded_runs(records: Sequence[Record], objections: Objections) -> tuple[tu
 
     The training of a teacher is a scratch run too; it is no run of the board.
     """
-    excluded, others = [], Counter()
+    excluded: list[Excluded] = []
+    others: Counter[str] = Counter()
     teachers = {record.identity.teacher.sha256 for record in records if record.identity.teacher}
     for record in records:
         reasons = objections[record.key]

@@ -1,6 +1,6 @@
 """Where a run comes from and why it counts on a board or does not; what differs between runs, recipes and protocols."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,11 +61,11 @@ def subject(name: str, evidence: Evidence) -> Subject:
         return Subject(name, {f"recipe.{key}": settings[key] for key in sorted(settings)})
     if name.endswith(".toml") or name in recipe_names():
         return Subject(name, _texts("recipe", load_recipe(name).numbers()))
-    record = find_run(name, evidence, "run, recipe or protocol", protocols())
+    record = find_run(name, evidence, "run, recipe or protocol", [*recipe_names(), *protocols()])
     return Subject(record.key, _texts("recipe", record.recipe), record)
 
 
-def _statements(said: dict[str, Any]) -> str:
+def _statements(said: Mapping[Any, Any]) -> str:
     """Return the value, or all values with who says so where they differ."""
     texts = {by: setting_text(value) for by, value in said.items()}
     if len(set(texts.values())) == 1:
@@ -143,6 +143,7 @@ def _place(record: Record, results: BoardResults) -> str:
         if run.record.key == record.key:
             return f"set aside: {'; '.join(run.reasons)}"
     counting = (other for column in columns for other in column.taught)
-    if any(record.weights_sha256 == other.identity.teacher.sha256 for other in counting):
+    teachers = (other.identity.teacher for other in counting)
+    if any(teacher and record.weights_sha256 == teacher.sha256 for teacher in teachers):
         return "not shown: it is the training of a teacher"
     return f"not shown: the board has another recipe for its pairs than {record.recipe_name}, or no column for it yet"

@@ -29,7 +29,8 @@ BEST_IS_LEAST = {"rank"}
 
 def board_html(board: Board) -> str:
     """Return the page of a board; its plots are drawn."""
-    frames = {number: section.frame for number, section in enumerate(board.sections) if section.interactive}
+    shown = {number: section.frame for number, section in enumerate(board.sections) if section.interactive}
+    frames = {number: frame for number, frame in shown.items() if frame is not None}
     heads = {number: _heads(frame) for number, frame in frames.items()}
     kinds = {cell.kind for frame in frames.values() for cell in frame.iloc[:, 0]} - {""}
     pairs = dict.fromkeys(head["pair"] for columns in heads.values() for head in columns if head["pair"])
@@ -62,7 +63,7 @@ def _asset(name: str) -> str:
 
 def _data(frames: dict[int, pd.DataFrame]) -> Markup:
     """Return what the script knows, as JSON that cannot end its element: details by section, row and column."""
-    cells = {}
+    cells: dict[str, Any] = {}
     for number, frame in frames.items():
         ordered = sorted(frame.itertuples(), key=lambda row: not row[1].emphasis)
         values = ((f"{number}.{row[0]}.{place}", cell) for row in ordered for place, cell in enumerate(row[2:]))

@@ -61,7 +61,7 @@ def costs(block: Block) -> pd.DataFrame | None:
     places = [(_name(scratch), 1.0, 0.0, True)]
     for row in others:
         ratios = [ratio for score in row.scores for ratio in _cost_ratios(score)]
-        if row.gains and ratios:
+        if row.average_gain is not None and ratios:
             cost = round(geometric_mean(ratios), 6)
             places.append((_name(row), cost, row.average_gain, len(row.gains) == len(row.scores)))
     front = pareto_front([(cost, gain) for _, cost, gain, whole in places if whole])

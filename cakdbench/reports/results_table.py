@@ -25,7 +25,8 @@ ENDINGS = ("average gain", "rank", "group", "seeds")
 def results_table(block: Block) -> pd.DataFrame:
     """Return methods by pairs: accuracy and gain, printed values below; then average gain, rank, group, seeds."""
     heads = ["method", *(column.head for column in block.columns), *ENDINGS]
-    teachers = [Cell(TEACHER, emphasis=True), *map(_teacher_cell, block.columns), *[""] * len(ENDINGS)]
+    teachers: list[Cell | str | float | None] = [Cell(TEACHER, emphasis=True)]
+    teachers += [*map(_teacher_cell, block.columns), *[""] * len(ENDINGS)]
     return table(heads, [teachers, *(_row(row, block) for row in block.rows)])
 
 

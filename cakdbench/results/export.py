@@ -104,6 +104,8 @@ def format_of(form: str | None, output: Path | None) -> str:
     Raises:
         UsageError: unknown format, or parquet without a file.
     """
+    if output and not output.parent.is_dir():
+        raise UsageError(f"--output {output}: there is no folder {output.parent}")
     form = form or (output.suffix.removeprefix(".") if output else "csv")
     if form not in FORMATS:
         raise UsageError(f"--format {form!r}: choose from {', '.join(FORMATS)}")

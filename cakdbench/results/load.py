@@ -91,10 +91,15 @@ class Evidence:
             self._add_run(RunFolder(path if path.is_dir() else path.parent))
         elif path.is_file():
             self._add_entry(path)
-        elif any(map(is_run_folder, path.iterdir())) or not any(path.glob("*/*.json")):
+        elif any(map(is_run_folder, path.iterdir())) or not any(path.iterdir()):
             self._add_store(Store(path))
-        else:
+        elif any(path.glob("*/*.json")):
             self._add_results(path)
+        elif entries := sorted(path.glob("*.json")):
+            for entry in entries:
+                self._add_entry(entry)
+        else:
+            raise UsageError(f"{path} holds no runs: name a store, a results folder, a run's folder or an entry")
 
     def _add_store(self, store: Store) -> None:
         for run in store.runs():

@@ -16,7 +16,8 @@ from cakdbench.utils.errors import CakdError, StoreError
 class CorrectAnswers:
     """Maps the key of a run to the test images that it classified right, `(images,)` bool.
 
-    None where predictions or labels are not at hand; of damaged files a warning says so.
+    None where predictions or labels are not at hand and, with a warning, where a run's predictions are damaged.
+    Damaged labels concern all runs: they raise StoreError.
 
     Args:
         runs: as `load_results` returns them.
@@ -38,10 +39,10 @@ class CorrectAnswers:
             return None
         try:
             predictions = load_predictions(predictions_path(Path(run.path)), run.predictions_sha256)
-            labels = None if predictions is None else self._labels(run.dataset, run.fingerprint)
         except StoreError as error:
             warnings.warn(f"{error}; paired tests go without the run", stacklevel=2)
             return None
+        labels = None if predictions is None else self._labels(run.dataset, run.fingerprint)
         if predictions is None or labels is None or predictions.shape != labels.shape:
             return None
         return np.equal(predictions, labels)

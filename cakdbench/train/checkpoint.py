@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import io
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -36,21 +35,31 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
         state, problem = _read(path)
         if state is not None:
             return state, problems
-        problems.append(f"{path} {problem}; going back to the one before")
-        with contextlib.suppress(FileNotFoundError):  # another process of the run has done it
-            path.rename(path.with_suffix(".pt.damaged"))
+        problems.append(f"{path} {problem}; going back to the one before, or to the start")
+        set_aside(path)
     return None, problems
+
+
+def set_aside(path: Path) -> None:
+    """Rename a checkpoint that cannot be used."""
+    with contextlib.suppress(FileNotFoundError):  # another process of the run has done it
+        path.rename(path.with_suffix(".pt.damaged"))
 
 
 def _read(path: Path) -> tuple[dict[str, Any] | None, str]:
     """Return a checkpoint's state, or None and what is wrong with it."""
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        return None, f"cannot be read ({error.strerror})"
     if _digest(content) != path.stem.rpartition("-")[2]:
         return None, "is damaged (its content is not what was written)"
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError) as error:
-        return None, f"cannot be loaded ({error})"
+    except Exception as error:  # whatever torch makes of bytes that are no checkpoint
+        return None, f"cannot be loaded ({type(error).__name__})"
+    if not isinstance(state, dict):
+        return None, "holds no state"
     form = state.pop("format", 1)
     return (state, "") if form == FORMAT else (None, f"is of format {form}, and this cakdbench reads format {FORMAT}")
 

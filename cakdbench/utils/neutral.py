@@ -9,7 +9,8 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from types import UnionType
+from typing import Any, cast, get_args
 
 from pydantic import BaseModel
 
@@ -32,12 +33,15 @@ def strip_neutral(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
     """
     neutral, tables = _neutral_values(kind), _tables(kind)
     kept = {name: value for name, value in values.items() if name not in neutral or neutral[name] != value}
-    return {name: strip_neutral(tables[name], value) if name in tables else value for name, value in kept.items()}
+    for name in tables.keys() & kept.keys():
+        if isinstance(kept[name], Mapping):
+            kept[name] = strip_neutral(tables[name], kept[name])
+    return {name: value for name, value in kept.items() if value != {} or name not in _tables_that_can_be_off(kind)}
 
 
 def fill_neutral(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings with the neutral values that `strip_neutral` left out; what `kind` does not know stays."""
-    filled = _neutral_values(kind) | dict(values)
+    filled = {name: {} for name in _tables_that_can_be_off(kind)} | _neutral_values(kind) | dict(values)
     tables = {name: table for name, table in _tables(kind).items() if isinstance(filled.get(name), Mapping)}
     return filled | {name: fill_neutral(table, filled[name]) for name, table in tables.items()}
 
@@ -53,8 +57,20 @@ def _neutral_values(kind: type) -> dict[str, Any]:
     return json.loads(json.dumps(declared))  # as settings are in JSON, where a tuple is a list
 
 
+def _tables_that_can_be_off(kind: type) -> set[str]:
+    """Return the names of the tables that are always there and have a neutral value for each of their settings."""
+    fields = kind.model_fields if issubclass(kind, BaseModel) else {}
+    plain = {name: table for name, table in _tables(kind).items() if fields[name].annotation is table}
+    return {name for name, table in plain.items() if _neutral_values(table).keys() == table.model_fields.keys()}
+
+
 def _tables(kind: type) -> dict[str, type[BaseModel]]:
     if not issubclass(kind, BaseModel):
         return {}
-    annotations = {name: field.annotation for name, field in kind.model_fields.items()}
-    return {n: a for n, a in annotations.items() if isinstance(a, type) and issubclass(a, BaseModel)}
+    tables: dict[str, type[BaseModel]] = {}
+    for name, field in kind.model_fields.items():
+        optional = get_args(field.annotation) if isinstance(field.annotation, UnionType) else ()
+        for choice in (field.annotation, *optional):  # of `Table | None` the table
+            if isinstance(choice, type) and issubclass(choice, BaseModel):
+                tables[name] = choice
+    return tables
