@@ -17,6 +17,7 @@ from cakdbench.grid.plan import Settings
 from cakdbench.grid.teachers import teachers_from_file
 from cakdbench.models.staged import StagedModel
 from cakdbench.store import Store
+from cakdbench.train.checkpoint import save_checkpoint
 from tests.cli_lab import SHORT, Shell
 
 ONCE = (*SHORT, "recipe.epochs=1")
@@ -54,6 +55,18 @@ def taught(shell, trained):
     [teacher] = (trained[0] / "runs").glob("*-resnet_m-*")
     shutil.copytree(teacher, shell.store / teacher.name)
     return shell
+
+
+def test_a_checkpoint_that_does_not_fit_the_code_is_set_aside_and_the_run_begins_anew(finished):
+    shell, _ = finished
+    record = records(shell)["kd"]
+    run = Store(shell.store).run(record.identity)
+    (run.path / "record.json").unlink()
+    save_checkpoint(run.checkpoints, 3, {"step": 3, "method": {"an attribute of another name": 1}})
+    code, output = shell.run("--methods", "ofa,tas")
+    assert code == 0 and f"{run.key}: its checkpoint does not fit the code" in output
+    again = run.record()
+    assert again.weights_sha256 == record.weights_sha256 and again.history == record.history
 
 
 def test_run_trains_teacher_and_students_and_keeps_everything_needed_to_trust_them(finished):
