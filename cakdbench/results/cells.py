@@ -1,6 +1,7 @@
 """Cells: the runs of a method on a pair over their seeds. Every page takes its numbers from here."""
 
 import os
+import warnings
 from collections.abc import Iterable, Mapping
 from statistics import fmean, stdev
 from typing import Any
@@ -48,6 +49,11 @@ def summarize(runs: pd.DataFrame, data_dir: str | os.PathLike[str] | None = None
         data_dir: where datasets lie, for test labels that are not beside the results.
     """
     cells = cells_frame(runs, CorrectAnswers(runs, data_dir))
+    if len(runs) and cells.empty:
+        reason = runs["excluded"].iloc[0]
+        warnings.warn(
+            f"none of the {len(runs)} runs counts; the first: {reason}; see the column excluded", stacklevel=2
+        )
     return cells.assign(printed=_printed_texts(cells))
 
 

@@ -1,6 +1,7 @@
 """Cells against the numbers of the committed board, and against JSON and numpy alone."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -130,3 +131,9 @@ def test_the_order_of_runs_changes_nothing(runs, cells):
     shuffled = cells_frame(runs.sample(frac=1, random_state=0))
     same = ["method", "pair", "n", "seeds", "mean", "sd", "gain", "average_gain", "rank"]
     pd.testing.assert_frame_equal(shuffled[same], cells[same])
+
+
+def test_runs_of_which_none_counts_are_told_of():
+    runs = cakdbench.load_results(Path(__file__).parents[2] / "leaderboards/results/kd")
+    with pytest.warns(UserWarning, match="none of the 9 runs counts; the first: recipe.epochs = 1"):
+        assert cakdbench.summarize(runs.assign(excluded="recipe.epochs = 1 (standard 6)")).empty
