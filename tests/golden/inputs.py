@@ -19,6 +19,8 @@ from cakdbench.train.trainer import label_criterion
 MODELS = {"cnn": "resnet_s", "msa": "vit_xs", "mlp": "mixer_xs"}
 CLASSES, SAMPLES = 10, 24
 STEPS, STEPS_PER_EPOCH = 3, 2
+EPOCHS = (0, 0, 30)
+"""What the steps say of their epoch: the last one comes after every warm-up of a loss."""
 
 
 @contextlib.contextmanager
@@ -81,7 +83,7 @@ def batches(kind: str, step: int, local_batches: int) -> Iterator[Batch]:
             images,
             target,
             index,
-            epoch=step // STEPS_PER_EPOCH,
+            epoch=EPOCHS[step],
             step=step % STEPS_PER_EPOCH,
             criterion=label_criterion(recipe()),
             teacher=copy.deepcopy(_taught(kind, step, number)),

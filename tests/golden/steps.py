@@ -113,11 +113,13 @@ def _watched(lane: Lane, direction: Direction, number: int) -> Values:
     ]
     if number % inputs.STEPS_PER_EPOCH == 0:
         lane.start_epoch(number // inputs.STEPS_PER_EPOCH)
+        lane.method.epoch_start(inputs.EPOCHS[number])
     for index, batch in enumerate(inputs.batches(direction.teacher, number, lane.accumulation)):
         lane.local_step(batch, index)
     for hook in hooks:
         hook.remove()
-    return _losses(seen) | norms | {"logits": norm(step.logits for step in seen)}
+    buffers = norm(buffer for buffer in lane.method.buffers() if buffer.is_floating_point())
+    return _losses(seen) | norms | {"logits": norm(step.logits for step in seen), "buffers": buffers}
 
 
 def _losses(steps: list[Step]) -> Values:
