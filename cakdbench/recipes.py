@@ -28,10 +28,12 @@ Count = Annotated[int, Field(gt=0)]
 
 
 def _none(value: Any) -> Any:
-    return None if value == "none" else value
+    """Return None for `none`; lists as tuples, since behind this validator pydantic no longer sees that it reads JSON."""
+    return None if value == "none" else tuple(value) if isinstance(value, list) else value
 
 
 Absent = BeforeValidator(_none)
+AbsentText = BeforeValidator(lambda text: None if text in ("none", "") else text)
 
 
 class Optimizer(Table):
@@ -41,7 +43,7 @@ class Optimizer(Table):
     lr: Positive
     weight_decay: NotNegative
     momentum: Fraction = 0.9
-    betas: Annotated[tuple[Fraction, Fraction] | None, Neutral(None)] = None
+    betas: Annotated[tuple[Fraction, Fraction] | None, Absent, Neutral(None)] = None
 
     @field_validator("name")
     @classmethod
@@ -68,7 +70,7 @@ class Schedule(Table):
     min_lr: Annotated[NotNegative, Neutral(0.0)] = 0.0
     warmup_epochs: Annotated[int, Field(ge=0), Neutral(0)] = 0
     warmup_lr: Annotated[NotNegative, Neutral(0.0)] = 0.0
-    decay_epochs: Annotated[Positive | tuple[Count, ...] | None, Neutral(None)] = None
+    decay_epochs: Annotated[Positive | tuple[Count, ...] | None, Absent, Neutral(None)] = None
     decay_rate: Annotated[float, Field(gt=0, lt=1)] = 0.1
     per: Annotated[Literal["epoch", "step"], Neutral("epoch")] = "epoch"
 
@@ -104,7 +106,7 @@ class Augment(Table):
     pad: Annotated[int, Field(ge=0), Neutral(0)] = 0
     hflip: Annotated[Fraction, Neutral(0.0)] = 0.5
     color_jitter: Annotated[NotNegative, Neutral(0.0)] = 0.0
-    auto_augment: Annotated[str | None, Absent, Neutral(None)] = None
+    auto_augment: Annotated[str | None, AbsentText, Neutral(None)] = None
     reprob: Annotated[Fraction, Neutral(0.0)] = 0.0
     mixup: Annotated[NotNegative, Neutral(0.0)] = 0.0
     cutmix: Annotated[NotNegative, Neutral(0.0)] = 0.0

@@ -110,7 +110,7 @@ def _folder(path: PathLike | None, variable: str, default: PathLike) -> Path:
 
 
 def _toml(value: Any) -> str:
-    return json.dumps(value) if isinstance(value, bool | list | tuple) else str(value)
+    return json.dumps(value) if isinstance(value, bool | list | tuple) else "none" if value is None else str(value)
 
 
 def _runs(store: Path, keys: list[str], data_dir: Path | None) -> pd.DataFrame:
