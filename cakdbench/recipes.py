@@ -28,7 +28,7 @@ Count = Annotated[int, Field(gt=0)]
 
 
 def _none(value: Any) -> Any:
-    """Return None for `none`; lists as tuples, since behind this validator pydantic no longer sees that it reads JSON."""
+    """Return None for `none`; a list as a tuple, since behind this pydantic takes what it reads for Python's."""
     return None if value == "none" else tuple(value) if isinstance(value, list) else value
 
 

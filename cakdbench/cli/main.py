@@ -31,6 +31,7 @@ from cakdbench.cli.options import (
     console,
     errors,
 )
+from cakdbench.cli.tables import AsFormat, Layout, print_rows
 from cakdbench.utils.errors import CakdError, UsageError
 
 if TYPE_CHECKING:
@@ -116,20 +117,22 @@ for commands in (cli_methods, cli_reports, cli_costs, cli_submissions):
 
 
 @app.command()
-def status(store: StoreDir = Path("runs")) -> None:
+def status(store: StoreDir = Path("runs"), format: AsFormat = Layout.table) -> None:
     """Show every run of the store and its state."""
-    from cakdbench.cli.status import status_table
+    from cakdbench.cli.status import print_status
     from cakdbench.store import Store
 
-    console.print(status_table(Store(store)))
+    if not store.is_dir():
+        raise UsageError(f"no store at {store}: `cakdbench run` makes one, --store names another")
+    print_status(console, Store(store), format)
 
 
 @teacher_app.command("list")
-def teacher_list(teachers: TeacherFiles = []) -> None:
+def teacher_list(teachers: TeacherFiles = [], format: AsFormat = Layout.table) -> None:
     """List the teachers and where their weights come from."""
     from cakdbench.cli import listing
 
-    console.print(listing.teachers(teachers))
+    print_rows(console, listing.teachers(teachers), format)
 
 
 @teacher_app.command("train")

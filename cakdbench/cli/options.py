@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from cakdbench.cli.tables import make_console
 from cakdbench.utils.places import cache_path
 
 
@@ -17,8 +17,8 @@ class Estimation(StrEnum):
     measured = "measured"
 
 
-console = Console()
-errors = Console(stderr=True)
+console = make_console()
+errors = make_console(stderr=True)
 
 TEACHERS = cache_path("teachers")
 

@@ -9,7 +9,7 @@ HEAVY = {"torch", "torchvision", "timm", "accelerate", "scipy", "networkx", "pan
 LIGHT = {
     "import cakdbench": "import cakdbench",
     "python -m cakdbench --help": "from cakdbench.cli.main import app; app(['--help'], standalone_mode=False)",
-    "status": "from cakdbench.cli.main import app; app(['status', '--store', 'none'], standalone_mode=False)",
+    "status": "from cakdbench.cli.main import app; app(['status', '--store', '.'], standalone_mode=False)",
     "records": "import cakdbench.records, cakdbench.store, cakdbench.labels, cakdbench.recipes",
 }
 
