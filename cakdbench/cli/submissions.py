@@ -48,8 +48,9 @@ def submit(
     for path in done.written:
         _say(f"wrote {path}")
     if done.written:
+        folders = f"{results} {results.parent / 'labels'}"
         _say(
-            f"\nnext:\n  cakdbench validate {results}\n  git add {results.parent} and commit\n"
+            f"\nnext:\n  cakdbench validate {results}\n  git add {folders} and commit\n"
             "  open a pull request; CONTRIBUTING.md says what happens then"
         )
 

@@ -43,7 +43,7 @@ class Harness:
         self._started = 0.0
 
     def dataset(self, name: str) -> ImageDataset:
-        return load_dataset(name, self.runtime.options.data_dir)
+        return load_dataset(name, self.runtime.options.data_dir, self.runtime.options.download)
 
     def run(self, cells: list[Cell], share: Share = ALL) -> Outcome:
         """Train the teachers that are missing, verify all of them, then run every cell that is not done.

@@ -20,7 +20,7 @@ from cakdbench.engine.teachers import Teachers, verify_teacher
 from cakdbench.grid.plan import Plan, make_plan
 from cakdbench.grid.suites import PairSpec, resolve_pairs
 from cakdbench.models.zoo import model_kind
-from cakdbench.recipes import default_recipe
+from cakdbench.recipes import default_recipe, load_recipe
 from cakdbench.records import TeacherFacts
 from cakdbench.store import Store
 from cakdbench.train.events import Events, NoEvents
@@ -53,7 +53,12 @@ class Session:
         self.runtime = Runtime(self.accelerator, options.computing, events or NoEvents(), stop)
         self.store = Store(options.store)
         self.teachers = Teachers(
-            self.store, options.teacher_dir, options.settings, list(options.teacher_files), options.precision
+            self.store,
+            options.teacher_dir,
+            options.settings,
+            list(options.teacher_files),
+            options.precision,
+            options.computing.download,
         )
         self.harness = Harness(self.store, self.teachers, self.runtime)
 
@@ -72,6 +77,7 @@ class Session:
             options.settings,
             options.precision,
             options.computing.data_dir,
+            options.computing.download,
         )
 
     @cached_property
@@ -126,7 +132,7 @@ class Session:
         return self.harness.run([cell]) if cell else None
 
     def check_teacher(self, model: str, dataset_name: str) -> TeacherCheck:
-        """Evaluate a teacher as before a run.
+        """Evaluate a teacher as before a run by the options' recipe, its own, or the default one of its dataset.
 
         Raises:
             TeacherError: it is missing, or not what its entry says.
@@ -134,6 +140,7 @@ class Session:
         dataset = self.harness.dataset(dataset_name)
         cell = self.teachers.training_cell(model, dataset_name)
         kind = model_kind(self.teachers.entry(model, dataset_name).zoo_model)
-        recipe = cell.recipe if cell else default_recipe(dataset_name, kind)
+        chosen = load_recipe(self.options.recipe) if self.options.recipe else cell and cell.recipe
+        recipe = chosen or default_recipe(dataset_name, kind)
         teacher = self.teachers.load(model, dataset, recipe)
         return TeacherCheck(verify_teacher(teacher, dataset, recipe, self.runtime), teacher.sha256)

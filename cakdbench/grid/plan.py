@@ -135,6 +135,7 @@ def make_plan(
     settings: Settings,
     precision: str = "fp32",
     data_dir: Path | None = None,
+    download: bool = False,
 ) -> Plan:
     """Return all cells of methods x pairs x seeds; the baselines join by themselves.
 
@@ -146,7 +147,7 @@ def make_plan(
     for own, spec in itertools.product(settings.each(), specs):
         _check_owners(own, chosen)
         recipe = load_recipe(spec.recipe).override(own.recipe)
-        infos = pair_info(spec.pair, recipe.image_size, recipe.split, data_dir)
+        infos = pair_info(spec.pair, recipe.image_size, recipe.split, data_dir, download)
         for name in chosen:
             method, config = _config(name, own, infos, spec.pair.dataset)
             if reason := method.refuses(*infos, config):
@@ -189,10 +190,10 @@ def full_label(name: str) -> str:
 
 
 def pair_info(
-    pair: Pair, image_size: int, split: str = "ofa", data_dir: Path | None = None
+    pair: Pair, image_size: int, split: str = "ofa", data_dir: Path | None = None, download: bool = False
 ) -> tuple[ModelInfo, ModelInfo]:
     """Return the facts of teacher and student that are known without their weights."""
-    classes = dataset_facts(pair.dataset, data_dir).num_classes
+    classes = dataset_facts(pair.dataset, data_dir, download).num_classes
     models = pair.teacher_model, pair.student
     teacher, student = (model_info(name, classes, image_size, split) for name in models)
     return teacher, student

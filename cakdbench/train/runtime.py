@@ -17,12 +17,14 @@ class Options:
 
     Attributes:
         data_dir: where the datasets lie; None for the default place.
+        download: fetch data and weights that are missing where there is a connection.
         workers: processes that render images, per training process; None: none on a CPU, up to eight for a GPU.
         max_lanes: students trained side by side at most.
         checkpoint_seconds: lanes are saved at least this often, besides every epoch.
     """
 
     data_dir: Path | None = None
+    download: bool = True
     workers: int | None = None
     max_lanes: int = 16
     checkpoint_seconds: float = 300.0
