@@ -36,6 +36,10 @@ Absent = BeforeValidator(_none)
 AbsentText = BeforeValidator(lambda text: None if text in ("none", "") else text)
 
 
+COMMON_OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
+"""Names that timm has had since long, so that no recipe with one waits for it to be imported."""
+
+
 class Optimizer(Table):
     """An optimizer by timm's name; its `sgd` is SGD with Nesterov momentum, `momentum` is SGD without."""
 
@@ -48,6 +52,8 @@ class Optimizer(Table):
     @field_validator("name")
     @classmethod
     def _known(cls, name: str) -> str:
+        if name in COMMON_OPTIMIZERS:
+            return name
         from timm.optim import list_optimizers  # here, since a command that only lists must not wait for torch
 
         known = [str(optimizer) for optimizer in list_optimizers()]

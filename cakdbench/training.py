@@ -201,11 +201,10 @@ def _networks(
             pupil = StagedModel(pupil, classes, size, split=split)
     if isinstance(master, str):
         master = _hub_teacher(master, classes, size, split)
+    other = whole.name if isinstance(whole, StagedModel) else ""
     for model in filter(None, (pupil, master)):
-        other = f"num_classes={num_classes}" if num_classes else whole and whole.name
-        _check_fits(model, "classes", model.num_classes, classes, other)
-        other = f"image_size={image_size}" if image_size else whole and whole.name
-        _check_fits(model, "px", model.image_size, size, other)
+        _check_fits(model, "classes", model.num_classes, classes, "num_classes" if num_classes else other)
+        _check_fits(model, "px", model.image_size, size, "image_size" if image_size else other)
     return pupil, master
 
 
@@ -220,10 +219,8 @@ def _hub_teacher(name: str, classes: int, size: int, split: str) -> StagedModel:
     return StagedModel(name, classes, size, pretrained=True, split=split)
 
 
-def _check_fits(model: StagedModel, unit: str, own: int, wanted: int, other: str | None) -> None:
+def _check_fits(model: StagedModel, unit: str, own: int, wanted: int, other: str) -> None:
     """Raise UsageError if a network is made for other classes or images than the other one, or than was asked for."""
+    remedy = "give image_size or make both for the same" if unit == "px" else "make both for the same"
     if own != wanted:
-        raise UsageError(
-            f"{model.name} is made for {own} {unit} and {other} for {wanted}: teacher and student see the same images and "
-            "tell the same classes apart, so make both for the same, or give one of them by its name"
-        )
+        raise UsageError(f"{model.name} is made for {own} {unit}, and {other} for {wanted} {unit}: {remedy}")

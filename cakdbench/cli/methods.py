@@ -105,9 +105,10 @@ def new(
 
 
 def load_methods(files: list[Path]) -> None:
-    from cakdbench.registry import load_file
-
+    """Register the methods of files; without any, torch is not waited for."""
     for path in files:
+        from cakdbench.registry import load_file
+
         load_file(path)
 
 

@@ -30,14 +30,11 @@ def write_method(name: str, folder: Path) -> tuple[Path, Path]:
             raise UsageError(f"{path} exists: choose another name, or another --folder")
     words = name.split("_")
     facts = {"id": name, "title": " ".join(words).upper(), "class_name": "".join(map(str.capitalize, words)) + "Method"}
-    texts = [
-        Template((TEMPLATES / name).read_text(encoding="utf-8")).substitute(facts)
-        for name in ("method.txt", "test.txt")
-    ]
+    templates = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("method.txt", "test.txt"))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for path, text in zip(paths, texts):
-            path.write_text(text, encoding="utf-8")
+        for path, template in zip(paths, templates):
+            path.write_text(Template(template).substitute(facts), encoding="utf-8")
     except OSError as error:
         raise UsageError(f"cannot write into {folder} ({error.strerror}): choose another --folder") from error
     return paths

@@ -8,7 +8,7 @@ from accelerate.utils import broadcast_object_list
 
 from cakdbench.data.datasets import ImageDataset, load_dataset
 from cakdbench.engine.group import Group, GroupOutcome, Task
-from cakdbench.engine.launch import ALL, Share
+from cakdbench.engine.share import ALL, Share
 from cakdbench.engine.teachers import Teachers, verify_teacher
 from cakdbench.grid.plan import Cell
 from cakdbench.models.staged import StagedModel

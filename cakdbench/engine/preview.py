@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from cakdbench.data.stream import check_batches
 from cakdbench.engine.harness import Harness
-from cakdbench.engine.launch import MIN_LANES_PER_WORKER
+from cakdbench.engine.share import MIN_LANES_PER_WORKER
 from cakdbench.grid.plan import Cell
 from cakdbench.utils.errors import CakdError, StoreError
 

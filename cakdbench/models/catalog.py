@@ -253,9 +253,9 @@ def hub_classes(tag: str) -> int:
 
 
 def hub_weights_are_here(tag: str) -> bool:
-    """Return True if the hub weights `tag` are in the cache of Hugging Face's hub or of torch, so that none is asked."""
+    """Return True if the hub weights `tag` are in this machine's cache, where timm finds them by itself."""
     config = _hub_config(tag)
     if config.hf_hub_id:
         names = (config.hf_hub_filename, "model.safetensors", "pytorch_model.bin")
         return any(name and isinstance(try_to_load_from_cache(config.hf_hub_id, name), str) for name in names)
-    return bool(config.url) and (Path(torch.hub.get_dir()) / "checkpoints" / Path(config.url).name).is_file()
+    return (Path(torch.hub.get_dir()) / "checkpoints" / Path(str(config.url)).name).is_file()

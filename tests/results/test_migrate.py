@@ -15,7 +15,8 @@ from cakdbench import registry
 from cakdbench.cli.results import migrate as command
 from cakdbench.records import Identity, Record
 from cakdbench.registry import get_method, load_file
-from cakdbench.results.migrate import migrate, upgraded
+from cakdbench.results.migrate import migrate
+from cakdbench.results.upgrade import upgraded
 from cakdbench.source_hash import method_identity
 from cakdbench.store import RunFolder, Store, run_key
 from cakdbench.submissions.evidence import read_results
