@@ -9,7 +9,7 @@ from cakdbench.method import Method
 from cakdbench.models.info import ModelInfo
 from cakdbench.recipes import identity_of
 from cakdbench.records import Identity, MethodIdentity, Record
-from cakdbench.registry import all_settings, config_identity, get_method, resolve_config
+from cakdbench.registry import all_settings, canonical_label, config_identity, get_method, resolve_config
 from cakdbench.source_hash import is_built_in, known_sources, source_hash
 from cakdbench.store import run_key
 from cakdbench.utils.errors import CakdError, UsageError
