@@ -61,6 +61,12 @@ def test_entries_pass_as_those_of_the_repository(results):
         assert path.read_bytes() == (ROOT / "leaderboards/results" / path.relative_to(results)).read_bytes()
 
 
+def test_validate_says_of_format_1_how_it_is_brought_up_to_date(results):
+    refused = [str(finding) for finding in validate(results, Truth(ROOT / "leaderboards/labels")).refused]
+    assert len(refused) == len(old_records())
+    assert all(f"is of an earlier cakdbench; `cakdbench migrate {results}`" in text for text in refused)
+
+
 def test_what_was_computed_stays_as_it_was(results):
     list(migrate(results))
     submitted = read_results(results)
