@@ -26,6 +26,7 @@ from cakdbench.store import Store
 from cakdbench.train.events import Events, NoEvents
 from cakdbench.train.runtime import Runtime
 from cakdbench.utils.device import make_accelerator
+from cakdbench.utils.errors import TeacherError
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,10 @@ class Session:
             TeacherError: it is missing, or not what its entry says.
         """
         dataset = self.harness.dataset(dataset_name)
-        cell = self.teachers.training_cell(model, dataset_name)
+        cell, run = self.teachers.training_cell(model, dataset_name), self.teachers.run(model, dataset)
+        if run and not run.is_done:
+            name = f"{model}@{dataset_name}"
+            raise TeacherError(f"{name} is not trained yet: `cakdbench teacher train {name}` does it, or the first run")
         kind = model_kind(self.teachers.entry(model, dataset_name).zoo_model)
         chosen = load_recipe(self.options.recipe) if self.options.recipe else cell and cell.recipe
         recipe = chosen or default_recipe(dataset_name, kind)
