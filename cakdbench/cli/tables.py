@@ -60,6 +60,8 @@ class Listing:
         table, left_out = self._table(), []
         while len(table.columns) > 1 and _needed(table, console) > options.max_width:
             left_out.append(str(table.columns.pop().header))
+        if self.title:
+            yield Text(self.title, "italic")
         table.columns[0].no_wrap = _needed(table, console) <= options.max_width
         yield table
         if left_out:
@@ -68,7 +70,7 @@ class Listing:
     def _table(self) -> Table:
         every = dict.fromkeys(name for row in self.rows for name in row)
         names = [name for name in every if any(row.get(name) is not None for row in self.rows)]
-        table = Table(title=Text(self.title) if self.title else None, title_justify="left")
+        table = Table()
         for name in names or ["nothing"]:
             justify: JustifyMethod = "right" if name in self.right else "left"
             table.add_column(name, no_wrap=name not in self.prose, overflow="fold", justify=justify)

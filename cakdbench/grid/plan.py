@@ -150,12 +150,22 @@ def make_plan(
         infos = pair_info(spec.pair, recipe.image_size, recipe.split, data_dir, download)
         for name in chosen:
             method, config = _config(name, own, infos, spec.pair.dataset)
-            if reason := method.refuses(*infos, config):
+            if reason := method.refuses(*infos, config) or _too_few(method, infos[1].num_classes, recipe.local_batch):
                 refusals.append(Refusal(name, spec.pair, reason))
                 continue
             canonical = canonical_label(method, config, *infos, spec.pair.dataset)
             cells += [Cell(method, canonical, config, spec.pair, recipe, seed, precision) for seed in seeds]
     return Plan(_once_each(cells), list(dict.fromkeys(refusals)))
+
+
+def _too_few(method: type[Method], classes: int, images: int) -> str | None:
+    """Return why a method has nothing to tell apart, or to relate, in data of so many classes and local batches."""
+    if classes < method.least_classes:
+        return f"{method.id} needs {method.least_classes} classes or more, and the data have {classes}"
+    if images < method.least_batch:
+        least = f"{method.least_batch} images or more in a local batch"
+        return f"{method.id} needs {least}, and recipe.local_batch is {images}: set it higher"
+    return None
 
 
 def _check_owners(settings: Settings, chosen: list[str]) -> None:

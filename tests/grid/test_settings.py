@@ -1,7 +1,10 @@
 """`--set`: numbers by name, grids of them, and what is refused."""
 
+from dataclasses import replace
+
 import pytest
 
+from cakdbench.data.datasets import dataset_facts
 from cakdbench.grid.plan import Settings, make_plan
 from cakdbench.grid.suites import resolve_pairs
 from cakdbench.utils.errors import UsageError
@@ -41,3 +44,19 @@ def test_bars_inside_of_brackets_and_quotes_make_no_grid(text):
 def test_what_cannot_be_meant_is_refused(items, words):
     with pytest.raises(UsageError, match=words):
         Settings.parse(items)
+
+
+def test_methods_that_relate_images_refuse_batches_of_one_and_the_others_run():
+    settings = Settings.parse(["recipe.local_batch=1"])
+    plan = make_plan(["rkd", "rsd", "reviewkd", "dkd"], PAIR, [0], settings)
+    assert {refusal.label for refusal in plan.refusals} == {"rkd", "rsd", "reviewkd"}
+    assert all("recipe.local_batch is 1" in refusal.reason for refusal in plan.refusals)
+    assert [cell.label for cell in plan.cells] == ["scratch", "kd", "dkd"]
+
+
+def test_methods_that_tell_classes_apart_refuse_data_of_one(monkeypatch):
+    facts = replace(dataset_facts("fashion_demo"), num_classes=1)
+    monkeypatch.setattr("cakdbench.grid.plan.dataset_facts", lambda *_: facts)
+    plan = make_plan(["dkd", "lskd", "crd", "dist"], PAIR, [0], Settings())
+    assert {refusal.label for refusal in plan.refusals} == {"dkd", "lskd", "crd"}
+    assert [cell.label for cell in plan.cells] == ["scratch", "kd", "dist"]
