@@ -4,11 +4,14 @@ import math
 from collections import Counter
 from dataclasses import dataclass, field
 
+from cakdbench.data.datasets import ImageDataset
 from cakdbench.data.stream import SampleStream
 from cakdbench.engine.harness import Harness
 from cakdbench.engine.launch import MIN_LANES_PER_WORKER
 from cakdbench.grid.plan import Cell
-from cakdbench.utils.errors import CakdError, StoreError
+from cakdbench.records import Identity
+from cakdbench.store import canonical, checkpoint_files
+from cakdbench.utils.errors import CakdError, StoreError, UsageError
 
 
 @dataclass
@@ -47,6 +50,7 @@ def make_preview(harness: Harness, cells: list[Cell]) -> Preview:
     preview = Preview()
     once = {(cell.pair.dataset, cell.recipe): cell for cell in cells}
     data = {name: _data(harness, cell, preview) for name, cell in once.items()}
+    _refuse_changed_data(harness, [(c, ds) for c in cells if (ds := data[c.pair.dataset, c.recipe])], preview)
     pupils = {(cell.pair.teacher, cell.pair.dataset): cell for cell in cells if cell.needs_teacher}
     ready = {}
     for name, cell in pupils.items():
@@ -54,20 +58,39 @@ def make_preview(harness: Harness, cells: list[Cell]) -> Preview:
         ready[name] = look(harness, cell, preview)
     for cell in cells:
         taught = not cell.needs_teacher or ready[cell.pair.teacher, cell.pair.dataset]
-        known = data[cell.pair.dataset, cell.recipe] and taught
+        known = data[cell.pair.dataset, cell.recipe] is not None and taught
         preview.states.append((cell, harness.tasks([cell])[0].folder.state() if known else "planned"))
     return preview
 
 
-def _data(harness: Harness, cell: Cell, preview: Preview) -> bool:
-    """Return True if the cell's data are there and its batches fit; else note the obstacle."""
+def _data(harness: Harness, cell: Cell, preview: Preview) -> ImageDataset | None:
+    """Return the cell's data if they are there and its batches fit; else note the obstacle."""
     try:
         dataset = harness.dataset(cell.pair.dataset)
         SampleStream(dataset, cell.recipe, cell.seed, world=harness.accelerator.num_processes)
     except CakdError as error:
         preview.obstruct(error)
-        return False
-    return True
+        return None
+    return dataset
+
+
+def _refuse_changed_data(harness: Harness, cells: list[tuple[Cell, ImageDataset]], preview: Preview) -> None:
+    """Note the unfinished runs of these cells that began on other images under the same names."""
+    current = {_but_for_data(identity): identity for identity in (cell.identity(data, None) for cell, data in cells)}
+    for run in harness.store.runs():
+        if run.is_done or not checkpoint_files(run.checkpoints):
+            continue
+        now = current.get(_but_for_data(begun := run.identity()))
+        if now and now.dataset.fingerprint != begun.dataset.fingerprint:
+            name, place = now.dataset.name, run.path
+            reason = f"the images of {name} have changed since the unfinished run {run.key} began"
+            preview.obstruct(UsageError(f"{reason}: put the old ones back to go on, or remove {place} to begin anew"))
+
+
+def _but_for_data(identity: Identity) -> str:
+    """Return what stays of an identity when images are exchanged, and with them perhaps a teacher trained on them."""
+    dataset = identity.dataset.model_copy(update={"fingerprint": ""})
+    return canonical(identity.model_copy(update={"dataset": dataset, "teacher": None}))
 
 
 def _teacher(harness: Harness, cell: Cell, preview: Preview) -> bool:
