@@ -17,7 +17,7 @@ from cakdbench.data.unreadable import without_unreadable
 from cakdbench.utils.errors import unknown
 from cakdbench.utils.places import cache_path
 
-__all__ = ["DatasetFacts", "ImageDataset", "Split", "dataset_facts", "dataset_names", "load_dataset"]
+__all__ = ["DatasetFacts", "ImageDataset", "Split", "dataset_facts", "dataset_names", "forget_datasets", "load_dataset"]
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def dataset_facts(name: str, data_dir: Path | str | None = None, download: bool 
 def load_dataset(
     name: str, data_dir: Path | str | None = None, download: bool = True, on_bad_image: OnBadImage = "refuse"
 ) -> ImageDataset:
-    """Return a dataset by name; the same object when asked again.
+    """Return a dataset by name; the same object when asked again, until `forget_datasets`.
 
     Args:
         data_dir: see `data_root`.
@@ -92,6 +92,12 @@ def load_dataset(
         dataset_facts(name)
     load = _load if on_bad_image == "refuse" else _load_readable
     return load(name, Path() if name == EMBEDDED else data_root(data_dir), download)
+
+
+def forget_datasets() -> None:
+    """Read the datasets anew from now on: files may have changed since a notebook began."""
+    _load.cache_clear()
+    _load_readable.cache_clear()
 
 
 @functools.lru_cache(maxsize=4)

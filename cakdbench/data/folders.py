@@ -34,13 +34,15 @@ class ClassFolders(ImageFolder):
     def __init__(self, root: Path):
         self.others: list[str] = []
         super().__init__(str(root), is_valid_file=self._is_image, allow_empty=True)
+        self._check_links()
         self._check_outside()
         self._check_others()
-        self._check_links()
         self._check_empty()
 
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
         classes = [name for name in super().find_classes(directory)[0] if not name.startswith(".")]
+        if not classes:
+            raise FileNotFoundError(f"there are only hidden folders in {directory}")
         return classes, {name: number for number, name in enumerate(classes)}
 
     def _is_image(self, path: str) -> bool:
@@ -51,6 +53,12 @@ class ClassFolders(ImageFolder):
             return True
         self.others.append(path)
         return False
+
+    def _check_links(self) -> None:
+        places: dict[str, str] = {}
+        for folder in dict.fromkeys(os.path.dirname(path) for path, _ in self.samples):
+            if (first := places.setdefault(os.path.realpath(folder), folder)) != folder:
+                raise UsageError(f"{first} and {folder} are one folder, by a link: remove the link")
 
     def _check_outside(self) -> None:
         files = sorted(e.name for e in os.scandir(self.root) if not e.is_dir() and not e.name.startswith("."))
@@ -73,12 +81,6 @@ class ClassFolders(ImageFolder):
         counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
         first = min(self.others, key=lambda path: (_kind(path) in NOTES, path))
         return f"of the files in {self.root} these are ({counts}; such as {os.path.relpath(first, self.root)})"
-
-    def _check_links(self) -> None:
-        places: dict[str, str] = {}
-        for folder in dict.fromkeys(os.path.dirname(path) for path, _ in self.samples):
-            if (first := places.setdefault(os.path.realpath(folder), folder)) != folder:
-                raise UsageError(f"{first} and {folder} are one folder, by a link: remove the link")
 
     def _check_empty(self) -> None:
         filled = {label for _, label in self.samples}

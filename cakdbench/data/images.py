@@ -9,6 +9,7 @@ from PIL import Image, ImageFile
 
 from cakdbench.utils.errors import UsageError
 
+BITS, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # of TIFF
 DARK = 16
 """An image of 16 bits per value that stays below this, of 256, was written with the range of another depth."""
 
@@ -49,8 +50,8 @@ def read_image(file: Any, name: str = "") -> Image.Image:
 
 def _rgb(image: ImageFile.ImageFile) -> Image.Image:
     """Return an image as RGB; raises ValueError where its mode leaves open which value is white."""
-    if image.format == "TIFF" and max(tile[1][3] for tile in image.tile) < image.height:  # Pillow leaves the rest black
-        raise ValueError("it has fewer rows than it says")
+    if image.format == "TIFF" and image.height > max(box[3] for _, box, *_ in image.tile if box):
+        raise ValueError("it has fewer rows than it says")  # Pillow leaves the rest black
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):  # which end at 16 bits
         return _deep_grey(image)
     if image.mode in ("I", "F"):
@@ -64,8 +65,10 @@ def _rgb(image: ImageFile.ImageFile) -> Image.Image:
 
 def _deep_grey(image: Image.Image) -> Image.Image:
     """Return the higher 8 bits of 16, or of the 12 that a TIFF says it has."""
-    bits = 12 if getattr(image, "tag_v2", {}).get(258) == (12,) else 16
+    tags = getattr(image, "tag_v2", {})
+    bits = 12 if tags.get(BITS) == (12,) else 16
     values = np.asarray(image)
     if bits == 16 and 0 < values.max() < DARK << 8:
         raise ValueError(f"mode {image.mode}, but no value above {values.max()}: it leaves open which value is white")
-    return Image.fromarray((values >> bits - 8).astype(np.uint8)).convert("RGB")
+    grey = (values >> bits - 8).astype(np.uint8)
+    return Image.fromarray(~grey if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO else grey).convert("RGB")

@@ -99,8 +99,8 @@ def from_files(
 ) -> ImageDataset:
     """Return a dataset of image files.
 
-    The fingerprint covers their names below the folder, labels and sizes, and the contents of a seeded sample: a file
-    repainted to the byte-exact size of before may be missed in a large dataset, by all but `content_hash`.
+    The fingerprint covers their names below the folder, labels and sizes, and the contents of a seeded sample: of a
+    large dataset, only `content_hash` sees every file that was replaced by one of the same size.
 
     Args:
         train: the split's folder, and its files with their labels.
@@ -111,7 +111,7 @@ def from_files(
     """
     content = (line for folder, samples in (train, test) for line in _lines(folder, samples))
     data = assemble(name, (_file_split(train[1]), _file_split(test[1])), content, class_names, mean, std)
-    if leaked := _in_both(train, test):
+    if leaked := _in_both(train[0], *test):
         warnings.warn(f"{name}: {len(leaked)} test images are training images too, such as {leaked[0]}", stacklevel=2)
     return data
 
@@ -132,12 +132,11 @@ def _below(folder: Path, path: str) -> str:
     return Path(path).relative_to(folder).as_posix()
 
 
-def _in_both(train: tuple[Path, Sequence[tuple[str, int]]], test: tuple[Path, Sequence[tuple[str, int]]]) -> list[str]:
-    """Return the files of the test set that are under the same name, with the same content, in the training set."""
-    folder, samples = train
-    paths = {_below(folder, path): path for path, _ in samples}
-    names = ((_below(test[0], path), path) for path, _ in test[1])
-    return [name for name, path in names if name in paths and filecmp.cmp(paths[name], path, shallow=False)]
+def _in_both(train: Path, test: Path, samples: Sequence[tuple[str, int]]) -> list[str]:
+    """Return the test images, by their names, that lie under the same name with the same content in `train`."""
+    names = [_below(test, path) for path, _ in samples] if train != test else []
+    both = (name for name in names if (train / name).is_file())
+    return [name for name in both if filecmp.cmp(train / name, test / name, shallow=False)]
 
 
 def file_hash(path: str) -> bytes:

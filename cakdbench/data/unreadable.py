@@ -54,7 +54,7 @@ def without_unreadable(data: ImageDataset) -> ImageDataset:
     positions = repr([sorted(half) for half in bad])
     fingerprint = hashlib.sha256(f"{data.fingerprint}\0{positions}".encode()).hexdigest()
     skipped, first = sum(map(len, bad)), next(reason for half in bad for reason in half.values())
-    warnings.warn(f"{data.name}: {skipped} images cannot be read and are left out; the first: {first}", stacklevel=2)
+    warnings.warn(f"{data.name}: unreadable images left out: {skipped}; the first: {first}", stacklevel=2)
     return replace(data, train=train, test=test, fingerprint=fingerprint, skipped=skipped)
 
 

@@ -50,12 +50,14 @@ def make_preview(harness: Harness, cells: list[Cell]) -> Preview:
     preview = Preview()
     once = {(cell.pair.dataset, cell.recipe): cell for cell in cells}
     data = {name: _data(harness, cell, preview) for name, cell in once.items()}
-    _refuse_changed_data(harness, [(c, ds) for c in cells if (ds := data[c.pair.dataset, c.recipe])], preview)
     pupils = {(cell.pair.teacher, cell.pair.dataset): cell for cell in cells if cell.needs_teacher}
     ready = {}
     for name, cell in pupils.items():
         look = _teacher if data[cell.pair.dataset, cell.recipe] else _teacher_alone
         ready[name] = look(harness, cell, preview)
+    _refuse_changed_data(
+        harness, [*cells, *preview.trainings], {name: ds for (name, _), ds in data.items() if ds}, preview
+    )
     for cell in cells:
         taught = not cell.needs_teacher or ready[cell.pair.teacher, cell.pair.dataset]
         known = data[cell.pair.dataset, cell.recipe] is not None and taught
@@ -74,13 +76,18 @@ def _data(harness: Harness, cell: Cell, preview: Preview) -> ImageDataset | None
     return dataset
 
 
-def _refuse_changed_data(harness: Harness, cells: list[tuple[Cell, ImageDataset]], preview: Preview) -> None:
+def _refuse_changed_data(harness: Harness, cells: list[Cell], data: dict[str, ImageDataset], preview: Preview) -> None:
     """Note the unfinished runs of these cells that began on other images under the same names."""
-    current = {_but_for_data(identity): identity for identity in (cell.identity(data, None) for cell, data in cells)}
+    identities = [cell.identity(data[cell.pair.dataset], None) for cell in cells if cell.pair.dataset in data]
+    current = {_but_for_data(identity): identity for identity in identities}
     for run in harness.store.runs():
         if run.is_done or not checkpoint_files(run.checkpoints):
             continue
-        now = current.get(_but_for_data(begun := run.identity()))
+        try:
+            begun = run.identity()
+        except StoreError:  # damaged, and written anew when the run goes on
+            continue
+        now = current.get(_but_for_data(begun))
         if now and now.dataset.fingerprint != begun.dataset.fingerprint:
             name, place = now.dataset.name, run.path
             reason = f"the images of {name} have changed since the unfinished run {run.key} began"

@@ -31,7 +31,7 @@ def conditions_table(block: Block) -> pd.DataFrame:
 
 def _skipped(column: BlockColumn) -> list[str]:
     counts = {record.identity.dataset.skipped for record in column.records}
-    return [f"({count} unreadable images left out)" for count in sorted(filter(None, counts))]
+    return [f"(unreadable and left out: {count})" for count in sorted(filter(None, counts))]
 
 
 def _teacher_facts(column: BlockColumn) -> str:
