@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cakdbench.cli import costs as cli_costs
+from cakdbench.cli import data as cli_data
 from cakdbench.cli import methods as cli_methods
 from cakdbench.cli import results as cli_reports
 from cakdbench.cli import submissions as cli_submissions
 from cakdbench.cli.options import (
     TEACHERS,
     AnyRecipe,
+    BadImages,
     Cpu,
     DataDir,
     Estimate,
@@ -24,6 +26,7 @@ from cakdbench.cli.options import (
     Methods,
     Mismatch,
     MoreSet,
+    OnBadImage,
     OwnBoards,
     Precision,
     Seeds,
@@ -46,6 +49,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 teacher_app = typer.Typer(no_args_is_help=True, help="List, train and check the teachers.")
 app.add_typer(teacher_app, name="teacher")
+app.add_typer(cli_data.app, name="data")
 
 
 @app.command()
@@ -60,6 +64,7 @@ def run(
     teachers: TeacherFiles = [],
     store: StoreDir = Path("runs"),
     data_dir: DataDir = None,
+    on_bad_image: BadImages = OnBadImage.refuse,
     teacher_dir: TeacherDir = TEACHERS,
     boards: OwnBoards = None,
     precision: Precision = "fp32",
@@ -95,6 +100,7 @@ def run(
         threads=threads,
         data_dir=data_dir,
         download=not dry_run,
+        on_bad_image=on_bad_image.value,
         workers=workers,
         max_lanes=max_lanes,
         checkpoint_seconds=checkpoint_seconds,
@@ -139,6 +145,7 @@ def teacher_train(
     teachers: TeacherFiles = [],
     store: StoreDir = Path("runs"),
     data_dir: DataDir = None,
+    on_bad_image: BadImages = OnBadImage.refuse,
     teacher_dir: TeacherDir = TEACHERS,
     workers: Workers = None,
     threads: Threads = 1,
@@ -147,7 +154,7 @@ def teacher_train(
     """Train a teacher, as its entry says or by a recipe; from then on runs use it."""
     from cakdbench.cli.running import train_teacher
 
-    options = _teacher_options(store, data_dir, teacher_dir, teachers, workers, threads, cpu)
+    options = _teacher_options(store, data_dir, on_bad_image, teacher_dir, teachers, workers, threads, cpu)
     train_teacher(options, *_teacher(name), recipe)
 
 
@@ -158,6 +165,7 @@ def teacher_check(
     teachers: TeacherFiles = [],
     store: StoreDir = Path("runs"),
     data_dir: DataDir = None,
+    on_bad_image: BadImages = OnBadImage.refuse,
     teacher_dir: TeacherDir = TEACHERS,
     workers: Workers = None,
     threads: Threads = 1,
@@ -166,13 +174,14 @@ def teacher_check(
     """Evaluate a teacher and compare it with its entry."""
     from cakdbench.cli.running import check_teacher
 
-    options = _teacher_options(store, data_dir, teacher_dir, teachers, workers, threads, cpu, recipe)
+    options = _teacher_options(store, data_dir, on_bad_image, teacher_dir, teachers, workers, threads, cpu, recipe)
     check_teacher(options, *_teacher(name))
 
 
 def _teacher_options(
     store: Path,
     data_dir: Path | None,
+    on_bad_image: OnBadImage,
     teacher_dir: Path,
     teachers: list[Path],
     workers: int | None,
@@ -185,6 +194,7 @@ def _teacher_options(
     return run_options(
         store=store,
         data_dir=data_dir,
+        on_bad_image=on_bad_image.value,
         teacher_dir=teacher_dir,
         teacher_files=tuple(teachers),
         workers=workers,
