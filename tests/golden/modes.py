@@ -37,10 +37,12 @@ def _dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = F
 class HalfPrecision(TorchFunctionMode):
     """Let float64 models do under autocast as float32 ones do: products are bfloat16, norms are not.
 
-    Autocast itself leaves float64 alone, and bfloat16 products of CPUs agree to a percent.
+    Autocast itself leaves float64 alone, and bfloat16 products of CPUs agree to a percent. Float64 stands for float32.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if func is Tensor.float:
+            return args[0].double()
         product = func.__name__ in PRODUCTS
         if not product and func.__name__ not in NORMS:
             return func(*args, **kwargs or {})
