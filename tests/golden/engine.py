@@ -28,6 +28,9 @@ from .files import ENGINE, Values
 from .modes import SharedDraws
 from .steps import SEED, Direction, norm
 
+METHOD = "fitnet"
+"""Has extra modules, so that they take part in what the engine starts, optimises and clips."""
+
 RUNS: dict[Direction, dict[str, Any]] = {
     Direction("msa", "cnn"): {
         "augment.crop": "pad",
@@ -67,7 +70,7 @@ def run_all() -> dict[str, Values]:
 
 
 def run(direction: Direction, folder: Path) -> dict[str, Values]:
-    """Train by `kd` for two epochs of three steps; give the numbers of rendered batches and of the epochs."""
+    """Train for two epochs of three steps; give the numbers of rendered batches and of the epochs."""
     with SharedDraws():
         group = WatchedGroup(direction, folder / str(direction))
         group.train()

@@ -100,16 +100,20 @@ def steps_on(method: type[Method], direction: Direction) -> dict[str, Values]:
     return steps
 
 
-def take_steps(method: type[Method], variant: str | None, direction: Direction) -> list[Values]:
-    """Train three steps as the engine does, in float64 on one thread; two where there are windows.
+def take_steps(
+    method: type[Method], variant: str | None, direction: Direction, resume: bool | None = None
+) -> list[Values]:
+    """Train three steps as the engine does, in float64 on one thread; two, and one local batch each, with windows.
 
-    A variant's have one local batch each, and come from a checkpoint after the first.
+    Args:
+        resume: take all but the first from its checkpoint; None: a variant's, which have one local batch each.
     """
     plain = variant is None and not direction.windowed
     with inputs.float64(), SharedDraws():
         lane = _lane(method, variant, direction, accumulation=2 if plain else 1)
         values = [_watched(lane, direction, 0)]
-        lane = lane if variant is None else _resumed(lane, method, variant, direction)
+        if variant is not None if resume is None else resume:
+            lane = _resumed(lane, method, variant, direction)
         return values + [_watched(lane, direction, number) for number in range(1, direction.steps)]
 
 
@@ -144,7 +148,7 @@ def _lane(
 
 def _resumed(lane: Lane, method: type[Method], variant: str | None, direction: Direction) -> Lane:
     """Return another lane, which began elsewhere, in the state of this one."""
-    other = _lane(method, variant, direction, seed=SEED + 1)
+    other = _lane(method, variant, direction, lane.accumulation, seed=SEED + 1)
     lane.method.before_save()
     other.load(copy.deepcopy(lane.state()))
     other.start_epoch(0)
