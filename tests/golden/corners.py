@@ -22,8 +22,9 @@ def _one_image(batch: Batch, student: StagedModel, kind: str) -> Batch:
 
 
 def _equal_images(batch: Batch, student: StagedModel, kind: str) -> Batch:
-    """Every other image is the one before it: its features have no distance."""
-    return _seen(replace(batch, images=batch.images[::2].repeat_interleave(2, 0)), kind)
+    """Three images look like one: the second is, the third nearly."""
+    first, other = batch.images[0], batch.images[3]
+    return _seen(replace(batch, images=torch.stack([first, first, first + 1e-4 * other, other])), kind)
 
 
 def _two_samples(batch: Batch, student: StagedModel, kind: str) -> Batch:

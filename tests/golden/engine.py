@@ -38,7 +38,7 @@ RUNS: dict[Direction, dict[str, Any]] = {
         "augment.color_jitter": 0.4,
         "augment.interpolation": "bilinear",
         "schedule.name": "multistep",
-        "schedule.decay_epochs": (1,),
+        "schedule.decay_epochs": (2,),
         "schedule.per": "epoch",
         "optimizer.lr": 0.05,
         "ema_decay": 0.9,
@@ -119,11 +119,14 @@ class WatchedGroup(Group):
         )
 
     def seen(self) -> Iterator[tuple[str, Values]]:
-        """Yield the first step's batches of every epoch, and the epochs."""
+        """Yield the first step's batches of every epoch, the epochs, and the record's accuracies."""
         for epoch, values in enumerate(self.epochs):
             for samples in next(self.stream.epoch(epoch)):
                 yield f"epoch {epoch}, batch {samples.micro_batch}", _marks(samples)
             yield f"epoch {epoch}", values
+        [task] = self.tasks.values()
+        result = task.folder.record().result
+        yield "result", {"top1": result.top1, "top5": result.top5}
 
 
 LINE = ("lr", "train_top1", "top1", "ema_top1")
@@ -132,10 +135,8 @@ LINE = ("lr", "train_top1", "top1", "ema_top1")
 def _cell(direction: Direction) -> Cell:
     teacher, student = (inputs.MODELS[kind] for kind in direction)
     spec = PairSpec(Pair(teacher, student, "fashion_demo"), "demo")
-    cells = make_plan(["kd"], [spec], [SEED], Settings()).cells
-    return replace(
-        next(cell for cell in cells if cell.method.id == "kd"), recipe=inputs.recipe().override(RUNS[direction])
-    )
+    [cell] = (cell for cell in make_plan([METHOD], [spec], [SEED], Settings()).cells if cell.method.id == METHOD)
+    return replace(cell, recipe=inputs.recipe().override(RUNS[direction]))
 
 
 def _distance(one: nn.Module, other: nn.Module) -> float:

@@ -9,9 +9,9 @@ from torch.utils._pytree import tree_map
 
 PRODUCTS = {
     *("linear", "conv2d", "conv_transpose2d", "matmul", "__matmul__", "bmm", "baddbmm", "einsum"),
-    *("scaled_dot_product_attention", "multi_head_attention_forward"),
+    *("scaled_dot_product_attention", "multi_head_attention_forward", "batch_norm"),
 }
-NORMS = {"layer_norm", "batch_norm", "group_norm"}
+NORMS = {"layer_norm", "group_norm"}
 
 
 class SharedDraws(TorchFunctionMode):
@@ -35,7 +35,7 @@ def _dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = F
 
 
 class HalfPrecision(TorchFunctionMode):
-    """Let float64 models do under autocast as float32 ones do: products are bfloat16, norms are not.
+    """Let float64 models do under autocast as float32 ones do: products and batch norms of them are bfloat16.
 
     Autocast itself leaves float64 alone, and bfloat16 products of CPUs agree to a percent. Float64 stands for float32.
     """
