@@ -12,8 +12,8 @@ Values = dict[str, float]
 FOLDER = Path(__file__).with_name("steps")
 RELATIVE, ABSOLUTE = 1e-5, 1e-13
 ENGINE, HALF = "engine", "half precision"
-FLOAT32 = {ENGINE: 1e-4, HALF: 1e-3}
-"""Relative tolerance of what float32 takes part in, by a word of the step's name."""
+FLOAT32, FLOAT32_RELATIVE = {ENGINE, HALF}, 1e-4
+"""Words in the names of steps that lower precision takes part in, and their tolerance."""
 
 
 @dataclass
@@ -53,7 +53,7 @@ def differences(before: dict[str, Values], now: dict[str, Values]) -> list[str]:
 
 
 def _relative(step: str) -> float:
-    return next((FLOAT32[word] for word in step.split(", ") if word in FLOAT32), RELATIVE)
+    return RELATIVE if FLOAT32.isdisjoint(step.split(", ")) else FLOAT32_RELATIVE
 
 
 def _differences(before: Values, now: Values, relative: float) -> Iterator[str]:
