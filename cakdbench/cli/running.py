@@ -13,6 +13,7 @@ from cakdbench.engine.options import RunOptions
 from cakdbench.engine.progress import duration, progress_on
 from cakdbench.engine.session import Session
 from cakdbench.engine.teachers import note_training
+from cakdbench.grid.suites import own_suites
 from cakdbench.utils.errors import CakdError, UsageError
 from cakdbench.utils.interrupt import GracefulInterrupt
 
@@ -59,8 +60,8 @@ def _write_boards(session: Session, folder: Path) -> None:
     from cakdbench.reports.write import write_boards  # a dry run does not wait for it
     from cakdbench.results.load import Evidence
 
-    data_dir = session.options.computing.data_dir
-    write_boards(Evidence(session.store, None, data_dir), session.specs, folder, console, data_dir)
+    data_dir, own = session.options.computing.data_dir, own_suites(session.options.pairs)
+    write_boards(Evidence(session.store, None, data_dir), session.specs, folder, console, data_dir, own=own)
 
 
 def show_plan(options: RunOptions, measured: bool = False) -> None:
