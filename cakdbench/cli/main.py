@@ -11,6 +11,7 @@ import typer
 from cakdbench.cli import costs as cli_costs
 from cakdbench.cli import methods as cli_methods
 from cakdbench.cli import results as cli_reports
+from cakdbench.cli import runs as cli_runs
 from cakdbench.cli import submissions as cli_submissions
 from cakdbench.cli.options import (
     TEACHERS,
@@ -111,7 +112,7 @@ def run(
     raise typer.Exit(0 if complete else 1)
 
 
-for commands in (cli_methods, cli_reports, cli_costs, cli_submissions):
+for commands in (cli_methods, cli_reports, cli_runs, cli_costs, cli_submissions):
     app.add_typer(commands.app)
 
 
