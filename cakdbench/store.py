@@ -9,6 +9,7 @@
     runs/<key>/losses.csv         the same in numbers
     runs/<key>/predictions.npy    predicted class of every test image, uint16
     runs/<key>/student.safetensors
+    runs/<key>/student_ema.safetensors   its averaged weights, if they are kept
     runs/<key>/record.json        written last: the run is done
 
 Files appear whole or not at all (temporary file, fsync, rename), so that a kill at any moment is harmless.
@@ -131,6 +132,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.predictions = path / "predictions.npy"
         self.student = path / "student.safetensors"
+        self.ema = path / "student_ema.safetensors"
         self._record = path / "record.json"
         self._failure = path / "failure.json"
         self._identity = path / "identity.json"

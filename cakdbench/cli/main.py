@@ -18,6 +18,7 @@ from cakdbench.cli.options import (
     Cpu,
     DataDir,
     Estimation,
+    Keep,
     MethodFiles,
     MoreSet,
     Precision,
@@ -64,6 +65,9 @@ def run(
     workers: Workers = None,
     max_lanes: Annotated[int, typer.Option(min=1, help="Students trained side by side at most.")] = 16,
     checkpoint_seconds: Annotated[float, typer.Option(help="Save at least this often, besides every epoch.")] = 300,
+    keep: Annotated[
+        Keep | None, typer.Option(help="Keep the averaged weights too, of recipes with ema_decay; for export --ema.")
+    ] = None,
     compile: Annotated[bool, typer.Option("--compile", help="torch.compile the training step.")] = False,
     channels_last: Annotated[bool, typer.Option("--channels-last", help="Use the NHWC memory layout.")] = False,
     allow_teacher_mismatch: Annotated[
@@ -101,6 +105,7 @@ def run(
         workers=workers,
         max_lanes=max_lanes,
         checkpoint_seconds=checkpoint_seconds,
+        keep_ema=keep is Keep.ema,
         compile=compile,
         channels_last=channels_last,
         allow_teacher_mismatch=allow_teacher_mismatch,

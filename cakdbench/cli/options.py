@@ -17,6 +17,12 @@ class Estimation(StrEnum):
     measured = "measured"
 
 
+class Keep(StrEnum):
+    """Choose what of a run is kept besides its student."""
+
+    ema = "ema"
+
+
 console = Console()
 errors = Console(stderr=True)
 

@@ -93,6 +93,8 @@ def _plan_table(session: Session) -> Table:
 def _say_refusals(session: Session) -> None:
     for refusal in session.plan.refusals:
         _say(f"refused: {refusal.label} on {refusal.pair}: {refusal.reason}")
+    if session.options.computing.keep_ema and not any(cell.recipe.ema_decay for cell in session.plan.cells):
+        _say("no averaged weights to keep: none of the recipes has an ema_decay (--set recipe.ema_decay=0.999)")
 
 
 def _estimate(session: Session, measured: bool = False) -> Estimate | None:

@@ -12,7 +12,6 @@ import numpy as np
 import timm
 import torch
 import torchvision
-from safetensors.torch import save
 
 import cakdbench
 from cakdbench.build import build_method
@@ -26,6 +25,7 @@ from cakdbench.models.staged import StagedModel
 from cakdbench.models.weights import weights_sha256
 from cakdbench.records import Conditions, Epoch, Identity, Record, Result, TeacherFacts
 from cakdbench.store import RunFolder, checkpoint_files, write_atomic
+from cakdbench.students.weights import ImageFacts, weight_bytes
 from cakdbench.train.checkpoint import load_checkpoint, save_checkpoint, set_aside
 from cakdbench.train.evaluate import Evaluation, evaluate
 from cakdbench.train.events import GroupView, LaneView
@@ -239,11 +239,18 @@ class Group(Keeper):
             buffer = io.BytesIO()
             np.save(buffer, result.predictions)
             write_atomic(task.folder.predictions, buffer.getvalue())
-            write_atomic(task.folder.student, save(lane.method.student.export_state()))
+            self._keep_weights(task.folder, lane)
             self._say(lane.label, f"done: test {result.top1:.2f} %")
             task.folder.finish(self._record(task, lane, result, hashlib.sha256(buffer.getvalue()).hexdigest()))
         self.accelerator.wait_for_everyone()
         return task
+
+    def _keep_weights(self, folder: RunFolder, lane: Lane) -> None:
+        facts = ImageFacts.of(self.dataset)
+        write_atomic(folder.student, weight_bytes(lane.method.student.export_state(), facts))
+        if lane.ema and self.runtime.options.keep_ema:
+            averaged = cast(StagedModel, lane.ema.module)
+            write_atomic(folder.ema, weight_bytes(averaged.export_state(), facts))
 
     def _record(self, task: Task, lane: Lane, result: Evaluation, predictions_sha256: str) -> Record:
         evaluated = [line for line in lane.history if line.top1 is not None]
