@@ -49,7 +49,6 @@ def require_onnx() -> ModuleType:
         UsageError: it, or what torch's exporter asks for, is not installed.
     """
     try:
-        import onnx  # noqa: F401
         import onnxruntime
         import onnxscript  # noqa: F401
     except ImportError as error:
