@@ -12,7 +12,7 @@ from cakdbench.records import Epoch
 from cakdbench.store import Store
 from cakdbench.train.events import GroupView
 from cakdbench.utils.errors import StoreError
-from tests.cli_lab import Shell
+from tests.cli_lab import PAIR, Shell
 
 METHODS = "--methods", "kd"
 
@@ -101,6 +101,18 @@ def test_status_shows_recipe_step_speed_and_time_left_of_what_runs(whole):
     (row,) = [line for line in text.splitlines() if "running" in line]
     assert code == 0 and re.search(r"│ demo +│ +0 │ running .*step 5/8, [\d,]+ images/s, \d+ s left", row)
     assert "demo_teacher" in text and "2/2 epochs" in text
+
+
+def test_run_writes_the_page_of_a_suite_of_ones_own(whole):
+    """Straight after its runs, which are those of before; on a dataset that has to be opened for its facts."""
+    path = whole.work / "my.toml"
+    path.write_text(f'board = "mine"\n[suites.a]\ntitle = "My pairs"\nrecipe = "demo"\npairs = ["{PAIR}"]\n')
+    arguments = [word for word in whole.command(*METHODS, pairs=str(path)) if word not in ("--recipe", "demo")]
+    code, text = whole(*arguments)
+    assert code == 0 and "written:" in text
+    page = (whole.boards / "mine.md").read_text()
+    assert page.startswith("# My pairs\n") and page.count("recipe.epochs = 2") == 2  # both are of changed settings
+    assert "My pairs" not in (whole.boards / "other.md").read_text()  # of the run without a suite
 
 
 def line(step, per_epoch, **losses):
