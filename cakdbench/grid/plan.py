@@ -53,7 +53,7 @@ class Cell:
             method=method_identity(self.method, self.config),
             student=self.pair.student,
             teacher=teacher,
-            dataset=DatasetIdentity(name=dataset.name, fingerprint=dataset.fingerprint),
+            dataset=DatasetIdentity(name=dataset.name, fingerprint=dataset.fingerprint, skipped=dataset.skipped),
             recipe=self.recipe.identity(),
             precision=self.precision,
             seed=self.seed,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cakdbench.data.augment import eval_transform
-from cakdbench.data.splits import FileImages
+from cakdbench.data.images import read_image
 from cakdbench.students.student import Student
 
 BATCH = 64
@@ -35,9 +35,8 @@ def predict(student: Student, paths: Sequence[Path], top: int = 5) -> pd.DataFra
 
 def _batches(student: Student, paths: Sequence[Path]) -> Iterator[tuple[int, Tensor]]:
     """Yield the position of the first image, and images `(B, 3, S, S)` float32, normalised."""
-    read, transform = FileImages([str(path) for path in paths]), eval_transform(student.recipe)
+    transform = eval_transform(student.recipe)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (student.facts.mean, student.facts.std))
     for start in range(0, len(paths), BATCH):
-        batch = range(start, min(start + BATCH, len(paths)))
-        images = torch.stack([transform(read(index)) for index in batch])
+        images = torch.stack([transform(read_image(str(path))) for path in paths[start : start + BATCH]])
         yield start, (images.float() / 255 - mean) / std
