@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from cakdbench.cli.options import DataDir, StoreDir, console
+from cakdbench.cli.tables import Listing
 from cakdbench.utils.errors import UsageError
 
 if TYPE_CHECKING:
@@ -67,11 +66,8 @@ def predict(
     if format is not Format.table:
         print(frame_text(frame, format), end="")
         return
-    table = Table("image", "class", "index", "probability")
-    for row in frame.to_dict("records"):
-        image = row["image"] if row["rank"] == 1 else ""
-        table.add_row(*map(Text, (image, row["class"], str(row["index"]), f"{100 * row['probability']:.2f} %")))
-    console.print(table)
+    rows = frame.assign(probability=frame["probability"].map("{:.2%}".format)).drop(columns="rank").to_dict("records")
+    console.print(Listing(rows, right=["index", "probability"]))
 
 
 @app.command()

@@ -5,9 +5,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from cakdbench.data.datasets import ImageDataset
-from cakdbench.data.stream import SampleStream
+from cakdbench.data.stream import check_batches
 from cakdbench.engine.harness import Harness
-from cakdbench.engine.launch import MIN_LANES_PER_WORKER
+from cakdbench.engine.share import MIN_LANES_PER_WORKER
 from cakdbench.grid.plan import Cell
 from cakdbench.records import Identity
 from cakdbench.store import canonical, checkpoint_files
@@ -69,7 +69,7 @@ def _data(harness: Harness, cell: Cell, preview: Preview) -> ImageDataset | None
     """Return the cell's data if they are there and its batches fit; else note the obstacle."""
     try:
         dataset = harness.dataset(cell.pair.dataset)
-        SampleStream(dataset, cell.recipe, cell.seed, world=harness.accelerator.num_processes)
+        check_batches(dataset, cell.recipe, harness.accelerator.num_processes)
     except CakdError as error:
         preview.obstruct(error)
         return None
@@ -104,8 +104,10 @@ def _teacher(harness: Harness, cell: Cell, preview: Preview) -> bool:
     """Return True if the cell's teacher is at hand; one that has to be trained joins the trainings."""
     try:
         training = harness.teachers.training_cell(cell.pair.teacher, cell.pair.dataset)
-        run = harness.teachers.run(cell.pair.teacher, harness.dataset(cell.pair.dataset))
+        dataset = harness.dataset(cell.pair.dataset)
+        run = harness.teachers.run(cell.pair.teacher, dataset)
         if training and run and not run.is_done:
+            check_batches(dataset, training.recipe, harness.accelerator.num_processes, "teacher")
             preview.trainings.append(training)
             return False
         harness.tasks([cell])
