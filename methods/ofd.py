@@ -57,10 +57,11 @@ def ofd_loss(student: Tensor, teacher: Tensor, margin: Tensor) -> Tensor:
 @torch.no_grad()
 def margin_from_norm(norm: nn.Module) -> Tensor:
     """`(C,)`: the mean of the negative values of `N(bias, weight^2)`, or -3 |weight| where they are rare."""
-    mean, std = norm.bias.double(), norm.weight.double().abs().clamp_min(1e-12)  # some start at a weight of 0
+    mean, std = (x.to("cpu", torch.float64) for x in (norm.bias, norm.weight))  # not every GPU has float64
+    std = std.abs().clamp_min(1e-12)  # some start at a weight of 0
     below = torch.special.ndtr(-mean / std)
     density = torch.exp(-((mean / std) ** 2) / 2) / math.sqrt(2 * math.pi)
-    return torch.where(below > RARE, mean - std * density / below, -3 * std).to(norm.weight.dtype)
+    return torch.where(below > RARE, mean - std * density / below, -3 * std).to(norm.weight)
 
 
 @torch.no_grad()
