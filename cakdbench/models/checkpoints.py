@@ -24,6 +24,8 @@ _PICKLES = 5
 """Pickles in a file of torch before 1.6: three of the format, the object, the names of its storages."""
 _SCALAR, _ARRAY = np.float32(0).__reduce__()[0], np.zeros(1).__reduce__()[0]
 """NumPy's functions that unpickle: in `numpy.core` before version 2, in `numpy._core` since."""
+_OLD_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
+"""Modules that pickle calls by the names of Python 2."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,14 @@ class _Skipped:
         return OrderedDict()  # what torch's loader lets a pickle fill, whether as a dict or with attributes
 
 
+class _Forgotten:
+    """Stand in for what sets its own state, which is no dict."""
+
+    def __init__(self, *_: Any) -> None: ...
+
+    def __setstate__(self, state: Any) -> None: ...
+
+
 def _dict(*_: Any) -> OrderedDict[str, Any]:
     return OrderedDict()
 
@@ -91,6 +101,7 @@ def _list(items: Any = (), *_: Any) -> list[Any]:
 _KEPT: dict[str, Any] = {
     "collections.defaultdict": _dict,
     "collections.deque": _list,
+    "functools.partial": _Forgotten,
     "numpy.dtype": np.dtype,
     "numpy.ndarray": np.ndarray,
     **{f"numpy.{core}.multiarray.scalar": _SCALAR for core in ("core", "_core")},
@@ -117,7 +128,8 @@ def _globals(file: Any, pickles: int) -> Iterator[str]:
     for _ in range(pickles):
         for operation, argument, _ in pickletools.genops(file):
             if operation.name == "GLOBAL":
-                yield str(argument).replace(" ", ".")
+                module, _, name = str(argument).partition(" ")
+                yield f"{_OLD_MODULES.get(module, module)}.{name}"
 
 
 def _fault(path: Path, error: Exception) -> str:
@@ -138,7 +150,7 @@ def _fault_of(file: BinaryIO) -> str:
         words = ""
     if words and "".join(words.split()).isprintable():
         return f"is text that begins {words.splitlines()[0][:40]!r}: a download that went wrong?"
-    return "is damaged, or no checkpoint: load it where it was made, and save its state_dict with torch or safetensors"
+    return "is damaged, or cannot be read without running code of it: load it where it was made and save its state_dict"
 
 
 def unwrapped(content: Any, taken: str = "") -> Checkpoint:
