@@ -6,7 +6,7 @@ from rich.table import Table
 
 from cakdbench.data.datasets import dataset_facts, dataset_names
 from cakdbench.grid.suites import suites
-from cakdbench.grid.teachers import load_teachers
+from cakdbench.grid.teachers import load_teachers, teachers_from_file
 from cakdbench.models.zoo import MODELS, model_info
 from cakdbench.recipes import load_recipe, recipe_names
 
@@ -48,11 +48,12 @@ def recipes() -> Table:
 
 
 def teachers(extra: list[Path]) -> Table:
-    table = Table("teacher", "weights", "top-1 %", "tolerance", "also reported", "notes")
-    for entry in load_teachers(extra).values():
+    """List the registry's teachers and those of `extra` files, which win over them."""
+    own = {name: path.name for path in extra for name in teachers_from_file(path)}
+    table = Table("teacher", "weights", "entry in", "top-1 %", "tolerance", "also reported", "notes")
+    for name, entry in load_teachers(extra).items():
         reported = ", ".join(f"{number.accuracy:g} ({number.by})" for number in entry.reported)
         accuracy = "-" if entry.accuracy is None else f"{entry.accuracy:g}"
-        table.add_row(
-            f"{entry.model}@{entry.dataset}", entry.source, accuracy, f"{entry.allowed:g}", reported or "-", entry.notes
-        )
+        where = own.get(name, "registry")
+        table.add_row("@".join(name), entry.source, where, accuracy, f"{entry.allowed:g}", reported or "-", entry.notes)
     return table

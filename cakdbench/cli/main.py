@@ -131,18 +131,37 @@ def status(store: StoreDir = Path("runs")) -> None:
 
 
 @teacher_app.command("list")
-def teacher_list(teachers: TeacherFiles = []) -> None:
-    """List the teachers and where their weights come from."""
+def teacher_list(teachers: TeacherFiles = [], store: StoreDir = Path("runs")) -> None:
+    """List the teachers and where their weights come from, those of the store and of your files too."""
     from cakdbench.cli import listing
+    from cakdbench.grid.teacher_file import own_files
 
-    console.print(listing.teachers(teachers))
+    console.print(listing.teachers(own_files(store, teachers)))
+
+
+@teacher_app.command("remove")
+def teacher_remove(name: TeacherName, teachers: TeacherFiles = [], store: StoreDir = Path("runs")) -> None:
+    """Take the entry of a teacher of your own out of its file; its run stays."""
+    from cakdbench.grid.teacher_file import own_files, remove_entry
+
+    files = own_files(store, teachers)
+    changed = [str(file) for file in files if remove_entry(file, *_teacher(name))]
+    if not changed:
+        looked = ", ".join(map(str, files)) or f"{store} has no teachers.toml"
+        raise UsageError(f"no entry of your own for {name} ({looked}); `cakdbench teacher list` shows all")
+    console.print(f"removed from {', '.join(changed)}", markup=False, highlight=False, soft_wrap=True)
 
 
 @teacher_app.command("train")
 def teacher_train(
     name: TeacherName,
+    more: MoreSet = [],
     recipe: Annotated[str | None, typer.Option(help="Recipe to train by; default: its entry's.")] = None,
-    teachers: TeacherFiles = [],
+    set: Annotated[list[str], typer.Option("--set", help="Change its numbers: --set recipe.epochs=5")] = [],
+    seed: Annotated[int | None, typer.Option(help="Default: its entry's, or 0.")] = None,
+    teachers: Annotated[
+        list[Path], typer.Option("--teachers", help="TOML file for its entry; default: teachers.toml in --store.")
+    ] = [],
     store: StoreDir = Path("runs"),
     data_dir: DataDir = None,
     on_bad_image: BadImages = OnBadImage.refuse,
@@ -151,11 +170,14 @@ def teacher_train(
     threads: Threads = 1,
     cpu: Cpu = False,
 ) -> None:
-    """Train a teacher, as its entry says or by a recipe; from then on runs use it."""
+    """Train a teacher, as its entry says or by a recipe; once it is done its entry is written, and runs use it."""
     from cakdbench.cli.running import train_teacher
 
-    options = _teacher_options(store, data_dir, on_bad_image, teacher_dir, teachers, workers, threads, cpu)
-    train_teacher(options, *_teacher(name), recipe)
+    known = [file for file in teachers if file.exists()]
+    options = _teacher_options(
+        store, data_dir, on_bad_image, teacher_dir, known, workers, threads, cpu, [*set, *more]
+    )
+    train_teacher(options, *_teacher(name), recipe, seed, teachers[-1] if teachers else store / "teachers.toml")
 
 
 @teacher_app.command("check")
@@ -186,10 +208,12 @@ def _teacher_options(
     workers: int | None,
     threads: int,
     cpu: bool,
+    settings: list[str] = [],
 ) -> "RunOptions":
     from cakdbench.engine.options import run_options
 
     return run_options(
+        settings=settings,
         store=store,
         data_dir=data_dir,
         on_bad_image=on_bad_image.value,
@@ -217,6 +241,9 @@ def _teacher(name: str) -> tuple[str, str]:
 
 def main() -> None:
     """Entry point: what users can mend becomes one line and an exit code, without a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # Windows' code pages have no arrows
     try:
         app()
     except CakdError as error:

@@ -32,5 +32,6 @@ def write_method(name: str, folder: Path) -> tuple[Path, Path]:
     words = name.split("_")
     facts = {"id": name, "title": " ".join(words).upper(), "class_name": "".join(map(str.capitalize, words)) + "Method"}
     for path, template in zip(paths, ("method.txt", "test.txt")):
-        path.write_text(Template((TEMPLATES / template).read_text()).substitute(facts))
+        content = Template((TEMPLATES / template).read_text(encoding="utf-8")).substitute(facts)
+        path.write_text(content, encoding="utf-8")
     return paths

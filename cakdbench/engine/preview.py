@@ -50,6 +50,9 @@ def make_preview(harness: Harness, cells: list[Cell]) -> Preview:
     preview = Preview()
     once = {(cell.pair.dataset, cell.recipe): cell for cell in cells}
     data = {name: _data(harness, cell, preview) for name, cell in once.items()}
+    for cell in {(cell.pair.student, cell.pair.dataset, cell.recipe, cell.seed): cell for cell in cells}.values():
+        where = cell.pair.dataset, cell.recipe
+        data[where] = data[where] and (cell.recipe.init == "random" or _student(harness, cell, preview))
     pupils = {(cell.pair.teacher, cell.pair.dataset): cell for cell in cells if cell.needs_teacher}
     ready = {}
     for name, cell in pupils.items():
@@ -100,12 +103,24 @@ def _but_for_data(identity: Identity) -> str:
     return canonical(identity.model_copy(update={"dataset": dataset, "teacher": None}))
 
 
+def _student(harness: Harness, cell: Cell, preview: Preview) -> bool:
+    """Return True if the weights that the cell's student starts from can be had and fit; else note the obstacle."""
+    try:
+        classes = harness.dataset(cell.pair.dataset).num_classes
+        harness.inits.student(cell.pair.student, classes, cell.recipe, cell.seed)
+    except CakdError as error:
+        preview.obstruct(error)
+        return False
+    return True
+
+
 def _teacher(harness: Harness, cell: Cell, preview: Preview) -> bool:
     """Return True if the cell's teacher is at hand; one that has to be trained joins the trainings."""
     try:
         training = harness.teachers.training_cell(cell.pair.teacher, cell.pair.dataset)
         run = harness.teachers.run(cell.pair.teacher, harness.dataset(cell.pair.dataset))
         if training and run and not run.is_done:
+            harness.teachers.must_be_here(cell.pair.teacher, cell.pair.dataset)
             preview.trainings.append(training)
             return False
         harness.tasks([cell])

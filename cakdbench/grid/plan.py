@@ -11,7 +11,7 @@ from cakdbench.labels import changes, label, split, toml_value
 from cakdbench.method import Method
 from cakdbench.models.staged import ModelInfo
 from cakdbench.models.zoo import model_info
-from cakdbench.recipes import Recipe, load_recipe
+from cakdbench.recipes import Recipe, identity_of, load_recipe
 from cakdbench.records import DatasetIdentity, Identity, TeacherIdentity
 from cakdbench.registry import canonical_label, get_method, resolve_config, split_variant
 from cakdbench.source_hash import method_identity, source_hash
@@ -47,14 +47,18 @@ class Cell:
         """Cells that agree in this can share one teacher and one pass over the data."""
         return self.pair.teacher, self.pair.dataset, self.recipe, self.seed, self.precision
 
-    def identity(self, dataset: ImageDataset, teacher: TeacherIdentity | None) -> Identity:
-        """Return all that can change the result of the cell's run."""
+    def identity(self, dataset: ImageDataset, teacher: TeacherIdentity | None, init: str | None = None) -> Identity:
+        """Return all that can change the result of the cell's run.
+
+        Args:
+            init: the content that the recipe's `init` names, where that is a file or a run.
+        """
         return Identity(
             method=method_identity(self.method, self.config),
             student=self.pair.student,
             teacher=teacher,
             dataset=DatasetIdentity(name=dataset.name, fingerprint=dataset.fingerprint, skipped=dataset.skipped),
-            recipe=self.recipe.identity(),
+            recipe=identity_of(self.recipe.numbers() | {"init": init or self.recipe.init}),
             precision=self.precision,
             seed=self.seed,
         )
