@@ -47,11 +47,15 @@ Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 class TeacherIdentity(_Part):
-    """A teacher's weights, and the mean and deviation per channel it is fed with (None: the dataset's)."""
+    """A teacher's weights, and what it is fed with.
+
+    That is: mean and deviation per channel (None: the dataset's), and pixels (None: the recipe's).
+    """
 
     model: str
     sha256: str
     statistics: Statistics | None = None
+    image_size: int | None = None
 
 
 class Identity(_Part):
@@ -142,6 +146,8 @@ class Record(_Part):
     method_source: str
     """sha256 of the source of the method, for the eye; a built-in method is identified by its version."""
     recipe_name: str
+    class_names: tuple[str, ...] | None = None
+    """In the order of the student's outputs; None for a dataset that comes with cakdbench."""
     teacher: TeacherFacts | None
     student_parameters: int
     extra_parameters: int

@@ -174,9 +174,7 @@ def teacher_train(
     from cakdbench.cli.running import train_teacher
 
     known = [file for file in teachers if file.exists()]
-    options = _teacher_options(
-        store, data_dir, on_bad_image, teacher_dir, known, workers, threads, cpu, [*set, *more]
-    )
+    options = _teacher_options(store, data_dir, on_bad_image, teacher_dir, known, workers, threads, cpu, [*set, *more])
     train_teacher(options, *_teacher(name), recipe, seed, teachers[-1] if teachers else store / "teachers.toml")
 
 

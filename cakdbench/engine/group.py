@@ -16,7 +16,7 @@ from safetensors.torch import save
 
 import cakdbench
 from cakdbench.build import build_method
-from cakdbench.data.datasets import ImageDataset
+from cakdbench.data.datasets import FACTS, ImageDataset
 from cakdbench.data.stream import EvalStream, SampleStream
 from cakdbench.engine.energy import PowerMeter, energy_counter
 from cakdbench.engine.inits import Inits
@@ -224,6 +224,7 @@ class Group(Keeper):
             label=task.cell.label,
             method_source=task.cell.method_source,
             recipe_name=self.recipe.name,
+            class_names=None if self.dataset.name in FACTS else self.dataset.class_names,
             teacher=self.facts if task.cell.needs_teacher else None,
             student_parameters=sum(p.numel() for p in student.parameters()),
             extra_parameters=lane.method.extra_parameters(),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from cakdbench.data.datasets import forget_datasets
+from cakdbench.data.datasets import forget_datasets, register_datasets
 from cakdbench.engine.estimate import Estimate, estimate
 from cakdbench.engine.harness import Harness, Outcome
 from cakdbench.engine.launch import Launcher
@@ -52,6 +52,8 @@ class Session:
 
     def __init__(self, options: RunOptions, events: Events | None = None, stop: Callable[[], bool] = lambda: False):
         forget_datasets()
+        for path in options.dataset_files:
+            register_datasets(path)
         self.options = options
         self.accelerator = make_accelerator(options.precision, options.cpu, options.threads)
         self.runtime = Runtime(self.accelerator, options.computing, events or NoEvents(), stop)
@@ -76,6 +78,7 @@ class Session:
             options.settings,
             options.precision,
             options.computing.data_dir,
+            {name: entry.image_size for name, entry in self.teachers.entries.items() if entry.image_size},
         )
 
     @cached_property

@@ -11,18 +11,19 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 
-from cakdbench.data.datasets import ImageDataset
+from cakdbench.data.classes import class_order
+from cakdbench.data.datasets import ImageDataset, check_dataset
 from cakdbench.data.stream import EvalStream
 from cakdbench.engine.inits import Inits
 from cakdbench.grid.plan import ALWAYS, Cell, Settings
-from cakdbench.grid.suites import Pair, check_dataset
+from cakdbench.grid.suites import Pair
 from cakdbench.grid.teacher_file import own_files, put_entry
 from cakdbench.grid.teachers import TeacherEntry, load_teachers
 from cakdbench.models.catalog import entry as model_entry
 from cakdbench.models.catalog import hub_classes, hub_statistics
 from cakdbench.models.checkpoints import read_checkpoint
 from cakdbench.models.staged import StagedModel
-from cakdbench.models.weights import load_weights, state_sha256, weights_sha256
+from cakdbench.models.weights import load_weights, permute_classes, state_sha256, weights_sha256
 from cakdbench.recipes import Recipe, load_recipe
 from cakdbench.records import Statistics, TeacherFacts, TeacherIdentity
 from cakdbench.registry import get_method
@@ -174,16 +175,21 @@ class Teachers:
         if run is None and name not in self._hashes:
             self._hashes[name] = self.load(model, dataset, recipe).sha256
         sha256 = run.record().weights_sha256 if run else self._hashes[name]
-        return TeacherIdentity(model=model, sha256=sha256, statistics=self._statistics(model, dataset, recipe))
+        size = self.entry(model, dataset.name).image_size
+        return TeacherIdentity(
+            model=model,
+            sha256=sha256,
+            statistics=self._statistics(model, dataset, recipe),
+            image_size=None if size == recipe.image_size else size,
+        )
 
     def _statistics(self, model: str, dataset: ImageDataset, recipe: Recipe) -> Statistics | None:
         """Return mean and deviation that the teacher is fed with, where they are not the dataset's."""
         entry = self.entry(model, dataset.name)
-        tag = entry.statistics or entry.hub
-        if recipe.teacher_norm == "shared" or tag is None:
+        own = entry.statistics.pair if entry.statistics else entry.hub and hub_statistics(entry.hub)
+        if recipe.teacher_norm == "shared" or not own:
             return None
-        mean, std = hub_statistics(tag)
-        statistics = tuple(mean), tuple(std)
+        statistics = tuple(own[0]), tuple(own[1])
         return None if statistics == (tuple(dataset.mean), tuple(dataset.std)) else statistics
 
     def load(self, model: str, dataset: ImageDataset, recipe: Recipe) -> Teacher:
@@ -198,10 +204,11 @@ class Teachers:
         net = StagedModel(
             entry.zoo_model,
             dataset.num_classes,
-            recipe.image_size,
+            entry.image_size or recipe.image_size,
             pretrained=entry.hub or False,
             split=recipe.split,
         )
+        net.resizes = entry.image_size is not None
         try:
             sha256, expected, averaged = self._fill(net, entry, dataset)
         except TeacherError:
@@ -233,6 +240,8 @@ class Teachers:
             checkpoint = read_checkpoint(self.fetch(entry))
             load_weights(net, checkpoint.state)
             averaged = f" ({checkpoint.taken})" if checkpoint.averaged else ""
+        if entry.classes:
+            permute_classes(net, _order(entry, dataset))
         return weights_sha256(net), entry.accuracy, averaged
 
     def _trained(self, net: StagedModel, model: str, dataset: ImageDataset) -> tuple[str, float]:
@@ -292,27 +301,56 @@ def check_hub_classes(tag: str, num_classes: int) -> None:
         )
 
 
+def _order(entry: TeacherEntry, dataset: ImageDataset) -> list[int]:
+    """Return the output of the teacher's head for each class of the dataset.
+
+    Raises:
+        TeacherError: the entry's classes are not the dataset's.
+    """
+    try:
+        return class_order(dataset.class_names, entry.classes or (), f"the teacher {entry.model}")
+    except UsageError as error:
+        raise TeacherError(f"the teacher {entry.model} on {dataset.name}: {error}") from error
+
+
+NEAR_CHANCE = 1.5
+"""A teacher of whom nothing is stated must be right this many times as often as one that guesses."""
+
+
 def verify_teacher(teacher: Teacher, dataset: ImageDataset, recipe: Recipe, runtime: Runtime) -> TeacherFacts:
     """Evaluate a teacher on the test set as the students will be, before any of them trains.
 
     Raises:
-        TeacherError: its accuracy is not the expected one, and `Options.allow_teacher_mismatch` is off.
+        TeacherError: its outputs are not finite; or its accuracy is not the expected one, or near chance where none is
+            stated, and `Options.allow_teacher_mismatch` is off.
     """
     model = teacher.model.to(runtime.accelerator.device)
     test = EvalStream(dataset.test, dataset, recipe, **runtime.rendering)
-    measured = evaluate(model, test, runtime.accelerator).top1
-    wrong = teacher.expected is not None and abs(measured - teacher.expected) > teacher.tolerance + 1e-6
+    evaluation = evaluate(model, test, runtime.accelerator)
+    name = f"the teacher {model.name} on {dataset.name} ({teacher.source})"
+    if not evaluation.finite:
+        raise TeacherError(f"{name} gives outputs that are not finite; no student was trained: replace its weights")
+    wrong = _mismatch(teacher, evaluation.top1, dataset)
     if wrong and not runtime.options.allow_teacher_mismatch:
         raise TeacherError(
-            f"the teacher {model.name} on {dataset.name} ({teacher.source}) reaches {measured:.2f} %, its entry "
-            f"says {teacher.expected:.2f} % (tolerance {teacher.tolerance}); no student was trained. Check the "
-            "weights and the image transform, or accept and record it with --allow-teacher-mismatch"
+            f"{name} reaches {evaluation.top1:.2f} %, {wrong}; no student was trained. Check the weights, the image "
+            "transform and the order of its classes (classes = [...] in its entry), or accept and record it with "
+            "--allow-teacher-mismatch"
         )
     return TeacherFacts(
-        measured=measured,
+        measured=evaluation.top1,
         expected=teacher.expected,
         tolerance=teacher.tolerance,
         source=teacher.source,
-        mismatch_allowed=wrong,
+        mismatch_allowed=bool(wrong),
         standard=teacher.standard,
     )
+
+
+def _mismatch(teacher: Teacher, measured: float, dataset: ImageDataset) -> str:
+    """Return what is wrong with an accuracy in percent; empty if it is as expected."""
+    chance = 100 / dataset.num_classes
+    if teacher.expected is None:
+        return f"and guessing reaches {chance:.2f} %" * (measured < NEAR_CHANCE * chance)
+    off = abs(measured - teacher.expected) > teacher.tolerance + 1e-6
+    return f"its entry says {teacher.expected:.2f} % (tolerance {teacher.tolerance})" * off

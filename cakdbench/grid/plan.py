@@ -1,6 +1,6 @@
 """The plan: names from the command line become the cells of the grid, and the refusals."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -110,8 +110,12 @@ def make_plan(
     settings: Settings,
     precision: str = "fp32",
     data_dir: Path | None = None,
+    teacher_sizes: Mapping[tuple[str, str], int] = {},
 ) -> Plan:
     """Return all cells of methods x pairs x seeds; the baselines join by themselves.
+
+    Args:
+        teacher_sizes: pixels of the images of teachers, by model and dataset, where they are not their students'.
 
     Raises:
         UsageError: a name or a setting is unknown, or a setting is for a method that is not in the plan.
@@ -123,7 +127,8 @@ def make_plan(
     seeds, cells, refusals = list(seeds), [], []
     for spec in specs:
         recipe = load_recipe(spec.recipe).override(settings.recipe)
-        infos = pair_info(spec.pair, recipe.image_size, recipe.split, data_dir)
+        size = teacher_sizes.get((spec.pair.teacher, spec.pair.dataset))
+        infos = pair_info(spec.pair, recipe.image_size, recipe.split, data_dir, size)
         for name in chosen:
             method, config = _config(name, settings, infos, spec.pair.dataset)
             if reason := method.refuses(*infos, config):
@@ -160,10 +165,13 @@ def full_label(name: str) -> str:
 
 
 def pair_info(
-    pair: Pair, image_size: int, split: str = "ofa", data_dir: Path | None = None
+    pair: Pair, image_size: int, split: str = "ofa", data_dir: Path | None = None, teacher_size: int | None = None
 ) -> tuple[ModelInfo, ModelInfo]:
-    """Return the facts of teacher and student that are known without their weights."""
+    """Return the facts of teacher and student that are known without their weights.
+
+    Args:
+        teacher_size: pixels of the teacher's images; None: those of the student's.
+    """
     classes = dataset_facts(pair.dataset, data_dir).num_classes
-    models = pair.teacher_model, pair.student
-    teacher, student = (model_info(name, classes, image_size, split) for name in models)
-    return teacher, student
+    teacher = model_info(pair.teacher_model, classes, teacher_size or image_size, split)
+    return teacher, model_info(pair.student, classes, image_size, split)

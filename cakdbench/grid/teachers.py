@@ -6,7 +6,9 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
-from cakdbench.grid.suites import TIMM, check_dataset
+from cakdbench.data.datasets import check_dataset
+from cakdbench.data.statistics import Statistics
+from cakdbench.grid.suites import TIMM
 from cakdbench.models.zoo import entry as model_entry
 from cakdbench.models.zoo import hub_statistics
 from cakdbench.recipes import Recipe, all_numbers, load_recipe
@@ -39,7 +41,9 @@ class TeacherEntry(Table):
         seed, precision: of the training; without a precision that of the runs it teaches.
         sha256: of the weights it must have (`cakdbench teacher check` prints it).
         file: the name a downloaded file gets.
-        statistics: the timm tag whose input mean and deviation the weights expect; a hub tag stands for its own.
+        statistics: mean and deviation of the input that the weights expect, or a timm tag; a hub tag stands for its own.
+        image_size: pixels that images are resized to for it alone; None: the size its students see.
+        classes: in the order of its head's outputs; None: that of the dataset.
         accuracy: expected top-1 in percent; None if nobody stated it, and nothing is expected.
         tolerance: points by which the measured accuracy may differ.
     """
@@ -55,7 +59,9 @@ class TeacherEntry(Table):
     precision: str | None = None
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     file: str | None = None
-    statistics: str | None = None
+    statistics: Statistics | None = None
+    image_size: Annotated[int, Field(ge=8)] | None = None
+    classes: tuple[str, ...] | None = None
     accuracy: Percent | None = None
     tolerance: Annotated[float, Field(ge=0)] | None = None
     reported: tuple[Reported, ...] = ()
@@ -70,6 +76,8 @@ class TeacherEntry(Table):
             raise ValueError("a trained teacher must reach what its own record says; leave accuracy out")
         if self.recipe is not None and not self.train:
             raise ValueError("recipe has the numbers of a training: name it in train")
+        if self.train and self.classes:
+            raise ValueError("a trained teacher has the classes of its dataset; leave classes out")
         return self
 
     @property
@@ -142,8 +150,8 @@ def teachers_from_file(path: Path) -> dict[tuple[str, str], TeacherEntry]:
         key = f"teachers[{number}]"
         try:
             model_entry(entry.zoo_model)
-            for tag in filter(None, (entry.hub, entry.statistics)):
-                hub_statistics(tag)
+            if entry.hub:
+                hub_statistics(entry.hub)
             check_dataset(entry.dataset)
             entry = _placed(entry, path.parent)
             if entry.train:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -73,6 +73,27 @@ def _classifier(model: StagedModel) -> str:
     """Return the prefix of the classifier's tensors: `head.fc.`."""
     classifier = model.net.get_classifier()
     return next(f"{name}." for name, module in model.net.named_modules() if module is classifier)
+
+
+def permute_classes(model: StagedModel, order: Sequence[int]) -> None:
+    """Put the rows of a network's classifier, or of both of two, in another order: output i becomes that of `order[i]`.
+
+    Raises:
+        WeightsError: a classifier has no layer with a row per class.
+    """
+    found = model.net.get_classifier()
+    rows = torch.tensor(order)
+    for classifier in found if isinstance(found, tuple | list) else (found,):
+        layers = [
+            m
+            for m in classifier.modules()
+            if isinstance(w := getattr(m, "weight", None), Tensor) and len(w) == len(order)
+        ]
+        if not layers:
+            raise WeightsError(f"{model.name} has no layer with a row per class, whose order could be changed")
+        with torch.no_grad():
+            for parameter in layers[-1].parameters(recurse=False):
+                parameter.copy_(parameter[rows])
 
 
 def _check_head(model: StagedModel, weight: Tensor | None, hint: str) -> None:
