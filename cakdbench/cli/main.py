@@ -18,6 +18,7 @@ from cakdbench.cli.options import (
     BadImages,
     Cpu,
     DataDir,
+    DatasetFiles,
     Estimation,
     MethodFiles,
     MoreSet,
@@ -59,6 +60,7 @@ def run(
     teachers: TeacherFiles = [],
     store: StoreDir = Path("runs"),
     data_dir: DataDir = None,
+    datasets: DatasetFiles = [],
     on_bad_image: BadImages = OnBadImage.refuse,
     teacher_dir: TeacherDir = TEACHERS,
     boards: Annotated[
@@ -102,6 +104,7 @@ def run(
         cpu=cpu,
         threads=threads,
         data_dir=data_dir,
+        dataset_files=tuple(datasets),
         on_bad_image=on_bad_image.value,
         workers=workers,
         max_lanes=max_lanes,
@@ -164,6 +167,7 @@ def teacher_train(
     ] = [],
     store: StoreDir = Path("runs"),
     data_dir: DataDir = None,
+    datasets: DatasetFiles = [],
     on_bad_image: BadImages = OnBadImage.refuse,
     teacher_dir: TeacherDir = TEACHERS,
     workers: Workers = None,
@@ -174,7 +178,9 @@ def teacher_train(
     from cakdbench.cli.running import train_teacher
 
     known = [file for file in teachers if file.exists()]
-    options = _teacher_options(store, data_dir, on_bad_image, teacher_dir, known, workers, threads, cpu, [*set, *more])
+    options = _teacher_options(
+        store, data_dir, datasets, on_bad_image, teacher_dir, known, workers, threads, cpu, [*set, *more]
+    )
     train_teacher(options, *_teacher(name), recipe, seed, teachers[-1] if teachers else store / "teachers.toml")
 
 
@@ -184,6 +190,7 @@ def teacher_check(
     teachers: TeacherFiles = [],
     store: StoreDir = Path("runs"),
     data_dir: DataDir = None,
+    datasets: DatasetFiles = [],
     on_bad_image: BadImages = OnBadImage.refuse,
     teacher_dir: TeacherDir = TEACHERS,
     workers: Workers = None,
@@ -193,13 +200,14 @@ def teacher_check(
     """Evaluate a teacher and compare it with its entry."""
     from cakdbench.cli.running import check_teacher
 
-    options = _teacher_options(store, data_dir, on_bad_image, teacher_dir, teachers, workers, threads, cpu)
+    options = _teacher_options(store, data_dir, datasets, on_bad_image, teacher_dir, teachers, workers, threads, cpu)
     check_teacher(options, *_teacher(name))
 
 
 def _teacher_options(
     store: Path,
     data_dir: Path | None,
+    datasets: list[Path],
     on_bad_image: OnBadImage,
     teacher_dir: Path,
     teachers: list[Path],
@@ -214,6 +222,7 @@ def _teacher_options(
         settings=settings,
         store=store,
         data_dir=data_dir,
+        dataset_files=tuple(datasets),
         on_bad_image=on_bad_image.value,
         teacher_dir=teacher_dir,
         teacher_files=tuple(teachers),

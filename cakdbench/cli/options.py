@@ -31,6 +31,22 @@ TEACHERS = cache_path("teachers")
 
 StoreDir = Annotated[Path, typer.Option("--store", envvar="CAKDBENCH_STORE", help="Where the runs are kept.")]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", envvar="CAKDBENCH_DATA", help="Where the datasets lie.")]
+
+
+def _register(files: list[Path]) -> list[Path]:
+    """Make the datasets of files known before anything asks for them."""
+    if files:
+        from cakdbench.data.datasets import register_datasets
+
+        for file in files:
+            register_datasets(file)
+    return files
+
+
+DatasetFiles = Annotated[
+    list[Path],
+    typer.Option("--datasets", callback=_register, help="TOML file that describes datasets of your own."),
+]
 BadImages = Annotated[
     OnBadImage, typer.Option("--on-bad-image", help="Stop at an image that cannot be read, or leave all such out.")
 ]

@@ -8,7 +8,7 @@ import typer
 from rich.text import Text
 
 from cakdbench.cli.methods import load_methods
-from cakdbench.cli.options import DataDir, MethodFiles, Results, StoreDir, console
+from cakdbench.cli.options import DataDir, DatasetFiles, MethodFiles, Results, StoreDir, console
 from cakdbench.utils.errors import UsageError
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def submit(
     code: Annotated[str | None, typer.Option(help="Address (https) of the method's code.")] = None,
     method_file: MethodFiles = [],
     data_dir: DataDir = None,
+    datasets: DatasetFiles = [],
 ) -> None:
     """Check finished runs and write them as entries of the leaderboards."""
     from cakdbench.store import Store
@@ -61,6 +62,7 @@ def validate(
         Path | None, typer.Option(help="Folder of test labels; default: `labels` beside the results folder.")
     ] = None,
     data_dir: DataDir = None,
+    datasets: DatasetFiles = [],
     method_file: MethodFiles = [],
     require_rescoring: Annotated[
         bool, typer.Option("--require-rescoring", help="Fail if an entry's test labels are not at hand.")

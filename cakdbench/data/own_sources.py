@@ -104,7 +104,7 @@ class Files:
 
 
 def _from_files(place: Place, halves: tuple[Files, Files], classes: Classes) -> ImageDataset:
-    names, *labels = numbered(*(half.labels for half in halves), classes)
+    names, *labels = numbered(halves[0].labels, halves[1].labels, classes)
     listed = (
         (half.root, [(path, label) for (path, _), label in zip(half.samples, numbers, strict=True)])
         for half, numbers in zip(halves, labels, strict=True)
@@ -207,7 +207,7 @@ def arrays(place: Place, classes: Classes) -> ImageDataset:
         halves = place.halves(
             prefixes, lambda name: _pair(place.path.name, held, prefixes[name] + image, prefixes[name] + label)
         )
-    names, *labels = numbered(*(half.labels for half in halves), classes)
+    names, *labels = numbered(halves[0].labels, halves[1].labels, classes)
     pairs = [(half.images, np.array(numbers)) for half, numbers in zip(halves, labels, strict=True)]
     return from_arrays(place.name, *pairs, class_names=names, **STATISTICS)
 

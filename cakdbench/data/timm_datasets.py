@@ -62,7 +62,8 @@ def _open_split(options: Mapping[str, str], spec: str, root: Path, names: Sequen
 
 
 def _create(spec: str, root: Path, split: str, options: Mapping[str, str], may_download: bool) -> Any:
-    data: Any = create_dataset(spec, str(root), split, download=may_download, **options)
+    open_dataset: Any = create_dataset  # its further options are not typed
+    data = open_dataset(spec, str(root), split, download=may_download, **options)
     if hasattr(data, "loader"):
         data.loader = read_image
     return data

@@ -41,7 +41,7 @@ class TeacherEntry(Table):
         seed, precision: of the training; without a precision that of the runs it teaches.
         sha256: of the weights it must have (`cakdbench teacher check` prints it).
         file: the name a downloaded file gets.
-        statistics: mean and deviation of the input that the weights expect, or a timm tag; a hub tag stands for its own.
+        statistics: mean and deviation that the weights expect, or a timm tag; a hub tag stands for its own.
         image_size: pixels that images are resized to for it alone; None: the size its students see.
         classes: in the order of its head's outputs; None: that of the dataset.
         accuracy: expected top-1 in percent; None if nobody stated it, and nothing is expected.

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cakdbench.models.staged import StagedModel
 from cakdbench.utils.errors import WeightsError
@@ -85,9 +85,7 @@ def permute_classes(model: StagedModel, order: Sequence[int]) -> None:
     rows = torch.tensor(order)
     for classifier in found if isinstance(found, tuple | list) else (found,):
         layers = [
-            m
-            for m in classifier.modules()
-            if isinstance(w := getattr(m, "weight", None), Tensor) and len(w) == len(order)
+            m for m in classifier.modules() if isinstance(m, nn.Linear | nn.Conv2d) and len(m.weight) == len(rows)
         ]
         if not layers:
             raise WeightsError(f"{model.name} has no layer with a row per class, whose order could be changed")
