@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +71,8 @@ def saved_on_disk(place: Place, classes: Classes) -> ImageDataset:
         EncodedImages(half, f"{place.name}, {part}") for half, part in zip(halves, ("training", "test"), strict=True)
     ]
     first, second = (Split(np.array(numbers, np.int64), image) for numbers, image in zip(labels, images, strict=True))
-    return assemble(place.name, (first, second), _content(first, second), names, **STATISTICS)
+    content = itertools.chain(_content(first.labels, images[0]), _content(second.labels, images[1]))
+    return assemble(place.name, (first, second), content, names, **STATISTICS)
 
 
 def _encoded(place: Place, data: Any, image_feature: Any) -> Rows:
@@ -86,7 +88,7 @@ def _encoded(place: Place, data: Any, image_feature: Any) -> Rows:
     return Rows(data.cast_column(image, image_feature(decode=False)), image, label)
 
 
-def _content(split: Split, images: EncodedImages) -> Iterator[str | np.ndarray]:
+def _content(labels: np.ndarray, images: EncodedImages) -> Iterator[str | np.ndarray]:
     """Yield all labels, and the hashes of a seeded sample of the images."""
-    yield split.labels
-    yield from (hashlib.sha256(images.file(index)).hexdigest() for index in hashed_positions(len(split)))
+    yield labels
+    yield from (hashlib.sha256(images.file(index)).hexdigest() for index in hashed_positions(len(labels)))
