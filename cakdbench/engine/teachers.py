@@ -20,7 +20,7 @@ from cakdbench.grid.suites import Pair
 from cakdbench.grid.teacher_file import own_files, put_entry
 from cakdbench.grid.teachers import TeacherEntry, load_teachers
 from cakdbench.models.catalog import entry as model_entry
-from cakdbench.models.catalog import hub_classes, hub_statistics
+from cakdbench.models.catalog import hub_classes
 from cakdbench.models.checkpoints import read_checkpoint
 from cakdbench.models.staged import StagedModel
 from cakdbench.models.weights import load_weights, permute_classes, state_sha256, weights_sha256
@@ -184,13 +184,7 @@ class Teachers:
         )
 
     def _statistics(self, model: str, dataset: ImageDataset, recipe: Recipe) -> Statistics | None:
-        """Return mean and deviation that the teacher is fed with, where they are not the dataset's."""
-        entry = self.entry(model, dataset.name)
-        own = entry.statistics.pair if entry.statistics else entry.hub and hub_statistics(entry.hub)
-        if recipe.teacher_norm == "shared" or not own:
-            return None
-        statistics = tuple(own[0]), tuple(own[1])
-        return None if statistics == (tuple(dataset.mean), tuple(dataset.std)) else statistics
+        return self.entry(model, dataset.name).statistics_beside((dataset.mean, dataset.std), recipe)
 
     def load(self, model: str, dataset: ImageDataset, recipe: Recipe) -> Teacher:
         """Return the teacher with its weights, fed with images normalised as in its training or as `recipe` says.

@@ -18,6 +18,7 @@ from cakdbench.utils.toml import PAIRS_DIR, Table, checked, inside, read_toml
 TRAINED_TOLERANCE, FOREIGN_TOLERANCE = 0.1, 0.5
 """Points of accuracy: for teachers trained here, and for files of others, whose test transform is another."""
 
+MeanStd = tuple[tuple[float, ...], tuple[float, ...]]
 SOURCES = ("hub", "url", "path", "train")
 Percent = Annotated[float, Field(ge=0, le=100)]
 
@@ -99,6 +100,14 @@ class TeacherEntry(Table):
         source = self.hub or self.url or Path(self.path or "").name
         assert source  # `_one_source` has seen to it
         return source
+
+    def statistics_beside(self, data: MeanStd, recipe: Recipe) -> MeanStd | None:
+        """Return mean and deviation that it is fed with, where they are not those of the data."""
+        own = self.statistics.pair if self.statistics else hub_statistics(self.hub) if self.hub else None
+        if own is None or recipe.teacher_norm == "shared":
+            return None
+        (mean, std), (data_mean, data_std) = own, data
+        return None if (mean, std) == (tuple(data_mean), tuple(data_std)) else (mean, std)
 
     def training_recipe(self) -> Recipe:
         """Return the recipe that it is trained by.
