@@ -73,8 +73,7 @@ def register_datasets(path: Path | str) -> None:
     entries = read_datasets(Path(path))
     if taken := sorted(entries.keys() & FACTS.keys()):
         raise UsageError(f"{path}: datasets: {taken[0]} comes with cakdbench; give your dataset another name")
-    if any(_own.get(name, entry) != entry for name, entry in entries.items()):
-        forget_datasets()
+    forget_datasets()
     _own.update(entries)
 
 

@@ -223,7 +223,15 @@ def _tables(path: Path) -> dict[str, np.ndarray]:
                 return dict(file)
         tensors = torch.load(path, map_location="cpu", weights_only=True)
         return {name: tensor.numpy() for name, tensor in tensors.items()}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        AttributeError,
+        RuntimeError,
+        zipfile.BadZipFile,
+        pickle.UnpicklingError,
+    ) as error:
         reason = str(error).partition("\n")[0]
         raise UsageError(f"{path} cannot be read as an .npz of arrays or a .pt of named tensors ({reason})") from error
 

@@ -29,7 +29,9 @@ class MeanStd(Table):
 
 
 def _of_tag(value: Any) -> Any:
-    """Return the numbers in the place of a timm tag."""
+    """Return the numbers in the place of a timm tag; lists become the tuples that a validator behind another wants."""
+    if isinstance(value, dict):
+        return {key: tuple(numbers) if isinstance(numbers, list) else numbers for key, numbers in value.items()}
     if not isinstance(value, str):
         return value
     try:

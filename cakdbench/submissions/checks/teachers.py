@@ -52,7 +52,8 @@ def check_teacher_entry(case: Case) -> Iterator[Problem]:
         what = f"other teacher: {facts.source[:100]}, {facts.expected} ± {facts.tolerance} % is not the registry's"
         yield Problem(f"{what}, {entry.source}, {expected} ± {entry.allowed} %", ANEW)
     data = case.facts and (case.facts.mean, case.facts.std)
-    if case.recipe and data and identity.teacher.statistics != entry.statistics_beside(data, case.recipe):
+    fed = identity.teacher.statistics, identity.teacher.image_size
+    if case.recipe and data and fed != (entry.statistics_beside(data, case.recipe), entry.image_size):
         yield Problem("its teacher was fed with other input statistics than its entry says", ANEW)
 
 
