@@ -129,6 +129,20 @@ def test_dry_run_shows_plan_states_and_an_estimate_and_starts_nothing(shell):
     assert not shell.store.exists()
 
 
+@pytest.mark.parametrize(
+    ("init", "words"),
+    [
+        ("run:scratch:vit_xs@timm:folder/tiny", ["3 planned"]),
+        ("run:scratch:vit_s@timm:folder/tiny", ["the student vit_xs cannot start from run:scratch", "no finished run"]),
+        ("file:gone.pth", ["the student vit_xs cannot start from file:gone.pth", "No such file"]),
+    ],
+)
+def test_students_start_from_a_finished_run_or_it_is_said_before(finished, init, words):
+    shell, _ = finished
+    code, output = shell.run("--methods", "ofa", "--dry-run", settings=(*SHORT, f"recipe.init={init}"))
+    assert code == 0 and all(word in output for word in words), output
+
+
 def test_a_changed_number_makes_other_runs(finished):
     shell, _ = finished
     before = set(Store(shell.store).root.iterdir())
@@ -289,7 +303,7 @@ def test_a_teacher_of_ones_own_has_an_entry_that_hangs_on_no_file(shell):
     assert taught.identity.teacher.sha256 == entry.sha256
 
     (shell.work / "quick.toml").write_text(QUICK.replace("epochs = 1", "epochs = 2"))
-    code, output = teach(shell, "--seed", "3", "--set", "recipe.label_smoothing=0.1")
+    code, output = teach(shell, "--seed", "3", "--set", "recipe.label_smoothing=0.2")
     assert code == 0 and "recipe.epochs = 2 (standard 1)" in output and "recipe.label_smoothing" in output
     [other] = teachers_from_file(own).values()
     assert other.seed == 3 and other.sha256 != entry.sha256
