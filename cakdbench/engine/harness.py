@@ -8,7 +8,7 @@ from accelerate.utils import broadcast_object_list
 
 from cakdbench.data.datasets import ImageDataset, load_dataset
 from cakdbench.engine.group import Group, GroupOutcome, Task
-from cakdbench.engine.launch import ALL, Share
+from cakdbench.engine.share import ALL, Share
 from cakdbench.engine.teachers import Teachers, verify_teacher
 from cakdbench.grid.plan import Cell
 from cakdbench.models.staged import StagedModel
@@ -44,7 +44,8 @@ class Harness:
         self._started = 0.0
 
     def dataset(self, name: str) -> ImageDataset:
-        return load_dataset(name, self.runtime.options.data_dir)
+        options = self.runtime.options
+        return load_dataset(name, options.data_dir, options.download, on_bad_image=options.on_bad_image)
 
     def run(self, cells: list[Cell], share: Share = ALL) -> Outcome:
         """Train the teachers that are missing, verify all of them, then run every cell that is not done.

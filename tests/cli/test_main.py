@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -92,6 +93,16 @@ def test_run_trains_teacher_and_students_and_keeps_everything_needed_to_trust_th
     assert found["scratch"].extra_parameters == found["kd"].extra_parameters == 0 < found["ofa"].extra_parameters
 
 
+def test_results_with_changed_settings_are_shown_apart_with_their_gains(finished):
+    shell, output = finished
+    table = output.partition("Apart from the boards: demo with other settings")[2]
+    assert "recipe.epochs = 2 (standard 6)" in table
+    found = {label: record.result.top1 for label, record in records(shell).items()}
+    for label, top1 in found.items():
+        gain = "" if label == "scratch" else f"{top1 - found['scratch']:+.2f}, "
+        assert re.search(rf"{label} .* {re.escape(f'{top1:.2f} ({gain}n 1)')}", table)
+
+
 def test_the_same_command_again_trains_nothing(finished):
     shell, _ = finished
     before = {path: path.stat().st_mtime_ns for path in shell.store.rglob("record.json")}
@@ -152,10 +163,24 @@ def test_a_changed_number_makes_other_runs(finished):
     assert [json.loads((path / "identity.json").read_text())["method"]["config"]["gamma"] for path in new] == [1.4]
 
 
+def test_a_plan_fetches_nothing(shell, monkeypatch):
+    def connect(*_, **__):
+        raise AssertionError("a dry run asks the network")
+
+    monkeypatch.setattr("socket.socket.connect", connect)
+    pairs = "swin_t>resnet18@cifar100,deit_t>resnet18@imagenet1k,resnet_m>vit_xs@timm:torch/cifar10"
+    for pair in pairs.split(","):
+        code, output = shell.run("--methods", "kd", "--dry-run", pairs=pair)
+        assert code in (0, 2) and ("nothing was downloaded" in output or "cannot open" in output), output
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["--methods", "offa"], ["offa", "ofa"]),
+        (["--workers", "-1"], ["--workers", "equal to 0"]),
+        (["--data-dir", "mistyped"], ["no folder mistyped", "mkdir"]),
+        (["--method-file", "."], ["no method file at ."]),
         (["--methods", "fbt:no_infonse"], ["no_infonse", "no_infonce"]),
         (["--seeds", "one"], ["--seeds", "one"]),
         (["--recipe", "demoo"], ["demoo", "demo"]),
@@ -195,6 +220,8 @@ def test_a_wrong_pair_ends_with_code_2_and_says_what_to_do(shell, pairs, words):
         ("recipe.epoch=5", ["epoch", "epochs"]),
         ("ofa.gama=1", ["gama", "gamma"]),
         ("ofa.gamma=high", ["gamma", "high"]),
+        ("ofa.gamma=true", ["gamma", "number", "True"]),
+        ("ofa.gamma=nan", ["gamma", "finite"]),
         ("fbt.gamma=1", ["fbt", "not among the methods"]),
         ("gamma=1", ["OWNER.KEY=VALUE"]),
         ("recipe.global_batch=500", ["500", "80 training images"]),

@@ -4,6 +4,7 @@ import json
 import shutil
 import socket
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from cakdbench.reports.write import write_boards
 from cakdbench.results.load import Evidence
 from cakdbench.store import Store
 from cakdbench.submissions.bundle import read_bundle
+from cakdbench.submissions.checks.crossing import check_copies
 from cakdbench.submissions.checks.history import learning_rates
 from cakdbench.submissions.entry import ExternalEntry, entry_bytes, entry_schema
 from cakdbench.submissions.evidence import (
@@ -208,6 +210,16 @@ def test_of_two_copies_the_newcomer_is_refused(forgery):
     accept(forgery.root, forgery.validate(), "2026-01-31")
     copy = forgery.edit(lambda record: record["identity"].update(seed=9), "scratch", copy=True)
     assert {text.split(":")[0] for text in forgery.refusals()} == {f"scratch/{copy.name}"}
+
+
+@pytest.mark.parametrize(("images", "copied"), [(60, False), (600, True)])
+def test_equal_predictions_prove_a_copy_on_many_images_alone(forgery, images, copied):
+    first, second, *_ = read_bundle(forgery.root).entries
+    predictions = np.arange(images, dtype=np.uint16) % 10
+    record = second.record.model_copy(update={"predictions_sha256": first.record.predictions_sha256})
+    other = replace(second, entry=second.entry.model_copy(update={"record": record}), predictions=predictions)
+    found = list(check_copies([replace(first, predictions=predictions), other]))
+    assert bool(found) is copied
 
 
 def test_an_accepted_entry_of_earlier_source_stays(forgery):
