@@ -8,7 +8,9 @@ A method MUST
 A method MAY
 - create extra modules in `build` (trained with the student, dropped from the exported student),
 - set `needs`: what it uses of the teacher; an empty set means that no teacher is built,
-- refuse a pair with a reason (`refuses`), hook the start of an epoch, the end of a step, and a save,
+- refuse a pair with a reason (`refuses`), and data of fewer classes than `least_classes` or local batches of fewer
+  images than `least_batch`,
+- hook the start of an epoch, the end of a step, and a save,
 - train an adversary of the student with an optimizer of its own (`extra_optimizers`, `Step.adversary`),
 - give settings per dataset or architecture (`settings`) and named `variants` as data.
 
@@ -147,6 +149,8 @@ class Method(nn.Module):
     kind: ClassVar[str]
     aliases: ClassVar[tuple[str, ...]] = ()
     version: ClassVar[int] = 1
+    least_classes: ClassVar[int] = 1
+    least_batch: ClassVar[int] = 1
 
     def __init__(self, student: StagedModel, teacher: StagedModel | None, config: Config, labels: Tensor | None = None):
         super().__init__()

@@ -30,10 +30,16 @@ INIT = re.compile(r"random|hub|(?:file|run):.+|sha256:[0-9a-f]{64}")
 
 
 def _none(value: Any) -> Any:
-    return None if value == "none" else value
+    """Return None for `none`; a list as a tuple, since behind this pydantic takes what it reads for Python's."""
+    return None if value == "none" else tuple(value) if isinstance(value, list) else value
 
 
 Absent = BeforeValidator(_none)
+AbsentText = BeforeValidator(lambda text: None if text in ("none", "") else text)
+
+
+COMMON_OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
+"""Names that timm has had since long, so that no recipe with one waits for it to be imported."""
 
 
 class Optimizer(Table):
@@ -43,11 +49,13 @@ class Optimizer(Table):
     lr: Positive
     weight_decay: NotNegative
     momentum: Fraction = 0.9
-    betas: Annotated[tuple[Fraction, Fraction] | None, Neutral(None)] = None
+    betas: Annotated[tuple[Fraction, Fraction] | None, Absent, Neutral(None)] = None
 
     @field_validator("name")
     @classmethod
     def _known(cls, name: str) -> str:
+        if name in COMMON_OPTIMIZERS:
+            return name
         from timm.optim import list_optimizers  # here, since a command that only lists must not wait for torch
 
         known = [str(optimizer) for optimizer in list_optimizers()]
@@ -70,7 +78,7 @@ class Schedule(Table):
     min_lr: Annotated[NotNegative, Neutral(0.0)] = 0.0
     warmup_epochs: Annotated[int, Field(ge=0), Neutral(0)] = 0
     warmup_lr: Annotated[NotNegative, Neutral(0.0)] = 0.0
-    decay_epochs: Annotated[Positive | tuple[Count, ...] | None, Neutral(None)] = None
+    decay_epochs: Annotated[Positive | tuple[Count, ...] | None, Absent, Neutral(None)] = None
     decay_rate: Annotated[float, Field(gt=0, lt=1)] = 0.1
     per: Annotated[Literal["epoch", "step"], Neutral("epoch")] = "epoch"
 
@@ -106,7 +114,7 @@ class Augment(Table):
     pad: Annotated[int, Field(ge=0), Neutral(0)] = 0
     hflip: Annotated[Fraction, Neutral(0.0)] = 0.5
     color_jitter: Annotated[NotNegative, Neutral(0.0)] = 0.0
-    auto_augment: Annotated[str | None, Absent, Neutral(None)] = None
+    auto_augment: Annotated[str | None, AbsentText, Neutral(None)] = None
     reprob: Annotated[Fraction, Neutral(0.0)] = 0.0
     mixup: Annotated[NotNegative, Neutral(0.0)] = 0.0
     cutmix: Annotated[NotNegative, Neutral(0.0)] = 0.0

@@ -1,10 +1,11 @@
 """The record of a finished run: one small JSON file, checked against this schema whenever it is read."""
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
 
 from cakdbench.recipes import all_numbers
+from cakdbench.utils.privacy import without_folders
 
 ENGINE_VERSION = 1
 """Part of every run's key: raise it when a change of the engine can change results."""
@@ -87,7 +88,7 @@ class TeacherFacts(_Part):
     measured: float
     expected: float | None
     tolerance: float
-    source: str
+    source: Annotated[str, AfterValidator(without_folders)]
     mismatch_allowed: bool = False
     standard: bool = True
     """True for the registry's teacher, made as the registry says."""

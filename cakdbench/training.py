@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from cakdbench.build import build_method
 from cakdbench.engine.launch.local import LocalLauncher
-from cakdbench.engine.options import run_options
+from cakdbench.engine.options import RunOptions, run_options
 from cakdbench.engine.progress import progress_on
 from cakdbench.engine.session import Session
 from cakdbench.engine.teachers import check_hub_classes
@@ -24,7 +24,7 @@ from cakdbench.models.catalog import entry
 from cakdbench.models.staged import StagedModel
 from cakdbench.train.batch import make_batch
 from cakdbench.utils.errors import UsageError
-from cakdbench.utils.places import cache_path
+from cakdbench.utils.places import cache_path, existing_folder
 from cakdbench.utils.rng import seeded
 
 if TYPE_CHECKING:
@@ -90,21 +90,25 @@ def run(
         dataset_files=tuple(map(Path, dataset_files)),
         store=_folder(store, "CAKDBENCH_STORE", "runs"),
         teacher_dir=_folder(teacher_dir, "CAKDBENCH_TEACHERS", cache_path("teachers")),
-        data_dir=None if data_dir is None else Path(data_dir),
+        data_dir=None if data_dir is None else existing_folder(Path(data_dir)),
         precision=precision,
         **options,
     )
+    return _run(made, jobs, Console(quiet=not progress), stop)
+
+
+def _run(options: RunOptions, jobs: int | None, console: Console, stop: Callable[[], bool]) -> pd.DataFrame:
     threads = torch.get_num_threads()
     try:
-        display = progress_on(Console(quiet=not progress))
-        session = Session(made, display, stop)
+        display = progress_on(console)
+        session = Session(options, display, stop)
         with display:
             outcome = session.run(LocalLauncher(session.processes(jobs)))
     finally:
         torch.set_num_threads(threads)  # of the caller
     for key, reason in outcome.failed.items():
-        warnings.warn(f"failed: {key}: {reason}", stacklevel=2)
-    return _runs(made.store, outcome.done, made.computing.data_dir)
+        warnings.warn(f"failed: {key}: {reason}", stacklevel=3)
+    return _runs(options.store, outcome.done, options.computing.data_dir)
 
 
 def _folder(path: PathLike | None, variable: str, default: PathLike) -> Path:
@@ -113,7 +117,7 @@ def _folder(path: PathLike | None, variable: str, default: PathLike) -> Path:
 
 
 def _toml(value: Any) -> str:
-    return json.dumps(value) if isinstance(value, bool | list | tuple) else str(value)
+    return json.dumps(value) if isinstance(value, bool | list | tuple) else "none" if value is None else str(value)
 
 
 def _runs(store: Path, keys: list[str], data_dir: Path | None) -> pd.DataFrame:
@@ -174,6 +178,19 @@ def create_method(
     """
     if student is None:
         raise UsageError("give a student: the name of a model, or a network of timm")
+    pupil, master = _networks(student, teacher, num_classes, image_size, split, seed)
+    return build_method(method, pupil, master, dataset=dataset, settings=settings, labels=labels, seed=seed).train()
+
+
+def _networks(
+    student: str | nn.Module,
+    teacher: str | nn.Module | None,
+    num_classes: int | None,
+    image_size: int | None,
+    split: str,
+    seed: int,
+) -> tuple[StagedModel, StagedModel | None]:
+    """Return student and teacher in stages, for the same classes and images; see `create_method`."""
     pupil = _staged(student, image_size, split)
     master = None if teacher is None else _staged(teacher, image_size, split)
     whole = next((model for model in (master, pupil) if isinstance(model, StagedModel)), None)
@@ -187,9 +204,11 @@ def create_method(
             pupil = StagedModel(pupil, classes, size, split=split)
     if isinstance(master, str):
         master = _hub_teacher(master, classes, size, split)
+    other = whole.name if isinstance(whole, StagedModel) else ""
     for model in filter(None, (pupil, master)):
-        _check_fits(model, classes, size)
-    return build_method(method, pupil, master, dataset=dataset, settings=settings, labels=labels, seed=seed).train()
+        _check_fits(model, "classes", model.num_classes, classes, "num_classes" if num_classes else other)
+        _check_fits(model, "px", model.image_size, size, "image_size" if image_size else other)
+    return pupil, master
 
 
 def _staged(model: str | nn.Module, size: int | None, split: str) -> str | StagedModel:
@@ -203,9 +222,8 @@ def _hub_teacher(name: str, classes: int, size: int, split: str) -> StagedModel:
     return StagedModel(name, classes, size, pretrained=True, split=split)
 
 
-def _check_fits(model: StagedModel, classes: int, size: int) -> None:
-    if (model.num_classes, model.image_size) != (classes, size):
-        raise UsageError(
-            f"{model.name} tells {model.num_classes} classes apart on images of {model.image_size} px, and the method "
-            f"needs {classes} on {size} px: give num_classes and image_size, or make the network for them"
-        )
+def _check_fits(model: StagedModel, unit: str, own: int, wanted: int, other: str) -> None:
+    """Raise UsageError if a network is made for other classes or images than the other one, or than was asked for."""
+    remedy = "give image_size or make both for the same" if unit == "px" else "make both for the same"
+    if own != wanted:
+        raise UsageError(f"{model.name} is made for {own} {unit}, and {other} for {wanted} {unit}: {remedy}")

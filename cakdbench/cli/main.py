@@ -15,14 +15,20 @@ from cakdbench.cli import results as cli_reports
 from cakdbench.cli import submissions as cli_submissions
 from cakdbench.cli.options import (
     TEACHERS,
+    AnyRecipe,
     BadImages,
     Cpu,
     DataDir,
     DatasetFiles,
+    Estimate,
     Estimation,
+    Jobs,
     MethodFiles,
+    Methods,
+    Mismatch,
     MoreSet,
     OnBadImage,
+    OwnBoards,
     Precision,
     Seeds,
     Set,
@@ -35,6 +41,7 @@ from cakdbench.cli.options import (
     console,
     errors,
 )
+from cakdbench.cli.tables import AsFormat, Layout, print_rows
 from cakdbench.utils.errors import CakdError, UsageError
 
 if TYPE_CHECKING:
@@ -50,10 +57,8 @@ app.add_typer(cli_data.app, name="data")
 def run(
     pairs: Annotated[str, typer.Option(help="Suites, groups, TEACHER>STUDENT@DATASET; comma-separated.")],
     more: MoreSet = [],
-    methods: Annotated[
-        str, typer.Option(help="Methods, METHOD:VARIANT, METHOD[KEY=1|2], or all; scratch and kd join.")
-    ] = "",
-    recipe: Annotated[str | None, typer.Option(help="A recipe for all pairs instead of each pair's own.")] = None,
+    methods: Methods = "",
+    recipe: AnyRecipe = None,
     seeds: Seeds = "0",
     set: Set = [],
     method_file: MethodFiles = [],
@@ -63,27 +68,19 @@ def run(
     datasets: DatasetFiles = [],
     on_bad_image: BadImages = OnBadImage.refuse,
     teacher_dir: TeacherDir = TEACHERS,
-    boards: Annotated[
-        Path | None, typer.Option(help="Where its boards are written; default: boards in --store.")
-    ] = None,
+    boards: OwnBoards = None,
     precision: Precision = "fp32",
     workers: Workers = None,
     max_lanes: Annotated[int, typer.Option(min=1, help="Students trained side by side at most.")] = 16,
     checkpoint_seconds: Annotated[float, typer.Option(help="Save at least this often, besides every epoch.")] = 300,
     compile: Annotated[bool, typer.Option("--compile", help="torch.compile the training step.")] = False,
     channels_last: Annotated[bool, typer.Option("--channels-last", help="Use the NHWC memory layout.")] = False,
-    allow_teacher_mismatch: Annotated[
-        bool, typer.Option("--allow-teacher-mismatch", help="Go on with a teacher off its entry, and record it.")
-    ] = False,
+    allow_teacher_mismatch: Mismatch = False,
     threads: Threads = 1,
     cpu: Cpu = False,
-    jobs: Annotated[
-        int | None, typer.Option(min=1, help="Processes that share the lanes; default: one per core on a CPU, else 1.")
-    ] = None,
+    jobs: Jobs = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show plan and time estimate; run nothing.")] = False,
-    estimate: Annotated[
-        Estimation, typer.Option(help="With --dry-run: count multiply-adds, or time a step of every kind of run.")
-    ] = Estimation.counted,
+    estimate: Estimate = Estimation.counted,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Start without asking, however long it takes.")] = False,
 ) -> None:
     """Train every cell of methods x pairs x seeds that is not done yet, then write the boards."""
@@ -105,6 +102,7 @@ def run(
         threads=threads,
         data_dir=data_dir,
         dataset_files=tuple(datasets),
+        download=not dry_run,
         on_bad_image=on_bad_image.value,
         workers=workers,
         max_lanes=max_lanes,
@@ -125,21 +123,23 @@ for commands in (cli_methods, cli_reports, cli_costs, cli_submissions):
 
 
 @app.command()
-def status(store: StoreDir = Path("runs")) -> None:
+def status(store: StoreDir = Path("runs"), format: AsFormat = Layout.table) -> None:
     """Show every run of the store and its state."""
-    from cakdbench.cli.status import status_table
+    from cakdbench.cli.status import print_status
     from cakdbench.store import Store
 
-    console.print(status_table(Store(store)))
+    if not store.is_dir():
+        raise UsageError(f"no store at {store}: `cakdbench run` makes one, --store names another")
+    print_status(console, Store(store), format)
 
 
 @teacher_app.command("list")
-def teacher_list(teachers: TeacherFiles = [], store: StoreDir = Path("runs")) -> None:
+def teacher_list(teachers: TeacherFiles = [], store: StoreDir = Path("runs"), format: AsFormat = Layout.table) -> None:
     """List the teachers and where their weights come from, those of the store and of your files too."""
     from cakdbench.cli import listing
     from cakdbench.grid.teacher_file import own_files
 
-    console.print(listing.teachers(own_files(store, teachers)))
+    print_rows(console, listing.teachers(own_files(store, teachers)), format)
 
 
 @teacher_app.command("remove")
@@ -179,7 +179,7 @@ def teacher_train(
 
     known = [file for file in teachers if file.exists()]
     options = _teacher_options(
-        store, data_dir, datasets, on_bad_image, teacher_dir, known, workers, threads, cpu, [*set, *more]
+        store, data_dir, datasets, on_bad_image, teacher_dir, known, workers, threads, cpu, settings=[*set, *more]
     )
     train_teacher(options, *_teacher(name), recipe, seed, teachers[-1] if teachers else store / "teachers.toml")
 
@@ -187,6 +187,7 @@ def teacher_train(
 @teacher_app.command("check")
 def teacher_check(
     name: TeacherName,
+    recipe: Annotated[str | None, typer.Option(help="Recipe whose test images it sees; default: its own.")] = None,
     teachers: TeacherFiles = [],
     store: StoreDir = Path("runs"),
     data_dir: DataDir = None,
@@ -200,7 +201,9 @@ def teacher_check(
     """Evaluate a teacher and compare it with its entry."""
     from cakdbench.cli.running import check_teacher
 
-    options = _teacher_options(store, data_dir, datasets, on_bad_image, teacher_dir, teachers, workers, threads, cpu)
+    options = _teacher_options(
+        store, data_dir, datasets, on_bad_image, teacher_dir, teachers, workers, threads, cpu, recipe
+    )
     check_teacher(options, *_teacher(name))
 
 
@@ -214,6 +217,7 @@ def _teacher_options(
     workers: int | None,
     threads: int,
     cpu: bool,
+    recipe: str | None = None,
     settings: list[str] = [],
 ) -> "RunOptions":
     from cakdbench.engine.options import run_options
@@ -229,6 +233,7 @@ def _teacher_options(
         workers=workers,
         threads=threads,
         cpu=cpu,
+        recipe=recipe,
     )
 
 

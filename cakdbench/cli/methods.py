@@ -8,6 +8,7 @@ import typer
 from rich.text import Text
 
 from cakdbench.cli.options import CardPair, MethodFiles, TeacherFiles, console
+from cakdbench.cli.tables import AsFormat, Layout, print_rows
 from cakdbench.utils.errors import UsageError
 
 app = typer.Typer()
@@ -29,16 +30,17 @@ def list_(
     teachers: TeacherFiles = [],
     variants: Annotated[bool, typer.Option("--variants", help="With methods: list their variants.")] = False,
     pair: CardPair = "swin_t>resnet18@cifar100",
+    format: AsFormat = Layout.table,
 ) -> None:
     """List what can be named on the command line."""
     from cakdbench.cli import cards, listing
 
     load_methods(method_file)
     if what is Listing.methods:
-        table = cards.variants_table() if variants else cards.methods_table(pair)
+        rows = cards.all_variants() if variants else cards.all_methods(pair)
     else:
-        table = listing.teachers(teachers) if what is Listing.teachers else getattr(listing, what.value)()
-    console.print(table)
+        rows = listing.teachers(teachers) if what is Listing.teachers else getattr(listing, what.value)()
+    print_rows(console, rows, format)
 
 
 @app.command()
@@ -103,9 +105,10 @@ def new(
 
 
 def load_methods(files: list[Path]) -> None:
-    from cakdbench.registry import load_file
-
+    """Register the methods of files; without any, torch is not waited for."""
     for path in files:
+        from cakdbench.registry import load_file
+
         load_file(path)
 
 

@@ -77,7 +77,7 @@ def diff(
     datasets: DatasetFiles = [],
 ) -> None:
     """Show what differs between two recipes, two runs, or one of them and a published protocol."""
-    from cakdbench.reports.explain import difference_table, subject
+    from cakdbench.reports.difference import difference_table, subject
 
     evidence = _evidence(store, results, data_dir)
     console.print(difference_table(subject(first, evidence), subject(second, evidence), evidence))

@@ -3,15 +3,15 @@
 from collections import Counter
 from pathlib import Path
 
-from rich.table import Table
-from rich.text import Text
-
+from cakdbench.cli.changed import changed_listings, changed_numbers
 from cakdbench.cli.options import console, errors
+from cakdbench.cli.tables import Listing
 from cakdbench.engine.estimate import Estimate
 from cakdbench.engine.launch.local import LocalLauncher
 from cakdbench.engine.options import RunOptions
 from cakdbench.engine.progress import duration, progress_on
 from cakdbench.engine.session import Session
+from cakdbench.recipes import Recipe
 from cakdbench.utils.errors import UsageError
 from cakdbench.utils.interrupt import GracefulInterrupt
 
@@ -60,32 +60,43 @@ def _write_boards(session: Session, folder: Path) -> None:
 
     data_dir = session.options.computing.data_dir
     write_boards(Evidence(session.store, None, data_dir), session.specs, folder, console, data_dir)
+    for listing in changed_listings(session):
+        console.print(listing)
 
 
 def show_plan(options: RunOptions, measured: bool = False) -> None:
     """Print the plan: cells, refusals, teachers to train, obstacles, and an estimate, `measured` if need be."""
     session = Command(options).session
     preview = session.preview
-    console.print(_plan_table(session))
+    console.print(_plan_listing(session))
     _say_refusals(session)
     for cell in preview.trainings:
         _say(f"teacher to train first: {cell.pair.student} ({cell.recipe.name})")
     for obstacle in preview.obstacles:
         _say(f"missing before it can start: {obstacle}")
+    if preview.obstacles:
+        _say("nothing was downloaded: a run fetches what it can where there is a connection")
     counts = Counter(state for _, state in preview.states)
     _say(", ".join(f"{count} {state}" for state, count in sorted(counts.items())))
     _say(f"estimate: {_describe(session, _estimate(session, measured))}")
 
 
-def _plan_table(session: Session) -> Table:
-    table = Table("pair", "recipe", "seed", "methods", title="plan", title_justify="left")
-    rows: dict[tuple[str, str, str], list[str]] = {}
+def _plan_listing(session: Session) -> Listing:
+    methods: dict[tuple[str, Recipe, int], list[str]] = {}
     for cell, state in session.preview.states:
         name = cell.label if state == "planned" else f"{cell.label} ({state})"
-        rows.setdefault((str(cell.pair), cell.recipe.name, str(cell.seed)), []).append(name)
-    for row, labels in rows.items():
-        table.add_row(*row, Text(", ".join(labels)))
-    return table
+        methods.setdefault((str(cell.pair), cell.recipe, cell.seed), []).append(name)
+    rows = [
+        {
+            "pair": pair,
+            "seed": seed,
+            "methods": labels,
+            "recipe": recipe.name,
+            "changed": changed_numbers(recipe) or None,
+        }
+        for (pair, recipe, seed), labels in methods.items()
+    ]
+    return Listing(rows, ["methods", "changed"], ["seed"], "plan")
 
 
 def _say_refusals(session: Session) -> None:

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.text import Text
 
 from cakdbench.cli.methods import load_methods
 from cakdbench.cli.options import DataDir, DatasetFiles, MethodFiles, Results, StoreDir, console
+from cakdbench.cli.tables import Listing
 from cakdbench.utils.errors import UsageError
 
 if TYPE_CHECKING:
@@ -49,8 +49,9 @@ def submit(
     for path in done.written:
         _say(f"wrote {path}")
     if done.written:
+        folders = f"{results} {results.parent / 'labels'}"
         _say(
-            f"\nnext:\n  cakdbench validate {results}\n  git add {results.parent} and commit\n"
+            f"\nnext:\n  cakdbench validate {results}\n  git add {folders} and commit\n"
             "  open a pull request; CONTRIBUTING.md says what happens then"
         )
 
@@ -97,13 +98,16 @@ def _print_findings(findings: "Iterable[Finding]") -> None:
 
 
 def _print_summary(report: "Report") -> None:
-    from rich.table import Column, Table
-
-    table = Table(Column("entry", overflow="fold"), "top-1 in %", "status", "re-scored now")
-    for line in report.lines:
-        facts = line.file, f"{line.top1:.2f}", line.status, "yes" if line.rescored else "no"
-        table.add_row(*map(Text, facts))
-    console.print(table)
+    rows = [
+        {
+            "entry": line.file,
+            "top-1 in %": f"{line.top1:.2f}",
+            "status": line.status,
+            "re-scored now": "yes" if line.rescored else "no",
+        }
+        for line in report.lines
+    ]
+    console.print(Listing(rows))
     if report.not_rescored:
         count = len(report.not_rescored)
         _say(f"{count} entries were not re-scored: their test labels are not at hand (--labels, --data-dir)")

@@ -95,7 +95,7 @@ def data_root(data_dir: Path | str | None = None) -> Path:
     return Path(root).expanduser().absolute()
 
 
-def dataset_facts(name: str, data_dir: Path | str | None = None, download: bool = True) -> DatasetFacts:
+def dataset_facts(name: str, data_dir: Path | str | None = None, download: bool = False) -> DatasetFacts:
     """Return the facts of a named dataset, without touching a file; others have to be opened for them.
 
     Raises:

@@ -129,7 +129,7 @@ class SampleStream:
         world: int = 1,
         pin_memory: bool = False,
     ):
-        _check(dataset, recipe, world)
+        check_batches(dataset, recipe, world)
         self.dataset = dataset
         self.recipe = recipe
         self.seed = seed
@@ -159,23 +159,31 @@ class SampleStream:
             yield [next(batches) for _ in self.micro_batches]
 
 
-def _check(dataset: ImageDataset, recipe: "Recipe", world: int) -> None:
+def check_batches(dataset: ImageDataset, recipe: "Recipe", world: int, owner: str = "recipe") -> None:
+    """Check that a recipe's batches fit the data and the processes.
+
+    Args:
+        owner: of the settings that would mend it: "recipe", or "teacher" for one that is trained first.
+
+    Raises:
+        UsageError: they do not.
+    """
     size, whole, local = len(dataset.train), recipe.global_batch, recipe.local_batch
     if whole > size:
         raise UsageError(
-            f"the recipe's global_batch {whole} exceeds the {size} training images of {dataset.name}: "
-            f"set recipe.global_batch to at most {size}"
+            f"the {owner}'s global_batch {whole} exceeds the {size} training images of {dataset.name}: "
+            f"set {owner}.global_batch to at most {size}"
         )
     if whole % (local * world):
         fitting = [str(n) for n in range(1, whole // local + 1) if whole % (local * n) == 0]
         raise UsageError(
-            f"the recipe's global_batch {whole} is no multiple of {world} processes x local_batch {local}: "
-            f"start {', '.join(fitting)} processes, or set recipe.local_batch"
+            f"the {owner}'s global_batch {whole} is no multiple of {world} processes x local_batch {local}: "
+            f"start {', '.join(fitting)} processes, or set {owner}.local_batch"
         )
     if mixing(dataset, recipe) and local % 2:
         raise UsageError(
             f"mixup and cutmix pair the samples of a local batch, so {local} is odd one out: "
-            "set recipe.local_batch to an even number"
+            f"set {owner}.local_batch to an even number"
         )
 
 

@@ -8,7 +8,7 @@ from accelerate.utils import broadcast_object_list
 
 from cakdbench.data.datasets import ImageDataset, load_dataset
 from cakdbench.engine.group import Group, GroupOutcome, Task
-from cakdbench.engine.launch import ALL, Share
+from cakdbench.engine.share import ALL, Share
 from cakdbench.engine.teachers import Teachers, verify_teacher
 from cakdbench.grid.plan import Cell
 from cakdbench.models.staged import StagedModel
@@ -45,7 +45,7 @@ class Harness:
 
     def dataset(self, name: str) -> ImageDataset:
         options = self.runtime.options
-        return load_dataset(name, options.data_dir, on_bad_image=options.on_bad_image)
+        return load_dataset(name, options.data_dir, options.download, on_bad_image=options.on_bad_image)
 
     def run(self, cells: list[Cell], share: Share = ALL) -> Outcome:
         """Train the teachers that are missing, verify all of them, then run every cell that is not done.

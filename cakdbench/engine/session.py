@@ -13,7 +13,7 @@ import torch
 from cakdbench.data.datasets import forget_datasets, register_datasets
 from cakdbench.engine.estimate import Estimate, estimate
 from cakdbench.engine.harness import Harness, Outcome
-from cakdbench.engine.launch import Launcher
+from cakdbench.engine.launch.launcher import Launcher
 from cakdbench.engine.launch.local import LocalLauncher
 from cakdbench.engine.options import RunOptions
 from cakdbench.engine.preview import Preview, make_preview
@@ -22,13 +22,13 @@ from cakdbench.grid.plan import Plan, make_plan
 from cakdbench.grid.suites import PairSpec, resolve_pairs
 from cakdbench.grid.teacher_file import OWN_FILE
 from cakdbench.models.zoo import model_kind
-from cakdbench.recipes import default_recipe
+from cakdbench.recipes import default_recipe, load_recipe
 from cakdbench.records import TeacherFacts
 from cakdbench.store import Store
 from cakdbench.train.events import Events, NoEvents
 from cakdbench.train.runtime import Runtime
 from cakdbench.utils.device import make_accelerator, usable_cores
-from cakdbench.utils.errors import CakdError, UsageError
+from cakdbench.utils.errors import CakdError, TeacherError, UsageError
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,12 @@ class Session:
         self.runtime = Runtime(self.accelerator, options.computing, events or NoEvents(), stop)
         self.store = Store(options.store)
         self.teachers = Teachers(
-            self.store, options.teacher_dir, options.settings, list(options.teacher_files), options.precision
+            self.store,
+            options.teacher_dir,
+            options.settings,
+            list(options.teacher_files),
+            options.precision,
+            options.computing.download,
         )
         self.harness = Harness(self.store, self.teachers, self.runtime)
 
@@ -78,6 +83,7 @@ class Session:
             options.settings,
             options.precision,
             options.computing.data_dir,
+            options.computing.download,
             {name: entry.image_size for name, entry in self.teachers.entries.items() if entry.image_size},
         )
 
@@ -152,14 +158,18 @@ class Session:
         return self.teachers.enter(model, cell, self.harness.dataset(dataset), file or self.store.root / OWN_FILE)
 
     def check_teacher(self, model: str, dataset_name: str) -> TeacherCheck:
-        """Evaluate a teacher as before a run.
+        """Evaluate a teacher as before a run by the options' recipe, its own, or the default one of its dataset.
 
         Raises:
             TeacherError: it is missing, or not what its entry says.
         """
         dataset = self.harness.dataset(dataset_name)
-        cell = self.teachers.training_cell(model, dataset_name)
+        cell, run = self.teachers.training_cell(model, dataset_name), self.teachers.run(model, dataset)
+        if run and not run.is_done:
+            name = f"{model}@{dataset_name}"
+            raise TeacherError(f"{name} is not trained yet: `cakdbench teacher train {name}` does it, or the first run")
         kind = model_kind(self.teachers.entry(model, dataset_name).zoo_model)
-        recipe = cell.recipe if cell else default_recipe(dataset_name, kind)
+        chosen = load_recipe(self.options.recipe) if self.options.recipe else cell and cell.recipe
+        recipe = chosen or default_recipe(dataset_name, kind)
         teacher = self.teachers.load(model, dataset, recipe)
         return TeacherCheck(verify_teacher(teacher, dataset, recipe, self.runtime), teacher.sha256)

@@ -20,7 +20,7 @@ from cakdbench.grid.suites import Pair
 from cakdbench.grid.teacher_file import own_files, put_entry
 from cakdbench.grid.teachers import TeacherEntry, load_teachers
 from cakdbench.models.catalog import entry as model_entry
-from cakdbench.models.catalog import hub_classes
+from cakdbench.models.catalog import hub_classes, hub_weights_are_here
 from cakdbench.models.checkpoints import read_checkpoint
 from cakdbench.models.staged import StagedModel
 from cakdbench.models.weights import load_weights, permute_classes, state_sha256, weights_sha256
@@ -55,6 +55,7 @@ class Teachers:
         folder: where weight files lie, or are downloaded to.
         extra: TOML files with entries.
         precision: that teachers are trained in, where their entries say nothing else.
+        download: fetch weights that are not at hand.
     """
 
     def __init__(
@@ -64,8 +65,10 @@ class Teachers:
         settings: Settings,
         extra: list[Path] | None = None,
         precision: str = "fp32",
+        download: bool = True,
     ):
         self.store = store
+        self.download = download
         self.folder = folder
         self.settings = settings
         self.precision = precision
@@ -195,6 +198,8 @@ class Teachers:
         entry = self.entry(model, dataset.name)
         if entry.hub:
             check_hub_classes(entry.hub, dataset.num_classes)
+            if not (self.download or hub_weights_are_here(entry.hub)):
+                raise TeacherError(f"the weights {entry.hub} of timm's hub are not here yet: a run downloads them")
         net = StagedModel(
             entry.zoo_model,
             dataset.num_classes,
@@ -269,8 +274,8 @@ class Teachers:
 
     def _download(self, entry: TeacherEntry, path: Path) -> None:
         try:
-            if not entry.url:
-                raise OSError("the file does not exist and its entry has no url")
+            if not (entry.url and self.download):
+                raise OSError("the file does not exist" + ("" if entry.url else " and its entry has no url"))
             path.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(entry.url, str(path), progress=False)
         except OSError as error:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import timm
+import torch
+from huggingface_hub import try_to_load_from_cache
 from timm.layers import DropPath
 from timm.models import PretrainedCfg, get_pretrained_cfg
 from timm.models.mlp_mixer import MlpMixer
@@ -247,3 +250,12 @@ def hub_statistics(tag: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
 def hub_classes(tag: str) -> int:
     """Return how many classes the hub weights `tag` tell apart."""
     return _hub_config(tag).num_classes
+
+
+def hub_weights_are_here(tag: str) -> bool:
+    """Return True if the hub weights `tag` are in this machine's cache, where timm finds them by itself."""
+    config = _hub_config(tag)
+    if config.hf_hub_id:
+        names = (config.hf_hub_filename, "model.safetensors", "pytorch_model.bin")
+        return any(name and isinstance(try_to_load_from_cache(config.hf_hub_id, name), str) for name in names)
+    return (Path(torch.hub.get_dir()) / "checkpoints" / Path(str(config.url)).name).is_file()

@@ -166,7 +166,7 @@ def _refusal(label: str, column: Column, data_dir: Path | None) -> str | None:
 
 def _infos(column: Column, data_dir: Path | None, teacher_size: int | None = None) -> "tuple[ModelInfo, ModelInfo]":
     pair = Pair(column.teacher, column.student, column.dataset)
-    return pair_info(pair, column.numbers["image_size"], column.numbers["split"], data_dir, teacher_size)
+    return pair_info(pair, column.numbers["image_size"], column.numbers["split"], data_dir, teacher_size=teacher_size)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ class Options:
 
     Attributes:
         data_dir: where the datasets lie; None for the default place.
+        download: fetch data and weights that are missing where there is a connection.
         on_bad_image: "skip" leaves out images that cannot be read.
         workers: processes that render images, per training process; None: none on a CPU, up to eight for a GPU.
         max_lanes: students trained side by side at most.
@@ -25,6 +26,7 @@ class Options:
     """
 
     data_dir: Path | None = None
+    download: bool = True
     on_bad_image: OnBadImage = "refuse"
     workers: int | None = None
     max_lanes: int = 16

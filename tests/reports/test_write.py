@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from cakdbench.cli.status import run_status, status_table
+from cakdbench.cli.status import print_status, run_status
 from cakdbench.grid.plan import Settings, make_plan
 from cakdbench.grid.suites import Pair, PairSpec, suites
 from cakdbench.reports.pages import Page, board_names
@@ -178,7 +178,7 @@ def test_failed_runs_are_not_counted_but_have_a_state(store, console, tmp_path):
         "1",
     )
     assert row["average gain"] == "+1.00 (1 of 12 pairs)\n+3.12 S!T!, +3.17 F"
-    console.print(status_table(store))
+    print_status(console, store)
     text = console.file.getvalue()
     assert f"{folder.key}: loss 'kd' is nan at step 7" in text.replace("\n", "")
     states = [run_status(run) for run in store.runs()]

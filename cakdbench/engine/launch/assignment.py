@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from cakdbench.engine.launch import ALL, Share
 from cakdbench.engine.options import RunOptions
+from cakdbench.engine.share import ALL, Share
 from cakdbench.grid.plan import Cell
 from cakdbench.registry import FILE_MODULE
 

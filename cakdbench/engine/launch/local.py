@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import IO
 
 from cakdbench.engine.harness import Harness, Outcome
-from cakdbench.engine.launch import Share
 from cakdbench.engine.launch.assignment import Assignment, local_methods, modules_of
 from cakdbench.engine.options import RunOptions, to_json
+from cakdbench.engine.share import Share
 from cakdbench.grid.plan import Cell
 from cakdbench.train.events import Events
 from cakdbench.train.trainer import Interrupted

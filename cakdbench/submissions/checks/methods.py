@@ -9,9 +9,9 @@ from cakdbench.registry import all_settings, canonical_label, config_identity, r
 from cakdbench.source_hash import is_built_in, known_sources, source_hash
 from cakdbench.submissions.checks.case import Case
 from cakdbench.submissions.checks.identity import ANEW
-from cakdbench.submissions.findings import Problem, Refused
+from cakdbench.submissions.findings import Problem
 from cakdbench.utils.diff import changes
-from cakdbench.utils.errors import CakdError
+from cakdbench.utils.errors import CakdError, UsageError
 
 LARGEST_SETTING = 65_536
 
@@ -30,7 +30,7 @@ def check_settings(case: Case) -> Iterator[Problem]:
     try:
         config = config_of(case, case.method, case.student)
     except CakdError as error:
-        yield Problem(f"invalid settings of {case.method.id}: {str(error)[:300]}", ANEW)
+        yield Problem(f"invalid settings of {case.method.id}: {str(error)[:300]}", "leave the run out")
         return
     settings, canonical = case.identity.method.config, config_identity(config)
     if json.dumps(settings, sort_keys=True) != json.dumps(canonical, sort_keys=True):
@@ -49,12 +49,11 @@ def config_of(case: Case, method: type[Method], student: StagedModel) -> Method.
     """Return the entry's settings as its method reads them for its student.
 
     Raises:
-        UsageError: settings that are not the method's.
-        Refused: a number that is out of all bounds.
+        UsageError: settings that are not the method's, or above what is built here.
     """
     settings = case.identity.method.config
     if not _bounded(settings):
-        raise Refused("a number is out of all bounds", ANEW)
+        raise UsageError(f"a number is above {LARGEST_SETTING:,}")
     return resolve_config(method, None, *_pair(case, student), overrides=all_settings(method, settings))
 
 
