@@ -12,6 +12,7 @@ from cakdbench.cli import costs as cli_costs
 from cakdbench.cli import data as cli_data
 from cakdbench.cli import methods as cli_methods
 from cakdbench.cli import results as cli_reports
+from cakdbench.cli import runs as cli_runs
 from cakdbench.cli import submissions as cli_submissions
 from cakdbench.cli.options import (
     TEACHERS,
@@ -23,6 +24,7 @@ from cakdbench.cli.options import (
     Estimate,
     Estimation,
     Jobs,
+    Keep,
     MethodFiles,
     Methods,
     Mismatch,
@@ -73,6 +75,9 @@ def run(
     workers: Workers = None,
     max_lanes: Annotated[int, typer.Option(min=1, help="Students trained side by side at most.")] = 16,
     checkpoint_seconds: Annotated[float, typer.Option(help="Save at least this often, besides every epoch.")] = 300,
+    keep: Annotated[
+        Keep | None, typer.Option(help="Keep the averaged weights too, of recipes with ema_decay; for export --ema.")
+    ] = None,
     compile: Annotated[bool, typer.Option("--compile", help="torch.compile the training step.")] = False,
     channels_last: Annotated[bool, typer.Option("--channels-last", help="Use the NHWC memory layout.")] = False,
     allow_teacher_mismatch: Mismatch = False,
@@ -107,6 +112,7 @@ def run(
         workers=workers,
         max_lanes=max_lanes,
         checkpoint_seconds=checkpoint_seconds,
+        keep_ema=keep is Keep.ema,
         compile=compile,
         channels_last=channels_last,
         allow_teacher_mismatch=allow_teacher_mismatch,
@@ -118,7 +124,7 @@ def run(
     raise typer.Exit(0 if complete else 1)
 
 
-for commands in (cli_methods, cli_reports, cli_costs, cli_submissions):
+for commands in (cli_methods, cli_reports, cli_runs, cli_costs, cli_submissions):
     app.add_typer(commands.app)
 
 

@@ -17,6 +17,12 @@ class Estimation(StrEnum):
     measured = "measured"
 
 
+class Keep(StrEnum):
+    """Choose what of a run is kept besides its student."""
+
+    ema = "ema"
+
+
 class OnBadImage(StrEnum):
     """Choose what becomes of images that cannot be read."""
 

@@ -19,7 +19,9 @@ Thing = Annotated[str, typer.Argument(help="A recipe, a run's key or the start o
 
 @app.command()
 def leaderboard(
-    pairs: Annotated[str, typer.Option(help="Suites whose boards are written; default: every page.")] = "",
+    pairs: Annotated[
+        str, typer.Option(help="Suites, or TOML files of your own, whose boards are written; default: every page.")
+    ] = "",
     method_file: MethodFiles = [],
     store: StoreDir = Path("runs"),
     results: Results = Path("leaderboards/results"),
@@ -35,16 +37,16 @@ def leaderboard(
 
     With --check only submitted results count: these and the pages are what a repository holds.
     """
-    from cakdbench.grid.suites import resolve_pairs
+    from cakdbench.grid.suites import own_suites, resolve_pairs
     from cakdbench.reports.write import check_boards, write_boards
 
     load_methods(method_file)
-    specs = resolve_pairs(pairs) if pairs else None
+    specs, own = resolve_pairs(pairs) if pairs else None, own_suites(pairs)
     if check:
-        fresh = check_boards(_evidence(None, results, data_dir), specs, boards, console, data_dir)
+        fresh = check_boards(_evidence(None, results, data_dir), specs, boards, console, data_dir, own)
         console.print("every page is current" if fresh else "stale: run `cakdbench leaderboard`", highlight=False)
         raise typer.Exit(0 if fresh else 1)
-    write_boards(_evidence(store, results, data_dir), specs, boards, console, data_dir, _formats(formats))
+    write_boards(_evidence(store, results, data_dir), specs, boards, console, data_dir, _formats(formats), own)
 
 
 @app.command()

@@ -11,6 +11,7 @@ from cakdbench.engine.launch.local import LocalLauncher
 from cakdbench.engine.options import RunOptions
 from cakdbench.engine.progress import duration, progress_on
 from cakdbench.engine.session import Session
+from cakdbench.grid.suites import own_suites
 from cakdbench.recipes import Recipe
 from cakdbench.utils.errors import UsageError
 from cakdbench.utils.interrupt import GracefulInterrupt
@@ -58,8 +59,8 @@ def _write_boards(session: Session, folder: Path) -> None:
     from cakdbench.reports.write import write_boards  # a dry run does not wait for it
     from cakdbench.results.load import Evidence
 
-    data_dir = session.options.computing.data_dir
-    write_boards(Evidence(session.store, None, data_dir), session.specs, folder, console, data_dir)
+    data_dir, own = session.options.computing.data_dir, own_suites(session.options.pairs)
+    write_boards(Evidence(session.store, None, data_dir), session.specs, folder, console, data_dir, own=own)
     for listing in changed_listings(session):
         console.print(listing)
 
@@ -102,6 +103,8 @@ def _plan_listing(session: Session) -> Listing:
 def _say_refusals(session: Session) -> None:
     for refusal in session.plan.refusals:
         _say(f"refused: {refusal.label} on {refusal.pair}: {refusal.reason}")
+    if session.options.computing.keep_ema and not any(cell.recipe.ema_decay for cell in session.plan.cells):
+        _say("no averaged weights to keep: none of the recipes has an ema_decay (--set recipe.ema_decay=0.999)")
 
 
 def _estimate(session: Session, measured: bool = False) -> Estimate | None:

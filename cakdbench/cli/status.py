@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.text import Text
 
 from cakdbench.cli.tables import Layout, Listing, print_rows
+from cakdbench.engine.run_log import read_pace
 from cakdbench.store import RunFolder, Store, checkpoint_step
 from cakdbench.utils.errors import StoreError
 
@@ -20,6 +21,7 @@ class RunStatus:
     key: str
     label: str
     pair: str
+    recipe: str
     seed: int | None
     state: str
     progress: str = ""
@@ -32,7 +34,7 @@ def print_status(console: Console, store: Store, layout: Layout = Layout.table) 
     runs = [run_status(run) for run in store.runs()]
     if layout is Layout.json:
         return print_rows(console, Listing([asdict(run) for run in runs]), layout)
-    console.print(Listing([_row(run) for run in runs], right=["seed", "top-1"]))
+    console.print(Listing([_row(run) for run in runs], prose=["progress"], right=["seed", "top-1"]))
     for run in runs:
         if run.reason is not None:
             console.print(Text(f"{run.key}: {run.reason}"))
@@ -45,13 +47,22 @@ def run_status(run: RunFolder) -> RunStatus:
         identity = run.identity()
         record = run.record() if state == "done" else None
     except StoreError as error:
-        return RunStatus(run.key, "", "", None, state, reason=str(error))
+        return RunStatus(run.key, "", "", "", None, state, reason=str(error))
     epochs = identity.recipe.get("epochs", "?")
     if record:
         progress, top1 = f"{epochs}/{epochs} epochs", record.result.top1
     else:
-        progress, top1 = f"step {checkpoint_step(run.checkpoints)} of {epochs} epochs", None
-    return RunStatus(run.key, run.label(), identity.pair, identity.seed, state, progress, top1, run.failure())
+        progress, top1 = _unfinished(run, state, epochs), None
+    names = run.label(), identity.pair, run.recipe_name()
+    return RunStatus(run.key, *names, identity.seed, state, progress, top1, run.failure())
+
+
+def _unfinished(run: RunFolder, state: str, epochs: str) -> str:
+    """Return how far a run is: one that is running by its log, with speed and time left, others as they are saved."""
+    pace = read_pace(run.path)
+    if pace and state == "running":
+        return str(pace)
+    return f"step {checkpoint_step(run.checkpoints)} of " + (str(pace.steps) if pace else f"{epochs} epochs")
 
 
 def _row(run: RunStatus) -> dict[str, Any]:
@@ -64,4 +75,5 @@ def _row(run: RunStatus) -> dict[str, Any]:
         "top-1": None if run.top1 is None else f"{run.top1:.2f}",
         "progress": run.progress,
         "key": run.key.rpartition("-")[2][:8],
+        "recipe": run.recipe,
     }

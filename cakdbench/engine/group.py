@@ -12,7 +12,6 @@ import numpy as np
 import timm
 import torch
 import torchvision
-from safetensors.torch import save
 
 import cakdbench
 from cakdbench.build import build_method
@@ -20,18 +19,20 @@ from cakdbench.data.datasets import FACTS, ImageDataset
 from cakdbench.data.stream import EvalStream, SampleStream
 from cakdbench.engine.energy import PowerMeter, energy_counter
 from cakdbench.engine.inits import Inits
+from cakdbench.engine.run_log import RunLog
 from cakdbench.grid.plan import Cell
 from cakdbench.method import Method
 from cakdbench.models.staged import StagedModel
 from cakdbench.models.weights import weights_sha256
-from cakdbench.records import Conditions, Identity, Record, Result, TeacherFacts
+from cakdbench.records import Conditions, Epoch, Identity, Record, Result, TeacherFacts
 from cakdbench.store import RunFolder, checkpoint_files, write_atomic
+from cakdbench.students.weights import ImageFacts, weight_bytes
 from cakdbench.train.checkpoint import load_checkpoint, save_checkpoint, set_aside
 from cakdbench.train.evaluate import Evaluation, evaluate
 from cakdbench.train.events import GroupView, LaneView
 from cakdbench.train.lane import Lane
 from cakdbench.train.runtime import Runtime
-from cakdbench.train.trainer import Keeper, Trainer
+from cakdbench.train.trainer import Interrupted, Keeper, Trainer
 from cakdbench.utils.device import device_name
 
 
@@ -94,6 +95,7 @@ class Group(Keeper):
         self.stream = SampleStream(dataset, self.recipe, self.seed, **runtime.rendering)
         self.evaluation = EvalStream(dataset.test, dataset, self.recipe, **runtime.rendering)
         self.tasks = {self._label(task, tasks): task for task in tasks}
+        self.logs: dict[str, RunLog] = {}
 
     @staticmethod
     def _label(task: Task, tasks: list[Task]) -> str:
@@ -119,9 +121,32 @@ class Group(Keeper):
 
     def _train(self, lanes: list[Lane]) -> list[Task]:
         view = self._view(lanes)
+        self._start_logs(lanes, view)
         trainer = Trainer(lanes, self.teacher, self.stream, self.evaluation, self.runtime, self, view)
-        trainer.run()
+        try:
+            trainer.run()
+        except Interrupted:
+            for lane in trainer.lanes:
+                self._say(lane.label, "interrupted; saved")
+            raise
         return [self._finish(lane, trainer.results.get(lane.label)) for lane in trainer.lanes]
+
+    def _start_logs(self, lanes: list[Lane], view: GroupView) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        for lane in lanes:
+            task = self.tasks[lane.label]
+            title = f"{task.cell.label} on {task.cell.pair}, {self.recipe.name}, seed {self.seed}"
+            self.logs[lane.label] = RunLog(task.folder.path, lane.step, view, title)
+
+    def _say(self, label: str, text: str) -> None:
+        if label in self.logs:
+            self.logs[label].say(text)
+
+    def log(self, lane: Lane, view: GroupView, line: Epoch | None = None) -> None:
+        """Write how far the lane is."""
+        if lane.label in self.logs:
+            self.logs[lane.label].update(lane, view, line)
 
     def save(self, lane: Lane) -> None:
         """Write a checkpoint of the lane."""
@@ -137,6 +162,7 @@ class Group(Keeper):
         self.runtime.events.say(f"{task.cell.label} on {task.cell.pair} failed: {reason}")
         if self.accelerator.is_main_process:
             task.folder.fail(reason)
+            self._say(label, f"failed: {reason}")
 
     def _lane(self, label: str, task: Task) -> Lane | None:
         """Return the lane as its last checkpoint left it; None if it cannot be built, which fails the task."""
@@ -209,10 +235,18 @@ class Group(Keeper):
             buffer = io.BytesIO()
             np.save(buffer, result.predictions)
             write_atomic(task.folder.predictions, buffer.getvalue())
-            write_atomic(task.folder.student, save(lane.method.student.export_state()))
+            self._keep_weights(task.folder, lane)
+            self._say(lane.label, f"done: test {result.top1:.2f} %")
             task.folder.finish(self._record(task, lane, result, hashlib.sha256(buffer.getvalue()).hexdigest()))
         self.accelerator.wait_for_everyone()
         return task
+
+    def _keep_weights(self, folder: RunFolder, lane: Lane) -> None:
+        facts = ImageFacts.of(self.dataset)
+        write_atomic(folder.student, weight_bytes(lane.method.student.export_state(), facts))
+        if lane.ema and self.runtime.options.keep_ema:
+            averaged = cast(StagedModel, lane.ema.module)
+            write_atomic(folder.ema, weight_bytes(averaged.export_state(), facts))
 
     def _record(self, task: Task, lane: Lane, result: Evaluation, predictions_sha256: str) -> Record:
         evaluated = [line for line in lane.history if line.top1 is not None]

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from cakdbench.recipes import recipe_names
 from cakdbench.reports.eligibility import Column
 
 
@@ -31,6 +32,7 @@ def commands(missing: Iterable[Missing]) -> list[str]:
 
 
 def _command(precision: str, recipe: str, methods: str, seeds: str, pairs: list[str]) -> str:
+    recipe = recipe if recipe in recipe_names() else f"{recipe}.toml"
     parts = [f"--methods {methods}", f"--pairs '{','.join(pairs)}'", f"--recipe {recipe}", f"--seeds {seeds}"]
     if precision != "fp32":
         parts.append(f"--precision {precision}")

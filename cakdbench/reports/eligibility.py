@@ -62,10 +62,10 @@ class Column:
         return teacher_fits and (identity.student, identity.dataset.name) == (self.student, self.dataset)
 
 
-def board_columns(suites: Iterable[Suite], board: str) -> list[Column]:
+def board_columns(suites: Iterable[Suite], board: str, data_dir: Path | None = None) -> list[Column]:
     """Return the columns of one board: every pair of its suites once, in their order."""
     specs = {spec: suite.protocol for suite in suites if suite.board == board for spec in suite.specs}
-    return [column_of(spec, protocol) for spec, protocol in specs.items()]
+    return [column_of(spec, protocol, data_dir) for spec, protocol in specs.items()]
 
 
 def column_of(spec: PairSpec, protocol: str | None = None, data_dir: Path | None = None) -> Column:

@@ -64,7 +64,7 @@ def suite_board(name: str, suites: Iterable[Suite], evidence: Evidence, rules: S
     return board_results(
         name,
         largest.board_title or largest.title,
-        board_columns(members, name),
+        board_columns(members, name, rules.data_dir),
         evidence.records,
         rules,
         evidence.answers_by_key,

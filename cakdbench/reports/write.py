@@ -6,10 +6,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cakdbench.grid.suites import PairSpec, suites
-from cakdbench.reports.blocks import BoardResults, board_results
+from cakdbench.grid.suites import OTHER, PairSpec, Suite, suites
+from cakdbench.reports.blocks import BoardResults
 from cakdbench.reports.board import PLOTS, Plot
-from cakdbench.reports.eligibility import Standard, column_of
+from cakdbench.reports.eligibility import Standard
 from cakdbench.reports.pages import Page, board_names, pages, suite_board
 from cakdbench.reports.plots import plot_digest
 from cakdbench.reports.sections import board_of
@@ -28,20 +28,22 @@ def write_boards(
     console: Console,
     data_dir: Path | None = None,
     formats: Iterable[str] = ("md",),
+    own: Iterable[Suite] = (),
 ) -> None:
     """Write boards and their plots, and print those with runs.
 
     Args:
-        specs: their boards are written; those on no board are printed as a table of their own. None: every
-            board with printed numbers or runs, and the pages on reproduction, conflicts and costs.
+        specs: their boards are written; those on no board are a board `other`. None: every board with printed
+            numbers or runs, and the pages on reproduction, conflicts and costs.
         folder: where the pages go.
         data_dir: where the datasets lie; only for pairs on `timm:` datasets.
         formats: md, html, csv, tex.
+        own: suites that do not come with cakdbench; their boards have the pairs that they name.
 
     Raises:
         StoreError: a page cannot be written.
     """
-    boards = _boards(evidence, specs, console, data_dir)
+    boards = _boards(evidence, specs, console, data_dir, own)
     for board in boards:
         if any(block.records for block in board.blocks):
             console.print(BoardView(board_of(board)))
@@ -51,23 +53,21 @@ def write_boards(
             write_atomic(path, page.text.encode())
         if path.suffix != ".svg":
             console.print(f"written: {path}", markup=False, highlight=False)
-    free = [spec for spec in specs or () if not any(spec in suite.specs for suite in suites().values())]
-    if free:
-        columns, rules = [column_of(spec, data_dir=data_dir) for spec in free], Standard(data_dir)
-        title = "Pairs and recipes of no board"
-        console.print(
-            BoardView(board_of(board_results("", title, columns, evidence.records, rules, evidence.answers_by_key)))
-        )
 
 
 def _boards(
-    evidence: Evidence, specs: Iterable[PairSpec] | None, console: Console, data_dir: Path | None
+    evidence: Evidence, specs: Iterable[PairSpec] | None, console: Console, data_dir: Path | None, own: Iterable[Suite]
 ) -> list[BoardResults]:
     """Return the results of the boards, after a warning for each file that cannot be read."""
     for sentence in evidence.damage:
         console.print(sentence, style="yellow", markup=False, highlight=False, soft_wrap=True)
-    known, rules = list(suites().values()), Standard(data_dir)
-    return [suite_board(name, known, evidence, rules) for name in board_names(evidence, known, specs)]
+    own, shipped = list(own), list(suites().values())
+    claimed = {spec for suite in own for spec in suite.specs}
+    rest = None if specs is None else [spec for spec in specs if spec not in claimed]
+    free = tuple(spec for spec in rest or () if not any(spec in suite.specs for suite in shipped))
+    known = [*own, *shipped, Suite(OTHER, "Pairs and recipes of no board", OTHER, free)]
+    names = dict.fromkeys([*(suite.board for suite in own), *board_names(evidence, known, rest)])
+    return [suite_board(name, known, evidence, Standard(data_dir)) for name in names]
 
 
 def check_boards(
@@ -76,13 +76,14 @@ def check_boards(
     folder: Path,
     console: Console,
     data_dir: Path | None = None,
+    own: Iterable[Suite] = (),
 ) -> bool:
     """Print what is stale in a folder of boards, as a diff; return True if nothing is.
 
     Arguments as for `write_boards`. A picture is judged by the numbers it was drawn from, as its bytes depend on the
     version of matplotlib.
     """
-    boards = _boards(evidence, specs, console, data_dir)
+    boards = _boards(evidence, specs, console, data_dir, own)
     current = list(pages(boards, evidence.records, general=specs is None))
     stale = [line for page in current for line in _diff(page, folder / page.path)]
     if specs is None:

@@ -163,9 +163,16 @@ class Lane:
             yield metrics.step, losses, round(next(values) * processes), metrics.samples * processes
 
     def end_epoch(self, top1: float | None, ema_top1: float | None) -> Epoch:
-        """Close the epoch's running as a line of the history; accuracies in percent."""
-        running, self.running = self.running, RunningMean()
-        line = Epoch(
+        """Close the epoch in progress as a line of the history; accuracies in percent."""
+        line = self.epoch_so_far(top1, ema_top1)
+        self.running = RunningMean()
+        self.history.append(line)
+        return line
+
+    def epoch_so_far(self, top1: float | None = None, ema_top1: float | None = None) -> Epoch:
+        """Return the means over the steps of the epoch in progress whose metrics have been read, at least one."""
+        running = self.running
+        return Epoch(
             epoch=len(self.history),
             lr=max(group["lr"] for group in self.optimizer.param_groups),
             losses={name: total / running.steps for name, total in running.losses.items()},
@@ -173,8 +180,6 @@ class Lane:
             top1=top1,
             ema_top1=ema_top1,
         )
-        self.history.append(line)
-        return line
 
     @property
     def mean_loss(self) -> float | None:

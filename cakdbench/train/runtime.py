@@ -23,6 +23,7 @@ class Options:
         workers: processes that render images, per training process; None: none on a CPU, up to eight for a GPU.
         max_lanes: students trained side by side at most.
         checkpoint_seconds: lanes are saved at least this often, besides every epoch.
+        keep_ema: keep the averaged weights of runs whose recipe has them, beside the last ones.
     """
 
     data_dir: Path | None = None
@@ -31,6 +32,7 @@ class Options:
     workers: int | None = None
     max_lanes: int = 16
     checkpoint_seconds: float = 300.0
+    keep_ema: bool = False
     compile: bool = False
     channels_last: bool = False
     allow_teacher_mismatch: bool = False

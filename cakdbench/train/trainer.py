@@ -12,8 +12,9 @@ from cakdbench.data.stream import EvalStream, Samples, SampleStream
 from cakdbench.method import Batch, forward_options
 from cakdbench.models.staged import Output, StagedModel
 from cakdbench.recipes import Recipe
+from cakdbench.records import Epoch
 from cakdbench.train.evaluate import Evaluation, Examiner
-from cakdbench.train.events import GroupView, LaneView
+from cakdbench.train.events import FLUSH_EVERY, GroupView, LaneView
 from cakdbench.train.lane import Lane, LaneFailure
 from cakdbench.train.runtime import Runtime
 from cakdbench.utils.errors import CakdError
@@ -54,6 +55,9 @@ class Keeper:
 
     def save(self, lane: Lane) -> None:
         """Store a lane's state; called at every epoch's end and every `Options.checkpoint_seconds`."""
+
+    def log(self, lane: Lane, view: GroupView, line: Epoch | None = None) -> None:
+        """Hear how far a lane is, whenever its metrics have been read; `line` closes an epoch."""
 
     def fail(self, label: str, reason: str) -> None:
         """Note that a lane was closed."""
@@ -106,7 +110,7 @@ class Trainer:
         self.recipe = stream.recipe
         self.criterion = label_criterion(self.recipe)
         self.needs: frozenset[str] = frozenset().union(*(lane.method.needs for lane in lanes))
-        self.flush_every = 20 if self.accelerator.device.type == "cuda" else 1
+        self.flush_every = FLUSH_EVERY if self.accelerator.device.type == "cuda" else 1
         self.results: dict[str, Evaluation] = {}
         self._saved = time.monotonic()
 
@@ -140,6 +144,8 @@ class Trainer:
                 if not self.lanes:
                     return
                 if not at_end:
+                    for lane in self.lanes:
+                        self.keeper.log(lane, self.view)
                     self._pause()
 
     def _batch(self, samples: Samples) -> Batch:
@@ -219,7 +225,9 @@ class Trainer:
     def _write(self, lane: Lane, top1: float | None, ema_top1: float | None) -> None:
         if top1 is not None:
             self._lane_view(lane).top1 = top1
-        self.runtime.events.epoch(self.view, lane.label, lane.end_epoch(top1, ema_top1))
+        line = lane.end_epoch(top1, ema_top1)
+        self.runtime.events.epoch(self.view, lane.label, line)
+        self.keeper.log(lane, self.view, line)
 
     def _save(self) -> None:
         for lane in self.lanes:
