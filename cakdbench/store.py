@@ -61,7 +61,7 @@ def write_atomic(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        _sync_folder(path.parent)  # a rename outlives a power cut once its folder is on disk
+        _sync_folder(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -72,11 +72,11 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
+    """Let a rename outlive a power cut, where the system can: Windows opens no folders, some file systems sync none."""
+    with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+        handle = os.open(folder, os.O_RDONLY)
+        stack.callback(os.close, handle)
         os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def canonical(identity: Identity) -> str:

@@ -49,6 +49,7 @@ def run(
     stop: Callable[[], bool] = lambda: False,
     method_files: Iterable[PathLike] = (),
     teacher_files: Iterable[PathLike] = (),
+    dataset_files: Iterable[PathLike] = (),
     data_dir: PathLike | None = None,
     teacher_dir: PathLike | None = None,
     **options: Any,
@@ -67,6 +68,7 @@ def run(
         jobs: processes of this machine that share the work; None: one per core on a CPU, else 1.
         progress: print how far it is.
         stop: asked between two steps; once it is true, all lanes are saved and `Interrupted` is raised.
+        dataset_files: TOML files that describe datasets; in this process they stay known.
         data_dir, teacher_dir: default: CAKDBENCH_DATA and CAKDBENCH_TEACHERS, or the user's cache.
         options: further fields of `RunOptions` and `Options`, as `cpu`, `threads` or `max_lanes`.
 
@@ -85,6 +87,7 @@ def run(
         recipe=recipe,
         seeds=tuple(seeds),
         teacher_files=tuple(map(Path, teacher_files)),
+        dataset_files=tuple(map(Path, dataset_files)),
         store=_folder(store, "CAKDBENCH_STORE", "runs"),
         teacher_dir=_folder(teacher_dir, "CAKDBENCH_TEACHERS", cache_path("teachers")),
         data_dir=None if data_dir is None else existing_folder(Path(data_dir)),

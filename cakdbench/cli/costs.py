@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cakdbench.cli.methods import load_methods
-from cakdbench.cli.options import DataDir, MethodFiles, console, errors
+from cakdbench.cli.options import DataDir, DatasetFiles, MethodFiles, console, errors
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,6 +38,7 @@ def cost(
         Path | None, typer.Option("--store", help="Add what its runs measured: speed, memory, time, energy.")
     ] = None,
     data_dir: DataDir = None,
+    datasets: DatasetFiles = [],
     format: Annotated[Format, typer.Option(help="How the table is written.")] = Format.markdown,
     output: Annotated[Path | None, typer.Option(help="Write the table to a file instead.")] = None,
 ) -> None:

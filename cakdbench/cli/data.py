@@ -1,10 +1,10 @@
-"""The commands about datasets: data check."""
+"""The commands about datasets: data check, data stats."""
 
 from typing import Annotated
 
 import typer
 
-from cakdbench.cli.options import DataDir, console, errors
+from cakdbench.cli.options import DataDir, DatasetFiles, console, errors
 
 app = typer.Typer(no_args_is_help=True, help="Look into datasets.")
 
@@ -16,6 +16,7 @@ def check(
         bool, typer.Option("--full", help="Decode every image, and hash the content of every file.")
     ] = False,
     data_dir: DataDir = None,
+    datasets: DatasetFiles = [],
 ) -> None:
     """Open a dataset; print its classes, sizes and fingerprint, and which images cannot be read."""
     from cakdbench.data.datasets import load_dataset
@@ -32,3 +33,19 @@ def check(
     for reason in bad:
         errors.print(reason, markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(1 if bad else 0)
+
+
+@app.command()
+def stats(
+    name: Annotated[str, typer.Argument(help="A dataset, as in cifar100 or timm:folder/NAME.")],
+    data_dir: DataDir = None,
+    datasets: DatasetFiles = [],
+) -> None:
+    """Compute mean and deviation of the training images' pixels; print them as a line for a TOML file."""
+    from cakdbench.data.datasets import load_dataset
+    from cakdbench.data.statistics import measure
+
+    measured = measure(load_dataset(name, data_dir).train)
+    mean, std = (", ".join(f"{value:.4f}" for value in values) for values in measured.pair)
+    line = f"statistics = {{mean = [{mean}], std = [{std}]}}"
+    console.print(line, markup=False, highlight=False, soft_wrap=True)

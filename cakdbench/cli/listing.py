@@ -5,7 +5,7 @@ from pathlib import Path
 from cakdbench.cli.tables import Listing
 from cakdbench.data.datasets import dataset_facts, dataset_names
 from cakdbench.grid.suites import suites
-from cakdbench.grid.teachers import load_teachers
+from cakdbench.grid.teachers import load_teachers, teachers_from_file
 from cakdbench.models.zoo import MODELS, model_info
 from cakdbench.recipes import load_recipe, recipe_names
 
@@ -70,16 +70,18 @@ def recipes() -> Listing:
 
 
 def teachers(extra: list[Path]) -> Listing:
-    """Return the registry's teachers and those of the user's files; accuracies in percent."""
+    """Return the registry's teachers and those of `extra` files, which win over them; accuracies in percent."""
+    own = {name: path.name for path in extra for name in teachers_from_file(path)}
     rows = [
         {
-            "teacher": f"{entry.model}@{entry.dataset}",
+            "teacher": "@".join(name),
             "top-1": entry.accuracy,
             "tolerance": entry.allowed,
+            "entry in": own.get(name, "registry"),
             "weights": entry.source,
             "also reported": [f"{number.accuracy:g} ({number.by})" for number in entry.reported] or None,
             "notes": entry.notes or None,
         }
-        for entry in load_teachers(extra).values()
+        for name, entry in load_teachers(extra).items()
     ]
     return Listing(rows, ["weights", "also reported", "notes"], ["top-1", "tolerance"])

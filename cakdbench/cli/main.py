@@ -20,6 +20,7 @@ from cakdbench.cli.options import (
     BadImages,
     Cpu,
     DataDir,
+    DatasetFiles,
     Estimate,
     Estimation,
     Jobs,
@@ -66,6 +67,7 @@ def run(
     teachers: TeacherFiles = [],
     store: StoreDir = Path("runs"),
     data_dir: DataDir = None,
+    datasets: DatasetFiles = [],
     on_bad_image: BadImages = OnBadImage.refuse,
     teacher_dir: TeacherDir = TEACHERS,
     boards: OwnBoards = None,
@@ -104,6 +106,7 @@ def run(
         cpu=cpu,
         threads=threads,
         data_dir=data_dir,
+        dataset_files=tuple(datasets),
         download=not dry_run,
         on_bad_image=on_bad_image.value,
         workers=workers,
@@ -137,31 +140,54 @@ def status(store: StoreDir = Path("runs"), format: AsFormat = Layout.table) -> N
 
 
 @teacher_app.command("list")
-def teacher_list(teachers: TeacherFiles = [], format: AsFormat = Layout.table) -> None:
-    """List the teachers and where their weights come from."""
+def teacher_list(teachers: TeacherFiles = [], store: StoreDir = Path("runs"), format: AsFormat = Layout.table) -> None:
+    """List the teachers and where their weights come from, those of the store and of your files too."""
     from cakdbench.cli import listing
+    from cakdbench.grid.teacher_file import own_files
 
-    print_rows(console, listing.teachers(teachers), format)
+    print_rows(console, listing.teachers(own_files(store, teachers)), format)
+
+
+@teacher_app.command("remove")
+def teacher_remove(name: TeacherName, teachers: TeacherFiles = [], store: StoreDir = Path("runs")) -> None:
+    """Take the entry of a teacher of your own out of its file; its run stays."""
+    from cakdbench.grid.teacher_file import own_files, remove_entry
+
+    files = own_files(store, teachers)
+    changed = [str(file) for file in files if remove_entry(file, *_teacher(name))]
+    if not changed:
+        looked = ", ".join(map(str, files)) or f"{store} has no teachers.toml"
+        raise UsageError(f"no entry of your own for {name} ({looked}); `cakdbench teacher list` shows all")
+    console.print(f"removed from {', '.join(changed)}", markup=False, highlight=False, soft_wrap=True)
 
 
 @teacher_app.command("train")
 def teacher_train(
     name: TeacherName,
+    more: MoreSet = [],
     recipe: Annotated[str | None, typer.Option(help="Recipe to train by; default: its entry's.")] = None,
-    teachers: TeacherFiles = [],
+    set: Annotated[list[str], typer.Option("--set", help="Change its numbers: --set recipe.epochs=5")] = [],
+    seed: Annotated[int | None, typer.Option(help="Default: its entry's, or 0.")] = None,
+    teachers: Annotated[
+        list[Path], typer.Option("--teachers", help="TOML file for its entry; default: teachers.toml in --store.")
+    ] = [],
     store: StoreDir = Path("runs"),
     data_dir: DataDir = None,
+    datasets: DatasetFiles = [],
     on_bad_image: BadImages = OnBadImage.refuse,
     teacher_dir: TeacherDir = TEACHERS,
     workers: Workers = None,
     threads: Threads = 1,
     cpu: Cpu = False,
 ) -> None:
-    """Train a teacher, as its entry says or by a recipe; from then on runs use it."""
+    """Train a teacher, as its entry says or by a recipe; once it is done its entry is written, and runs use it."""
     from cakdbench.cli.running import train_teacher
 
-    options = _teacher_options(store, data_dir, on_bad_image, teacher_dir, teachers, workers, threads, cpu)
-    train_teacher(options, *_teacher(name), recipe)
+    known = [file for file in teachers if file.exists()]
+    options = _teacher_options(
+        store, data_dir, datasets, on_bad_image, teacher_dir, known, workers, threads, cpu, settings=[*set, *more]
+    )
+    train_teacher(options, *_teacher(name), recipe, seed, teachers[-1] if teachers else store / "teachers.toml")
 
 
 @teacher_app.command("check")
@@ -171,6 +197,7 @@ def teacher_check(
     teachers: TeacherFiles = [],
     store: StoreDir = Path("runs"),
     data_dir: DataDir = None,
+    datasets: DatasetFiles = [],
     on_bad_image: BadImages = OnBadImage.refuse,
     teacher_dir: TeacherDir = TEACHERS,
     workers: Workers = None,
@@ -180,13 +207,16 @@ def teacher_check(
     """Evaluate a teacher and compare it with its entry."""
     from cakdbench.cli.running import check_teacher
 
-    options = _teacher_options(store, data_dir, on_bad_image, teacher_dir, teachers, workers, threads, cpu, recipe)
+    options = _teacher_options(
+        store, data_dir, datasets, on_bad_image, teacher_dir, teachers, workers, threads, cpu, recipe
+    )
     check_teacher(options, *_teacher(name))
 
 
 def _teacher_options(
     store: Path,
     data_dir: Path | None,
+    datasets: list[Path],
     on_bad_image: OnBadImage,
     teacher_dir: Path,
     teachers: list[Path],
@@ -194,12 +224,15 @@ def _teacher_options(
     threads: int,
     cpu: bool,
     recipe: str | None = None,
+    settings: list[str] = [],
 ) -> "RunOptions":
     from cakdbench.engine.options import run_options
 
     return run_options(
+        settings=settings,
         store=store,
         data_dir=data_dir,
+        dataset_files=tuple(datasets),
         on_bad_image=on_bad_image.value,
         teacher_dir=teacher_dir,
         teacher_files=tuple(teachers),
@@ -226,6 +259,9 @@ def _teacher(name: str) -> tuple[str, str]:
 
 def main() -> None:
     """Entry point: what users can mend becomes one line and an exit code, without a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # Windows' code pages have no arrows
     try:
         app()
     except CakdError as error:

@@ -52,6 +52,22 @@ DataDir = Annotated[
     Path | None,
     typer.Option("--data-dir", envvar="CAKDBENCH_DATA", help="Where the datasets lie.", callback=existing_folder),
 ]
+
+
+def _register(files: list[Path]) -> list[Path]:
+    """Make the datasets of files known before anything asks for them."""
+    if files:
+        from cakdbench.data.datasets import register_datasets
+
+        for file in files:
+            register_datasets(file)
+    return files
+
+
+DatasetFiles = Annotated[
+    list[Path],
+    typer.Option("--datasets", callback=_register, help="TOML file that describes datasets of your own."),
+]
 BadImages = Annotated[
     OnBadImage, typer.Option("--on-bad-image", help="Stop at an image that cannot be read, or leave all such out.")
 ]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cakdbench.cli.methods import load_methods
-from cakdbench.cli.options import Boards, DataDir, MethodFiles, Results, StoreDir, console, errors
+from cakdbench.cli.options import Boards, DataDir, DatasetFiles, MethodFiles, Results, StoreDir, console, errors
 from cakdbench.utils.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def leaderboard(
     store: StoreDir = Path("runs"),
     results: Results = Path("leaderboards/results"),
     data_dir: DataDir = None,
+    datasets: DatasetFiles = [],
     boards: Boards = Path("leaderboards"),
     formats: Annotated[str, typer.Option(help="Of md, html, csv, tex; comma-separated.")] = "md",
     check: Annotated[
@@ -75,6 +76,7 @@ def diff(
     store: StoreDir = Path("runs"),
     results: Results = Path("leaderboards/results"),
     data_dir: DataDir = None,
+    datasets: DatasetFiles = [],
 ) -> None:
     """Show what differs between two recipes, two runs, or one of them and a published protocol."""
     from cakdbench.reports.difference import difference_table, subject
@@ -99,6 +101,7 @@ def show_results(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The file to write; default: print.")] = None,
     method_file: MethodFiles = [],
     data_dir: DataDir = None,
+    datasets: DatasetFiles = [],
 ) -> None:
     """Print finished runs, or the cells they make, as a table for other programs."""
     from cakdbench import load_results, summarize
@@ -129,6 +132,7 @@ def explain_run(
     store: StoreDir = Path("runs"),
     results: Results = Path("leaderboards/results"),
     data_dir: DataDir = None,
+    datasets: DatasetFiles = [],
 ) -> None:
     """Show where a run comes from, how it was made, and why it is or is not on a board."""
     from cakdbench.reports import explain as provenance

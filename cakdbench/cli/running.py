@@ -11,10 +11,9 @@ from cakdbench.engine.launch.local import LocalLauncher
 from cakdbench.engine.options import RunOptions
 from cakdbench.engine.progress import duration, progress_on
 from cakdbench.engine.session import Session
-from cakdbench.engine.teachers import note_training
 from cakdbench.grid.suites import own_suites
 from cakdbench.recipes import Recipe
-from cakdbench.utils.errors import CakdError, UsageError
+from cakdbench.utils.errors import UsageError
 from cakdbench.utils.interrupt import GracefulInterrupt
 
 LONG = 2 * 3600
@@ -145,22 +144,21 @@ def confirm(session: Session) -> None:
         raise UsageError("not started; add --yes to run it on the CPU all the same, or take a smaller suite (demo)")
 
 
-def train_teacher(options: RunOptions, model: str, dataset: str, recipe: str | None) -> None:
-    """Train a teacher, as its entry says or by a recipe that becomes its entry, and print its accuracy.
+def train_teacher(
+    options: RunOptions, model: str, dataset: str, recipe: str | None, seed: int | None, file: Path
+) -> None:
+    """Train a teacher and print its accuracy; see `Session.train_teacher`.
 
     Raises:
         CakdError: there is nothing to train, or training failed.
     """
-    if recipe:
-        note_training(options.teacher_dir, model, dataset, recipe)
     command = Command(options)
     with command.interrupt, command.progress:
-        outcome = command.session.train_teacher(model, dataset)
-    name = f"{model}@{dataset}"
-    if outcome is None:
-        raise UsageError(f"{name} comes as a file, not by training; add --recipe RECIPE to train one of your own")
-    for reason in outcome.failed.values():
-        raise CakdError(f"training {name} failed: {reason}")
+        changed = command.session.train_teacher(model, dataset, recipe, seed, file)
+    for number in changed:
+        _say(f"other than its entry was: {number}")
+    if command.session.teachers.entry(model, dataset).sha256:
+        _say(f"its entry is in {file}; `cakdbench teacher remove {model}@{dataset}` takes it out")
     _print_check(command.session, model, dataset)
 
 

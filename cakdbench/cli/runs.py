@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cakdbench.cli.options import DataDir, StoreDir, console
+from cakdbench.cli.options import DataDir, DatasetFiles, StoreDir, console
 from cakdbench.cli.tables import Listing
 from cakdbench.utils.errors import UsageError
 
@@ -57,6 +57,7 @@ def predict(
     ema: Ema = False,
     store: StoreDir = Path("runs"),
     data_dir: DataDir = None,
+    datasets: DatasetFiles = [],
 ) -> None:
     """Print what the student of a finished run sees on images."""
     from cakdbench.results.export import frame_text
@@ -81,6 +82,7 @@ def export(
     license: Annotated[str, typer.Option(help="The licence that the card states.")] = "unknown",
     store: StoreDir = Path("runs"),
     data_dir: DataDir = None,
+    datasets: DatasetFiles = [],
 ) -> None:
     """Write the student of a finished run for others: weights and config that timm loads, a card, ONNX."""
     from cakdbench.students.export import export_student

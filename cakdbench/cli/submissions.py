@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cakdbench.cli.methods import load_methods
-from cakdbench.cli.options import DataDir, MethodFiles, Results, StoreDir, console
+from cakdbench.cli.options import DataDir, DatasetFiles, MethodFiles, Results, StoreDir, console
 from cakdbench.cli.tables import Listing
 from cakdbench.utils.errors import UsageError
 
@@ -30,6 +30,7 @@ def submit(
     code: Annotated[str | None, typer.Option(help="Address (https) of the method's code.")] = None,
     method_file: MethodFiles = [],
     data_dir: DataDir = None,
+    datasets: DatasetFiles = [],
 ) -> None:
     """Check finished runs and write them as entries of the leaderboards."""
     from cakdbench.store import Store
@@ -62,6 +63,7 @@ def validate(
         Path | None, typer.Option(help="Folder of test labels; default: `labels` beside the results folder.")
     ] = None,
     data_dir: DataDir = None,
+    datasets: DatasetFiles = [],
     method_file: MethodFiles = [],
     require_rescoring: Annotated[
         bool, typer.Option("--require-rescoring", help="Fail if an entry's test labels are not at hand.")

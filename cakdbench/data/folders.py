@@ -3,13 +3,13 @@
 import os
 import warnings
 from collections import Counter
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 from PIL import Image, ImageFile
 from torchvision.datasets import ImageFolder
 
+from cakdbench.data.classes import some
 from cakdbench.utils.errors import UsageError
 
 NOTES = frozenset(".txt .csv .tsv .json .xml .yaml .yml .toml .md .rst .html .log .db .ini .py .sh".split())
@@ -65,7 +65,7 @@ class ClassFolders(ImageFolder):
         self.others += [os.path.join(self.root, name) for name in files if _kind(name) in NOTES]
         if outside := [name for name in files if _kind(name) not in NOTES]:
             raise UsageError(
-                f"{_some(outside)} in {self.root} outside of the class folders: move it into one, or {HIDE}"
+                f"{some(outside)} in {self.root} outside of the class folders: move it into one, or {HIDE}"
             )
 
     def _check_others(self) -> None:
@@ -85,15 +85,11 @@ class ClassFolders(ImageFolder):
     def _check_empty(self) -> None:
         filled = {label for _, label in self.samples}
         if empty := [name for name in self.classes if self.class_to_idx[name] not in filled]:
-            raise UsageError(f"{self.root} has class folders without images: {_some(empty)}; fill or remove them")
+            raise UsageError(f"{self.root} has class folders without images: {some(empty)}; fill or remove them")
 
 
 def _kind(path: str) -> str:
     return os.path.splitext(path)[1].lower()
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 @cache

@@ -15,6 +15,7 @@ from cakdbench.data.images import FileImages
 from cakdbench.utils.errors import UsageError
 
 Colour = tuple[float, float, float]
+Samples = Sequence[tuple[str, int]]
 HASHED = 512
 """So many files of a split have their contents in the fingerprint, and all of a smaller one."""
 
@@ -90,8 +91,8 @@ def from_arrays(
 
 def from_files(
     name: str,
-    train: tuple[Path, Sequence[tuple[str, int]]],
-    test: tuple[Path, Sequence[tuple[str, int]]],
+    train: tuple[Path, Samples],
+    test: tuple[Path, Samples],
     *,
     class_names: Sequence[str],
     mean: Colour,
@@ -111,15 +112,15 @@ def from_files(
     """
     content = (line for folder, samples in (train, test) for line in _lines(folder, samples))
     data = assemble(name, (_file_split(train[1]), _file_split(test[1])), content, class_names, mean, std)
-    if leaked := _in_both(train[0], *test):
+    if leaked := _in_both(train, test):
         warnings.warn(f"{name}: {len(leaked)} test images are training images too, such as {leaked[0]}", stacklevel=2)
     return data
 
 
-def _lines(folder: Path, samples: Sequence[tuple[str, int]]) -> Iterator[str]:
+def _lines(folder: Path, samples: Samples) -> Iterator[str]:
     """Yield the text that stands for each sample, behind one that says how many there are."""
     yield f".\0{len(samples)}\n"
-    hashed = set(np.random.RandomState(0).permutation(len(samples))[:HASHED].tolist())
+    hashed = set(hashed_positions(len(samples)))
     for number, (path, label) in enumerate(samples):
         try:
             digest = file_hash(path).hex() if number in hashed else ""
@@ -128,15 +129,23 @@ def _lines(folder: Path, samples: Sequence[tuple[str, int]]) -> Iterator[str]:
             raise UsageError(f"{path} cannot be read ({error.strerror}); restore or remove it") from error
 
 
+def hashed_positions(count: int) -> list[int]:
+    """Return which of a split's images have their contents in the fingerprint: a seeded sample."""
+    return np.random.RandomState(0).permutation(count)[:HASHED].tolist()
+
+
 def _below(folder: Path, path: str) -> str:
     return Path(path).relative_to(folder).as_posix()
 
 
-def _in_both(train: Path, test: Path, samples: Sequence[tuple[str, int]]) -> list[str]:
-    """Return the test images, by their names, that lie under the same name with the same content in `train`."""
-    names = [_below(test, path) for path, _ in samples] if train != test else []
-    both = (name for name in names if (train / name).is_file())
-    return [name for name in both if filecmp.cmp(train / name, test / name, shallow=False)]
+def _in_both(train: tuple[Path, Samples], test: tuple[Path, Samples]) -> list[str]:
+    """Return the test images, by their names, that are training images or equal the one of the same name."""
+    folder, names = train[0], [_below(test[0], path) for path, _ in test[1]]
+    if folder == test[0]:
+        known = {_below(folder, path) for path, _ in train[1]}
+        return [name for name in names if name in known]
+    both = (name for name in names if (folder / name).is_file())
+    return [name for name in both if filecmp.cmp(folder / name, test[0] / name, shallow=False)]
 
 
 def file_hash(path: str) -> bytes:
@@ -155,7 +164,7 @@ def content_hash(data: ImageDataset) -> str:
     return digest.hexdigest()
 
 
-def _file_split(samples: Sequence[tuple[str, int]]) -> Split:
+def _file_split(samples: Samples) -> Split:
     return Split(np.array([label for _, label in samples], np.int64), FileImages([path for path, _ in samples]))
 
 

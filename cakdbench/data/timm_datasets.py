@@ -1,7 +1,7 @@
 """Datasets that `timm.data.create_dataset` opens, as `timm:NAME`."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,14 @@ IMAGE_FOLDERS = ("torch/folder", "torch/image_folder")
 PROBES = 256
 
 
-def load_timm(name: str, root: Path, download: bool) -> ImageDataset:
+def load_timm(name: str, root: Path, download: bool, options: Mapping[str, str] = {}) -> ImageDataset:
     """Return the dataset `timm:NAME`, normalised with ImageNet's statistics.
 
     `timm:torch/NAME` and `timm:hfds/OWNER/NAME` have `root` as their root or cache. Any other name,
     `timm:folder/NAME` or `timm:NAME`, is the folder `root/NAME` with `train` and `val` (or `test`) inside.
+
+    Args:
+        options: for `timm.data.create_dataset`, as in `{"input_key": "img"}`.
 
     Raises:
         UsageError: timm cannot open it, or it lacks random access, a split, or labels.
@@ -39,7 +42,7 @@ def load_timm(name: str, root: Path, download: bool) -> ImageDataset:
     if kind in STREAMED:
         raise UsageError(f"{name} is a stream; training needs random access (torch/, hfds/ or folder/)")
     named = kind in ("torch", "hfds") and spec.lower() not in IMAGE_FOLDERS
-    open_half = _open_split if named else _open_folder
+    open_half = functools.partial(_open_split, options) if named else _open_folder
     try:
         train, test = (open_half(spec, root, names, download) for names in (TRAIN_NAMES, TEST_NAMES))
     except (RuntimeError, OSError, ValueError, AssertionError, ImportError) as error:
@@ -47,10 +50,10 @@ def load_timm(name: str, root: Path, download: bool) -> ImageDataset:
     return _convert(name, train, test)
 
 
-def _open_split(spec: str, root: Path, names: Sequence[str], download: bool) -> Any:
+def _open_split(options: Mapping[str, str], spec: str, root: Path, names: Sequence[str], download: bool) -> Any:
     """Open the first of the named splits that the dataset has."""
     for split in names:
-        open_dataset = functools.partial(_create, spec, root, split)
+        open_dataset = functools.partial(_create, spec, root, split, options)
         try:
             return fetch(open_dataset, root, download)
         except ValueError as error:
@@ -58,8 +61,9 @@ def _open_split(spec: str, root: Path, names: Sequence[str], download: bool) -> 
     raise reason
 
 
-def _create(spec: str, root: Path, split: str, may_download: bool) -> Any:
-    data: Any = create_dataset(spec, str(root), split, download=may_download)
+def _create(spec: str, root: Path, split: str, options: Mapping[str, str], may_download: bool) -> Any:
+    open_dataset: Any = create_dataset  # its further options are not typed
+    data = open_dataset(spec, str(root), split, download=may_download, **options)
     if hasattr(data, "loader"):
         data.loader = read_image
     return data

@@ -15,9 +15,10 @@ import torchvision
 
 import cakdbench
 from cakdbench.build import build_method
-from cakdbench.data.datasets import ImageDataset
+from cakdbench.data.datasets import FACTS, ImageDataset
 from cakdbench.data.stream import EvalStream, SampleStream
 from cakdbench.engine.energy import PowerMeter, energy_counter
+from cakdbench.engine.inits import Inits
 from cakdbench.engine.run_log import RunLog
 from cakdbench.grid.plan import Cell
 from cakdbench.method import Method
@@ -32,7 +33,7 @@ from cakdbench.train.events import GroupView, LaneView
 from cakdbench.train.lane import Lane
 from cakdbench.train.runtime import Runtime
 from cakdbench.train.trainer import Interrupted, Keeper, Trainer
-from cakdbench.utils.rng import seeded
+from cakdbench.utils.device import device_name
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class Group(Keeper):
     Args:
         teacher: verified, frozen, on the device; None if no task needs one.
         facts: measured by the verification.
+        inits: makes the students.
     """
 
     def __init__(
@@ -77,8 +79,10 @@ class Group(Keeper):
         teacher: StagedModel | None,
         facts: TeacherFacts | None,
         runtime: Runtime,
+        inits: Inits,
     ):
         super().__init__()
+        self.inits = inits
         first = tasks[0].cell
         self.recipe = first.recipe
         self.seed = first.seed
@@ -200,16 +204,8 @@ class Group(Keeper):
         )
 
     def _method(self, cell: Cell) -> Method:
-        name, labels = cell.pair.student, torch.from_numpy(self.dataset.train.labels)
-        with seeded(self.seed, "student", name):
-            student = StagedModel(
-                name,
-                self.dataset.num_classes,
-                self.recipe.image_size,
-                pretrained=self.recipe.init == "hub",
-                drop_path=self.recipe.drop_path,
-                split=self.recipe.split,
-            )
+        labels = torch.from_numpy(self.dataset.train.labels)
+        student = self.inits.student(cell.pair.student, self.dataset.num_classes, self.recipe, self.seed)
         method = build_method(cell.method, student, self.teacher, cell.config, labels=labels, seed=self.seed)
         return method.to(memory_format=torch.channels_last) if self.runtime.options.channels_last else method
 
@@ -262,6 +258,7 @@ class Group(Keeper):
             label=task.cell.label,
             method_source=task.cell.method_source,
             recipe_name=self.recipe.name,
+            class_names=None if self.dataset.name in FACTS else self.dataset.class_names,
             teacher=self.facts if task.cell.needs_teacher else None,
             student_parameters=sum(p.numel() for p in student.parameters()),
             extra_parameters=lane.method.extra_parameters(),
@@ -284,7 +281,7 @@ class Group(Keeper):
         seconds = lane.training.seconds + lane.evaluating.seconds
         energy = self.power.energy_wh(seconds)
         return Conditions(
-            device=torch.cuda.get_device_name() if cuda else f"CPU ({platform.machine()})",
+            device=device_name(self.accelerator.device),
             processes=self.accelerator.num_processes,
             threads=torch.get_num_threads(),
             versions={"python": platform.python_version()} | {m.__name__: m.__version__ for m in modules},

@@ -37,6 +37,7 @@ class Harness:
     def __init__(self, store: Store, teachers: Teachers, runtime: Runtime):
         self.store = store
         self.teachers = teachers
+        self.inits = teachers.inits
         self.runtime = runtime
         self.accelerator = runtime.accelerator
         self._verified: dict[tuple[object, ...], TeacherFacts] = {}
@@ -103,7 +104,7 @@ class Harness:
         dataset, teacher = self.dataset(cell.pair.dataset), None
         if cell.needs_teacher:
             teacher = self.teachers.identity(cell.pair.teacher, dataset, cell.recipe)
-        identity = cell.identity(dataset, teacher)
+        identity = cell.identity(dataset, teacher, self.inits.key(cell.recipe, cell.seed))
         return Task(cell, identity, self.store.run(identity))
 
     def _work(self, tasks: list[Task], share: Share) -> Outcome:
@@ -179,7 +180,8 @@ class Harness:
             teacher, facts = self._teacher(tasks)
             if self.accelerator.device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats()
-            return Group(tasks, self.dataset(tasks[0].cell.pair.dataset), teacher, facts, self.runtime).train()
+            dataset = self.dataset(tasks[0].cell.pair.dataset)
+            return Group(tasks, dataset, teacher, facts, self.runtime, self.inits).train()
         finally:
             self.accelerator.free_memory()
             for task in tasks:

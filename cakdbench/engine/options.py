@@ -25,6 +25,7 @@ class RunOptions:
         pairs: suites, groups, TEACHER>STUDENT@DATASET, paths of suite files; comma-separated.
         recipe: for all pairs, instead of each pair's own.
         method_files: Python files that register methods.
+        dataset_files: TOML files that describe datasets.
         teacher_files: TOML files with teacher entries that win over the registry's.
         store: folder of the runs.
         teacher_dir: folder of the teachers' weight files.
@@ -40,6 +41,7 @@ class RunOptions:
     seeds: tuple[int, ...] = (0,)
     settings: Settings = field(default_factory=Settings)
     method_files: tuple[Path, ...] = ()
+    dataset_files: tuple[Path, ...] = ()
     teacher_files: tuple[Path, ...] = ()
     store: Path = Path("runs")
     teacher_dir: Path = Path("teachers")

@@ -50,13 +50,18 @@ def make_preview(harness: Harness, cells: list[Cell]) -> Preview:
     preview = Preview()
     once = {(cell.pair.dataset, cell.recipe): cell for cell in cells}
     data = {name: _data(harness, cell, preview) for name, cell in once.items()}
+    for cell in {(cell.pair.student, cell.pair.dataset, cell.recipe, cell.seed): cell for cell in cells}.values():
+        where = cell.pair.dataset, cell.recipe
+        if cell.recipe.init != "random" and data[where] and not _student(harness, cell, preview):
+            data[where] = None
     pupils = {(cell.pair.teacher, cell.pair.dataset): cell for cell in cells if cell.needs_teacher}
     ready = {}
     for name, cell in pupils.items():
         look = _teacher if data[cell.pair.dataset, cell.recipe] else _teacher_alone
         ready[name] = look(harness, cell, preview)
+    known_cells = [cell for cell in cells if data[cell.pair.dataset, cell.recipe]]
     _refuse_changed_data(
-        harness, [*cells, *preview.trainings], {name: ds for (name, _), ds in data.items() if ds}, preview
+        harness, [*known_cells, *preview.trainings], {name: ds for (name, _), ds in data.items() if ds}, preview
     )
     for cell in cells:
         taught = not cell.needs_teacher or ready[cell.pair.teacher, cell.pair.dataset]
@@ -78,7 +83,9 @@ def _data(harness: Harness, cell: Cell, preview: Preview) -> ImageDataset | None
 
 def _refuse_changed_data(harness: Harness, cells: list[Cell], data: dict[str, ImageDataset], preview: Preview) -> None:
     """Note the unfinished runs of these cells that began on other images under the same names."""
-    identities = [cell.identity(data[cell.pair.dataset], None) for cell in cells if cell.pair.dataset in data]
+    known = [cell for cell in cells if cell.pair.dataset in data]
+    inits = [harness.inits.key(cell.recipe, cell.seed) for cell in known]
+    identities = [cell.identity(data[cell.pair.dataset], None, init) for cell, init in zip(known, inits)]
     current = {_but_for_data(identity): identity for identity in identities}
     for run in harness.store.runs():
         if run.is_done or not checkpoint_files(run.checkpoints):
@@ -100,6 +107,19 @@ def _but_for_data(identity: Identity) -> str:
     return canonical(identity.model_copy(update={"dataset": dataset, "teacher": None}))
 
 
+def _student(harness: Harness, cell: Cell, preview: Preview) -> bool:
+    """Return True if the weights that the cell's student starts from can be had and fit; else note the obstacle."""
+    if cell.recipe.init == "hub" and not harness.runtime.options.download:
+        return True  # a dry run fetches nothing
+    try:
+        classes = harness.dataset(cell.pair.dataset).num_classes
+        harness.inits.student(cell.pair.student, classes, cell.recipe, cell.seed)
+    except CakdError as error:
+        preview.obstruct(error)
+        return False
+    return True
+
+
 def _teacher(harness: Harness, cell: Cell, preview: Preview) -> bool:
     """Return True if the cell's teacher is at hand; one that has to be trained joins the trainings."""
     try:
@@ -108,6 +128,7 @@ def _teacher(harness: Harness, cell: Cell, preview: Preview) -> bool:
         run = harness.teachers.run(cell.pair.teacher, dataset)
         if training and run and not run.is_done:
             check_batches(dataset, training.recipe, harness.accelerator.num_processes, "teacher")
+            harness.teachers.must_be_here(cell.pair.teacher, cell.pair.dataset)
             preview.trainings.append(training)
             return False
         harness.tasks([cell])

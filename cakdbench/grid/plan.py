@@ -13,7 +13,7 @@ from cakdbench.labels import changes, choices, label, split
 from cakdbench.method import Method
 from cakdbench.models.staged import ModelInfo
 from cakdbench.models.zoo import model_info
-from cakdbench.recipes import Recipe, load_recipe
+from cakdbench.recipes import Recipe, identity_of, load_recipe
 from cakdbench.records import DatasetIdentity, Identity, TeacherIdentity
 from cakdbench.registry import canonical_label, get_method, resolve_config, split_variant
 from cakdbench.source_hash import method_identity, source_hash
@@ -49,14 +49,18 @@ class Cell:
         """Cells that agree in this can share one teacher and one pass over the data."""
         return self.pair.teacher, self.pair.dataset, self.recipe, self.seed, self.precision
 
-    def identity(self, dataset: ImageDataset, teacher: TeacherIdentity | None) -> Identity:
-        """Return all that can change the result of the cell's run."""
+    def identity(self, dataset: ImageDataset, teacher: TeacherIdentity | None, init: str | None = None) -> Identity:
+        """Return all that can change the result of the cell's run.
+
+        Args:
+            init: the content that the recipe's `init` names, where that is a file or a run.
+        """
         return Identity(
             method=method_identity(self.method, self.config),
             student=self.pair.student,
             teacher=teacher,
             dataset=DatasetIdentity(name=dataset.name, fingerprint=dataset.fingerprint, skipped=dataset.skipped),
-            recipe=self.recipe.identity(),
+            recipe=identity_of(self.recipe.numbers() | {"init": init or self.recipe.init}),
             precision=self.precision,
             seed=self.seed,
         )
@@ -136,8 +140,12 @@ def make_plan(
     precision: str = "fp32",
     data_dir: Path | None = None,
     download: bool = False,
+    teacher_sizes: Mapping[tuple[str, str], int] = {},
 ) -> Plan:
     """Return all cells of methods x pairs x seeds; the baselines join by themselves.
+
+    Args:
+        teacher_sizes: pixels of the images of teachers, by model and dataset, where they are not their students'.
 
     Raises:
         UsageError: a name or a setting is unknown, or a setting is for a method that is not in the plan.
@@ -147,7 +155,8 @@ def make_plan(
     for own, spec in itertools.product(settings.each(), specs):
         _check_owners(own, chosen)
         recipe = load_recipe(spec.recipe).override(own.recipe)
-        infos = pair_info(spec.pair, recipe.image_size, recipe.split, data_dir, download)
+        size = teacher_sizes.get((spec.pair.teacher, spec.pair.dataset))
+        infos = pair_info(spec.pair, recipe.image_size, recipe.split, data_dir, download, size)
         for name in chosen:
             method, config = _config(name, own, infos, spec.pair.dataset)
             if reason := method.refuses(*infos, config) or _too_few(method, infos[1].num_classes, recipe.local_batch):
@@ -200,10 +209,18 @@ def full_label(name: str) -> str:
 
 
 def pair_info(
-    pair: Pair, image_size: int, split: str = "ofa", data_dir: Path | None = None, download: bool = False
+    pair: Pair,
+    image_size: int,
+    split: str = "ofa",
+    data_dir: Path | None = None,
+    download: bool = False,
+    teacher_size: int | None = None,
 ) -> tuple[ModelInfo, ModelInfo]:
-    """Return the facts of teacher and student that are known without their weights."""
+    """Return the facts of teacher and student that are known without their weights.
+
+    Args:
+        teacher_size: pixels of the teacher's images; None: those of the student's.
+    """
     classes = dataset_facts(pair.dataset, data_dir, download).num_classes
-    models = pair.teacher_model, pair.student
-    teacher, student = (model_info(name, classes, image_size, split) for name in models)
-    return teacher, student
+    teacher = model_info(pair.teacher_model, classes, teacher_size or image_size, split)
+    return teacher, model_info(pair.student, classes, image_size, split)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from cakdbench.data.datasets import dataset_names
+from cakdbench.data.datasets import check_dataset
 from cakdbench.models.zoo import entry as model_entry
 from cakdbench.models.zoo import model_kind
 from cakdbench.recipes import default_recipe, load_recipe
@@ -115,12 +115,6 @@ class _SuiteFile(Table):
     board_title: str = ""
     protocol: str | None = None
     suites: dict[str, _SuiteTable]
-
-
-def check_dataset(name: str) -> None:
-    """Raise UsageError, with the nearest names, for an unknown dataset; timm's own are known once opened."""
-    if not name.startswith(TIMM) and name not in dataset_names():
-        raise unknown("dataset", name, dataset_names())
 
 
 @cache

@@ -227,7 +227,7 @@ def _build(name: str, made: ZooEntry, options: dict[str, Any], tag: str | None) 
             raise UsageError(f"{name} cannot be made with {options}: {error}") from error
         raise TeacherError(
             f"the weights {tag} of {name} could not be loaded from the timm hub: {error}; "
-            "download them on a machine with a connection and name the file in the teacher's entry"
+            "download them on a machine with a connection, and name the file"
         ) from error
 
 

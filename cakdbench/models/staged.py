@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from cakdbench.models.catalog import TIMM, create
 from cakdbench.models.fallback import family_of
@@ -121,6 +122,7 @@ class StagedModel(nn.Module):
         self.info = info
         self.net: Network = net
         self.family = family_of(net, split, info.name)
+        self.resizes = False
         self.register_buffer("input_scale", None, persistent=False)
         self.register_buffer("input_shift", None, persistent=False)
         if not self.composable and has_content(self.net):
@@ -139,7 +141,7 @@ class StagedModel(nn.Module):
     def stem(self, images: Tensor) -> Tensor:
         """Compute what stage 1 takes, from images `(B, 3, S, S)`."""
         self._must_compose()
-        return self.family.stem(self.net, self._renormalised(images))
+        return self.family.stem(self.net, self._adapted(images))
 
     def stage(self, number: int, x: Tensor) -> Tensor:
         """Run stage `number` (1 to 4) on the feature of the stage before: `downsample`, then `blocks`."""
@@ -184,7 +186,7 @@ class StagedModel(nn.Module):
             before = hooks.enter_context(capture_preactivations(self.family, self.net)) if preacts else []
             last = self.family.attention(self.net) if attention else None
             projected = hooks.enter_context(capture_attention(last)) if last else []
-            final, features = self.family.run(self.net, self._renormalised(images), stages or preacts)
+            final, features = self.family.run(self.net, self._adapted(images), stages or preacts)
         pooled, logits = classify(self.net, final)
         return Output(
             logits,
@@ -208,7 +210,11 @@ class StagedModel(nn.Module):
         self.input_scale = (std / own_std).float().view(3, 1, 1).to(device)
         self.input_shift = ((mean - own_mean) / own_std).float().view(3, 1, 1).to(device)
 
-    def _renormalised(self, images: Tensor) -> Tensor:
+    def _adapted(self, images: Tensor) -> Tensor:
+        """Return images as the network takes them: resized, bicubic and antialiased as timm's, and renormalised."""
+        if self.resizes and images.shape[-1] != self.image_size:
+            size = self.image_size, self.image_size
+            images = functional.interpolate(images, size, mode="bicubic", antialias=True)
         return images if self.input_scale is None else images * self.input_scale + self.input_shift
 
     def _must_compose(self, number: int = 1) -> None:

@@ -105,8 +105,9 @@ class Standard:
         Raises:
             UsageError: the method is not installed, or the settings are none of it.
         """
-        method = record.identity.method
-        return _label(method.id, json.dumps(method.config, sort_keys=True), column, self.data_dir)
+        method, teacher = record.identity.method, record.identity.teacher
+        settings = json.dumps(method.config, sort_keys=True)
+        return _label(method.id, settings, column, self.data_dir, teacher.image_size if teacher else None)
 
     def refusal(self, label: str, column: Column) -> str | None:
         """Return the method's own reason for not running on the pair."""
@@ -140,8 +141,8 @@ class Standard:
 
 
 @functools.cache
-def _label(id: str, settings: str, column: Column, data_dir: Path | None) -> str:
-    method, infos = get_method(id), _infos(column, data_dir)
+def _label(id: str, settings: str, column: Column, data_dir: Path | None, teacher_size: int | None) -> str:
+    method, infos = get_method(id), _infos(column, data_dir, teacher_size)
     values = all_settings(method, json.loads(settings))
     return canonical_label(method, resolve_config(method, None, *infos, column.dataset, values), *infos, column.dataset)
 
@@ -163,9 +164,9 @@ def _refusal(label: str, column: Column, data_dir: Path | None) -> str | None:
     return method.refuses(teacher, student, resolve_config(method, variant, teacher, student, column.dataset))
 
 
-def _infos(column: Column, data_dir: Path | None) -> "tuple[ModelInfo, ModelInfo]":
+def _infos(column: Column, data_dir: Path | None, teacher_size: int | None = None) -> "tuple[ModelInfo, ModelInfo]":
     pair = Pair(column.teacher, column.student, column.dataset)
-    return pair_info(pair, column.numbers["image_size"], column.numbers["split"], data_dir)
+    return pair_info(pair, column.numbers["image_size"], column.numbers["split"], data_dir, teacher_size=teacher_size)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import torch
@@ -153,9 +154,10 @@ class Lane:
         """Yield the pending steps as numbers, losses averaged and counts summed over the processes."""
         if not pending:
             return
-        flat = torch.stack([t.double() for metrics in pending for t in (*metrics.losses.values(), metrics.correct)])
+        flat = torch.stack([t for metrics in pending for t in (*metrics.losses.values(), metrics.correct.float())])
         processes = self.accelerator.num_processes
-        values = iter(self.accelerator.reduce(flat, "mean").tolist())
+        rows = self.accelerator.gather(flat[None]).tolist()  # averaged here, since Apple's GPUs have no float64
+        values = map(fmean, zip(*rows))
         for metrics in pending:
             losses = {name: next(values) for name in metrics.losses}
             yield metrics.step, losses, round(next(values) * processes), metrics.samples * processes

@@ -1,6 +1,5 @@
 """Hold what every part of a run shares: the device, how to compute, who listens, when to stop."""
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from accelerate import Accelerator
 
 from cakdbench.data.datasets import OnBadImage
 from cakdbench.train.events import Events, NoEvents
+from cakdbench.utils.device import usable_cores
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Runtime:
     def rendering(self) -> dict[str, Any]:
         """Return the arguments of the streams: how this process renders its share of the images."""
         on_gpu = self.accelerator.device.type != "cpu"
-        default = min(8, os.cpu_count() or 1) if on_gpu else 0
+        default = min(8, usable_cores()) if on_gpu else 0
         return {
             "workers": default if self.options.workers is None else self.options.workers,
             "rank": self.accelerator.process_index,

@@ -16,7 +16,11 @@ class UsageError(CakdError):
     exit_code = 2
 
 
-class TeacherError(CakdError):
+class WeightsError(CakdError):
+    """Weights are missing, damaged, or of another network."""
+
+
+class TeacherError(WeightsError):
     """A teacher is missing, damaged or not the one its registry entry describes."""
 
 

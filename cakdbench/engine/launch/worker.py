@@ -12,6 +12,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
+
 from cakdbench.engine.harness import Outcome
 from cakdbench.engine.launch.assignment import Assignment
 from cakdbench.engine.options import from_json
@@ -36,8 +38,8 @@ def work_through(assignment: Assignment, stop: Callable[[], bool] = lambda: Fals
 
 
 def _orphaned(parent: int | None) -> bool:
-    """Return True once the parent is gone, in whatever way: orphans are given another one."""
-    return parent is not None and os.getppid() != parent
+    """Return True once the parent is gone, in whatever way: orphans are given another one, but on Windows."""
+    return parent is not None and (os.getppid() != parent or not psutil.pid_exists(parent))
 
 
 def main(name: str) -> int:
