@@ -66,7 +66,7 @@ def saved_on_disk(place: Place, classes: Classes) -> ImageDataset:
     parts = opened if isinstance(opened, dict) else {"": opened}
     halves = place.halves(parts, lambda name: _encoded(place, parts[name], datasets.Image))
     own = getattr(halves[0].data.features[halves[0].label], "names", None)
-    names, *labels = numbered(*(half.labels for half in halves), own or classes)
+    names, *labels = numbered(halves[0].labels, halves[1].labels, own or classes)
     images = [
         EncodedImages(half, f"{place.name}, {part}") for half, part in zip(halves, ("training", "test"), strict=True)
     ]
