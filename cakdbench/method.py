@@ -105,6 +105,23 @@ class Step:
         return self.losses | self.adversary
 
 
+def step_fault(step: object, size: int, classes: int) -> tuple[str, str] | None:
+    """Return what is wrong with the result of `distill_step` on `size` images, and what to do about it; None if nothing.
+
+    Losses that are not finite are no matter of form, and not looked at.
+    """
+    if not isinstance(step, Step) or not step.losses:
+        given = "no loss" if isinstance(step, Step) else type(step).__name__
+        return f"distill_step gave {given}", "return Step(logits, {name: scalar, ...})"
+    for name, loss in step.everything.items():
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            return f"loss {name!r} is no scalar", "reduce it, by .mean() for example"
+    shape, expected = tuple(getattr(step.logits, "shape", ())), (size, classes)
+    if shape != expected:
+        return f"the logits are {shape}, not {expected}", "return the student's logits"
+    return None
+
+
 def check_choices(config: Any) -> None:
     """For a Config's `__post_init__`: fields typed `Literal[...]` hold one of their choices, or ValueError."""
     for name, hint in get_type_hints(type(config)).items():

@@ -1,13 +1,10 @@
 """The method registry: how a class becomes a name on the command line."""
 
 import functools
-import hashlib
 import importlib
 import importlib.metadata
-import importlib.util
 import json
 import pkgutil
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -19,15 +16,13 @@ from cakdbench import labels
 from cakdbench.method import KINDS, TEACHER_PARTS, Method
 from cakdbench.models.staged import ModelInfo
 from cakdbench.utils.errors import UsageError, unknown
+from cakdbench.utils.imports import load_module
 from cakdbench.utils.neutral import fill_neutral, strip_neutral
 
 M = TypeVar("M", bound=Method)
 
 _methods: dict[str, type[Method]] = {}
 _aliases: dict[str, str] = {}
-
-FILE_MODULE = "cakdbench_file_"
-"""The beginning of the names of the modules of method files; a hash of the path keeps files of one name apart."""
 
 
 def register(
@@ -89,21 +84,8 @@ def discover() -> None:
 
 def load_file(path: Path) -> list[str]:
     """Register the methods defined in a Python file (`--method-file`); return their ids."""
-    if not path.is_file():
-        raise UsageError(f"no method file at {path}")
-    place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
-    spec = importlib.util.spec_from_file_location(f"{FILE_MODULE}{path.stem}_{place}", path)
-    if spec is None or spec.loader is None:
-        raise UsageError(f"{path} is no Python file: give it a name that ends in .py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses, pickle and `source_hash` look a class's module up
-    try:
-        spec.loader.exec_module(module)
-    except UsageError:
-        raise
-    except Exception as error:  # other people's code, whatever it raises
-        raise UsageError(f"the method file {path} cannot be loaded: {error!r}") from error
-    ids = [id for id, method in _methods.items() if method.__module__ == spec.name]
+    module = load_module(path, "method file")
+    ids = [id for id, method in _methods.items() if method.__module__ == module.__name__]
     if not ids:
         raise UsageError(f"{path} registers no method: decorate its class with @register(...)")
     return ids

@@ -75,7 +75,10 @@ def show_plan(options: RunOptions, measured: bool = False) -> None:
         _say(f"missing before it can start: {obstacle}")
     counts = Counter(state for _, state in preview.states)
     _say(", ".join(f"{count} {state}" for state, count in sorted(counts.items())))
-    _say(f"estimate: {_describe(session, _estimate(session, measured))}")
+    estimate = _estimate(session, measured)
+    for line in estimate.failed if estimate else ():
+        _say(f"a step fails: {line}")
+    _say(f"estimate: {_describe(session, estimate)}")
 
 
 def _plan_table(session: Session) -> Table:

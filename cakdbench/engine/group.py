@@ -3,6 +3,7 @@
 import hashlib
 import io
 import platform
+import traceback
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -31,7 +32,11 @@ from cakdbench.train.events import GroupView, LaneView
 from cakdbench.train.lane import Lane
 from cakdbench.train.runtime import Runtime
 from cakdbench.train.trainer import Keeper, Trainer
+from cakdbench.utils.errors import describe_error, file_of
 from cakdbench.utils.rng import seeded
+
+FRAMES = 12
+"""Of a traceback, that are kept of a failed run."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +122,8 @@ class Group(Keeper):
         view = self._view(lanes)
         trainer = Trainer(lanes, self.teacher, self.stream, self.evaluation, self.runtime, self, view)
         trainer.run()
-        return [self._finish(lane, trainer.results.get(lane.label)) for lane in trainer.lanes]
+        trainer.each(lambda lane: self._finish(lane, trainer.results.get(lane.label)))
+        return [self.tasks[lane.label] for lane in trainer.lanes]
 
     def save(self, lane: Lane) -> None:
         """Write a checkpoint of the lane."""
@@ -126,13 +132,13 @@ class Group(Keeper):
             save_checkpoint(self.tasks[lane.label].folder.checkpoints, lane.step, lane.state())
         self.accelerator.wait_for_everyone()
 
-    def fail(self, label: str, reason: str) -> None:
-        """Write down that a task failed, and say so."""
-        super().fail(label, reason)
+    def fail(self, label: str, reason: str, error: Exception | None = None) -> None:
+        """Write down that a task failed, with the last frames of an error of its method, and say so."""
+        super().fail(label, reason, error)
         task = self.tasks[label]
         self.runtime.events.say(f"{task.cell.label} on {task.cell.pair} failed: {reason}")
         if self.accelerator.is_main_process:
-            task.folder.fail(reason)
+            task.folder.fail(reason, "".join(traceback.format_exception(error, limit=-FRAMES)) if error else "")
 
     def _lane(self, label: str, task: Task) -> Lane | None:
         """Return the lane as its last checkpoint left it; None if it cannot be built, which fails the task."""
@@ -145,7 +151,7 @@ class Group(Keeper):
             if state and not self._loaded(lane, state, task):
                 lane = self._build(label, task.cell)
         except Exception as error:  # a method may raise anything, and must not take the others with it
-            self.fail(label, f"{type(error).__name__} while building: {error}")
+            self.fail(label, f"while building: {describe_error(error, file_of(task.cell.method))}", error)
             return None
         return lane
 
@@ -204,7 +210,7 @@ class Group(Keeper):
             first_step=lanes[0].step,
         )
 
-    def _finish(self, lane: Lane, result: Evaluation | None) -> Task:
+    def _finish(self, lane: Lane, result: Evaluation | None) -> None:
         """Write predictions, student and, last, the record."""
         task = self.tasks[lane.label]
         if result is None:  # the last checkpoint was written after the last epoch
@@ -216,7 +222,6 @@ class Group(Keeper):
             write_atomic(task.folder.student, save(lane.method.student.export_state()))
             task.folder.finish(self._record(task, lane, result, hashlib.sha256(buffer.getvalue()).hexdigest()))
         self.accelerator.wait_for_everyone()
-        return task
 
     def _record(self, task: Task, lane: Lane, result: Evaluation, predictions_sha256: str) -> Record:
         evaluated = [line for line in lane.history if line.top1 is not None]

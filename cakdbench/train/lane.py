@@ -13,7 +13,7 @@ from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor
 
-from cakdbench.method import Batch, Method, Step
+from cakdbench.method import Batch, Method, Step, step_fault
 from cakdbench.recipes import Recipe
 from cakdbench.records import Epoch
 from cakdbench.train.normstats import NormStats
@@ -112,6 +112,8 @@ class Lane:
         with sync:
             with self.accelerator.autocast():
                 out: Step = self.module(batch)
+            if fault := step_fault(out, len(batch.images), self.method.student.num_classes):
+                raise LaneFailure(f"at step {self.step}: {'; '.join(fault)}")
             losses = out.everything
             self.accelerator.backward(sum(losses.values()) / self.accumulation)
         correct = (out.logits.detach().argmax(1) == batch.hard_target).sum()

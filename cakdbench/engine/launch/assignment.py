@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from cakdbench.engine.launch import ALL, Share
 from cakdbench.engine.options import RunOptions
 from cakdbench.grid.plan import Cell
-from cakdbench.registry import FILE_MODULE
+from cakdbench.utils.imports import FILE_MODULE
 
 
 @dataclass(frozen=True)
