@@ -106,7 +106,7 @@ class Step:
 
 
 def step_fault(step: object, size: int, classes: int) -> tuple[str, str] | None:
-    """Return what is wrong with the result of `distill_step` on `size` images, and what to do about it; None if nothing.
+    """Return what is wrong with the result of `distill_step` on `size` images, and what to do about it, or None.
 
     Losses that are not finite are no matter of form, and not looked at.
     """

@@ -5,16 +5,18 @@ import importlib
 import importlib.metadata
 import json
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+import timm
 from pydantic import TypeAdapter
 
 from cakdbench import labels
 from cakdbench.method import KINDS, TEACHER_PARTS, Method
-from cakdbench.models.staged import ModelInfo
+from cakdbench.models.catalog import MODELS, TIMM
+from cakdbench.models.staged import ModelInfo, describe
 from cakdbench.utils.errors import UsageError, unknown
 from cakdbench.utils.imports import load_module
 from cakdbench.utils.neutral import fill_neutral, strip_neutral
@@ -89,6 +91,27 @@ def load_file(path: Path) -> list[str]:
     if not ids:
         raise UsageError(f"{path} registers no method: decorate its class with @register(...)")
     return ids
+
+
+def load_models(path: Path) -> list[str]:
+    """Register the networks of a Python file (`--model-file`), our way or timm's; return their names."""
+    name = load_module(path, "model file").__name__
+    describe.cache_clear()  # a network may have been edited
+    ids = [id for id, entry in MODELS.items() if entry.module == name]
+    ids += [f"{TIMM}{id}" for id in timm.list_models() if timm.models.model_entrypoint(id).__module__ == name]
+    if not ids:
+        raise UsageError(
+            f"{path} registers no network: decorate the class or function that makes it, @register_model(ID)"
+        )
+    return ids
+
+
+def load_files(method_files: Iterable[Path] = (), model_files: Iterable[Path] = ()) -> None:
+    """Register what Python files hold: networks and methods."""
+    for path in model_files:
+        load_models(path)
+    for path in method_files:
+        load_file(path)
 
 
 def method_ids() -> list[str]:

@@ -17,8 +17,10 @@ from pathlib import Path
 from types import ModuleType
 
 from cakdbench.method import Method
+from cakdbench.models.catalog import entry
 from cakdbench.records import MethodIdentity
 from cakdbench.registry import config_identity
+from cakdbench.utils.errors import UsageError
 from cakdbench.utils.imports import local_imports, read_source
 
 BUILT_IN = "cakdbench.methods."
@@ -56,6 +58,12 @@ def source_hash(method: type[Method], by_version: bool | None = None) -> str:
     return module_hash(method.__module__, not is_built_in(method) if by_version is None else by_version)
 
 
+def model_source(name: str) -> str | None:
+    """Return the sha256 over the code of a network of one's own; None for those of cakdbench and timm."""
+    module = entry(name).module
+    return module_hash(module) if module else None
+
+
 def module_hash(name: str, by_version: bool = True) -> str:
     """Return the sha256 over the code of a loaded module and of the local files that it imports.
 
@@ -65,7 +73,10 @@ def module_hash(name: str, by_version: bool = True) -> str:
     Args:
         by_version: let the versions of built-in methods count, and not their code.
     """
-    path = Path(inspect.getfile(sys.modules[name]))
+    try:
+        path = Path(inspect.getfile(sys.modules[name]))
+    except TypeError:
+        raise UsageError(f"code typed at a prompt ({name}) has no hash: write it into a file") from None
     files = local_imports(path, name)
     codes = sorted((file.stem, _code(module, file, by_version)) for module, file in files.items())
     return hashlib.sha256("\0".join([bare(read_source(path)), *(code for _, code in codes)]).encode()).hexdigest()

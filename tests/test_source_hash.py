@@ -1,6 +1,6 @@
 """What changes the hash of an outside method: every edit of local code, however it is imported, and no other."""
 
-import subprocess
+import importlib.metadata
 import sys
 from pathlib import Path
 
@@ -8,9 +8,9 @@ import pytest
 
 from cakdbench import registry
 from cakdbench.registry import get_method, load_file
-from cakdbench.source_hash import source_hash
+from cakdbench.source_hash import bare, source_hash
 from cakdbench.utils.errors import UsageError
-from cakdbench.utils.imports import FILE_MODULE
+from cakdbench.utils.imports import FILE_MODULE, local_imports, read_source
 
 METHOD = """
 {imports}
@@ -130,14 +130,11 @@ def test_of_installed_packages_those_of_the_method_s_distribution_count(edited, 
     for dist, tops in (("own", "own\nown_more\n"), ("strange", "strange\n")):
         write(site, f"{dist}-1.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {dist}\nVersion: 1\n")
         write(site, f"{dist}-1.dist-info/top_level.txt", tops)
-    script = (
-        "import own.methods; from cakdbench.registry import get_method; from cakdbench.source_hash import source_hash;"
-        "print(source_hash(get_method('mine')))"
-    )
-    monkeypatch.setenv("PYTHONPATH", f"{site}:{Path(__file__).parents[1]}")
+    monkeypatch.syspath_prepend(site)
+    monkeypatch.setattr(imports, "_packages", importlib.metadata.packages_distributions)
 
-    def hashed() -> str:
-        return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    def hashed() -> list[str]:
+        return sorted(map(bare, map(read_source, local_imports(site / "own/methods.py", "own.methods").values())))
 
     before = hashed()
     write(site, edited, HELPER.replace("0.5", "0.25"))

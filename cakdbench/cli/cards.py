@@ -11,7 +11,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cakdbench.build import count_extra_parameters
+from cakdbench.build import count_extra_parameters, refusal
 from cakdbench.data.datasets import dataset_facts
 from cakdbench.grid.suites import PairSpec, resolve_pairs
 from cakdbench.method import Method
@@ -31,10 +31,8 @@ def methods_table(pair: str) -> Table:
         table.add_column(name)
     for method in methods_in_order():
         uses = ", ".join(sorted(method.needs)) or "-"
-        count = extra_parameters(method, spec)
-        extra = "refused" if count is None else f"{count:,}"
         names = ", ".join((method.id, *method.aliases))
-        facts = names, extra, method.kind, str(method.year or "-"), method.title, uses, method.paper
+        facts = names, _extra(method, spec), method.kind, str(method.year or "-"), method.title, uses, method.paper
         table.add_row(*map(Text, facts))
     return table
 
@@ -56,11 +54,19 @@ def one_pair(name: str) -> PairSpec:
     return specs[0]
 
 
+def _extra(method: type[Method], spec: PairSpec) -> str:
+    try:
+        count = extra_parameters(method, spec)
+    except Exception:  # a method of the user's own may raise anything; a run or `check` says what
+        return "fails"
+    return "refused" if count is None else f"{count:,}"
+
+
 def extra_parameters(method: type[Method], spec: PairSpec) -> int | None:
     """Return the trainable parameters besides the student's, without allocating any; None where the pair is refused."""
     student, teacher = _models(spec)
     config = resolve_config(method, None, teacher.info, student.info, spec.pair.dataset)
-    if method.refuses(teacher.info, student.info, config):
+    if refusal(method, teacher.info, student.info, config):
         return None
     return count_extra_parameters(method, student, teacher, config)
 
@@ -97,11 +103,11 @@ def _flowing(text: str) -> str:
 
 
 def _facts(method: type[Method], spec: PairSpec) -> Table:
-    table, count = Table.grid(padding=(0, 2)), extra_parameters(method, spec)
+    table = Table.grid(padding=(0, 2))
     table.add_row("paper", Text(" ".join(filter(None, (method.paper, method.url)))))
     table.add_row("kind", method.kind)
     table.add_row("uses of the teacher", ", ".join(sorted(method.needs)) or "nothing")
-    table.add_row("extra parameters", f"{'refused' if count is None else f'{count:,}'} on {spec.pair}")
+    table.add_row("extra parameters", f"{_extra(method, spec)} on {spec.pair}")
     return table
 
 

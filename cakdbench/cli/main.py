@@ -18,6 +18,7 @@ from cakdbench.cli.options import (
     DataDir,
     Estimation,
     MethodFiles,
+    ModelFiles,
     MoreSet,
     Precision,
     Seeds,
@@ -52,6 +53,7 @@ def run(
     seeds: Seeds = "0",
     set: Set = [],
     method_file: MethodFiles = [],
+    model_file: ModelFiles = [],
     teachers: TeacherFiles = [],
     store: StoreDir = Path("runs"),
     data_dir: DataDir = None,
@@ -87,6 +89,7 @@ def run(
         methods,
         [*set, *more],
         method_file,
+        model_file,
         pairs=pairs,
         recipe=recipe,
         seeds=_seeds(seeds),
@@ -125,10 +128,11 @@ def status(store: StoreDir = Path("runs")) -> None:
 
 
 @teacher_app.command("list")
-def teacher_list(teachers: TeacherFiles = []) -> None:
+def teacher_list(teachers: TeacherFiles = [], model_file: ModelFiles = []) -> None:
     """List the teachers and where their weights come from."""
     from cakdbench.cli import listing
 
+    cli_methods.load_files([], model_file)
     console.print(listing.teachers(teachers))
 
 
@@ -136,6 +140,7 @@ def teacher_list(teachers: TeacherFiles = []) -> None:
 def teacher_train(
     name: TeacherName,
     recipe: Annotated[str | None, typer.Option(help="Recipe to train by; default: its entry's.")] = None,
+    model_file: ModelFiles = [],
     teachers: TeacherFiles = [],
     store: StoreDir = Path("runs"),
     data_dir: DataDir = None,
@@ -147,13 +152,14 @@ def teacher_train(
     """Train a teacher, as its entry says or by a recipe; from then on runs use it."""
     from cakdbench.cli.running import train_teacher
 
-    options = _teacher_options(store, data_dir, teacher_dir, teachers, workers, threads, cpu)
+    options = _teacher_options(store, data_dir, teacher_dir, teachers, workers, threads, cpu, model_file)
     train_teacher(options, *_teacher(name), recipe)
 
 
 @teacher_app.command("check")
 def teacher_check(
     name: TeacherName,
+    model_file: ModelFiles = [],
     teachers: TeacherFiles = [],
     store: StoreDir = Path("runs"),
     data_dir: DataDir = None,
@@ -165,7 +171,7 @@ def teacher_check(
     """Evaluate a teacher and compare it with its entry."""
     from cakdbench.cli.running import check_teacher
 
-    options = _teacher_options(store, data_dir, teacher_dir, teachers, workers, threads, cpu)
+    options = _teacher_options(store, data_dir, teacher_dir, teachers, workers, threads, cpu, model_file)
     check_teacher(options, *_teacher(name))
 
 
@@ -177,10 +183,12 @@ def _teacher_options(
     workers: int | None,
     threads: int,
     cpu: bool,
+    model_file: list[Path],
 ) -> "RunOptions":
     from cakdbench.engine.options import run_options
 
     return run_options(
+        model_files=model_file,
         store=store,
         data_dir=data_dir,
         teacher_dir=teacher_dir,

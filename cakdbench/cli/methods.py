@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from cakdbench.cli.options import CardPair, MethodFiles, TeacherFiles, console
+from cakdbench.cli.options import CardPair, MethodFiles, ModelFiles, TeacherFiles, console
 from cakdbench.utils.errors import UsageError
 
 app = typer.Typer()
@@ -26,6 +26,7 @@ class Listing(StrEnum):
 def list_(
     what: Annotated[Listing, typer.Argument(help="What to list.")],
     method_file: MethodFiles = [],
+    model_file: ModelFiles = [],
     teachers: TeacherFiles = [],
     variants: Annotated[bool, typer.Option("--variants", help="With methods: list their variants.")] = False,
     pair: CardPair = "swin_t>resnet18@cifar100",
@@ -33,7 +34,7 @@ def list_(
     """List what can be named on the command line."""
     from cakdbench.cli import cards, listing
 
-    load_methods(method_file)
+    load_files(method_file, model_file)
     if what is Listing.methods:
         table = cards.variants_table() if variants else cards.methods_table(pair)
     else:
@@ -45,13 +46,14 @@ def list_(
 def explain(
     method: Annotated[str, typer.Argument(help="A method's id or alias.")],
     method_file: MethodFiles = [],
+    model_file: ModelFiles = [],
     pair: CardPair = "swin_t>resnet18@cifar100",
 ) -> None:
     """Show a method's card: formula, settings and their sources, deviations from paper and code, variants."""
     from cakdbench.cli import cards
     from cakdbench.registry import split_variant
 
-    load_methods(method_file)
+    load_files(method_file, model_file)
     for part in cards.explanation(split_variant(method)[0], pair):
         console.print(part, highlight=False)
         console.print()
@@ -61,6 +63,7 @@ def explain(
 def check(
     methods: Annotated[str, typer.Argument(help="Methods, METHOD:VARIANT, Python files with methods, or all.")],
     method_file: MethodFiles = [],
+    model_file: ModelFiles = [],
     processes: Annotated[bool, typer.Option(help="Also train with two processes.")] = True,
 ) -> None:
     """Check on small models, in under a minute a method, that it keeps the contract."""
@@ -102,18 +105,17 @@ def new(
     )
 
 
-def load_methods(files: list[Path]) -> None:
-    from cakdbench.registry import load_file
+def load_files(methods: list[Path], models: list[Path]) -> None:
+    from cakdbench import registry
 
-    for path in files:
-        load_file(path)
+    registry.load_files(methods, models)
 
 
 def _to_check(names: str, files: list[Path]) -> list[str]:
     """Return the labels in `names`; a Python file stands for the methods it registers, and joins `files`."""
     from cakdbench.registry import load_file, methods_named
 
-    load_methods(files)
+    load_files(files, [])
     chosen = []
     for name in methods_named(names):
         if name.endswith(".py"):

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cakdbench.cli.methods import load_methods
-from cakdbench.cli.options import Boards, DataDir, MethodFiles, Results, StoreDir, console, errors
+from cakdbench.cli.methods import load_files
+from cakdbench.cli.options import Boards, DataDir, MethodFiles, ModelFiles, Results, StoreDir, console, errors
 from cakdbench.utils.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ Thing = Annotated[str, typer.Argument(help="A recipe, a run's key or the start o
 def leaderboard(
     pairs: Annotated[str, typer.Option(help="Suites whose boards are written; default: every page.")] = "",
     method_file: MethodFiles = [],
+    model_file: ModelFiles = [],
     store: StoreDir = Path("runs"),
     results: Results = Path("leaderboards/results"),
     data_dir: DataDir = None,
@@ -37,7 +38,7 @@ def leaderboard(
     from cakdbench.grid.suites import resolve_pairs
     from cakdbench.reports.write import check_boards, write_boards
 
-    load_methods(method_file)
+    load_files(method_file, model_file)
     specs = resolve_pairs(pairs) if pairs else None
     if check:
         fresh = check_boards(_evidence(None, results, data_dir), specs, boards, console, data_dir)
@@ -50,11 +51,12 @@ def leaderboard(
 def migrate(
     folders: Annotated[list[Path], typer.Argument(help="Stores and results folders of an earlier cakdbench.")],
     method_file: MethodFiles = [],
+    model_file: ModelFiles = [],
 ) -> None:
     """Give runs of an earlier cakdbench, or of a method now built in, their present keys; nothing is trained."""
     from cakdbench.results.migrate import migrate as migrate_folder
 
-    load_methods(method_file)
+    load_files(method_file, model_file)
     for folder in folders:
         runs = list(migrate_folder(folder))
         for run in runs:
@@ -96,6 +98,7 @@ def show_results(
     columns: Annotated[str, typer.Option(help="Which columns, comma-separated; default: all.")] = "",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The file to write; default: print.")] = None,
     method_file: MethodFiles = [],
+    model_file: ModelFiles = [],
     data_dir: DataDir = None,
 ) -> None:
     """Print finished runs, or the cells they make, as a table for other programs."""
@@ -104,7 +107,7 @@ def show_results(
     from cakdbench.store import write_atomic
 
     form = export.format_of(format, output)
-    load_methods(method_file)
+    load_files(method_file, model_file)
     with warnings.catch_warnings(record=True) as damage:
         warnings.simplefilter("always")
         frame = load_results(*paths, data_dir=data_dir)
@@ -124,6 +127,7 @@ def show_results(
 def explain_run(
     run: Annotated[str, typer.Argument(help="The run's key, or the start of it.")],
     method_file: MethodFiles = [],
+    model_file: ModelFiles = [],
     store: StoreDir = Path("runs"),
     results: Results = Path("leaderboards/results"),
     data_dir: DataDir = None,
@@ -132,7 +136,7 @@ def explain_run(
     from cakdbench.reports import explain as provenance
     from cakdbench.results.load import find_run
 
-    load_methods(method_file)
+    load_files(method_file, model_file)
     evidence = _evidence(store, results, data_dir)
     for part in provenance.explain_run(find_run(run, evidence), evidence, data_dir):
         console.print(part, highlight=False)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from cakdbench.cli.methods import load_methods
-from cakdbench.cli.options import DataDir, MethodFiles, Results, StoreDir, console
+from cakdbench.cli.methods import load_files
+from cakdbench.cli.options import DataDir, MethodFiles, ModelFiles, Results, StoreDir, console
 from cakdbench.utils.errors import UsageError
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def submit(
     paper: Annotated[str | None, typer.Option(help="Address (https) of the method's paper.")] = None,
     code: Annotated[str | None, typer.Option(help="Address (https) of the method's code.")] = None,
     method_file: MethodFiles = [],
+    model_file: ModelFiles = [],
     data_dir: DataDir = None,
 ) -> None:
     """Check finished runs and write them as entries of the leaderboards."""
@@ -36,7 +37,7 @@ def submit(
     from cakdbench.submissions.submit import Submitter, find_runs
     from cakdbench.submissions.submit import submit as write_entries
 
-    load_methods(method_file)
+    load_files(method_file, model_file)
     chosen = find_runs(runs, Store(store))
     done = write_entries(chosen, results, Submitter(by, paper, code), data_dir)
     _print_findings(done.findings)
@@ -62,6 +63,7 @@ def validate(
     ] = None,
     data_dir: DataDir = None,
     method_file: MethodFiles = [],
+    model_file: ModelFiles = [],
     require_rescoring: Annotated[
         bool, typer.Option("--require-rescoring", help="Fail if an entry's test labels are not at hand.")
     ] = False,
@@ -75,7 +77,7 @@ def validate(
     from cakdbench.submissions.validate import results_root
     from cakdbench.submissions.validate import validate as check
 
-    load_methods(method_file)
+    load_files(method_file, model_file)
     root, _ = results_root(path)
     if labels is not None and not labels.is_dir():
         raise UsageError(f"--labels {labels}: no such folder")

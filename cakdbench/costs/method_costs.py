@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from cakdbench.build import build_method
+from cakdbench.build import build_method, refusal
 from cakdbench.costs.bench import CountingBench
 from cakdbench.costs.counting import Meter
 from cakdbench.costs.legacy import LegacyCount, legacy_counting
@@ -120,7 +120,7 @@ def method_cost(
     """
     infos, label = (bench.teacher.info, bench.student.info), label or method.id
     config = resolve_config(method, variant, *infos, bench.pair.dataset)
-    if reason := method.refuses(*infos, config):
+    if reason := refusal(method, *infos, config):
         return Refusal(label, bench.pair, reason)
     try:
         return _count(bench, method, config, label)

@@ -25,6 +25,7 @@ from cakdbench.models.weights import load_weights, state_sha256, weights_sha256
 from cakdbench.recipes import Recipe, load_recipe
 from cakdbench.records import Statistics, TeacherFacts, TeacherIdentity
 from cakdbench.registry import get_method
+from cakdbench.source_hash import model_source
 from cakdbench.store import RunFolder, Store, write_atomic
 from cakdbench.train.evaluate import evaluate
 from cakdbench.train.runtime import Runtime
@@ -106,7 +107,11 @@ class Teachers:
         if run is None and name not in self._hashes:
             self._hashes[name] = self.load(model, dataset, recipe).sha256
         sha256 = run.record().weights_sha256 if run else self._hashes[name]
-        return TeacherIdentity(model=model, sha256=sha256, statistics=self._statistics(model, dataset, recipe))
+        statistics, source = (
+            self._statistics(model, dataset, recipe),
+            model_source(self.entry(model, dataset.name).zoo_model),
+        )
+        return TeacherIdentity(model=model, sha256=sha256, statistics=statistics, source=source)
 
     def _statistics(self, model: str, dataset: ImageDataset, recipe: Recipe) -> Statistics | None:
         """Return mean and deviation that the teacher is fed with, where they are not the dataset's."""

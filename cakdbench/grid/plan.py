@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cakdbench.build import refusal
 from cakdbench.data.datasets import ImageDataset, dataset_facts
 from cakdbench.grid.suites import Pair, PairSpec
 from cakdbench.labels import changes, label, split, toml_value
@@ -14,7 +15,7 @@ from cakdbench.models.zoo import model_info
 from cakdbench.recipes import Recipe, load_recipe
 from cakdbench.records import DatasetIdentity, Identity, TeacherIdentity
 from cakdbench.registry import canonical_label, get_method, resolve_config, split_variant
-from cakdbench.source_hash import method_identity, source_hash
+from cakdbench.source_hash import method_identity, model_source, source_hash
 from cakdbench.utils.errors import UsageError
 
 ALWAYS = ("scratch", "kd")
@@ -52,6 +53,7 @@ class Cell:
         return Identity(
             method=method_identity(self.method, self.config),
             student=self.pair.student,
+            student_source=model_source(self.pair.student),
             teacher=teacher,
             dataset=DatasetIdentity(name=dataset.name, fingerprint=dataset.fingerprint),
             recipe=self.recipe.identity(),
@@ -122,7 +124,7 @@ def make_plan(
         infos = pair_info(spec.pair, recipe.image_size, recipe.split, data_dir)
         for name in chosen:
             method, config = _config(name, settings, infos, spec.pair.dataset)
-            if reason := method.refuses(*infos, config):
+            if reason := refusal(method, *infos, config):
                 refusals.append(Refusal(name, spec.pair, reason))
                 continue
             own = canonical_label(method, config, *infos, spec.pair.dataset)

@@ -55,8 +55,7 @@ def _converted(model: StagedModel, state: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def _check_head(model: StagedModel, state: dict[str, Tensor]) -> None:
-    classifier = model.net.get_classifier()
-    name = next(name for name, module in model.net.named_modules() if module is classifier)
+    name = next((name for name, module in model.net.named_modules() if module is model.classifier), "")
     weight = state.get(f"{name}.weight")
     if weight is not None and len(weight) != model.num_classes:
         raise TeacherError(
