@@ -125,8 +125,8 @@ def test_of_installed_packages_those_of_the_method_s_distribution_count(edited, 
     for package in ("own", "own_more", "strange"):
         write(site, f"{package}/__init__.py", "")
         write(site, f"{package}/h.py", HELPER)
-    imports = "import own.h\nfrom own_more.h import TABLE\nimport strange.h"
-    write(site, "own/methods.py", METHOD.format(imports=imports, use="own.h.f()"))
+    lines = "import own.h\nfrom own_more.h import TABLE\nimport strange.h"
+    write(site, "own/methods.py", METHOD.format(imports=lines, use="own.h.f()"))
     for dist, tops in (("own", "own\nown_more\n"), ("strange", "strange\n")):
         write(site, f"{dist}-1.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {dist}\nVersion: 1\n")
         write(site, f"{dist}-1.dist-info/top_level.txt", tops)

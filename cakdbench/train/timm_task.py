@@ -67,9 +67,8 @@ class MethodTask(TrainingTask):
         **options: Any,
     ):
         super().__init__(**options)
-        student, teacher = staged_pair(student, teacher, image_size)
-        self.method = build_method(label, student, teacher, dataset=dataset, settings=settings, labels=labels)
-        self.teacher = teacher
+        pupil, self.teacher = staged_pair(student, teacher, image_size)
+        self.method = build_method(label, pupil, self.teacher, dataset=dataset, settings=settings, labels=labels)
         self.trainable_module: nn.Module = self.method
         if self.method.extra_optimizers():
             raise UsageError(f"{label} trains an adversary, and timm's loop has one optimizer: use `cakdbench run`")
