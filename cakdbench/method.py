@@ -7,7 +7,8 @@ A method MUST
 
 A method MAY
 - create extra modules in `build` (trained with the student, dropped from the exported student),
-- set `needs`: what it uses of the teacher; an empty set means that no teacher is built,
+- set `needs`: what it uses of the teacher; an empty set means that no teacher is built. Networks that do not give
+  these parts, as teacher or as student, are refused,
 - refuse a pair with a reason (`refuses`), hook the start of an epoch, the end of a step, and a save,
 - train an adversary of the student with an optimizer of its own (`extra_optimizers`, `Step.adversary`),
 - give settings per dataset or architecture (`settings`) and named `variants` as data.

@@ -84,10 +84,19 @@ def discover() -> None:
             raise UsageError(f"the method package {entry.value} cannot be loaded: {error!r}") from error
 
 
+def load_any(path: Path, what: str = "file") -> tuple[list[str], list[str]]:
+    """Run a Python file; return the ids of the methods it registers, and the names of the networks."""
+    name = load_module(path, what).__name__
+    describe.cache_clear()  # a network may have been edited
+    methods = [id for id, method in _methods.items() if method.__module__ == name]
+    models = [id for id, entry in MODELS.items() if entry.module == name]
+    of_timm = [id for id in timm.list_models() if timm.models.model_entrypoint(id).__module__ == name]
+    return methods, [*models, *(f"{TIMM}{id}" for id in of_timm)]
+
+
 def load_file(path: Path) -> list[str]:
     """Register the methods defined in a Python file (`--method-file`); return their ids."""
-    module = load_module(path, "method file")
-    ids = [id for id, method in _methods.items() if method.__module__ == module.__name__]
+    ids, _ = load_any(path, "method file")
     if not ids:
         raise UsageError(f"{path} registers no method: decorate its class with @register(...)")
     return ids
@@ -95,10 +104,7 @@ def load_file(path: Path) -> list[str]:
 
 def load_models(path: Path) -> list[str]:
     """Register the networks of a Python file (`--model-file`), our way or timm's; return their names."""
-    name = load_module(path, "model file").__name__
-    describe.cache_clear()  # a network may have been edited
-    ids = [id for id, entry in MODELS.items() if entry.module == name]
-    ids += [f"{TIMM}{id}" for id in timm.list_models() if timm.models.model_entrypoint(id).__module__ == name]
+    _, ids = load_any(path, "model file")
     if not ids:
         raise UsageError(
             f"{path} registers no network: decorate the class or function that makes it, @register_model(ID)"

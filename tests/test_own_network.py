@@ -26,6 +26,7 @@ PLAIN, ADAPTER, BACKBONE, PYTHON = re.findall(r"```python\n(.*?)```", PAGE, re.D
 (TEACHERS,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
 COMMANDS = re.findall(r"^    cakdbench (.*)$", PAGE, re.MULTILINE)
 TINY = "timm:folder/tiny"
+ONCE = (*SHORT, "recipe.epochs=1", "teacher.epochs=1")
 
 
 @pytest.fixture
@@ -98,11 +99,12 @@ def test_a_network_in_timm_s_registry_needs_no_config(tmp_path):
     (tmp_path / "named.py").write_text(
         "import timm\nfrom timm.models.resnet import ResNet, BasicBlock\n\n@timm.models.register_model\n"
         "def my_resnet_of_ten(pretrained=False, num_classes=10, **options):\n"
-        "    return ResNet(BasicBlock, (1, 1, 1, 1), num_classes, channels=(8, 8, 16, 16), **options)\n"
+        "    return ResNet(BasicBlock, (1, 1, 1, 1), num_classes, channels=(8, 8, 16, 16))\n"
     )
     assert load_models(tmp_path / "named.py") == ["timm:my_resnet_of_ten"]
     model = StagedModel("timm:my_resnet_of_ten", 7, 64)
     assert model.composable and model.num_classes == 7 and model_source(model.name)
+    assert not hasattr(model.net, "pretrained_cfg") and StagedModel.wrap(model.net, 64).info.parts >= {"stages"}
     assert model_source("timm:resnet18") is None and model_source("resnet18") is None
 
 
@@ -115,10 +117,10 @@ def test_a_network_in_timm_s_registry_needs_no_config(tmp_path):
         (PLAIN.replace("import nn", "import nix"), r"model file .*my_net.py cannot be loaded: ImportError.*line 1"),
         (PLAIN.replace("(64, num_classes)", "(64, 5)"), "my_net gives 5 logits for 10 classes"),
         (PLAIN.replace("x.mean((2, 3))", "x"), r"my_net does not run at 64 px"),
-        (PLAIN.replace("return self.head(x.mean((2, 3)))", "return x"), r"forward of MyNet gives \(1, 64, 2, 2\): let it"),
-        (PLAIN.replace("super().__init__()", "raise KeyError('no')"), r"my_net cannot be made with .*KeyError.*my_net.py"),
-        (PLAIN + ADAPTER.replace("mean", "amax"), "MyStages does not run my_net as its forward does"),
-        (PLAIN + ADAPTER.replace("number - 1", "number"), r"the stages of my_net at 64 px: .*\(my_net.py, line"),
+        (PLAIN.replace("return self.head(x.mean((2, 3)))", "return x"), r"MyNet gives \(1, 64, 2, 2\): let it"),
+        (PLAIN.replace("super().__init__()", "raise KeyError('no')"), r"cannot be made with .*KeyError.*my_net.py"),
+        (PLAIN + ADAPTER.replace("mean", "amax"), "MyStages does not run my_net as"),
+        (PLAIN + ADAPTER.replace("number - 1", "number"), r"stages of my_net at 64 px: .*\(my_net.py"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_used_is_refused_in_one_line(text, words, my_net):

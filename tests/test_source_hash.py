@@ -9,6 +9,7 @@ import pytest
 from cakdbench import registry
 from cakdbench.registry import get_method, load_file
 from cakdbench.source_hash import bare, source_hash
+from cakdbench.utils import imports
 from cakdbench.utils.errors import UsageError
 from cakdbench.utils.imports import FILE_MODULE, local_imports, read_source
 
