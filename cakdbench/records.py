@@ -35,8 +35,11 @@ class MethodIdentity(_Part):
 
 
 class DatasetIdentity(_Part):
+    """The data a run has seen; `skipped` counts images that could not be read and were left out (None: no image)."""
+
     name: str
     fingerprint: str
+    skipped: int | None = None
 
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]

@@ -9,17 +9,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cakdbench.cli import costs as cli_costs
+from cakdbench.cli import data as cli_data
 from cakdbench.cli import methods as cli_methods
 from cakdbench.cli import results as cli_reports
 from cakdbench.cli import submissions as cli_submissions
 from cakdbench.cli.options import (
     TEACHERS,
+    BadImages,
     Cpu,
     DataDir,
     Estimation,
     MethodFiles,
     ModelFiles,
     MoreSet,
+    OnBadImage,
     Precision,
     Seeds,
     Set,
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 teacher_app = typer.Typer(no_args_is_help=True, help="List, train and check the teachers.")
 app.add_typer(teacher_app, name="teacher")
+app.add_typer(cli_data.app, name="data")
 
 
 @app.command()
@@ -57,6 +61,7 @@ def run(
     teachers: TeacherFiles = [],
     store: StoreDir = Path("runs"),
     data_dir: DataDir = None,
+    on_bad_image: BadImages = OnBadImage.refuse,
     teacher_dir: TeacherDir = TEACHERS,
     boards: Annotated[
         Path | None, typer.Option(help="Where its boards are written; default: boards in --store.")
@@ -100,6 +105,7 @@ def run(
         cpu=cpu,
         threads=threads,
         data_dir=data_dir,
+        on_bad_image=on_bad_image.value,
         workers=workers,
         max_lanes=max_lanes,
         checkpoint_seconds=checkpoint_seconds,
@@ -144,6 +150,7 @@ def teacher_train(
     teachers: TeacherFiles = [],
     store: StoreDir = Path("runs"),
     data_dir: DataDir = None,
+    on_bad_image: BadImages = OnBadImage.refuse,
     teacher_dir: TeacherDir = TEACHERS,
     workers: Workers = None,
     threads: Threads = 1,
@@ -152,7 +159,7 @@ def teacher_train(
     """Train a teacher, as its entry says or by a recipe; from then on runs use it."""
     from cakdbench.cli.running import train_teacher
 
-    options = _teacher_options(store, data_dir, teacher_dir, teachers, workers, threads, cpu, model_file)
+    options = _teacher_options(store, data_dir, on_bad_image, teacher_dir, teachers, workers, threads, cpu, model_file)
     train_teacher(options, *_teacher(name), recipe)
 
 
@@ -163,6 +170,7 @@ def teacher_check(
     teachers: TeacherFiles = [],
     store: StoreDir = Path("runs"),
     data_dir: DataDir = None,
+    on_bad_image: BadImages = OnBadImage.refuse,
     teacher_dir: TeacherDir = TEACHERS,
     workers: Workers = None,
     threads: Threads = 1,
@@ -171,13 +179,14 @@ def teacher_check(
     """Evaluate a teacher and compare it with its entry."""
     from cakdbench.cli.running import check_teacher
 
-    options = _teacher_options(store, data_dir, teacher_dir, teachers, workers, threads, cpu, model_file)
+    options = _teacher_options(store, data_dir, on_bad_image, teacher_dir, teachers, workers, threads, cpu, model_file)
     check_teacher(options, *_teacher(name))
 
 
 def _teacher_options(
     store: Path,
     data_dir: Path | None,
+    on_bad_image: OnBadImage,
     teacher_dir: Path,
     teachers: list[Path],
     workers: int | None,
@@ -191,6 +200,7 @@ def _teacher_options(
         model_files=model_file,
         store=store,
         data_dir=data_dir,
+        on_bad_image=on_bad_image.value,
         teacher_dir=teacher_dir,
         teacher_files=tuple(teachers),
         workers=workers,

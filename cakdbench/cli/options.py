@@ -17,6 +17,13 @@ class Estimation(StrEnum):
     measured = "measured"
 
 
+class OnBadImage(StrEnum):
+    """Choose what becomes of images that cannot be read."""
+
+    refuse = "refuse"
+    skip = "skip"
+
+
 console = Console()
 errors = Console(stderr=True)
 
@@ -24,6 +31,9 @@ TEACHERS = cache_path("teachers")
 
 StoreDir = Annotated[Path, typer.Option("--store", envvar="CAKDBENCH_STORE", help="Where the runs are kept.")]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", envvar="CAKDBENCH_DATA", help="Where the datasets lie.")]
+BadImages = Annotated[
+    OnBadImage, typer.Option("--on-bad-image", help="Stop at an image that cannot be read, or leave all such out.")
+]
 TeacherDir = Annotated[
     Path, typer.Option("--teacher-dir", envvar="CAKDBENCH_TEACHERS", help="Where teachers' weight files lie.")
 ]

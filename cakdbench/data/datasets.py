@@ -5,6 +5,7 @@ import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torchvision.datasets import FashionMNIST
@@ -12,10 +13,11 @@ from torchvision.datasets import FashionMNIST
 from cakdbench.data import sources
 from cakdbench.data.splits import Colour, ImageDataset, Split, from_arrays, from_files
 from cakdbench.data.timm_datasets import load_timm
+from cakdbench.data.unreadable import without_unreadable
 from cakdbench.utils.errors import unknown
 from cakdbench.utils.places import cache_path
 
-__all__ = ["DatasetFacts", "ImageDataset", "Split", "dataset_facts", "dataset_names", "load_dataset"]
+__all__ = ["DatasetFacts", "ImageDataset", "Split", "dataset_facts", "dataset_names", "forget_datasets", "load_dataset"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class DatasetFacts:
     n_test: int
 
 
+OnBadImage = Literal["refuse", "skip"]
 EMBEDDED = "fashion_demo"
 GREY_MEAN, GREY_STD = (0.2860,) * 3, (0.3530,) * 3
 FACTS = {
@@ -72,19 +75,34 @@ def dataset_facts(name: str, data_dir: Path | str | None = None, download: bool 
     return FACTS[name]
 
 
-def load_dataset(name: str, data_dir: Path | str | None = None, download: bool = True) -> ImageDataset:
-    """Return a dataset by name; the same object when asked again.
+def load_dataset(
+    name: str, data_dir: Path | str | None = None, download: bool = True, on_bad_image: OnBadImage = "refuse"
+) -> ImageDataset:
+    """Return a dataset by name; the same object when asked again, until `forget_datasets`.
 
     Args:
         data_dir: see `data_root`.
         download: let torchvision fetch what is missing.
+        on_bad_image: "refuse" an image that cannot be read when it is needed, or decode all now and "skip" those.
 
     Raises:
         UsageError: the name is unknown, or the data is missing or damaged; says which files belong where.
     """
     if not name.startswith("timm:"):
         dataset_facts(name)
-    return _load(name, Path() if name == EMBEDDED else data_root(data_dir), download)
+    load = _load if on_bad_image == "refuse" else _load_readable
+    return load(name, Path() if name == EMBEDDED else data_root(data_dir), download)
+
+
+def forget_datasets() -> None:
+    """Read the datasets anew from now on: files may have changed since a notebook began."""
+    _load.cache_clear()
+    _load_readable.cache_clear()
+
+
+@functools.lru_cache(maxsize=4)
+def _load_readable(name: str, root: Path, download: bool) -> ImageDataset:
+    return without_unreadable(_load(name, root, download))
 
 
 @functools.lru_cache(maxsize=4)

@@ -43,7 +43,8 @@ class Harness:
         self._started = 0.0
 
     def dataset(self, name: str) -> ImageDataset:
-        return load_dataset(name, self.runtime.options.data_dir)
+        options = self.runtime.options
+        return load_dataset(name, options.data_dir, on_bad_image=options.on_bad_image)
 
     def run(self, cells: list[Cell], share: Share = ALL) -> Outcome:
         """Train the teachers that are missing, verify all of them, then run every cell that is not done.

@@ -10,6 +10,7 @@ from functools import cached_property
 
 import torch
 
+from cakdbench.data.datasets import forget_datasets
 from cakdbench.engine.estimate import Estimate, estimate
 from cakdbench.engine.harness import Harness, Outcome
 from cakdbench.engine.launch import Launcher
@@ -48,6 +49,7 @@ class Session:
     """
 
     def __init__(self, options: RunOptions, events: Events | None = None, stop: Callable[[], bool] = lambda: False):
+        forget_datasets()
         self.options = options
         self.accelerator = make_accelerator(options.precision, options.cpu, options.threads)
         self.runtime = Runtime(self.accelerator, options.computing, events or NoEvents(), stop)

@@ -55,7 +55,7 @@ class Cell:
             student=self.pair.student,
             student_source=model_source(self.pair.student),
             teacher=teacher,
-            dataset=DatasetIdentity(name=dataset.name, fingerprint=dataset.fingerprint),
+            dataset=DatasetIdentity(name=dataset.name, fingerprint=dataset.fingerprint, skipped=dataset.skipped),
             recipe=self.recipe.identity(),
             precision=self.precision,
             seed=self.seed,

@@ -20,11 +20,18 @@ def conditions_table(block: Block) -> pd.DataFrame:
     rows = []
     for place in block.columns:
         column, numbers = place.column, place.column.numbers
-        dataset = " ".join([column.dataset, *(f"`{text[:8]}`" for text in place.runs["fingerprint"][:1])])
+        dataset = " ".join(
+            [column.dataset, *(f"`{text[:8]}`" for text in place.runs["fingerprint"][:1]), *_skipped(place)]
+        )
         batch = f"{numbers['global_batch']} ({numbers['local_batch']})"
         sizes = str(numbers["epochs"]), batch, str(numbers["image_size"])
         rows.append((place.name, dataset, column.recipe, *sizes, _teacher_facts(place)))
     return table(CONDITIONS, rows)
+
+
+def _skipped(column: BlockColumn) -> list[str]:
+    counts = {record.identity.dataset.skipped for record in column.records}
+    return [f"(unreadable and left out: {count})" for count in sorted(filter(None, counts))]
 
 
 def _teacher_facts(column: BlockColumn) -> str:

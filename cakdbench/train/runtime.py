@@ -8,21 +8,24 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from cakdbench.data.datasets import OnBadImage
 from cakdbench.train.events import Events, NoEvents
 
 
 @dataclass(frozen=True)
 class Options:
-    """Say how runs are computed. None of it changes what is computed.
+    """Say how runs are computed. None of it changes what is computed; for data, their fingerprint stands in the key.
 
     Attributes:
         data_dir: where the datasets lie; None for the default place.
+        on_bad_image: "skip" leaves out images that cannot be read.
         workers: processes that render images, per training process; None: none on a CPU, up to eight for a GPU.
         max_lanes: students trained side by side at most.
         checkpoint_seconds: lanes are saved at least this often, besides every epoch.
     """
 
     data_dir: Path | None = None
+    on_bad_image: OnBadImage = "refuse"
     workers: int | None = None
     max_lanes: int = 16
     checkpoint_seconds: float = 300.0

@@ -28,14 +28,14 @@ STEP = "def gives(self, batch, logits, losses): "
 METHODS = {
     "in_build": (
         "def build(self): deep('layer')",
-        "while building: ValueError: no layer at all (bad.py, line 8, in deep)",
+        "while building: ValueError: no layer at all (bad.py, line 7, in deep)",
     ),
-    "in_step": (f"{STEP}deep('step')", "at step 0: ValueError: no step at all (bad.py, line 8, in deep)"),
+    "in_step": (f"{STEP}deep('step')", "at step 0: ValueError: no step at all (bad.py, line 7, in deep)"),
     "at_step_3": (
         f"{STEP}return deep('more') if batch.step == 3 else Step(logits, losses)",
-        "at step 3: ValueError: no more at all (bad.py, line 8, in deep)",
+        "at step 3: ValueError: no more at all (bad.py, line 7, in deep)",
     ),
-    "in_save": ("def before_save(self): deep('saving')", "at step 4: ValueError: no saving at all (bad.py, line 8"),
+    "in_save": ("def before_save(self): deep('saving')", "at step 4: ValueError: no saving at all (bad.py, line 7"),
     "in_optimizers": ("def extra_optimizers(self): deep('opt')", "while building: ValueError: no opt at all (bad.py"),
     "nan": (f"{STEP}return Step(logits, {{'x': logits.sum() * float('nan')}})", "loss 'x' is nan at step 0"),
     "nothing": (f"{STEP}pass", "at step 0: distill_step gave NoneType; return Step("),
@@ -73,7 +73,7 @@ def test_every_failing_method_fails_by_itself_and_the_others_finish(shell, bad):
         (line,) = [line for line in output.splitlines() if line.startswith(f"failed: {runs[id].key}: ")]
         assert reason in line
     frames = (runs["in_build"].path / "error.txt").read_text()
-    assert "ValueError: no layer\nat all" in frames and "raise ValueError(f" in frames and 'bad.py", line 8' in frames
+    assert "ValueError: no layer\nat all" in frames and "raise ValueError(f" in frames and 'bad.py", line 7' in frames
     assert not (runs["nan"].path / "error.txt").exists()  # its place says nothing
 
 
@@ -81,7 +81,7 @@ def test_a_dry_run_names_what_fails_and_estimates_the_rest(shell, bad):
     code, output = shell.run("--methods", "in_build,in_step,at_step_3", "--method-file", str(bad), "--dry-run")
     assert code == 0 and "Traceback" not in output, output
     pair = "resnet_m>vit_xs@timm:folder/tiny"
-    assert f"a step fails: in_build on {pair}: ValueError: no layer at all (bad.py, line 8, in deep)" in output
+    assert f"a step fails: in_build on {pair}: ValueError: no layer at all (bad.py, line 7, in deep)" in output
     assert f"a step fails: in_step on {pair}" in output and "at_step_3 on" not in output
     assert "estimate: about" in output
 
@@ -102,6 +102,6 @@ def test_costs_of_a_failing_method_are_a_line_and_the_others_are_counted(shell, 
     )
     rows = {row["method"]: row for row in json.loads(output[output.index("[") :])}
     assert code == 0 and rows["kd"]["refusal"] is None
-    assert "ValueError: no layer at all (bad.py, line 8, in deep)" in rows["in_build"]["refusal"]
+    assert "ValueError: no layer at all (bad.py, line 7, in deep)" in rows["in_build"]["refusal"]
     code, output = shell("list", "methods", "--pair", pair, "--method-file", str(bad))
     assert code == 0 and "Traceback" not in output and "fails" in output

@@ -17,13 +17,13 @@ from tests.reports.pages import main_table
 from tests.reports.synthetic import record, taught_by
 
 SPEC = PairSpec(Pair.parse("swin_t>resnet18@cifar100"), "ofa_cifar_cnn")
-DATASET = SimpleNamespace(name="cifar100", fingerprint="f" * 64)
+DATASET = SimpleNamespace(name="cifar100", fingerprint="f" * 64, skipped=None)
 
 
 def fill(store, specs=(SPEC,), seeds=(0,), settings=(), gain=1.0):
     """Finish the runs of scratch and kd; kd is `gain` points better."""
     for cell in make_plan([], specs, seeds, Settings.parse(settings)).cells:
-        dataset = SimpleNamespace(name=cell.pair.dataset, fingerprint=DATASET.fingerprint)
+        dataset = SimpleNamespace(name=cell.pair.dataset, fingerprint=DATASET.fingerprint, skipped=None)
         identity = cell.identity(dataset, taught_by(cell))
         folder = store.run(identity)
         assert folder.acquire()
