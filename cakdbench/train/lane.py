@@ -113,7 +113,10 @@ class Lane:
             with self.accelerator.autocast():
                 out: Step = self.module(batch)
             if fault := step_fault(out, len(batch.images), self.method.student.num_classes):
-                raise LaneFailure(f"at step {self.step}: {'; '.join(fault)}")
+                kind = (
+                    LaneFailure if self.accelerator.num_processes == 1 else RuntimeError
+                )  # others wait
+                raise kind(f"at step {self.step}: {'; '.join(fault)}")
             losses = out.everything
             self.accelerator.backward(sum(losses.values()) / self.accumulation)
         correct = (out.logits.detach().argmax(1) == batch.hard_target).sum()
