@@ -23,8 +23,9 @@ def pairs() -> Table:
 def models() -> Table:
     table = Table("model", "title", "kind", "params at 1000 classes", "image", "hub weights", "notes")
     for name, entry in MODELS.items():
-        size = f"{model_info(name, 1000, entry.image_size).parameters / 1e6:.2f} M"
-        table.add_row(name, entry.title, entry.kind, size, str(entry.image_size), entry.hub or "-", entry.notes)
+        info = model_info(name, 1000, entry.image_size)
+        size = f"{info.parameters / 1e6:.2f} M"
+        table.add_row(name, entry.title, info.kind, size, str(entry.image_size), entry.hub or "-", entry.notes)
     return table
 
 

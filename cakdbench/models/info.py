@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -146,7 +146,7 @@ def describe(name: str, num_classes: int, image_size: int = 224, split: str = "o
         info = look()
     if info.num_classes != num_classes:
         raise UsageError(f"{name} gives {info.num_classes} logits for {num_classes} classes: let it use num_classes")
-    return info
+    return replace(info, kind=entry(name).kind or info.kind)  # what its author says
 
 
 def inspect_network(net: Network, name: str, image_size: int, split: str = "ofa") -> ModelInfo:

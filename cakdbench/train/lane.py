@@ -113,9 +113,7 @@ class Lane:
             with self.accelerator.autocast():
                 out: Step = self.module(batch)
             if fault := step_fault(out, len(batch.images), self.method.student.num_classes):
-                kind = (
-                    LaneFailure if self.accelerator.num_processes == 1 else RuntimeError
-                )  # others wait
+                kind = LaneFailure if self.accelerator.num_processes == 1 else RuntimeError  # others wait
                 raise kind(f"at step {self.step}: {'; '.join(fault)}")
             losses = out.everything
             self.accelerator.backward(sum(losses.values()) / self.accumulation)
