@@ -7,7 +7,8 @@ A method MUST
 
 A method MAY
 - create extra modules in `build` (trained with the student, dropped from the exported student),
-- set `needs`: what it uses of the teacher; an empty set means that no teacher is built,
+- set `needs`: what it uses of the teacher; an empty set means that no teacher is built. Networks that do not give
+  these parts, as teacher or as student, are refused,
 - refuse a pair with a reason (`refuses`), and data of fewer classes than `least_classes` or local batches of fewer
   images than `least_batch`,
 - hook the start of an epoch, the end of a step, and a save,
@@ -105,6 +106,23 @@ class Step:
     def everything(self) -> dict[str, Tensor]:
         """All losses by name, the adversary's too; one backward pass through their sum serves both sides."""
         return self.losses | self.adversary
+
+
+def step_fault(step: object, size: int, classes: int) -> tuple[str, str] | None:
+    """Return what is wrong with the result of `distill_step` on `size` images, and what to do about it, or None.
+
+    Losses that are not finite are no matter of form, and not looked at.
+    """
+    if not isinstance(step, Step) or not step.losses:
+        given = "no loss" if isinstance(step, Step) else type(step).__name__
+        return f"distill_step gave {given}", "return Step(logits, {name: scalar, ...})"
+    for name, loss in step.everything.items():
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            return f"loss {name!r} is no scalar", "reduce it, by .mean() for example"
+    shape, expected = tuple(getattr(step.logits, "shape", ())), (size, classes)
+    if shape != expected:
+        return f"the logits are {shape}, not {expected}", "return the student's logits"
+    return None
 
 
 def check_choices(config: Any) -> None:

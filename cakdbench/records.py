@@ -50,25 +50,29 @@ Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 class TeacherIdentity(_Part):
     """A teacher's weights, and what it is fed with.
 
-    That is: mean and deviation per channel (None: the dataset's), and pixels (None: the recipe's).
+    That is: mean and deviation per channel (None: the dataset's), and pixels (None: the recipe's). `source` is the
+    sha256 of the code of a network of the user's own.
     """
 
     model: str
     sha256: str
     statistics: Statistics | None = None
     image_size: int | None = None
+    source: str | None = None
 
 
 class Identity(_Part):
     """Everything that can change a run's result, and nothing else: the run's key is its hash.
 
     Settings of the method and of the recipe that have their neutral value are left out, so that a key outlives settings
-    that are added later. `teacher` is None for a method that needs none.
+    that are added later. `teacher` is None for a method that needs none. `student_source` is the sha256 of the code of
+    a network of the user's own.
     """
 
     engine_version: int = ENGINE_VERSION
     method: MethodIdentity
     student: str
+    student_source: str | None = None
     teacher: TeacherIdentity | None = None
     dataset: DatasetIdentity
     recipe: dict[str, Any]

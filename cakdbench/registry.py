@@ -1,26 +1,26 @@
 """The method registry: how a class becomes a name on the command line."""
 
 import functools
-import hashlib
 import importlib
 import importlib.metadata
-import importlib.util
 import json
 import math
 import pkgutil
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_type_hints
 
+import timm
 from pydantic import TypeAdapter, ValidationError
 
 from cakdbench import labels
 from cakdbench.method import KINDS, TEACHER_PARTS, Method
-from cakdbench.models.staged import ModelInfo
+from cakdbench.models.catalog import MODELS, TIMM
+from cakdbench.models.staged import ModelInfo, describe
 from cakdbench.utils.errors import UsageError, unknown
+from cakdbench.utils.imports import load_module
 from cakdbench.utils.neutral import fill_neutral, strip_neutral
 from cakdbench.utils.toml import problems
 
@@ -28,9 +28,6 @@ M = TypeVar("M", bound=Method)
 
 _methods: dict[str, type[Method]] = {}
 _aliases: dict[str, str] = {}
-
-FILE_MODULE = "cakdbench_file_"
-"""The beginning of the names of the modules of method files; a hash of the path keeps files of one name apart."""
 
 
 def register(
@@ -90,27 +87,40 @@ def discover() -> None:
             raise UsageError(f"the method package {entry.value} cannot be loaded: {error!r}") from error
 
 
+def load_any(path: Path, what: str = "file") -> tuple[list[str], list[str]]:
+    """Run a Python file; return the ids of the methods it registers, and the names of the networks."""
+    name = load_module(path, what).__name__
+    describe.cache_clear()  # a network may have been edited
+    methods = [id for id, method in _methods.items() if method.__module__ == name]
+    models = [id for id, entry in MODELS.items() if entry.module == name]
+    of_timm = [id for id in timm.list_models() if timm.models.model_entrypoint(id).__module__ == name]
+    return methods, [*models, *(f"{TIMM}{id}" for id in of_timm)]
+
+
 def load_file(path: Path) -> list[str]:
     """Register the methods defined in a Python file (`--method-file`); return their ids."""
-    if not path.is_file():
-        raise UsageError(f"no method file at {path}")
-    if path.suffix != ".py":
-        raise UsageError(f"{path} is no Python file: give it a name that ends in .py")
-    place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
-    spec = importlib.util.spec_from_file_location(f"{FILE_MODULE}{path.stem}_{place}", path)
-    assert spec and spec.loader  # of every name that ends in .py
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses, pickle and `source_hash` look a class's module up
-    try:
-        spec.loader.exec_module(module)
-    except UsageError:
-        raise
-    except (Exception, SystemExit) as error:  # other people's code, whatever it raises
-        raise UsageError(f"the method file {path} cannot be loaded: {error!r}") from error
-    ids = [id for id, method in _methods.items() if method.__module__ == spec.name]
+    ids, _ = load_any(path, "method file")
     if not ids:
         raise UsageError(f"{path} registers no method: decorate its class with @register(...)")
     return ids
+
+
+def load_models(path: Path) -> list[str]:
+    """Register the networks of a Python file (`--model-file`), our way or timm's; return their names."""
+    _, ids = load_any(path, "model file")
+    if not ids:
+        raise UsageError(
+            f"{path} registers no network: decorate the class or function that makes it, @register_model(ID)"
+        )
+    return ids
+
+
+def load_files(method_files: Iterable[Path] = (), model_files: Iterable[Path] = ()) -> None:
+    """Register what Python files hold: networks and methods."""
+    for path in model_files:
+        load_models(path)
+    for path in method_files:
+        load_file(path)
 
 
 def method_ids() -> list[str]:

@@ -5,6 +5,7 @@
     runs/<key>/lock               held by the live process that works on the run
     runs/<key>/checkpoints/       while it is unfinished: the last two
     runs/<key>/failure.json       the reason, if the last attempt failed
+    runs/<key>/error.txt          the last frames of the traceback, if it was an error of the method
     runs/<key>/log.txt            how it goes, or went, for readers; appended
     runs/<key>/losses.csv         the same in numbers
     runs/<key>/predictions.npy    predicted class of every test image, uint16
@@ -135,6 +136,7 @@ class RunFolder:
         self.ema = path / "student_ema.safetensors"
         self._record = path / "record.json"
         self._failure = path / "failure.json"
+        self._error = path / "error.txt"
         self._identity = path / "identity.json"
         self._about = path / "about.json"
         self._lock = FileLock(path / "lock")
@@ -186,6 +188,7 @@ class RunFolder:
         write_atomic(self._about, json.dumps({"label": label, "recipe": recipe}).encode())
         write_atomic(self._identity, canonical(identity).encode())
         self._failure.unlink(missing_ok=True)
+        self._error.unlink(missing_ok=True)
 
     def identity(self) -> Identity:
         return self._read(self._identity, Identity)
@@ -251,7 +254,10 @@ class RunFolder:
         write_atomic(self._record, (record.model_dump_json(indent=1) + "\n").encode())
         self._sweep()
 
-    def fail(self, reason: str) -> None:
+    def fail(self, reason: str, frames: str = "") -> None:
+        """Note why the attempt failed, and the last frames of the traceback."""
+        if frames:
+            write_atomic(self._error, frames.encode())
         write_atomic(self._failure, json.dumps({"reason": reason}).encode())
 
     def failure(self, since: float = 0.0) -> str | None:

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from cakdbench.build import build_method
+from cakdbench.build import build_method, staged_pair
 from cakdbench.engine.launch.local import LocalLauncher
 from cakdbench.engine.options import RunOptions, run_options
 from cakdbench.engine.progress import progress_on
@@ -48,6 +48,7 @@ def run(
     progress: bool = True,
     stop: Callable[[], bool] = lambda: False,
     method_files: Iterable[PathLike] = (),
+    model_files: Iterable[PathLike] = (),
     teacher_files: Iterable[PathLike] = (),
     dataset_files: Iterable[PathLike] = (),
     data_dir: PathLike | None = None,
@@ -67,6 +68,7 @@ def run(
         settings: changed numbers, as in `{"recipe.epochs": 5, "ofa.gamma": 1.2, "teacher.epochs": 1}`.
         jobs: processes of this machine that share the work; None: one per core on a CPU, else 1.
         progress: print how far it is.
+        method_files, model_files: Python files with methods and networks of one's own.
         stop: asked between two steps; once it is true, all lanes are saved and `Interrupted` is raised.
         dataset_files: TOML files that describe datasets; in this process they stay known.
         data_dir, teacher_dir: default: CAKDBENCH_DATA and CAKDBENCH_TEACHERS, or the user's cache.
@@ -83,6 +85,7 @@ def run(
         methods,
         texts,
         map(Path, method_files),
+        map(Path, model_files),
         pairs=pairs,
         recipe=recipe,
         seeds=tuple(seeds),
@@ -161,23 +164,24 @@ def create_method(
 
     Args:
         method: `METHOD`, `METHOD:VARIANT` or `METHOD[KEY=VALUE]`.
-        student: a model id, drawn from `seed` as in a run; or a network of timm, as it is.
-        teacher: a model id, with its weights of the timm hub; or a network of timm with its weights. None for a
-            method that needs none.
+        student: a model id, drawn from `seed` as in a run; or a network, as it is: of timm, or any `nn.Module` that
+            gives logits.
+        teacher: a model id, with its weights of the timm hub; or a network with its weights. None for a method that
+            needs none.
         num_classes: of networks that are made here; default: those of the network that is given.
         image_size: height and width of the images; default: those the given network, or the teacher's, was made for.
+            Networks that do not say take the other's.
         dataset: its name, for the settings that a method has for some datasets.
         settings: of the method, over the label's.
         labels: `(N,)` classes of the training samples, for methods that tell samples apart.
         split: where networks of equal blocks are cut: "ofa" or "even".
 
     Raises:
-        UsageError: a name is unknown, a setting wrong, a network not of timm, the pair refused, or classes or image
-            sizes differ.
+        UsageError: a name is unknown, a setting wrong, the pair refused, or classes or image sizes differ.
         TeacherError: there are no hub weights, or they are of other classes.
     """
     if student is None:
-        raise UsageError("give a student: the name of a model, or a network of timm")
+        raise UsageError("give a student: the name of a model, or a network")
     pupil, master = _networks(student, teacher, num_classes, image_size, split, seed)
     return build_method(method, pupil, master, dataset=dataset, settings=settings, labels=labels, seed=seed).train()
 
@@ -191,8 +195,7 @@ def _networks(
     seed: int,
 ) -> tuple[StagedModel, StagedModel | None]:
     """Return student and teacher in stages, for the same classes and images; see `create_method`."""
-    pupil = _staged(student, image_size, split)
-    master = None if teacher is None else _staged(teacher, image_size, split)
+    pupil, master = staged_pair(student, teacher, image_size, split)
     whole = next((model for model in (master, pupil) if isinstance(model, StagedModel)), None)
     classes = num_classes or (whole and whole.num_classes)
     if not classes:
@@ -209,11 +212,6 @@ def _networks(
         _check_fits(model, "classes", model.num_classes, classes, "num_classes" if num_classes else other)
         _check_fits(model, "px", model.image_size, size, "image_size" if image_size else other)
     return pupil, master
-
-
-def _staged(model: str | nn.Module, size: int | None, split: str) -> str | StagedModel:
-    """Return a network in stages; a name as it is."""
-    return model if isinstance(model, str | StagedModel) else StagedModel.wrap(model, size, split)
 
 
 def _hub_teacher(name: str, classes: int, size: int, split: str) -> StagedModel:

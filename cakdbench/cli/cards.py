@@ -11,7 +11,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cakdbench.build import count_extra_parameters
+from cakdbench.build import count_extra_parameters, refusal
 from cakdbench.cli.tables import Listing
 from cakdbench.data.datasets import dataset_facts
 from cakdbench.grid.suites import PairSpec, resolve_pairs
@@ -63,6 +63,14 @@ def one_pair(name: str) -> PairSpec:
     return specs[0]
 
 
+def _extra(method: type[Method], spec: PairSpec) -> str:
+    try:
+        count = extra_parameters(method, spec)
+    except Exception:  # a method of the user's own may raise anything; a run or `check` says what
+        return "fails"
+    return "refused" if count is None else f"{count:,}"
+
+
 def extra_parameters(method: type[Method], spec: PairSpec) -> int | None:
     """Return the trainable parameters besides the student's, without allocating any; None where the pair is refused."""
     student, teacher = _models(spec)
@@ -71,10 +79,10 @@ def extra_parameters(method: type[Method], spec: PairSpec) -> int | None:
 
 
 def refusal_of(method: type[Method], spec: PairSpec) -> str | None:
-    """Return the method's reason for not running on a pair."""
+    """Return the reason why a method does not run on a pair."""
     student, teacher = _models(spec)
     config = resolve_config(method, None, teacher.info, student.info, spec.pair.dataset)
-    return method.refuses(teacher.info, student.info, config)
+    return refusal(method, teacher.info, student.info, config)
 
 
 @functools.lru_cache(maxsize=4)

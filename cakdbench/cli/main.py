@@ -28,6 +28,7 @@ from cakdbench.cli.options import (
     MethodFiles,
     Methods,
     Mismatch,
+    ModelFiles,
     MoreSet,
     OnBadImage,
     OwnBoards,
@@ -64,6 +65,7 @@ def run(
     seeds: Seeds = "0",
     set: Set = [],
     method_file: MethodFiles = [],
+    model_file: ModelFiles = [],
     teachers: TeacherFiles = [],
     store: StoreDir = Path("runs"),
     data_dir: DataDir = None,
@@ -96,6 +98,7 @@ def run(
         methods,
         [*set, *more],
         method_file,
+        model_file,
         pairs=pairs,
         recipe=recipe,
         seeds=_seeds(seeds),
@@ -140,11 +143,17 @@ def status(store: StoreDir = Path("runs"), format: AsFormat = Layout.table) -> N
 
 
 @teacher_app.command("list")
-def teacher_list(teachers: TeacherFiles = [], store: StoreDir = Path("runs"), format: AsFormat = Layout.table) -> None:
+def teacher_list(
+    teachers: TeacherFiles = [],
+    model_file: ModelFiles = [],
+    store: StoreDir = Path("runs"),
+    format: AsFormat = Layout.table,
+) -> None:
     """List the teachers and where their weights come from, those of the store and of your files too."""
     from cakdbench.cli import listing
     from cakdbench.grid.teacher_file import own_files
 
+    cli_methods.load_files([], model_file)
     print_rows(console, listing.teachers(own_files(store, teachers)), format)
 
 
@@ -168,6 +177,7 @@ def teacher_train(
     recipe: Annotated[str | None, typer.Option(help="Recipe to train by; default: its entry's.")] = None,
     set: Annotated[list[str], typer.Option("--set", help="Change its numbers: --set recipe.epochs=5")] = [],
     seed: Annotated[int | None, typer.Option(help="Default: its entry's, or 0.")] = None,
+    model_file: ModelFiles = [],
     teachers: Annotated[
         list[Path], typer.Option("--teachers", help="TOML file for its entry; default: teachers.toml in --store.")
     ] = [],
@@ -185,7 +195,17 @@ def teacher_train(
 
     known = [file for file in teachers if file.exists()]
     options = _teacher_options(
-        store, data_dir, datasets, on_bad_image, teacher_dir, known, workers, threads, cpu, settings=[*set, *more]
+        store,
+        data_dir,
+        datasets,
+        on_bad_image,
+        teacher_dir,
+        known,
+        workers,
+        threads,
+        cpu,
+        model_file,
+        settings=[*set, *more],
     )
     train_teacher(options, *_teacher(name), recipe, seed, teachers[-1] if teachers else store / "teachers.toml")
 
@@ -194,6 +214,7 @@ def teacher_train(
 def teacher_check(
     name: TeacherName,
     recipe: Annotated[str | None, typer.Option(help="Recipe whose test images it sees; default: its own.")] = None,
+    model_file: ModelFiles = [],
     teachers: TeacherFiles = [],
     store: StoreDir = Path("runs"),
     data_dir: DataDir = None,
@@ -208,7 +229,7 @@ def teacher_check(
     from cakdbench.cli.running import check_teacher
 
     options = _teacher_options(
-        store, data_dir, datasets, on_bad_image, teacher_dir, teachers, workers, threads, cpu, recipe
+        store, data_dir, datasets, on_bad_image, teacher_dir, teachers, workers, threads, cpu, model_file, recipe
     )
     check_teacher(options, *_teacher(name))
 
@@ -223,6 +244,7 @@ def _teacher_options(
     workers: int | None,
     threads: int,
     cpu: bool,
+    model_file: list[Path],
     recipe: str | None = None,
     settings: list[str] = [],
 ) -> "RunOptions":
@@ -230,6 +252,7 @@ def _teacher_options(
 
     return run_options(
         settings=settings,
+        model_files=model_file,
         store=store,
         data_dir=data_dir,
         dataset_files=tuple(datasets),

@@ -78,6 +78,7 @@ Results = Annotated[Path, typer.Option("--results", help="The submitted results.
 Boards = Annotated[Path, typer.Option("--boards", help="Where the boards are written.")]
 TeacherFiles = Annotated[list[Path], typer.Option("--teachers", help="TOML file with teacher entries of your own.")]
 MethodFiles = Annotated[list[Path], typer.Option("--method-file", help="Python file with methods of your own.")]
+ModelFiles = Annotated[list[Path], typer.Option("--model-file", help="Python file with networks of your own.")]
 Set = Annotated[
     list[str],
     typer.Option(

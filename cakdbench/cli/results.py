@@ -6,8 +6,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cakdbench.cli.methods import load_methods
-from cakdbench.cli.options import Boards, DataDir, DatasetFiles, MethodFiles, Results, StoreDir, console, errors
+from cakdbench.cli.methods import load_files
+from cakdbench.cli.options import (
+    Boards,
+    DataDir,
+    DatasetFiles,
+    MethodFiles,
+    ModelFiles,
+    Results,
+    StoreDir,
+    console,
+    errors,
+)
 from cakdbench.utils.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,6 +33,7 @@ def leaderboard(
         str, typer.Option(help="Suites, or TOML files of your own, whose boards are written; default: every page.")
     ] = "",
     method_file: MethodFiles = [],
+    model_file: ModelFiles = [],
     store: StoreDir = Path("runs"),
     results: Results = Path("leaderboards/results"),
     data_dir: DataDir = None,
@@ -40,7 +51,7 @@ def leaderboard(
     from cakdbench.grid.suites import own_suites, resolve_pairs
     from cakdbench.reports.write import check_boards, write_boards
 
-    load_methods(method_file)
+    load_files(method_file, model_file)
     specs, own = resolve_pairs(pairs) if pairs else None, own_suites(pairs)
     if check:
         fresh = check_boards(_evidence(None, results, data_dir), specs, boards, console, data_dir, own)
@@ -53,11 +64,12 @@ def leaderboard(
 def migrate(
     folders: Annotated[list[Path], typer.Argument(help="Stores and results folders of an earlier cakdbench.")],
     method_file: MethodFiles = [],
+    model_file: ModelFiles = [],
 ) -> None:
     """Give runs of an earlier cakdbench, or of a method now built in, their present keys; nothing is trained."""
     from cakdbench.results.migrate import migrate as migrate_folder
 
-    load_methods(method_file)
+    load_files(method_file, model_file)
     for folder in folders:
         runs = list(migrate_folder(folder))
         for run in runs:
@@ -100,6 +112,7 @@ def show_results(
     columns: Annotated[str, typer.Option(help="Which columns, comma-separated; default: all.")] = "",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The file to write; default: print.")] = None,
     method_file: MethodFiles = [],
+    model_file: ModelFiles = [],
     data_dir: DataDir = None,
     datasets: DatasetFiles = [],
 ) -> None:
@@ -109,7 +122,7 @@ def show_results(
     from cakdbench.store import write_atomic
 
     form = export.format_of(format, output)
-    load_methods(method_file)
+    load_files(method_file, model_file)
     with warnings.catch_warnings(record=True) as damage:
         warnings.simplefilter("always")
         frame = load_results(*paths, data_dir=data_dir)
@@ -129,6 +142,7 @@ def show_results(
 def explain_run(
     run: Annotated[str, typer.Argument(help="The run's key, or the start of it.")],
     method_file: MethodFiles = [],
+    model_file: ModelFiles = [],
     store: StoreDir = Path("runs"),
     results: Results = Path("leaderboards/results"),
     data_dir: DataDir = None,
@@ -138,7 +152,7 @@ def explain_run(
     from cakdbench.reports import explain as provenance
     from cakdbench.results.load import find_run
 
-    load_methods(method_file)
+    load_files(method_file, model_file)
     evidence = _evidence(store, results, data_dir)
     for part in provenance.explain_run(find_run(run, evidence), evidence, data_dir):
         console.print(part, highlight=False)

@@ -79,7 +79,10 @@ def show_plan(options: RunOptions, measured: bool = False) -> None:
         _say("nothing was downloaded: a run fetches what it can where there is a connection")
     counts = Counter(state for _, state in preview.states)
     _say(", ".join(f"{count} {state}" for state, count in sorted(counts.items())))
-    _say(f"estimate: {_describe(session, _estimate(session, measured))}")
+    estimate = _estimate(session, measured)
+    for line in estimate.failed if estimate else ():
+        _say(f"a step fails: {line}")
+    _say(f"estimate: {_describe(session, estimate)}")
 
 
 def _plan_listing(session: Session) -> Listing:

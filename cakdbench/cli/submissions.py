@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cakdbench.cli.methods import load_methods
-from cakdbench.cli.options import DataDir, DatasetFiles, MethodFiles, Results, StoreDir, console
+from cakdbench.cli.methods import load_files
+from cakdbench.cli.options import DataDir, DatasetFiles, MethodFiles, ModelFiles, Results, StoreDir, console
 from cakdbench.cli.tables import Listing
 from cakdbench.utils.errors import UsageError
 
@@ -29,6 +29,7 @@ def submit(
     paper: Annotated[str | None, typer.Option(help="Address (https) of the method's paper.")] = None,
     code: Annotated[str | None, typer.Option(help="Address (https) of the method's code.")] = None,
     method_file: MethodFiles = [],
+    model_file: ModelFiles = [],
     data_dir: DataDir = None,
     datasets: DatasetFiles = [],
 ) -> None:
@@ -37,7 +38,7 @@ def submit(
     from cakdbench.submissions.submit import Submitter, find_runs
     from cakdbench.submissions.submit import submit as write_entries
 
-    load_methods(method_file)
+    load_files(method_file, model_file)
     chosen = find_runs(runs, Store(store))
     done = write_entries(chosen, results, Submitter(by, paper, code), data_dir)
     _print_findings(done.findings)
@@ -65,6 +66,7 @@ def validate(
     data_dir: DataDir = None,
     datasets: DatasetFiles = [],
     method_file: MethodFiles = [],
+    model_file: ModelFiles = [],
     require_rescoring: Annotated[
         bool, typer.Option("--require-rescoring", help="Fail if an entry's test labels are not at hand.")
     ] = False,
@@ -78,7 +80,7 @@ def validate(
     from cakdbench.submissions.validate import results_root
     from cakdbench.submissions.validate import validate as check
 
-    load_methods(method_file)
+    load_files(method_file, model_file)
     root, _ = results_root(path)
     if labels is not None and not labels.is_dir():
         raise UsageError(f"--labels {labels}: no such folder")

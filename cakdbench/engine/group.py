@@ -3,6 +3,7 @@
 import hashlib
 import io
 import platform
+import traceback
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -34,6 +35,10 @@ from cakdbench.train.lane import Lane
 from cakdbench.train.runtime import Runtime
 from cakdbench.train.trainer import Interrupted, Keeper, Trainer
 from cakdbench.utils.device import device_name
+from cakdbench.utils.errors import describe_error, file_of
+
+FRAMES = 12
+"""Of a traceback, that are kept of a failed run."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +134,8 @@ class Group(Keeper):
             for lane in trainer.lanes:
                 self._say(lane.label, "interrupted; saved")
             raise
-        return [self._finish(lane, trainer.results.get(lane.label)) for lane in trainer.lanes]
+        trainer.each(lambda lane: self._finish(lane, trainer.results.get(lane.label)))
+        return [self.tasks[lane.label] for lane in trainer.lanes]
 
     def _start_logs(self, lanes: list[Lane], view: GroupView) -> None:
         if not self.accelerator.is_main_process:
@@ -155,13 +161,13 @@ class Group(Keeper):
             save_checkpoint(self.tasks[lane.label].folder.checkpoints, lane.step, lane.state())
         self.accelerator.wait_for_everyone()
 
-    def fail(self, label: str, reason: str) -> None:
-        """Write down that a task failed, and say so."""
-        super().fail(label, reason)
+    def fail(self, label: str, reason: str, error: Exception | None = None) -> None:
+        """Write down that a task failed, with the last frames of an error of its method, and say so."""
+        super().fail(label, reason, error)
         task = self.tasks[label]
         self.runtime.events.say(f"{task.cell.label} on {task.cell.pair} failed: {reason}")
         if self.accelerator.is_main_process:
-            task.folder.fail(reason)
+            task.folder.fail(reason, "".join(traceback.format_exception(error, limit=-FRAMES)) if error else "")
             self._say(label, f"failed: {reason}")
 
     def _lane(self, label: str, task: Task) -> Lane | None:
@@ -175,7 +181,7 @@ class Group(Keeper):
             if state and not self._loaded(lane, state, task):
                 lane = self._build(label, task.cell)
         except Exception as error:  # a method may raise anything, and must not take the others with it
-            self.fail(label, f"{type(error).__name__} while building: {error}")
+            self.fail(label, f"while building: {describe_error(error, file_of(task.cell.method))}", error)
             return None
         return lane
 
@@ -226,7 +232,7 @@ class Group(Keeper):
             first_step=lanes[0].step,
         )
 
-    def _finish(self, lane: Lane, result: Evaluation | None) -> Task:
+    def _finish(self, lane: Lane, result: Evaluation | None) -> None:
         """Write predictions, student and, last, the record."""
         task = self.tasks[lane.label]
         if result is None:  # the last checkpoint was written after the last epoch
@@ -239,7 +245,6 @@ class Group(Keeper):
             self._say(lane.label, f"done: test {result.top1:.2f} %")
             task.folder.finish(self._record(task, lane, result, hashlib.sha256(buffer.getvalue()).hexdigest()))
         self.accelerator.wait_for_everyone()
-        return task
 
     def _keep_weights(self, folder: RunFolder, lane: Lane) -> None:
         facts = ImageFacts.of(self.dataset)

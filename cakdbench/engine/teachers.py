@@ -27,6 +27,7 @@ from cakdbench.models.weights import load_weights, permute_classes, state_sha256
 from cakdbench.recipes import Recipe, load_recipe
 from cakdbench.records import Statistics, TeacherFacts, TeacherIdentity
 from cakdbench.registry import get_method
+from cakdbench.source_hash import model_source
 from cakdbench.store import RunFolder, Store
 from cakdbench.train.evaluate import evaluate
 from cakdbench.train.runtime import Runtime
@@ -178,12 +179,13 @@ class Teachers:
         if run is None and name not in self._hashes:
             self._hashes[name] = self.load(model, dataset, recipe).sha256
         sha256 = run.record().weights_sha256 if run else self._hashes[name]
-        size = self.entry(model, dataset.name).image_size
+        entry = self.entry(model, dataset.name)
         return TeacherIdentity(
             model=model,
             sha256=sha256,
             statistics=self._statistics(model, dataset, recipe),
-            image_size=None if size == recipe.image_size else size,
+            image_size=None if entry.image_size == recipe.image_size else entry.image_size,
+            source=model_source(entry.zoo_model),
         )
 
     def _statistics(self, model: str, dataset: ImageDataset, recipe: Recipe) -> Statistics | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cakdbench.build import refusal
 from cakdbench.data.datasets import ImageDataset, dataset_facts
 from cakdbench.grid.suites import Pair, PairSpec
 from cakdbench.labels import changes, choices, label, split
@@ -16,7 +17,7 @@ from cakdbench.models.zoo import model_info
 from cakdbench.recipes import Recipe, identity_of, load_recipe
 from cakdbench.records import DatasetIdentity, Identity, TeacherIdentity
 from cakdbench.registry import canonical_label, get_method, resolve_config, split_variant
-from cakdbench.source_hash import method_identity, source_hash
+from cakdbench.source_hash import method_identity, model_source, source_hash
 from cakdbench.utils.errors import UsageError
 
 ALWAYS = ("scratch", "kd")
@@ -58,6 +59,7 @@ class Cell:
         return Identity(
             method=method_identity(self.method, self.config),
             student=self.pair.student,
+            student_source=model_source(self.pair.student),
             teacher=teacher,
             dataset=DatasetIdentity(name=dataset.name, fingerprint=dataset.fingerprint, skipped=dataset.skipped),
             recipe=identity_of(self.recipe.numbers() | {"init": init or self.recipe.init}),
@@ -159,7 +161,7 @@ def make_plan(
         infos = pair_info(spec.pair, recipe.image_size, recipe.split, data_dir, download, size)
         for name in chosen:
             method, config = _config(name, own, infos, spec.pair.dataset)
-            if reason := method.refuses(*infos, config) or _too_few(method, infos[1].num_classes, recipe.local_batch):
+            if reason := refusal(method, *infos, config) or _too_few(method, infos[1].num_classes, recipe.local_batch):
                 refusals.append(Refusal(name, spec.pair, reason))
                 continue
             canonical = canonical_label(method, config, *infos, spec.pair.dataset)

@@ -38,11 +38,13 @@ def load_weights(
     own = model.net.state_dict()
     state = _converted(model, _without_prefixes(state, own))
     head = _classifier(model)
+    if new_head and not head:
+        raise WeightsError(f"{model.name} has no single layer that gives its logits, which could be drawn anew")
     if new_head:
         state = {k: v for k, v in state.items() if not k.startswith(head)} | _under(head, own)
     counters = {k: v for k, v in own.items() if k.endswith(".num_batches_tracked")}
     state = counters | state
-    _check_head(model, state.get(f"{head}weight"), hint)
+    _check_head(model, state.get(f"{head}weight") if head else None, hint)
     _check_tensors(model, state)
     model.net.load_state_dict(state)
 
@@ -70,9 +72,9 @@ def _converted(model: StagedModel, state: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def _classifier(model: StagedModel) -> str:
-    """Return the prefix of the classifier's tensors: `head.fc.`."""
-    classifier = model.net.get_classifier()
-    return next(f"{name}." for name, module in model.net.named_modules() if module is classifier)
+    """Return the prefix of the classifier's tensors, `head.fc.`; empty for a network without one such layer."""
+    head = model.classifier
+    return next((f"{name}." for name, module in model.net.named_modules() if module is head and name), "")
 
 
 def permute_classes(model: StagedModel, order: Sequence[int]) -> None:
@@ -81,7 +83,7 @@ def permute_classes(model: StagedModel, order: Sequence[int]) -> None:
     Raises:
         WeightsError: a classifier has no layer with a row per class.
     """
-    found = model.net.get_classifier()
+    found = model.net.get_classifier() if hasattr(model.net, "get_classifier") else model.classifier
     rows = torch.tensor(order)
     for classifier in found if isinstance(found, tuple | list) else (found,):
         layers = [

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cakdbench.build import refusal
 from cakdbench.data.datasets import dataset_facts
 from cakdbench.grid.plan import pair_info
 from cakdbench.grid.suites import Pair, PairSpec, Suite
@@ -161,7 +162,7 @@ def _other_code(identity: MethodIdentity) -> list[str]:
 def _refusal(label: str, column: Column, data_dir: Path | None) -> str | None:
     method, variant = split_variant(label)
     teacher, student = _infos(column, data_dir)
-    return method.refuses(teacher, student, resolve_config(method, variant, teacher, student, column.dataset))
+    return refusal(method, teacher, student, resolve_config(method, variant, teacher, student, column.dataset))
 
 
 def _infos(column: Column, data_dir: Path | None, teacher_size: int | None = None) -> "tuple[ModelInfo, ModelInfo]":

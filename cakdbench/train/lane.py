@@ -14,7 +14,7 @@ from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor
 
-from cakdbench.method import Batch, Method, Step
+from cakdbench.method import Batch, Method, Step, step_fault
 from cakdbench.recipes import Recipe
 from cakdbench.records import Epoch
 from cakdbench.train.normstats import NormStats
@@ -113,6 +113,9 @@ class Lane:
         with sync:
             with self.accelerator.autocast():
                 out: Step = self.module(batch)
+            if fault := step_fault(out, len(batch.images), self.method.student.num_classes):
+                kind = LaneFailure if self.accelerator.num_processes == 1 else RuntimeError  # others wait
+                raise kind(f"at step {self.step}: {'; '.join(fault)}")
             losses = out.everything
             self.accelerator.backward(sum(losses.values()) / self.accumulation)
         correct = (out.logits.detach().argmax(1) == batch.hard_target).sum()

@@ -17,7 +17,7 @@ from cakdbench.train.evaluate import Evaluation, Examiner
 from cakdbench.train.events import FLUSH_EVERY, GroupView, LaneView
 from cakdbench.train.lane import Lane, LaneFailure
 from cakdbench.train.runtime import Runtime
-from cakdbench.utils.errors import CakdError
+from cakdbench.utils.errors import CakdError, StoreError, describe_error, file_of
 from cakdbench.utils.precision import force_fp32
 
 
@@ -59,8 +59,8 @@ class Keeper:
     def log(self, lane: Lane, view: GroupView, line: Epoch | None = None) -> None:
         """Hear how far a lane is, whenever its metrics have been read; `line` closes an epoch."""
 
-    def fail(self, label: str, reason: str) -> None:
-        """Note that a lane was closed."""
+    def fail(self, label: str, reason: str, error: Exception | None = None) -> None:
+        """Note that a lane was closed, by an error of its method if there is one."""
         self.failed[label] = reason
 
 
@@ -132,14 +132,14 @@ class Trainer:
         self.runtime.events.tick(self.view)
 
     def _train(self, epoch: int, first: int) -> None:
-        self._each(lambda lane: lane.start_epoch(epoch))
+        self.each(lambda lane: lane.start_epoch(epoch))
         for step, batches in enumerate(self.stream.epoch(epoch, first), first):
             for local_index, samples in enumerate(batches):
                 batch = self._batch(samples)
-                self._each(partial(Lane.local_step, batch=batch, local_index=local_index))
+                self.each(partial(Lane.local_step, batch=batch, local_index=local_index))
             at_end = step == self.stream.steps_per_epoch - 1
             if at_end or step % self.flush_every == 0:
-                self._each(Lane.flush_metrics)
+                self.each(Lane.flush_metrics)
                 self._show(epoch * self.stream.steps_per_epoch + step + 1)
                 if not self.lanes:
                     return
@@ -162,22 +162,29 @@ class Trainer:
         with self.accelerator.autocast():
             return self.teacher(images, **forward_options(self.needs))
 
-    def _each(self, act: Callable[[Lane], None]) -> None:
-        """Let every lane act; one that raises is closed with its reason, where no other process waits for it."""
+    def each(self, act: Callable[[Lane], None]) -> None:
+        """Let every lane act; one that raises is closed with its reason, where no other process waits for it.
+
+        Raises:
+            StoreError: it is no fault of the lane.
+        """
         for lane in list(self.lanes):
             try:
                 act(lane)
+            except StoreError:
+                raise
             except LaneFailure as failure:
                 self._drop(lane, str(failure))
             except Exception as error:  # a method may raise anything, and must not take the others with it
                 if self.accelerator.num_processes > 1:
                     raise
-                self._drop(lane, f"{type(error).__name__} at step {lane.step}: {error}")
+                place = describe_error(error, file_of(type(lane.method)))
+                self._drop(lane, f"at step {lane.step}: {place}", error)
 
-    def _drop(self, lane: Lane, reason: str) -> None:
+    def _drop(self, lane: Lane, reason: str, error: Exception | None = None) -> None:
         self.lanes.remove(lane)
         self._lane_view(lane).state = "failed"
-        self.keeper.fail(lane.label, reason)
+        self.keeper.fail(lane.label, reason, error)
         if self.accelerator.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -202,7 +209,7 @@ class Trainer:
         if last or (epoch + 1) % self.recipe.evaluation.every == 0:
             self._evaluate()
         else:
-            self._each(lambda lane: self._write(lane, None, None))
+            self.each(lambda lane: self._write(lane, None, None))
         self._save()
         if not last and self._agree(self.runtime.stop()):
             raise Interrupted("interrupted: all lanes are saved, the same command goes on from here")
@@ -216,7 +223,7 @@ class Trainer:
 
         for images, labels, index in self.evaluation:
             images = images.to(self.accelerator.device, non_blocking=True)
-            self._each(partial(see, images=images, labels=labels, index=index))
+            self.each(partial(see, images=images, labels=labels, index=index))
         for lane in self.lanes:
             result, averaged = examiners[lane.label].results()
             self.results[lane.label] = result
@@ -230,8 +237,7 @@ class Trainer:
         self.keeper.log(lane, self.view, line)
 
     def _save(self) -> None:
-        for lane in self.lanes:
-            self.keeper.save(lane)
+        self.each(self.keeper.save)
         self._saved = time.monotonic()
 
     def _show(self, step: int) -> None:

@@ -18,7 +18,7 @@ from cakdbench.engine.harness import Outcome
 from cakdbench.engine.launch.assignment import Assignment
 from cakdbench.engine.options import from_json
 from cakdbench.engine.session import Session
-from cakdbench.registry import load_file
+from cakdbench.registry import load_files
 from cakdbench.utils.errors import CakdError
 from cakdbench.utils.interrupt import GracefulInterrupt
 
@@ -31,8 +31,7 @@ def work_through(assignment: Assignment, stop: Callable[[], bool] = lambda: Fals
     """
     for name in assignment.modules:
         importlib.import_module(name)
-    for path in assignment.options.method_files:
-        load_file(path)
+    load_files(assignment.options.method_files, assignment.options.model_files)
     session = Session(assignment.options, stop=lambda: stop() or _orphaned(assignment.parent))
     return session.harness.run(session.plan.cells, assignment.share)
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 
+from cakdbench.build import refusal
 from cakdbench.method import Method
 from cakdbench.models.staged import ModelInfo, StagedModel
 from cakdbench.registry import all_settings, canonical_label, config_identity, resolve_config
@@ -40,7 +41,7 @@ def check_settings(case: Case) -> Iterator[Problem]:
     label = canonical_label(case.method, config, teacher, student, dataset)
     if case.record.label != label:
         yield Problem(f"its settings are named {case.record.label[:100]}, their name is {label[:100]}", ANEW)
-    reason = case.method.refuses(teacher, student, config)
+    reason = refusal(case.method, teacher, student, config)
     if reason:
         yield Problem(f"{case.method.id} refuses this pair: {reason}", "leave the run out")
 
