@@ -13,7 +13,7 @@ from cakdbench.records import Record
 from cakdbench.reports.board import BREAK
 from cakdbench.reports.commands import Missing
 from cakdbench.reports.eligibility import Column, Excluded, Standard, sort_runs
-from cakdbench.results.cells import average_gain, pair_scores
+from cakdbench.results.cells import add_gains, average_gain, pair_scores
 from cakdbench.results.frame import StoredRecord, runs_frame
 from cakdbench.results.ranking import SEEDS, Answers, Standings, standings
 from cakdbench.submissions.entry import ExternalEntry
@@ -33,16 +33,15 @@ class BlockColumn:
 
     Attributes:
         head: the models, and on a second line the recipe where the block has the pair under several.
-        runs: the records as a frame, all of them on this pair and recipe.
-        printed, printed_top5: what papers print, by method.
+        runs: the records as a frame, all of them on this pair and recipe, with their gains.
+        printed: what papers print, by metric and method.
     """
 
     column: Column
     head: str
     records: tuple[Record, ...]
     runs: pd.DataFrame = field(compare=False)
-    printed: Mapping[str, tuple[Printed, ...]] = field(compare=False)
-    printed_top5: Mapping[str, tuple[Printed, ...]] = field(compare=False)
+    printed: Mapping[str, Mapping[str, tuple[Printed, ...]]] = field(compare=False)
 
     @property
     def name(self) -> str:
@@ -63,19 +62,14 @@ class Score:
     of a single one, ema unless all runs have one.
 
     Attributes:
-        runs: the records as a frame.
-        gains: over scratch by seed, for the seeds that both have; gain is their mean.
+        runs: those of the column that are the method's.
         refusal: why the method cannot run on the pair, if it has not.
-        printed, printed_top5: the values of papers.
     """
 
     column: BlockColumn = field(compare=False)
-    records: tuple[Record, ...]
+    label: str
     runs: pd.DataFrame = field(compare=False)
-    gains: Mapping[int, float]
     refusal: str | None = None
-    printed: tuple[Printed, ...] = ()
-    printed_top5: tuple[Printed, ...] = ()
     mean: float | None = None
     sd: float | None = None
     gain: float | None = None
@@ -85,7 +79,16 @@ class Score:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        return tuple(record.identity.seed for record in self.records)
+        return tuple(self.runs["seed"])
+
+    @property
+    def gains(self) -> dict[int, float]:
+        """Return the gains over scratch by seed, for the seeds that both have; `gain` is their mean."""
+        return self.runs.set_index("seed")["gain"].dropna().to_dict()
+
+    def printed(self, metric: str = "top1") -> tuple[Printed, ...]:
+        """Return the values of papers."""
+        return self.column.printed[metric].get(self.label, ())
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ class Row:
     @property
     def counts(self) -> list[int]:
         """Return the number of seeds of each measured cell."""
-        return [len(score.records) for score in self.scores if score.records]
+        return [len(score.seeds) for score in self.scores if score.seeds]
 
 
 @dataclass(frozen=True)
@@ -238,7 +241,7 @@ def _unmeasured(column: Column, records: Iterable[Record], first: Block, rules: 
 def _block(precision: str, counting: Counting, rules: Standard, answers: Answers, statuses: Mapping[str, str]) -> Block:
     columns = tuple(_block_column(column, counting, rules, statuses) for column in counting)
     measured = {record.label for column in columns for record in column.records}
-    printed = {label for column in columns for label in column.printed} - {TEACHER}
+    printed = {label for column in columns for label in column.printed["top1"]} - {TEACHER}
     rows = sorted((_row(label, columns, rules) for label in measured | printed | set(BASELINES)), key=_order)
     pairs = [(column.column.pair, column.column.recipe) for column in columns]
     standing = standings(pd.concat([column.runs for column in columns]), pairs, answers)
@@ -250,15 +253,15 @@ def _block_column(column: Column, counting: Counting, rules: Standard, statuses:
     several = sum(other.pair == column.pair for other in counting) > 1
     frame = runs_frame(StoredRecord(record, status=statuses.get(record.key)) for record in records)
     # A run without teacher counts on every pair of its student, and one recipe may have several names.
-    runs = frame.assign(pair=column.pair, recipe=column.recipe)
-    printed = rules.printed(column), rules.printed(column, "top5")
-    return BlockColumn(column, f"{models}{BREAK}{column.recipe}" if several else models, records, runs, *printed)
+    runs = add_gains(frame.assign(pair=column.pair, recipe=column.recipe))
+    printed = {metric: rules.printed(column, metric) for metric in ("top1", "top5")}
+    return BlockColumn(column, f"{models}{BREAK}{column.recipe}" if several else models, records, runs, printed)
 
 
 def _order(row: Row) -> tuple[Any, ...]:
     if row.label in BASELINES:
         return (0, BASELINES.index(row.label))
-    printed = sum(bool(score.printed) for score in row.scores)
+    printed = sum(bool(score.printed()) for score in row.scores)
     return (1, -len(row.gains), -(row.average_gain or 0), -printed, row.label)
 
 
@@ -268,18 +271,8 @@ def _row(label: str, columns: Iterable[BlockColumn], rules: Standard) -> Row:
 
 
 def _score(label: str, column: BlockColumn, rules: Standard) -> Score:
-    records = tuple(record for record in column.records if record.label == label)
     runs = column.runs[column.runs["method"] == label]
-    scratch = column.runs[(column.runs["method"] == SCRATCH) & (label != SCRATCH)]
-    baseline = dict(zip(scratch["seed"], scratch["top1"]))
-    numbers = pair_scores(runs, baseline) if records else {}
-    return Score(
-        column,
-        records,
-        runs,
-        gains={seed: top1 - baseline[seed] for seed, top1 in zip(runs["seed"], runs["top1"]) if seed in baseline},
-        refusal=None if records else rules.refusal(label, column.column),
-        printed=column.printed.get(label, ()),
-        printed_top5=column.printed_top5.get(label, ()),
-        **{name: numbers[name] for name in NUMBERS if pd.notna(numbers.get(name))},
-    )
+    if runs.empty:
+        return Score(column, label, runs, rules.refusal(label, column.column))
+    numbers = pair_scores(runs)
+    return Score(column, label, runs, **{name: numbers[name] for name in NUMBERS if pd.notna(numbers[name])})

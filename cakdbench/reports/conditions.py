@@ -46,7 +46,7 @@ def versions(block: Block) -> list[str]:
 
 def runs_table(block: Block) -> pd.DataFrame:
     """Return how the runs of each cell were computed, and their status."""
-    cells = ((row.label, score) for row in block.rows for score in row.scores if score.records)
+    cells = ((row.label, score) for row in block.rows for score in row.scores if score.seeds)
     return table(RUNS, ((label, score.column.name, *_run_facts(score.runs)) for label, score in cells))
 
 

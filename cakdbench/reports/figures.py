@@ -19,8 +19,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from matplotlib.transforms import Bbox
 
-from cakdbench.reports.plots import REFUSED, groups
-from cakdbench.reports.text import points
+from cakdbench.reports.text import REFUSED, points
 
 WIDTH = 7.2
 """Inches; 691 pixels in a browser."""
@@ -92,7 +91,7 @@ def _heat_cell(axes: Axes, x: int, y: int, gain: float | str | None, limit: floa
     hatch = {} if measured else {"hatch": "////", "ec": PALE}
     axes.add_patch(Rectangle((x, y), 1, 1, fc=colour, lw=0, **hatch))
     axes.add_patch(Rectangle((x, y), 1, 1, fill=False, ec="white", lw=1.5))
-    text = points(gain, signed=True) if measured else {REFUSED: "n/a", None: ""}[gain]
+    text = points(gain, signed=True) if measured else REFUSED if gain else ""
     dark = measured and np.dot(colour[:3], (0.299, 0.587, 0.114)) < 0.5
     axes.text(x + 0.5, y + 0.5, text, ha="center", va="center_baseline", size=size, color="white" if dark else INK)
 
@@ -221,6 +220,16 @@ def _ranks(frame: pd.DataFrame, figure: Figure) -> None:
         style = {"color": COLOURS[0], "lw": 2.2, "ms": 4.5, "zorder": 3, "gid": f"group-{letter}"}
         axes.plot(members, [0.9 + depth] * len(members), "o-", **style)
         _beside(axes, letter, min(members), 0.9 + depth, left=True, gap=6, color=COLOURS[0], weight="bold")
+
+
+def groups(ranked: pd.DataFrame) -> dict[str, list[int]]:
+    """Return the letters that two or more methods have, each with the places of these methods."""
+    members: dict[str, list[int]] = {}
+    for place, letters in enumerate(ranked["letters"]):
+        for letter in letters.split():
+            members.setdefault(letter, []).append(place)
+    ordered = sorted(members, key=lambda letter: (len(letter), letter))
+    return {letter: members[letter] for letter in ordered if len(members[letter]) > 1}
 
 
 def _beside(axes: Axes, text: str, x: float, y: float, left: bool, gap: float = 3, **look: Any) -> None:

@@ -13,9 +13,9 @@ from cakdbench.published.ledger import Printed, sources
 from cakdbench.reports.blocks import SCRATCH, Block, BlockColumn, BoardResults
 from cakdbench.reports.board import Board, Section, table
 from cakdbench.reports.eligibility import Column
-from cakdbench.reports.printed import contradicted, protocol_for, protocol_lines
+from cakdbench.reports.printed import contradicted, protocol_lines
 from cakdbench.reports.text import points
-from cakdbench.results.cells import pair_scores
+from cakdbench.results.cells import add_gains, pair_scores
 from cakdbench.results.ranking import SEEDS
 
 RULE = f"""\
@@ -100,27 +100,22 @@ class Comparison:
 def comparisons(block: Block, metric: str = "top1") -> Iterator[Comparison]:
     """Yield every printed accuracy of a block's students, with ours; `metric` is top1 or top5."""
     for column in block.columns:
-        printed = column.printed if metric == "top1" else column.printed_top5
+        printed = column.printed[metric]
         base = {(p.source, p.table): p.number for p in reversed(printed.get(SCRATCH, ()))}
         scores = _scores(column, metric)
         for row in block.rows:
             for value in printed.get(row.label, ()):
                 start = None if row.label == SCRATCH else base.get((value.source, value.table))
                 gain = None if start is None else value.number - start
-                other = contradicted(column.column, protocol_for(column.column, value))
+                other = contradicted(column.column, value)
                 yield Comparison(row.label, column.column, value, gain, other, **scores.get(row.label, {}))
 
 
 def _scores(column: BlockColumn, metric: str) -> dict[str, dict[str, Any]]:
-    """Return the numbers of `pair_scores` that a comparison needs, of one metric, by method."""
-    runs = column.runs.assign(top1=column.runs[metric])
-    scratch = runs[runs["method"] == SCRATCH]
-    baseline = dict(zip(scratch["seed"], scratch["top1"]))
-    scores = {}
-    for method, own in runs.groupby("method"):
-        numbers = pair_scores(own, {} if method == SCRATCH else baseline)
-        scores[method] = {name: numbers[name] for name in ("n", "mean", "sd", "gain")}
-    return scores
+    """Return the numbers of a metric by method."""
+    runs = add_gains(column.runs.assign(top1=column.runs[metric]))
+    scores = {method: pair_scores(own) for method, own in runs.groupby("method")}
+    return {method: {name: own[name] for name in ("n", "mean", "sd", "gain")} for method, own in scores.items()}
 
 
 def reproduction_board(boards: Iterable[BoardResults]) -> Board:

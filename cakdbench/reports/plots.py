@@ -95,10 +95,11 @@ def curves(block: Block) -> pd.DataFrame | None:
     leaders = [row.label for row in block.rows if row.label not in BASELINES and row.gains][:LEADERS]
     looks = {label: look for look, label in enumerate([*BASELINES, *leaders])}
     lines = []
-    for place, column in enumerate(block.columns):
+    for column in block.columns:
         for row in block.rows:
             facts = {"pair": column.name, "label": row.label, "method": _name(row), "look": looks.get(row.label, -1)}
-            lines += [facts | epoch for epoch in _curve(row.scores[place].records)]
+            records = [record for record in column.records if record.label == row.label]
+            lines += [facts | epoch for epoch in _curve(records)]
     return pd.DataFrame(lines) if lines else None
 
 
@@ -118,16 +119,6 @@ def ranks(block: Block) -> pd.DataFrame | None:
     ranked = sorted((row for row in block.rows if row.label in rank), key=lambda row: rank[row.label])
     rows = [(_name(row), rank[row.label], letters.get(row.label, "")) for row in ranked]
     return pd.DataFrame(rows, columns=["method", "rank", "letters"]) if len(rows) > 1 else None
-
-
-def groups(ranked: pd.DataFrame) -> dict[str, list[int]]:
-    """Return the letters that two or more methods have, each with the places of these methods."""
-    members: dict[str, list[int]] = {}
-    for place, letters in enumerate(ranked["letters"]):
-        for letter in letters.split():
-            members.setdefault(letter, []).append(place)
-    ordered = sorted(members, key=lambda letter: (len(letter), letter))
-    return {letter: members[letter] for letter in ordered if len(members[letter]) > 1}
 
 
 NUMBERS: Mapping[str, Callable[[Block], pd.DataFrame | None]] = {

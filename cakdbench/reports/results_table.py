@@ -37,7 +37,7 @@ def _teacher_cell(column: BlockColumn) -> Cell:
         span(values, ".2f") or MISSING,
         measured=values[0] if len(values) == 1 else None,
         marks=(MISMATCH,) if column.runs["teacher_mismatch"].any() else (),
-        printed=printed_values(column.printed.get(TEACHER, ()), column.column),
+        printed=printed_values(column, TEACHER),
     )
 
 
@@ -61,14 +61,14 @@ def method_cell(row: Row) -> Cell:
 
 def _score_cell(row: Row, place: int, block: Block) -> Cell:
     score = row.scores[place]
-    printed, detail = printed_values(score.printed, score.column.column), _detail(row, score, block)
-    if not score.records:
+    printed, detail = printed_values(score.column, row.label), _detail(row, score, block)
+    if not score.seeds:
         return Cell(MISSING if score.refusal is None or printed else REFUSED, printed=printed, detail=detail)
     return Cell(
         measured=score.mean,
         sd=score.sd,
         gain=score.gain,
-        seeds=len(score.records),
+        seeds=len(score.seeds),
         uneven=len(set(row.counts)) > 1,
         marks=score_marks(score),
         printed=printed,
@@ -79,7 +79,7 @@ def _score_cell(row: Row, place: int, block: Block) -> Cell:
 
 def score_marks(score: Score) -> tuple[str, ...]:
     """Return the marks of a cell, see `MARKS`."""
-    fewer = score.gain is not None and len(score.gains) < len(score.records)
+    fewer = score.gain is not None and len(score.gains) < len(score.seeds)
     return (MISMATCH,) * bool(score.runs["teacher_mismatch"].any()) + (FEWER_SEEDS,) * fewer
 
 
@@ -97,8 +97,8 @@ def _detail(row: Row, score: Score, block: Block) -> Detail:
     return Detail(
         title=f"{row.title} on {score.column.name}",
         notes=tuple(_notes(row, score)),
-        runs=tuple(_run_facts(run, score) for run in score.runs.itertuples()),
-        printed=tuple(map(_printed_facts, score.printed)),
+        runs=tuple(map(_run_facts, score.runs.itertuples())),
+        printed=tuple(map(_printed_facts, score.printed())),
         command=BREAK.join(commands(block.missing_of(row, score))) or None,
     )
 
@@ -109,14 +109,14 @@ def _notes(row: Row, score: Score) -> Iterator[str]:
         yield "There is no such method here: known from papers alone."
     elif score.refusal is not None:
         yield f"Refused: {score.refusal}"
-    elif not score.records:
+    elif not score.seeds:
         yield "Not measured yet."
 
 
-def _run_facts(run: Any, score: Score) -> tuple[str, ...]:
+def _run_facts(run: Any) -> tuple[str, ...]:
     """Return what `RUN_HEADS` says of a row of the frame of runs."""
-    gain, numbers = points(score.gains.get(run.seed), signed=True), map(points, (run.optimistic_top1, run.ema_top1))
-    return str(run.seed), points(run.top1), gain, *numbers, run.status, run.device, f"{run.seconds:,.0f}"
+    numbers = points(run.gain, signed=True), points(run.optimistic_top1), points(run.ema_top1)
+    return str(run.seed), points(run.top1), *numbers, run.status, run.device, f"{run.seconds:,.0f}"
 
 
 def _printed_facts(printed: Printed) -> tuple[str, ...]:

@@ -94,9 +94,9 @@ def _block_sections(block: Block, results: BoardResults) -> Iterator[Section]:
 
 def _parts(block: Block) -> Iterator[tuple[str, dict]]:
     """Yield what stands below a block's results: titles, and the other fields of their sections."""
-    if any(column.printed_top5 for column in block.columns):
+    if any(column.printed["top5"] for column in block.columns):
         yield "Top-5 accuracy", {"notes": (TOP5,), "frame": _top5_table(block)}
-    if any(column.printed for column in block.columns):
+    if any(column.printed["top1"] for column in block.columns):
         yield "How the printed numbers were made", {"notes": source_lines(block) + protocol_lines(block)}
     if not block.records:
         return
@@ -112,7 +112,7 @@ def _parts(block: Block) -> Iterator[tuple[str, dict]]:
 def _legend(block: Block) -> tuple[str, ...]:
     used = {mark for row in block.rows for score in row.scores for mark in score_marks(score)}
     lines = [f"{mark} {meaning}" for mark, meaning in MARKS.items() if mark in used]
-    if any(not score.records and score.refusal is None for row in block.rows for score in row.scores):
+    if any(not score.seeds and score.refusal is None for row in block.rows for score in row.scores):
         lines.append(f"{MISSING} not measured yet")
     lines += [f"{REFUSED} {plain(reason)}: {plain(', '.join(cells))}" for reason, cells in _refusals(block).items()]
     return ("\n".join(f"- {line}" for line in lines),) if lines else ()
@@ -148,18 +148,18 @@ def _side_table(block: Block, number: str) -> pd.DataFrame:
 
 def _top5_table(block: Block) -> pd.DataFrame:
     """Return top-5 accuracies beside the printed ones, for the pairs and methods with a printed one."""
-    columns = [column for column in block.columns if column.printed_top5]
-    teachers = (printed_values(column.printed_top5.get(TEACHER, ()), column.column) for column in columns)
-    rows = [[Cell(TEACHER, emphasis=True), *(Cell(MISSING, printed=printed) for printed in teachers)]]
+    columns = [column for column in block.columns if column.printed["top5"]]
+    teachers = (Cell(MISSING, printed=printed_values(column, TEACHER, "top5")) for column in columns)
+    rows = [[Cell(TEACHER, emphasis=True), *teachers]]
     for row in block.rows:
-        scores = [score for score in row.scores if score.column.printed_top5]
-        if any(score.records or score.printed_top5 for score in scores):
+        scores = [score for score in row.scores if score.column.printed["top5"]]
+        if any(score.seeds or score.printed("top5") for score in scores):
             rows.append([method_cell(row), *map(_top5_cell, scores)])
     return table(["method", *(column.head for column in columns)], rows)
 
 
 def _top5_cell(score: Score) -> Cell:
-    return replace(_number_cell(score.top5), printed=printed_values(score.printed_top5, score.column.column))
+    return replace(_number_cell(score.top5), printed=printed_values(score.column, score.label, "top5"))
 
 
 def _number_cell(value: float | None) -> Cell:

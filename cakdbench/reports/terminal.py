@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import pandas as pd
 from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -16,21 +15,16 @@ BORDER = 3
 """What a column needs beside its text: a space on both sides, and a line."""
 
 
-class BoardView:
-    """A board for `console.print`: its brief sections, and the names of the others."""
-
-    def __init__(self, board: Board):
-        self.board = board
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield Text(self.board.title, style="bold")
-        brief = [section for section in self.board.sections if section.brief]
-        if not any(section.interactive for section in brief):
-            yield Text("no standard run yet")
-        for section in brief:
-            yield from _section(section, options.max_width)
-        others = [section.name for section in self.board.sections if section not in brief]
-        yield Text(f"on the page: {', '.join(others)}", style="dim")
+def board_terminal(board: Board, width: int) -> Iterator[Text | Table]:
+    """Yield what a console prints: the brief sections of a board, and the names of the others."""
+    yield Text(board.title, style="bold")
+    brief = [section for section in board.sections if section.brief]
+    if not any(section.interactive for section in brief):
+        yield Text("no standard run yet")
+    for section in brief:
+        yield from _section(section, width)
+    others = [section.name for section in board.sections if section not in brief]
+    yield Text(f"on the page: {', '.join(others)}", style="dim")
 
 
 def _section(section: Section, width: int) -> Iterator[Text | Table]:

@@ -8,7 +8,8 @@ results/entry.schema.json      the schema of the entries
 """
 
 import hashlib
-from collections.abc import Iterator
+import os
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -62,24 +63,24 @@ class Bundle:
 
 def read_bundle(root: Path) -> Bundle:
     """Read a results folder; nothing raises but a folder that cannot be listed or is too large (`Refused`)."""
-    files, findings = scan(root)
-    bundle = Bundle(findings=findings)
+    problems = dict(scan(root))
+    bundle = Bundle(findings=[Finding(file, problem) for file, problem in problems.items() if problem])
     try:
         bundle.verdicts = read_verdicts(root)
     except Refused as error:
         bundle.findings.append(Finding(STATUS_FILE, error.problem))
-    # A file that cannot be read is there: its partner must not be told that it is missing.
-    known = set(files) | {finding.file for finding in findings}
+    files = [file for file, problem in problems.items() if not problem]
     for file in files:
         try:
-            _take(root, file, known, bundle)
+            # A file that cannot be read is there: its partner must not be told that it is missing.
+            _take(root, file, problems.keys(), bundle)
         except Refused as error:
             bundle.findings.append(Finding(file, error.problem))
     bundle.findings += _same_names(files)
     return bundle
 
 
-def _take(root: Path, file: str, known: set[str], bundle: Bundle) -> None:
+def _take(root: Path, file: str, known: Collection[str], bundle: Bundle) -> None:
     folder, _, name = file.rpartition("/")
     stem, _, kind = name.rpartition(".")
     if not folder:
@@ -103,9 +104,8 @@ def read_entry_file(root: Path, file: str) -> EntryFile:
     """
     content = read_file(root / file, JSON_BYTES)
     entry = read_model(content, Entry)
-    beside = root / file.removesuffix(".json")
-    beside = beside.with_name(beside.name + ".npy")
-    if not (beside.exists() or beside.is_symlink()):
+    beside = (root / file).with_suffix(".npy")
+    if not os.path.lexists(beside):
         raise Refused(f"has no predictions: {beside.name} is missing", "submit both files")
     try:
         raw = read_file(beside, NPY_BYTES)

@@ -5,24 +5,25 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from cakdbench.grid.suites import Pair
 from cakdbench.submissions.bundle import SCHEMA_FILE, Bundle, EntryFile, read_bundle
 from cakdbench.submissions.checks import CHECKS
-from cakdbench.submissions.checks.case import Case, open_case
+from cakdbench.submissions.checks.case import Case
 from cakdbench.submissions.checks.crossing import cross_checks, teacher_name
-from cakdbench.submissions.checks.external import check_external
+from cakdbench.submissions.evidence import labels_name
 from cakdbench.submissions.findings import Finding, Problem
 from cakdbench.submissions.reading import NAME
 from cakdbench.submissions.status import (
-    CLAIMED,
     EXTERNAL,
     RESCORED,
     STATUS_FILE,
     AcceptedTeacher,
     Verdict,
     Verdicts,
+    status_of,
     write_verdicts,
 )
-from cakdbench.submissions.truth import Truth, labels_name
+from cakdbench.submissions.truth import Truth
 from cakdbench.utils.errors import UsageError
 
 
@@ -93,7 +94,7 @@ def validate(path: Path, truth: Truth, now: datetime | None = None) -> Report:
 def examine(bundle: Bundle, truth: Truth, now: datetime) -> Report:
     """Run all checks on all entries."""
     listed = bundle.verdicts.by_key()
-    cases = [open_case(entry, truth, now, _accepted(entry, listed)) for entry in bundle.entries]
+    cases = [Case(entry, truth, now, _accepted(entry, listed)) for entry in bundle.entries]
     findings = [*bundle.findings, *_altered(bundle), *_external(bundle), *_labels(bundle, truth)]
     for case in cases:
         findings += _findings(case)
@@ -111,13 +112,12 @@ def _findings(case: Case) -> Iterator[Finding]:
             problems = list(check(case))
         except Exception as error:  # the numbers are a stranger's: what nobody thought of is refused too
             what = f"{check.__name__} fails on it ({type(error).__name__}: {ascii(str(error))[:200]})"
-            problems = [Problem(what, "submit the run as it was recorded")]
-        for problem in problems:
-            yield Finding(case.entry.file, problem)
+            problems = [Problem(what)]
+        yield from (Finding(case.entry.file, problem) for problem in problems)
 
 
 def _line(case: Case, listed: dict[str, Verdict]) -> Line:
-    status = listed[case.record.key].status if case.record.key in listed else CLAIMED
+    status = status_of(listed.get(case.record.key))
     return Line(case.entry.file, case.record.result.top1, status, case.labels is not None)
 
 
@@ -147,8 +147,11 @@ def _labels(bundle: Bundle, truth: Truth) -> Iterator[Finding]:
 
 def _external(bundle: Bundle) -> Iterator[Finding]:
     for file, entry in bundle.external.items():
-        for problem in check_external(entry):
-            yield Finding(file, problem)
+        try:
+            Pair.parse(entry.pair)
+        except UsageError as error:
+            what = f"its pair does not exist: {error}"
+            yield Finding(file, Problem(what, "name a pair as in swin_t>resnet18@cifar100"))
 
 
 def accept(root: Path, report: Report, today: str) -> int:

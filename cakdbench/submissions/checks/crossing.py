@@ -150,12 +150,12 @@ def check_trained_teachers(entries: list[EntryFile]) -> Iterator[Finding]:
         record = training.record
         if model_of(teacher_of(identity).model) != record.identity.student:
             what = f"other teacher: its weights are those of {record.identity.student}, trained in {training.file}"
-            yield Finding(entry.file, Problem(what, "submit the run as it was recorded"))
+            yield Finding(entry.file, Problem(what))
         elif facts.source.startswith("trained by") and facts.expected != record.result.top1:
             what = (
                 f"expects {facts.expected} % of its teacher, whose own run {training.file} has {record.result.top1} %"
             )
-            yield Finding(entry.file, Problem(what, "submit the run as it was recorded"))
+            yield Finding(entry.file, Problem(what))
 
 
 def check_baselines(entries: list[EntryFile]) -> Iterator[Finding]:

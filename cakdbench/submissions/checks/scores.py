@@ -6,8 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from cakdbench.submissions.checks.case import Case
-from cakdbench.submissions.checks.identity import ANEW
-from cakdbench.submissions.findings import Problem
+from cakdbench.submissions.findings import ANEW, Problem
 
 EXACT = 1e-9
 """Points by which two ways to compute the same accuracy may differ."""
@@ -17,14 +16,14 @@ def check_predictions(case: Case) -> Iterator[Problem]:
     """Check that the predictions are the record's, one for every test image, and reach the accuracy it states."""
     predictions, top1 = case.entry.predictions, case.record.result.top1
     if case.entry.predictions_sha256 != case.record.predictions_sha256:
-        yield Problem("its predictions are not those of the record: their hash is another", ANEW)
+        yield Problem("its predictions are not those of the record: their hash is another")
     if len(predictions) != case.test_images:
-        yield Problem(f"has {len(predictions)} predictions for {case.test_images} test images", ANEW)
+        yield Problem(f"has {len(predictions)} predictions for {case.test_images} test images")
         return
     if case.classes and len(predictions) and predictions.max() >= case.classes:
-        yield Problem(f"predicts class {predictions.max()} of {case.classes}", ANEW)
+        yield Problem(f"predicts class {predictions.max()} of {case.classes}")
     if case.labels is not None and not _same(reached := score(predictions, case.labels), top1):
-        yield Problem(f"its predictions reach {reached:.4f} %, its record says {top1:.4f} %", ANEW)
+        yield Problem(f"its predictions reach {reached:.4f} %, its record says {top1:.4f} %")
 
 
 def score(predictions: np.ndarray, labels: np.ndarray) -> float:
@@ -42,7 +41,7 @@ def check_result(case: Case) -> Iterator[Problem]:
     """Check that the result is the last epoch's."""
     result, history = case.record.result, case.record.history
     if not history:
-        yield Problem("has no history", ANEW)
+        yield Problem("has no history")
         return
     last, best = history[-1], max((line.top1 for line in history if line.top1 is not None), default=None)
     if not _same(result.top1, last.top1):
@@ -50,9 +49,9 @@ def check_result(case: Case) -> Iterator[Problem]:
         passed = " but the best epoch's, chosen on the test set" if _same(result.top1, best) else ""
         yield Problem(said + passed, "the metric is the last epoch: " + ANEW)
     if not _same(result.ema_top1, last.ema_top1):
-        yield Problem("its EMA accuracy is not the last epoch's", ANEW)
+        yield Problem("its EMA accuracy is not the last epoch's")
     if result.top5 < result.top1 - EXACT:
-        yield Problem("its top-5 is below its top-1", ANEW)
+        yield Problem("its top-5 is below its top-1")
 
 
 def _percent(value: float | None) -> str:
@@ -68,7 +67,7 @@ def check_best_epoch(case: Case) -> Iterator[Problem]:
     epoch, best = max(scores.items(), key=lambda item: item[1])
     if not _same(result.optimistic_top1, best) or result.optimistic_epoch != epoch:
         what = f"its best epoch is {epoch} with {best:.4f} %, not {result.optimistic_epoch}"
-        yield Problem(f"{what} with {result.optimistic_top1:.4f} %", ANEW)
+        yield Problem(f"{what} with {result.optimistic_top1:.4f} %")
 
 
 def check_steps(case: Case) -> Iterator[Problem]:
@@ -95,6 +94,6 @@ def _fractions(values: dict[str, float | None], images: int) -> Iterator[Problem
             continue
         count = value * images / 100
         if not 0 <= value <= 100 + EXACT:
-            yield Problem(f"{name} = {value:.6g} is no percentage", ANEW)
+            yield Problem(f"{name} = {value:.6g} is no percentage")
         elif not math.isclose(count, round(count), abs_tol=1e-6):
-            yield Problem(f"{name} = {value:.6f} % is no whole number of {images} images", ANEW)
+            yield Problem(f"{name} = {value:.6f} % is no whole number of {images} images")
