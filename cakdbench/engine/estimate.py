@@ -95,8 +95,8 @@ class Bench:
             labels = torch.arange(work.samples, device="cpu") % work.classes
             self.method = build_method(cell.method, student, self.teacher, cell.config, labels=labels).to(device)
             self.images = torch.randn(batch, 3, self.size, self.size)
-            target = torch.arange(batch) % work.classes
             index = torch.arange(batch)
+            target = index % work.classes
         self.batch = Batch(self.images, target, index, 0, 0, label_criterion(cell.recipe))
         self.method.epoch_start(0)
 
@@ -132,11 +132,8 @@ _meta_model = functools.lru_cache(maxsize=64)(_new_model)
 
 def list_work(cells: Iterable[Cell], data_dir: Path | None = None) -> list[Work]:
     """Return the work of every cell, in order."""
-    works = []
-    for cell in cells:
-        facts = dataset_facts(cell.pair.dataset, data_dir)
-        works.append(Work(cell, facts.num_classes, facts.n_train))
-    return works
+    facts = ((cell, dataset_facts(cell.pair.dataset, data_dir)) for cell in cells)
+    return [Work(cell, data.num_classes, data.n_train) for cell, data in facts]
 
 
 def model_speeds(
@@ -238,17 +235,16 @@ def _recorded_seconds(
     return {key: fmean(speeds[form]) for key, form in forms.items() if form in speeds}
 
 
-def _form(record: Record) -> tuple[str, ...]:
+def _form(record: Record) -> tuple[object, ...]:
     identity = record.identity
-    teacher = identity.teacher.model if identity.teacher else ""
-    size = str(record.recipe["image_size"])
-    return record.label, teacher, identity.student, identity.dataset.name, size, identity.precision
+    models = identity.teacher and identity.teacher.model, identity.student
+    return record.label, *models, identity.dataset.name, record.recipe["image_size"], identity.precision
 
 
-def _form_of(cell: Cell) -> tuple[str, ...]:
-    teacher = cell.pair.teacher if cell.needs_teacher else ""
-    size = str(cell.recipe.image_size)
-    return cell.label, teacher, cell.pair.student, cell.pair.dataset, size, cell.precision
+def _form_of(cell: Cell) -> tuple[object, ...]:
+    pair = cell.pair
+    models = pair.teacher if cell.needs_teacher else None, pair.student
+    return cell.label, *models, pair.dataset, cell.recipe.image_size, cell.precision
 
 
 def add_up(works: Sequence[Work], speeds: dict[tuple, Speed], basis: str, processes: int = 1) -> Estimate:
@@ -290,10 +286,8 @@ def estimate(
         measured: time a step of every kind of work, minutes for a large plan, instead of counting.
     """
     works, batch = list_work(cells, data_dir), _probe_batch(cells, accelerator)
-    if measured:
-        speeds, basis = measure_speeds(works, accelerator, batch)
-    else:
-        speeds, basis = model_speeds(works, accelerator, batch, records)
+    place = works, accelerator, batch
+    speeds, basis = measure_speeds(*place) if measured else model_speeds(*place, records)
     return add_up(works, speeds, basis, accelerator.num_processes)
 
 

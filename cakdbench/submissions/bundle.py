@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cakdbench.records import Record
+from cakdbench.records import Identity, Record
 from cakdbench.submissions.entry import Entry, ExternalEntry
 from cakdbench.submissions.findings import Finding, Problem, Refused
 from cakdbench.submissions.reading import JSON_BYTES, NPY_BYTES, parse_classes, read_file, read_model, scan
@@ -44,6 +44,10 @@ class EntryFile:
     @property
     def record(self) -> Record:
         return self.entry.record
+
+    @property
+    def identity(self) -> Identity:
+        return self.entry.record.identity
 
     @property
     def key(self) -> str:
