@@ -11,7 +11,6 @@ from cakdbench.grid.plan import ALWAYS
 from cakdbench.published.ledger import Printed
 from cakdbench.records import Record
 from cakdbench.reports.board import BREAK
-from cakdbench.reports.commands import Missing
 from cakdbench.reports.eligibility import Column, Excluded, Standard, sort_runs
 from cakdbench.results.cells import add_gains, average_gain, pair_scores
 from cakdbench.results.frame import StoredRecord, runs_frame
@@ -48,11 +47,6 @@ class BlockColumn:
         """Return the head on one line."""
         return self.head.replace(BREAK, ", ")
 
-    @property
-    def taught(self) -> list[Record]:
-        """Return the runs that had a teacher."""
-        return [record for record in self.records if record.identity.teacher and record.teacher]
-
 
 @dataclass(frozen=True)
 class Score:
@@ -62,7 +56,7 @@ class Score:
     of a single one, ema unless all runs have one.
 
     Attributes:
-        runs: those of the column that are the method's.
+        runs: those of the column that are the method's. gain: the mean over those whose seed scratch has too.
         refusal: why the method cannot run on the pair, if it has not.
     """
 
@@ -80,11 +74,6 @@ class Score:
     @property
     def seeds(self) -> tuple[int, ...]:
         return tuple(self.runs["seed"])
-
-    @property
-    def gains(self) -> dict[int, float]:
-        """Return the gains over scratch by seed, for the seeds that both have; `gain` is their mean."""
-        return self.runs.set_index("seed")["gain"].dropna().to_dict()
 
     def printed(self, metric: str = "top1") -> tuple[Printed, ...]:
         """Return the values of papers."""
@@ -113,6 +102,16 @@ class Row:
     def counts(self) -> list[int]:
         """Return the number of seeds of each measured cell."""
         return [len(score.seeds) for score in self.scores if score.seeds]
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A run the board has a place for and no record of."""
+
+    label: str
+    column: Column
+    seed: int
+    precision: str
 
 
 @dataclass(frozen=True)
@@ -203,18 +202,23 @@ def board_results(
         external: of any pairs.
     """
     runs = sort_runs(records, columns, rules)
-    blocks, unmeasured = [], []
+    blocks: list[Block] = []
+    unmeasured: list[Missing] = []
     for dataset in dict.fromkeys(column.dataset for column in columns):
         own = [column for column in columns if column.dataset == dataset]
         precisions = {precision for precision, column in runs.counting if column in own} or {"fp32"}
-        ordered = sorted(precisions, key=lambda name: (name != "fp32", name))
-        counting = {p: {c: runs.counting.get((p, c), ()) for c in own} for p in ordered}
-        made = [_block(p, _shown(counting[p], rules), rules, answers, statuses) for p in counting]
-        shown = {column.column for block in made for column in block.columns}
-        blocks += made
+        made = []
+        for precision in sorted(precisions, key=lambda name: (name != "fp32", name)):
+            counting = {column: runs.counting.get((precision, column), ()) for column in own}
+            made.append(_block(precision, _shown(counting, rules), rules, answers, statuses))
+        first, shown = made[0], {column.column for block in made for column in block.columns}
         for column in own:
             if column not in shown:
-                unmeasured += _unmeasured(column, counting[made[0].precision][column], made[0], rules)
+                counting = {column: runs.counting.get((first.precision, column), ())}
+                bare = _block_column(column, counting, rules, statuses)
+                scores = [(row, _score(row.label, bare, rules)) for row in first.rows]
+                unmeasured += [run for row, score in scores for run in first.missing_of(row, score)]
+        blocks += made
     pairs = {column.pair for column in columns}
     beside = tuple(entry for entry in external if entry.pair in pairs)
     return BoardResults(name, title, tuple(blocks), tuple(unmeasured), runs.excluded, runs.other_recipes, beside)
@@ -228,14 +232,6 @@ def _shown(counting: Counting, rules: Standard) -> Counting:
     """Return the columns with a taught student or printed numbers, else those with any run, else all."""
     taught = {c: runs for c, runs in counting.items() if any(r.teacher for r in runs) or rules.printed(c)}
     return taught or {c: runs for c, runs in counting.items() if runs} or counting
-
-
-def _unmeasured(column: Column, records: Iterable[Record], first: Block, rules: Standard) -> list[Missing]:
-    """Return what the first block's methods and seeds lack on a column that no block shows."""
-    measured = {(record.label, record.identity.seed) for record in records}
-    labels = [row.label for row in first.rows if row.kind is not None and rules.refusal(row.label, column) is None]
-    places = [(label, seed) for label in labels for seed in first.seeds if (label, seed) not in measured]
-    return [Missing(label, column, seed, first.precision) for label, seed in places]
 
 
 def _block(precision: str, counting: Counting, rules: Standard, answers: Answers, statuses: Mapping[str, str]) -> Block:
@@ -276,3 +272,21 @@ def _score(label: str, column: BlockColumn, rules: Standard) -> Score:
         return Score(column, label, runs, rules.refusal(label, column.column))
     numbers = pair_scores(runs)
     return Score(column, label, runs, **{name: numbers[name] for name in NUMBERS if pd.notna(numbers[name])})
+
+
+def commands(missing: Iterable[Missing]) -> list[str]:
+    """Return the command lines that make the missing runs; pairs that lack the same runs share one."""
+    labels: dict[tuple[str, Column], dict[int, list[str]]] = {}
+    for run in missing:
+        labels.setdefault((run.precision, run.column), {}).setdefault(run.seed, []).append(run.label)
+    grouped: dict[tuple[str, str, str, str], list[str]] = {}
+    for (precision, column), by_seed in labels.items():
+        for methods in dict.fromkeys(map(tuple, by_seed.values())):
+            seeds = sorted(seed for seed, others in by_seed.items() if tuple(others) == methods)
+            key = precision, column.recipe, ",".join(methods), ",".join(map(str, seeds))
+            grouped.setdefault(key, []).append(column.pair)
+    lines = []
+    for (precision, recipe, names, numbers), pairs in grouped.items():
+        line = f"cakdbench run --methods {names} --pairs '{','.join(pairs)}' --recipe {recipe} --seeds {numbers}"
+        lines.append(line if precision == "fp32" else f"{line} --precision {precision}")
+    return lines

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,13 +10,11 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cakdbench.grid.suites import suites
 from cakdbench.published.protocols import flat, protocols, setting_text
 from cakdbench.recipes import load_recipe, recipe_names
 from cakdbench.records import Record
 from cakdbench.reports.blocks import BoardResults
-from cakdbench.reports.eligibility import Standard, board_columns
-from cakdbench.reports.pages import suite_board
+from cakdbench.reports.pages import all_boards, concerns_any, suite_board
 from cakdbench.results.frame import StoredRecord, runs_frame
 from cakdbench.results.load import Evidence, find_run
 from cakdbench.utils.diff import changes
@@ -99,7 +96,7 @@ def _run_facts(record: Record, other: Record, evidence: Evidence) -> dict[str, s
     return facts
 
 
-def explain_run(record: Record, evidence: Evidence, data_dir: Path | None = None) -> Iterator[RenderableType]:
+def explain_run(record: Record, evidence: Evidence) -> Iterator[RenderableType]:
     """Yield what to print about a run."""
     yield Text(record.key, style="bold")
     facts = Table.grid(padding=(0, 2))
@@ -111,7 +108,7 @@ def explain_run(record: Record, evidence: Evidence, data_dir: Path | None = None
         facts.add_row(Text(name, style="dim"), Text(text))
     yield facts
     yield Text("On the boards", style="bold")
-    for sentence in places(record, evidence, data_dir):
+    for sentence in places(record, evidence):
         yield Text(f"- {sentence}")
 
 
@@ -123,15 +120,13 @@ def _recipe_changes(record: Record) -> list[str]:
     return changes(record.recipe, numbers, "recipe")
 
 
-def places(record: Record, evidence: Evidence, data_dir: Path | None = None) -> Iterator[str]:
+def places(record: Record, evidence: Evidence) -> Iterator[str]:
     """Yield a sentence for each board that a run concerns: that it counts there, or why not."""
-    known = list(suites().values())
-    names = dict.fromkeys(suite.board for suite in known)
-    concerned = [name for name in names if any(c.concerns(record) for c in board_columns(known, name))]
-    if not concerned:
+    names = [name for name in all_boards() if concerns_any(name, [record])]
+    if not names:
         yield "no suite has its pair: it stands on no board"
-    for name in concerned:
-        yield f"{name}: {_place(record, suite_board(name, known, evidence, Standard(data_dir)))}"
+    for name in names:
+        yield f"{name}: {_place(record, suite_board(name, evidence))}"
 
 
 def _place(record: Record, results: BoardResults) -> str:
@@ -142,8 +137,7 @@ def _place(record: Record, results: BoardResults) -> str:
     for run in results.excluded:
         if run.record.key == record.key:
             return f"set aside: {'; '.join(run.reasons)}"
-    counting = (other for column in columns for other in column.taught)
-    teachers = (other.identity.teacher for other in counting)
+    teachers = (other.identity.teacher for column in columns for other in column.records)
     if any(teacher and record.weights_sha256 == teacher.sha256 for teacher in teachers):
         return "not shown: it is the training of a teacher"
     return f"not shown: the board has another recipe for its pairs than {record.recipe_name}, or no column for it yet"

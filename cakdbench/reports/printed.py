@@ -8,7 +8,7 @@ from cakdbench.published.ledger import Printed, averages, sources
 from cakdbench.published.protocols import Protocol, flat, protocol_differences, protocol_of, setting_text
 from cakdbench.reports.blocks import TEACHER, Block, BlockColumn
 from cakdbench.reports.eligibility import Column
-from cakdbench.reports.text import plain
+from cakdbench.reports.text import bullets, plain
 
 OTHER_SETTINGS = "°"
 """Marks a printed number whose source states other settings than the recipe of its column."""
@@ -63,19 +63,15 @@ def cited(block: Block) -> list[str]:
 
 def source_lines(block: Block) -> tuple[str, ...]:
     """Return the sources of a block's printed numbers with their letters as a list, if there are any."""
-    lines = [_source_line(key, block) for key in cited(block)]
-    if not lines:
-        return ()
-    lines.append(f"- {OTHER_SETTINGS} the source states a setting that the recipe here does not have, see below")
-    lines.append(f"- {ODD_AVERAGE} the printed accuracies do not give this average, see [conflicts.md](conflicts.md)")
-    return ("\n".join(lines),)
-
-
-def _source_line(key: str, block: Block) -> str:
-    source = sources()[key]
-    tables = ", ".join(sorted({printed.table for _, printed in _cells(block) if printed.source == key}))
-    repeated = f", {source.repetitions} trainings a number" if source.repetitions else ""
-    return f"- *{source.mark}*: {key}, {plain(source.venue)}, {plain(tables)}{repeated}"
+    lines = []
+    for key in cited(block):
+        source, tables = sources()[key], {printed.table for _, printed in _cells(block) if printed.source == key}
+        repeated = f", {source.repetitions} trainings a number" if source.repetitions else ""
+        lines.append(f"*{source.mark}*: {key}, {plain(source.venue)}, {plain(', '.join(sorted(tables)))}{repeated}")
+    if lines:
+        lines.append(f"{OTHER_SETTINGS} the source states a setting that the recipe here does not have, see below")
+        lines.append(f"{ODD_AVERAGE} the printed accuracies do not give this average, see [conflicts.md](conflicts.md)")
+    return bullets(lines)
 
 
 def protocol_lines(block: Block) -> tuple[str, ...]:
@@ -88,12 +84,13 @@ def protocol_lines(block: Block) -> tuple[str, ...]:
             key = column.recipe, protocol.id
             differences[key] = plain("; ".join(protocol_differences(column.numbers, protocol)))
             used.setdefault(key, set()).add(sources()[printed.source].mark)
-    lines = [
-        f"- Recipe `{recipe}` against `{protocol}` ({', '.join(sorted(used[recipe, protocol]))}): {text}."
+    return bullets(
+        f"Recipe `{recipe}` against `{protocol}` ({', '.join(sorted(used[recipe, protocol]))}): {text}."
         for (recipe, protocol), text in differences.items()
-    ]
-    return ("\n".join(lines),) if lines else ()
+    )
 
 
 def _cells(block: Block) -> Iterable[tuple[Column, Printed]]:
-    return ((column.column, value) for column in block.columns for same in column.printed["top1"].values() for value in same)
+    return (
+        (column.column, value) for column in block.columns for same in column.printed["top1"].values() for value in same
+    )

@@ -6,9 +6,8 @@ from typing import Any
 import pandas as pd
 
 from cakdbench.published.ledger import Printed, sources
-from cakdbench.reports.blocks import SCRATCH, TEACHER, Block, BlockColumn, Row, Score
+from cakdbench.reports.blocks import SCRATCH, TEACHER, Block, BlockColumn, Row, Score, commands
 from cakdbench.reports.board import BREAK, Cell, Detail, table
-from cakdbench.reports.commands import commands
 from cakdbench.reports.printed import cited, printed_averages, printed_values
 from cakdbench.reports.text import MISSING, REFUSED, plain, points, span
 
@@ -19,6 +18,12 @@ MARKS = {
 }
 NOT_INSTALLED = "not installed"
 """The kind of a method that is known from papers alone."""
+UNMEASURED = ("Top-1 accuracy in percent, last epoch",)
+MEASURED = (
+    "Top-1 accuracy in percent, last epoch: mean ± standard deviation over seeds (gain over scratch in points)",
+    "Bold: the best of a pair and what cannot be told apart from it; methods that share a letter cannot be told apart",
+)
+"""How a caption says the cells are read."""
 ENDINGS = ("average gain", "rank", "group", "seeds")
 
 
@@ -79,7 +84,7 @@ def _score_cell(row: Row, place: int, block: Block) -> Cell:
 
 def score_marks(score: Score) -> tuple[str, ...]:
     """Return the marks of a cell, see `MARKS`."""
-    fewer = score.gain is not None and len(score.gains) < len(score.seeds)
+    fewer = score.gain is not None and score.runs["gain"].hasnans
     return (MISMATCH,) * bool(score.runs["teacher_mismatch"].any()) + (FEWER_SEEDS,) * fewer
 
 
@@ -128,20 +133,16 @@ def _printed_facts(printed: Printed) -> tuple[str, ...]:
 def caption(title: str, block: Block) -> str:
     """Return what lets a block's table stand alone: its conditions, and how its cells are read."""
     columns = [column.column for column in block.columns]
+    seeds = span(count for row in block.rows for count in row.counts)
     conditions = [
         f"dataset {block.dataset}",
         f"recipe {', '.join(dict.fromkeys(column.recipe for column in columns))}",
         f"{span(column.numbers['epochs'] for column in columns)} epochs",
         f"{span(column.numbers['image_size'] for column in columns)} px",
         f"precision {block.precision}",
+        *([f"seeds: {seeds}"] if seeds else []),
     ]
-    seeds = span(count for row in block.rows for count in row.counts)
-    conditions += [f"seeds: {seeds}"] if seeds else []
-    text = f"{plain(title)} ({plain('; '.join(conditions))}). Top-1 accuracy in percent, last epoch"
-    if seeds:
-        text += (
-            ": mean ± standard deviation over seeds (gain over scratch in points). Bold: the best of a pair and what "
-            "cannot be told apart from it; methods that share a letter cannot be told apart"
-        )
-    letters = ", ".join(f"{sources()[key].mark}: {key}" for key in cited(block))
-    return text + (f". *Italics: printed in papers, not measured here* ({letters})." if letters else ".")
+    sentences = [f"{plain(title)} ({plain('; '.join(conditions))})", *(MEASURED if seeds else UNMEASURED)]
+    if letters := ", ".join(f"{sources()[key].mark}: {key}" for key in cited(block)):
+        sentences.append(f"*Italics: printed in papers, not measured here* ({letters})")
+    return ". ".join(sentences) + "."

@@ -38,7 +38,10 @@ def _section(section: Section, width: int) -> Iterator[Text | Table]:
 
 def _pieces(frame: pd.DataFrame, width: int) -> Iterator[pd.DataFrame]:
     """Yield parts of a table that fit the width, each with the first column."""
-    widths = [_width(frame, place) for place in range(frame.shape[1])]
+    widths = []
+    for place, head in enumerate(frame.columns):
+        texts = [_head(head), *map(_text, frame.iloc[:, place])]
+        widths.append(BORDER + max(cell_len(line) for text in texts for line in text.plain.split(BREAK)))
     places: list[int] = []
     for place in range(1, frame.shape[1]):
         if places and 1 + widths[0] + sum(widths[p] for p in places) + widths[place] > width:
@@ -46,11 +49,6 @@ def _pieces(frame: pd.DataFrame, width: int) -> Iterator[pd.DataFrame]:
             places = []
         places.append(place)
     yield frame.iloc[:, [0, *places]]
-
-
-def _width(frame: pd.DataFrame, place: int) -> int:
-    texts = [_head(frame.columns[place]), *map(_text, frame.iloc[:, place])]
-    return BORDER + max(cell_len(line) for text in texts for line in text.plain.split(BREAK))
 
 
 def _table(frame: pd.DataFrame) -> Table:
