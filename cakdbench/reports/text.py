@@ -48,7 +48,7 @@ def prose(page: str, **values: object) -> dict[str, tuple[str, ...]]:
         values: of the names in braces.
     """
     _, *parts = re.split(r"^# (.*)\n", template(f"{page}.md").format(**values), flags=re.MULTILINE)
-    return {name: tuple(text.strip().split("\n\n")) for name, text in zip(parts[::2], parts[1::2], strict=True)}
+    return {name: tuple(re.split(r"\n{2,}", text.strip())) for name, text in zip(parts[::2], parts[1::2], strict=True)}
 
 
 class Span(NamedTuple):
