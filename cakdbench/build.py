@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cakdbench.method import Method
-from cakdbench.models.staged import StagedModel
+from cakdbench.models.staged import ModelInfo, NoStages, StagedModel, native_size
 from cakdbench.registry import resolve_config, split_variant
-from cakdbench.utils.errors import UsageError
+from cakdbench.utils.errors import UsageError, describe_error, file_of
 from cakdbench.utils.meta import ContentFree
 from cakdbench.utils.rng import seeded
 
@@ -36,17 +36,65 @@ def build_method(
         seed: of the weights of the extra modules; None to draw them from the generators as they stand.
 
     Raises:
-        UsageError: a name is unknown, a setting wrong, the teacher missing, or without `config` the pair refused.
+        UsageError: a name is unknown, a setting wrong, the teacher missing or of other classes, or without `config` the
+            pair refused.
     """
     kind, variant = split_variant(method) if isinstance(method, str) else (method, None)
     if kind.needs and teacher is None:
         raise UsageError(f"{kind.id} learns from a teacher: give one")
+    if teacher is not None and teacher.num_classes != student.num_classes:
+        raise UsageError(
+            f"the teacher {teacher.name} tells {teacher.num_classes} classes apart and the student {student.name} "
+            f"{student.num_classes}: give both heads of the same classes"
+        )
     if config is None:
         config = _resolve(kind, variant, student, teacher, dataset, dict(settings or {}))
     if teacher is not None:
         teacher.requires_grad_(False).eval()
     with contextlib.nullcontext() if seed is None else seeded(seed, kind.id, "modules"):
         return kind(student, teacher if kind.needs else None, config, labels)
+
+
+def staged_pair(student: Any, teacher: Any, size: int | None = None, split: str = "ofa") -> tuple[Any, Any]:
+    """Return networks as staged models, and what else is given, such as names, as it is.
+
+    Args:
+        size: of the images, in pixels; default: what a network was made for, or the other one.
+
+    Raises:
+        UsageError: a network gives no logits, or nothing says which images they take.
+    """
+    given = [model for model in (student, teacher) if isinstance(model, nn.Module)]
+    sizes = [model.image_size if isinstance(model, StagedModel) else native_size(model) for model in given]
+    other = next(filter(None, sizes), None)
+
+    def staged(model: Any) -> Any:
+        if isinstance(model, StagedModel) or not isinstance(model, nn.Module):
+            return model
+        return StagedModel.wrap(model, size or native_size(model) or other, split)
+
+    return staged(student), staged(teacher)
+
+
+FEATURES = frozenset({"pooled", "stages", "preacts", "attention"})
+"""Parts that some networks do not give."""
+
+
+def refusal(method: type[Method], teacher: ModelInfo, student: ModelInfo, config: Method.Config) -> str | None:
+    """Return why a method cannot run on a pair, or None: what it says itself, or what a network does not give.
+
+    What a method needs of the teacher it is taken to need of the student.
+    """
+    for model in (teacher, student):
+        if missing := method.needs & FEATURES - model.parts:
+            why = f" ({model.layouts.reason})" if isinstance(model.layouts, NoStages) else ""
+            return f"{method.id} needs {', '.join(sorted(missing))}, which {model.name} does not give{why}"
+    try:
+        return method.refuses(teacher, student, config)
+    except UsageError as error:  # it asks for stages that a network does not have
+        return str(error)
+    except Exception as error:  # a method may raise anything, and must not take the others with it
+        return f"its refuses() fails: {describe_error(error, file_of(method))}"
 
 
 def _resolve(
@@ -59,7 +107,7 @@ def _resolve(
 ) -> Method.Config:
     infos = (teacher or student).info, student.info
     config = resolve_config(method, variant, *infos, dataset, settings)
-    if reason := method.refuses(*infos, config):
+    if reason := refusal(method, *infos, config):
         raise UsageError(f"{method.id} refuses {infos[0].name}>{infos[1].name}: {reason}")
     return config
 

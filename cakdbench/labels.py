@@ -43,14 +43,20 @@ def expand(names: str) -> list[str]:
 
 def with_changes(variant: str | None, values: Mapping[str, Any]) -> str | None:
     """Return the variant with values in brackets: `("mse", {"heads": 6})` -> `mse[heads=6]`; None for neither."""
-    changed = ",".join(f"{key}={_text(value)}" for key, value in values.items())
+    changed = ",".join(f"{key}={value_text(value)}" for key, value in values.items())
     return (variant or "") + (f"[{changed}]" if changed else "") or None
 
 
-def _text(value: Any) -> str:
-    """Return the shortest text that `toml_value` reads as the value."""
-    text = json.dumps(value)
+def value_text(value: Any) -> str:
+    """Return the shortest text that `toml_value` reads as the value; `none`, as settings take it, for None."""
+    text = "none" if value is None else json.dumps(value)
     return value if isinstance(value, str) and toml_value(value) == value and not set(value) & set(",|[]") else text
+
+
+def choices(text: str) -> list[Any]:
+    """Return the values of a grid, `1|2`; one for a text without bars, or with bars inside of quotes or brackets."""
+    value = toml_value(text)
+    return [value] if value != text else [toml_value(part) for part in _parts(text, "|")]
 
 
 def toml_value(text: str) -> Any:

@@ -7,8 +7,11 @@ A method MUST
 
 A method MAY
 - create extra modules in `build` (trained with the student, dropped from the exported student),
-- set `needs`: what it uses of the teacher; an empty set means that no teacher is built,
-- refuse a pair with a reason (`refuses`), hook the start of an epoch, the end of a step, and a save,
+- set `needs`: what it uses of the teacher; an empty set means that no teacher is built. Networks that do not give
+  these parts, as teacher or as student, are refused,
+- refuse a pair with a reason (`refuses`), and data of fewer classes than `least_classes` or local batches of fewer
+  images than `least_batch`,
+- hook the start of an epoch, the end of a step, and a save,
 - train an adversary of the student with an optimizer of its own (`extra_optimizers`, `Step.adversary`),
 - give settings per dataset or architecture (`settings`) and named `variants` as data.
 
@@ -105,6 +108,23 @@ class Step:
         return self.losses | self.adversary
 
 
+def step_fault(step: object, size: int, classes: int) -> tuple[str, str] | None:
+    """Return what is wrong with the result of `distill_step` on `size` images, and what to do about it, or None.
+
+    Losses that are not finite are no matter of form, and not looked at.
+    """
+    if not isinstance(step, Step) or not step.losses:
+        given = "no loss" if isinstance(step, Step) else type(step).__name__
+        return f"distill_step gave {given}", "return Step(logits, {name: scalar, ...})"
+    for name, loss in step.everything.items():
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            return f"loss {name!r} is no scalar", "reduce it, by .mean() for example"
+    shape, expected = tuple(getattr(step.logits, "shape", ())), (size, classes)
+    if shape != expected:
+        return f"the logits are {shape}, not {expected}", "return the student's logits"
+    return None
+
+
 def check_choices(config: Any) -> None:
     """For a Config's `__post_init__`: fields typed `Literal[...]` hold one of their choices, or ValueError."""
     for name, hint in get_type_hints(type(config)).items():
@@ -147,6 +167,8 @@ class Method(nn.Module):
     kind: ClassVar[str]
     aliases: ClassVar[tuple[str, ...]] = ()
     version: ClassVar[int] = 1
+    least_classes: ClassVar[int] = 1
+    least_batch: ClassVar[int] = 1
 
     def __init__(self, student: StagedModel, teacher: StagedModel | None, config: Config, labels: Tensor | None = None):
         super().__init__()

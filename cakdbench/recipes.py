@@ -5,6 +5,7 @@ notes and defaults) and states only what differs. Where a value may be absent, t
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -25,13 +26,20 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(gt=0)]
+INIT = re.compile(r"random|hub|(?:file|run):.+|sha256:[0-9a-f]{64}")
 
 
 def _none(value: Any) -> Any:
-    return None if value == "none" else value
+    """Return None for `none`; a list as a tuple, since behind this pydantic takes what it reads for Python's."""
+    return None if value == "none" else tuple(value) if isinstance(value, list) else value
 
 
 Absent = BeforeValidator(_none)
+AbsentText = BeforeValidator(lambda text: None if text in ("none", "") else text)
+
+
+COMMON_OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
+"""Names that timm has had since long, so that no recipe with one waits for it to be imported."""
 
 
 class Optimizer(Table):
@@ -41,11 +49,13 @@ class Optimizer(Table):
     lr: Positive
     weight_decay: NotNegative
     momentum: Fraction = 0.9
-    betas: Annotated[tuple[Fraction, Fraction] | None, Neutral(None)] = None
+    betas: Annotated[tuple[Fraction, Fraction] | None, Absent, Neutral(None)] = None
 
     @field_validator("name")
     @classmethod
     def _known(cls, name: str) -> str:
+        if name in COMMON_OPTIMIZERS:
+            return name
         from timm.optim import list_optimizers  # here, since a command that only lists must not wait for torch
 
         known = [str(optimizer) for optimizer in list_optimizers()]
@@ -68,7 +78,7 @@ class Schedule(Table):
     min_lr: Annotated[NotNegative, Neutral(0.0)] = 0.0
     warmup_epochs: Annotated[int, Field(ge=0), Neutral(0)] = 0
     warmup_lr: Annotated[NotNegative, Neutral(0.0)] = 0.0
-    decay_epochs: Annotated[Positive | tuple[Count, ...] | None, Neutral(None)] = None
+    decay_epochs: Annotated[Positive | tuple[Count, ...] | None, Absent, Neutral(None)] = None
     decay_rate: Annotated[float, Field(gt=0, lt=1)] = 0.1
     per: Annotated[Literal["epoch", "step"], Neutral("epoch")] = "epoch"
 
@@ -104,7 +114,7 @@ class Augment(Table):
     pad: Annotated[int, Field(ge=0), Neutral(0)] = 0
     hflip: Annotated[Fraction, Neutral(0.0)] = 0.5
     color_jitter: Annotated[NotNegative, Neutral(0.0)] = 0.0
-    auto_augment: Annotated[str | None, Absent, Neutral(None)] = None
+    auto_augment: Annotated[str | None, AbsentText, Neutral(None)] = None
     reprob: Annotated[Fraction, Neutral(0.0)] = 0.0
     mixup: Annotated[NotNegative, Neutral(0.0)] = 0.0
     cutmix: Annotated[NotNegative, Neutral(0.0)] = 0.0
@@ -142,7 +152,11 @@ class Recipe(Table):
     Attributes:
         global_batch: images per optimizer step, over all processes and accumulation.
         local_batch: images that see each other: batch norm, mixup, and relations between samples.
-        init: "random", or "hub" if training starts from the ImageNet weights of timm's hub (fine-tuning).
+        init: "random"; "hub" if training starts from the ImageNet weights of timm's hub (fine-tuning); "file:PATH" from
+            a checkpoint; "run:KEY" or "run:METHOD:PAIR" from the student of a finished run. A key has the content:
+            "sha256:...".
+        init_head: "keep" the head of a file or run, which then must have the dataset's classes, or begin a "new" one. A
+            head of the hub with other classes always begins anew, as timm makes it.
         drop_path: stochastic depth of the network in training.
         split: where networks of equal blocks are cut into stages: as OFA does (after blocks 1, 3, n-3, n-1), or evenly.
         clip_grad: the largest norm of the gradient.
@@ -160,7 +174,8 @@ class Recipe(Table):
     epochs: Count
     global_batch: Count
     local_batch: Count
-    init: Annotated[Literal["random", "hub"], Neutral("random")] = "random"
+    init: Annotated[str, Neutral("random")] = "random"
+    init_head: Annotated[Literal["keep", "new"], Neutral("keep")] = "keep"
     optimizer: Optimizer
     schedule: Schedule
     label_smoothing: Annotated[float, Field(ge=0, lt=1), Neutral(0.0)] = 0.0
@@ -172,8 +187,17 @@ class Recipe(Table):
     augment: Augment
     evaluation: Evaluation
 
+    @field_validator("init")
+    @classmethod
+    def _initial(cls, init: str) -> str:
+        if not INIT.fullmatch(init):
+            raise ValueError("write random, hub, file:PATH, run:KEY or run:METHOD:PAIR")
+        return init
+
     @model_validator(mode="after")
     def _fits(self) -> Self:
+        if self.init_head == "new" and self.init in ("random", "hub"):
+            raise ValueError('init_head = "new" is for an init of file:PATH or run:KEY')
         if self.global_batch % self.local_batch:
             raise ValueError(
                 f"local_batch {self.local_batch} does not divide global_batch {self.global_batch}; "
@@ -264,6 +288,9 @@ def recipe_from_file(path: Path) -> Recipe:
 def _extended(path: Path, children: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Return the file's table, merged over the one it extends."""
     table = read_toml(path)
+    kind, _, file = str(table.get("init", "")).partition(":")
+    if kind == "file":
+        table["init"] = f"file:{path.parent / Path(file).expanduser()}"
     base = table.pop("extends", None)
     if base is None:
         return table

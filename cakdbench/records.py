@@ -1,10 +1,11 @@
 """The record of a finished run: one small JSON file, checked against this schema whenever it is read."""
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
 
 from cakdbench.recipes import all_numbers
+from cakdbench.utils.privacy import without_folders
 
 ENGINE_VERSION = 1
 """Part of every run's key: raise it when a change of the engine can change results."""
@@ -35,8 +36,11 @@ class MethodIdentity(_Part):
 
 
 class DatasetIdentity(_Part):
+    """The data a run has seen; `skipped` counts images that could not be read and were left out (None: no image)."""
+
     name: str
     fingerprint: str
+    skipped: int | None = None
 
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
@@ -44,23 +48,31 @@ Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 class TeacherIdentity(_Part):
-    """A teacher's weights, and the mean and deviation per channel it is fed with (None: the dataset's)."""
+    """A teacher's weights, and what it is fed with.
+
+    That is: mean and deviation per channel (None: the dataset's), and pixels (None: the recipe's). `source` is the
+    sha256 of the code of a network of the user's own.
+    """
 
     model: str
     sha256: str
     statistics: Statistics | None = None
+    image_size: int | None = None
+    source: str | None = None
 
 
 class Identity(_Part):
     """Everything that can change a run's result, and nothing else: the run's key is its hash.
 
     Settings of the method and of the recipe that have their neutral value are left out, so that a key outlives settings
-    that are added later. `teacher` is None for a method that needs none.
+    that are added later. `teacher` is None for a method that needs none. `student_source` is the sha256 of the code of
+    a network of the user's own.
     """
 
     engine_version: int = ENGINE_VERSION
     method: MethodIdentity
     student: str
+    student_source: str | None = None
     teacher: TeacherIdentity | None = None
     dataset: DatasetIdentity
     recipe: dict[str, Any]
@@ -80,7 +92,7 @@ class TeacherFacts(_Part):
     measured: float
     expected: float | None
     tolerance: float
-    source: str
+    source: Annotated[str, AfterValidator(without_folders)]
     mismatch_allowed: bool = False
     standard: bool = True
     """True for the registry's teacher, made as the registry says."""
@@ -139,6 +151,8 @@ class Record(_Part):
     method_source: str
     """sha256 of the source of the method, for the eye; a built-in method is identified by its version."""
     recipe_name: str
+    class_names: tuple[str, ...] | None = None
+    """In the order of the student's outputs; None for a dataset that comes with cakdbench."""
     teacher: TeacherFacts | None
     student_parameters: int
     extra_parameters: int

@@ -1,33 +1,33 @@
 """The method registry: how a class becomes a name on the command line."""
 
 import functools
-import hashlib
 import importlib
 import importlib.metadata
-import importlib.util
 import json
+import math
 import pkgutil
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from types import NoneType
+from typing import Any, TypeVar, get_args, get_type_hints
 
-from pydantic import TypeAdapter
+import timm
+from pydantic import TypeAdapter, ValidationError
 
 from cakdbench import labels
 from cakdbench.method import KINDS, TEACHER_PARTS, Method
-from cakdbench.models.staged import ModelInfo
+from cakdbench.models.catalog import MODELS, TIMM
+from cakdbench.models.staged import ModelInfo, describe
 from cakdbench.utils.errors import UsageError, unknown
+from cakdbench.utils.imports import load_module
 from cakdbench.utils.neutral import fill_neutral, strip_neutral
+from cakdbench.utils.toml import problems
 
 M = TypeVar("M", bound=Method)
 
 _methods: dict[str, type[Method]] = {}
 _aliases: dict[str, str] = {}
-
-FILE_MODULE = "cakdbench_file_"
-"""The beginning of the names of the modules of method files; a hash of the path keeps files of one name apart."""
 
 
 def register(
@@ -87,26 +87,40 @@ def discover() -> None:
             raise UsageError(f"the method package {entry.value} cannot be loaded: {error!r}") from error
 
 
+def load_any(path: Path, what: str = "file") -> tuple[list[str], list[str]]:
+    """Run a Python file; return the ids of the methods it registers, and the names of the networks."""
+    name = load_module(path, what).__name__
+    describe.cache_clear()  # a network may have been edited
+    methods = [id for id, method in _methods.items() if method.__module__ == name]
+    models = [id for id, entry in MODELS.items() if entry.module == name]
+    of_timm = [id for id in timm.list_models() if timm.models.model_entrypoint(id).__module__ == name]
+    return methods, [*models, *(f"{TIMM}{id}" for id in of_timm)]
+
+
 def load_file(path: Path) -> list[str]:
     """Register the methods defined in a Python file (`--method-file`); return their ids."""
-    if not path.is_file():
-        raise UsageError(f"no method file at {path}")
-    place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
-    spec = importlib.util.spec_from_file_location(f"{FILE_MODULE}{path.stem}_{place}", path)
-    if spec is None or spec.loader is None:
-        raise UsageError(f"{path} is no Python file: give it a name that ends in .py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses, pickle and `source_hash` look a class's module up
-    try:
-        spec.loader.exec_module(module)
-    except UsageError:
-        raise
-    except Exception as error:  # other people's code, whatever it raises
-        raise UsageError(f"the method file {path} cannot be loaded: {error!r}") from error
-    ids = [id for id, method in _methods.items() if method.__module__ == spec.name]
+    ids, _ = load_any(path, "method file")
     if not ids:
         raise UsageError(f"{path} registers no method: decorate its class with @register(...)")
     return ids
+
+
+def load_models(path: Path) -> list[str]:
+    """Register the networks of a Python file (`--model-file`), our way or timm's; return their names."""
+    _, ids = load_any(path, "model file")
+    if not ids:
+        raise UsageError(
+            f"{path} registers no network: decorate the class or function that makes it, @register_model(ID)"
+        )
+    return ids
+
+
+def load_files(method_files: Iterable[Path] = (), model_files: Iterable[Path] = ()) -> None:
+    """Register what Python files hold: networks and methods."""
+    for path in model_files:
+        load_models(path)
+    for path in method_files:
+        load_file(path)
 
 
 def method_ids() -> list[str]:
@@ -178,7 +192,11 @@ def resolve_config(
     dataset: str,
     overrides: dict[str, Any] | None = None,
 ) -> Method.Config:
-    """Return the method's numbers for one pair: defaults, then settings that match it, the variant, the overrides."""
+    """Return the method's numbers for one pair: defaults, then settings that match it, the variant, the overrides.
+
+    Raises:
+        UsageError: an unknown setting (the nearest are given), or a value that it cannot have.
+    """
     facts = {"dataset": dataset, "teacher_kind": teacher.kind, "student_kind": student.kind}
     values: dict[str, Any] = {}
     for setting in method.settings:
@@ -186,14 +204,30 @@ def resolve_config(
             values.update(setting.values)
     values.update(variant_values(method, variant))
     values.update(overrides or {})
-    known = [field.name for field in fields(method.Config)]
-    for key in values:
+    return _read_config(method, values)
+
+
+def _read_config(method: type[Method], values: dict[str, Any]) -> Method.Config:
+    """Return settings as a Config; a number may have no decimals, and `none` stands for None, but no type changes."""
+    known, hints = [field.name for field in fields(method.Config)], get_type_hints(method.Config)
+    for key, value in values.items():
         if key not in known:
             raise unknown(f"setting of {method.id}", key, known)
+        if value == "none" and NoneType in get_args(hints[key]):
+            values = values | {key: None}
+        if not _finite(value):
+            raise UsageError(f"setting of {method.id}: {key}: must be finite (given: {value})")
     try:
-        return _reader(method.Config).validate_python(values)
-    except ValueError as error:
-        raise UsageError(f"setting of {method.id}: {error}") from error
+        # JSON is the strict mode that takes arrays for tuples and 1 for 1.0, as TOML writers expect.
+        return _reader(method.Config).validate_json(json.dumps(values, default=str), strict=True)
+    except ValidationError as error:
+        raise UsageError(f"setting of {method.id}: {problems(error)}") from error
+
+
+def _finite(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def config_identity(config: Method.Config) -> dict[str, Any]:

@@ -12,12 +12,16 @@ import io
 import sys
 import tokenize
 import tomllib
-from importlib.resources import files
+from importlib.resources import files as resources
+from pathlib import Path
 from types import ModuleType
 
 from cakdbench.method import Method
+from cakdbench.models.catalog import entry
 from cakdbench.records import MethodIdentity
 from cakdbench.registry import config_identity
+from cakdbench.utils.errors import UsageError
+from cakdbench.utils.imports import local_imports, read_source
 
 BUILT_IN = "cakdbench.methods."
 Span = tuple[tuple[int, int], tuple[int, int]]
@@ -40,28 +44,48 @@ def method_identity(method: type[Method], config: Method.Config) -> MethodIdenti
 @functools.cache
 def known_sources(id: str, version: int) -> frozenset[str]:
     """Return the source hashes this repository has had for a version of a built-in method, before today's."""
-    table = tomllib.loads(files("cakdbench.methods").joinpath("versions.toml").read_text(encoding="utf-8"))
+    table = tomllib.loads(resources("cakdbench.methods").joinpath("versions.toml").read_text(encoding="utf-8"))
     return frozenset(table.get(id, {}).get(str(version), ()))
 
 
 def source_hash(method: type[Method], by_version: bool | None = None) -> str:
-    """Return the sha256 over the code of the method's file and of the modules of its package that it imports from.
-
-    Docstrings, comments and blank lines, which cannot change a result, are no part of it.
+    """Return the sha256 over the code of the method's file and of those that it imports, see `module_hash`.
 
     Args:
         by_version: let the version of a built-in method that it imports from count, and not its code; default: for
             methods that are not built in themselves.
     """
-    own, *others = _source_modules(sys.modules[method.__module__])
-    by_version = not is_built_in(method) if by_version is None else by_version
-    codes = [_code(module, by_version) for module in sorted(others, key=lambda module: module.__name__)]
-    return hashlib.sha256("\0".join([bare(inspect.getsource(own)), *codes]).encode()).hexdigest()
+    return module_hash(method.__module__, not is_built_in(method) if by_version is None else by_version)
 
 
-def _code(module: ModuleType, by_version: bool) -> str:
-    versions = _versions(module) if by_version else []
-    return ", ".join(versions) or bare(inspect.getsource(module))
+def model_source(name: str) -> str | None:
+    """Return the sha256 over the code of a network of one's own; None for those of cakdbench and timm."""
+    module = entry(name).module
+    return module_hash(module) if module else None
+
+
+def module_hash(name: str, by_version: bool = True) -> str:
+    """Return the sha256 over the code of a loaded module and of the local files that it imports.
+
+    Docstrings, comments and blank lines, which cannot change a result, are no part of it. Nor is what other installed
+    distributions hold.
+
+    Args:
+        by_version: let the versions of built-in methods count, and not their code.
+    """
+    try:
+        path = Path(inspect.getfile(sys.modules[name]))
+    except TypeError:
+        raise UsageError(f"code typed at a prompt ({name}) has no hash: write it into a file") from None
+    files = local_imports(path, name)
+    codes = sorted((file.stem, _code(module, file, by_version)) for module, file in files.items())
+    return hashlib.sha256("\0".join([bare(read_source(path)), *(code for _, code in codes)]).encode()).hexdigest()
+
+
+def _code(name: str, file: Path, by_version: bool) -> str:
+    if by_version and name.startswith(BUILT_IN) and (versions := _versions(sys.modules[name])):
+        return ", ".join(versions)
+    return bare(read_source(file))
 
 
 def _versions(module: ModuleType) -> list[str]:
@@ -113,16 +137,3 @@ def _body(node: ast.AST) -> list[ast.stmt]:
 
 def _is_docstring(node: ast.stmt) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-
-
-def _source_modules(module: ModuleType, visited: set[str] | None = None) -> list[ModuleType]:
-    visited = {module.__name__} if visited is None else visited
-    modules = [module]
-    ours = module.__name__.startswith("cakdbench.")
-    packages = (BUILT_IN,) if ours else (BUILT_IN, module.__name__.partition(".")[0] + ".")
-    for value in vars(module).values():
-        home = value.__name__ if inspect.ismodule(value) else getattr(value, "__module__", None) or ""
-        if home.startswith(packages) and home not in visited:
-            visited.add(home)
-            modules += _source_modules(sys.modules[home], visited)
-    return modules

@@ -5,8 +5,12 @@
     runs/<key>/lock               held by the live process that works on the run
     runs/<key>/checkpoints/       while it is unfinished: the last two
     runs/<key>/failure.json       the reason, if the last attempt failed
+    runs/<key>/error.txt          the last frames of the traceback, if it was an error of the method
+    runs/<key>/log.txt            how it goes, or went, for readers; appended
+    runs/<key>/losses.csv         the same in numbers
     runs/<key>/predictions.npy    predicted class of every test image, uint16
     runs/<key>/student.safetensors
+    runs/<key>/student_ema.safetensors   its averaged weights, if they are kept
     runs/<key>/record.json        written last: the run is done
 
 Files appear whole or not at all (temporary file, fsync, rename), so that a kill at any moment is harmless.
@@ -25,7 +29,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ValidationError
 
 from cakdbench.records import FORMAT, Identity, Record
-from cakdbench.utils.errors import StoreError
+from cakdbench.utils.errors import StoreError, UsageError, unknown
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -58,7 +62,7 @@ def write_atomic(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        _sync_folder(path.parent)  # a rename outlives a power cut once its folder is on disk
+        _sync_folder(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -69,11 +73,11 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
+    """Let a rename outlive a power cut, where the system can: Windows opens no folders, some file systems sync none."""
+    with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+        handle = os.open(folder, os.O_RDONLY)
+        stack.callback(os.close, handle)
         os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def canonical(identity: Identity) -> str:
@@ -129,8 +133,10 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.predictions = path / "predictions.npy"
         self.student = path / "student.safetensors"
+        self.ema = path / "student_ema.safetensors"
         self._record = path / "record.json"
         self._failure = path / "failure.json"
+        self._error = path / "error.txt"
         self._identity = path / "identity.json"
         self._about = path / "about.json"
         self._lock = FileLock(path / "lock")
@@ -182,16 +188,24 @@ class RunFolder:
         write_atomic(self._about, json.dumps({"label": label, "recipe": recipe}).encode())
         write_atomic(self._identity, canonical(identity).encode())
         self._failure.unlink(missing_ok=True)
+        self._error.unlink(missing_ok=True)
 
     def identity(self) -> Identity:
         return self._read(self._identity, Identity)
 
     def label(self) -> str:
         """Return the method's label; its id where nothing says which."""
+        return self._noted("label") or self.identity().method.id
+
+    def recipe_name(self) -> str:
+        """Return the name of the recipe; nothing where nothing says which."""
+        return self._noted("recipe")
+
+    def _noted(self, name: str) -> str:
         try:
-            return str(json.loads(self._about.read_bytes())["label"])
+            return str(json.loads(self._about.read_bytes())[name])
         except (OSError, ValueError, KeyError, TypeError):
-            return self.identity().method.id
+            return ""
 
     def record(self) -> Record:
         return self._read(self._record, Record)
@@ -240,7 +254,10 @@ class RunFolder:
         write_atomic(self._record, (record.model_dump_json(indent=1) + "\n").encode())
         self._sweep()
 
-    def fail(self, reason: str) -> None:
+    def fail(self, reason: str, frames: str = "") -> None:
+        """Note why the attempt failed, and the last frames of the traceback."""
+        if frames:
+            write_atomic(self._error, frames.encode())
         write_atomic(self._failure, json.dumps({"reason": reason}).encode())
 
     def failure(self, since: float = 0.0) -> str | None:
@@ -271,6 +288,17 @@ class Store:
                 if (path / "identity.json").exists():
                     yield RunFolder(path)
 
+    def find(self, name: str) -> RunFolder:
+        """Return the run, finished or not, that a folder, a key or the start of one key names.
+
+        Raises:
+            UsageError: there is none, or there are several.
+        """
+        if (Path(name) / "identity.json").is_file():
+            return RunFolder(Path(name))
+        known = [run.key for run in self.runs()]
+        return RunFolder(self.root / one_key(name, known))
+
     def records(self) -> tuple[list[Record], list[str]]:
         """Return the records of the finished runs, and what is wrong with those that cannot be read."""
         records, damage = [], []
@@ -281,6 +309,24 @@ class Store:
                 except StoreError as error:
                     damage.append(str(error))
         return records, damage
+
+
+def one_key(name: str, keys: Iterable[str], what: str = "run", others: Iterable[str] = ()) -> str:
+    """Return the key that a name means.
+
+    Args:
+        what, others: what else the name could have been, and the names of those, for the error.
+
+    Raises:
+        UsageError: there is none, or there are several.
+    """
+    keys = list(keys)
+    found = find_keys(name, keys)
+    if len(found) > 1:
+        raise UsageError(f"{name!r} is the start of {len(found)} runs, as of {found[0]} and {found[1]}")
+    if not found:
+        raise unknown(what, name, [*keys, *others])
+    return found[0]
 
 
 def find_keys(name: str, keys: Iterable[str]) -> list[str]:

@@ -13,9 +13,9 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from cakdbench.build import build_method
+from cakdbench.build import build_method, staged_pair
 from cakdbench.engine.launch.local import LocalLauncher
-from cakdbench.engine.options import run_options
+from cakdbench.engine.options import RunOptions, run_options
 from cakdbench.engine.progress import progress_on
 from cakdbench.engine.session import Session
 from cakdbench.engine.teachers import check_hub_classes
@@ -24,7 +24,7 @@ from cakdbench.models.catalog import entry
 from cakdbench.models.staged import StagedModel
 from cakdbench.train.batch import make_batch
 from cakdbench.utils.errors import UsageError
-from cakdbench.utils.places import cache_path
+from cakdbench.utils.places import cache_path, existing_folder
 from cakdbench.utils.rng import seeded
 
 if TYPE_CHECKING:
@@ -48,7 +48,9 @@ def run(
     progress: bool = True,
     stop: Callable[[], bool] = lambda: False,
     method_files: Iterable[PathLike] = (),
+    model_files: Iterable[PathLike] = (),
     teacher_files: Iterable[PathLike] = (),
+    dataset_files: Iterable[PathLike] = (),
     data_dir: PathLike | None = None,
     teacher_dir: PathLike | None = None,
     **options: Any,
@@ -66,7 +68,9 @@ def run(
         settings: changed numbers, as in `{"recipe.epochs": 5, "ofa.gamma": 1.2, "teacher.epochs": 1}`.
         jobs: processes of this machine that share the work; None: one per core on a CPU, else 1.
         progress: print how far it is.
+        method_files, model_files: Python files with methods and networks of one's own.
         stop: asked between two steps; once it is true, all lanes are saved and `Interrupted` is raised.
+        dataset_files: TOML files that describe datasets; in this process they stay known.
         data_dir, teacher_dir: default: CAKDBENCH_DATA and CAKDBENCH_TEACHERS, or the user's cache.
         options: further fields of `RunOptions` and `Options`, as `cpu`, `threads` or `max_lanes`.
 
@@ -81,27 +85,33 @@ def run(
         methods,
         texts,
         map(Path, method_files),
+        map(Path, model_files),
         pairs=pairs,
         recipe=recipe,
         seeds=tuple(seeds),
         teacher_files=tuple(map(Path, teacher_files)),
+        dataset_files=tuple(map(Path, dataset_files)),
         store=_folder(store, "CAKDBENCH_STORE", "runs"),
         teacher_dir=_folder(teacher_dir, "CAKDBENCH_TEACHERS", cache_path("teachers")),
-        data_dir=None if data_dir is None else Path(data_dir),
+        data_dir=None if data_dir is None else existing_folder(Path(data_dir)),
         precision=precision,
         **options,
     )
+    return _run(made, jobs, Console(quiet=not progress), stop)
+
+
+def _run(options: RunOptions, jobs: int | None, console: Console, stop: Callable[[], bool]) -> pd.DataFrame:
     threads = torch.get_num_threads()
     try:
-        display = progress_on(Console(quiet=not progress))
-        session = Session(made, display, stop)
+        display = progress_on(console)
+        session = Session(options, display, stop)
         with display:
             outcome = session.run(LocalLauncher(session.processes(jobs)))
     finally:
         torch.set_num_threads(threads)  # of the caller
     for key, reason in outcome.failed.items():
-        warnings.warn(f"failed: {key}: {reason}", stacklevel=2)
-    return _runs(made.store, outcome.done, made.computing.data_dir)
+        warnings.warn(f"failed: {key}: {reason}", stacklevel=3)
+    return _runs(options.store, outcome.done, options.computing.data_dir)
 
 
 def _folder(path: PathLike | None, variable: str, default: PathLike) -> Path:
@@ -110,7 +120,7 @@ def _folder(path: PathLike | None, variable: str, default: PathLike) -> Path:
 
 
 def _toml(value: Any) -> str:
-    return json.dumps(value) if isinstance(value, bool | list | tuple) else str(value)
+    return json.dumps(value) if isinstance(value, bool | list | tuple) else "none" if value is None else str(value)
 
 
 def _runs(store: Path, keys: list[str], data_dir: Path | None) -> pd.DataFrame:
@@ -154,25 +164,38 @@ def create_method(
 
     Args:
         method: `METHOD`, `METHOD:VARIANT` or `METHOD[KEY=VALUE]`.
-        student: a model id, drawn from `seed` as in a run; or a network of timm, as it is.
-        teacher: a model id, with its weights of the timm hub; or a network of timm with its weights. None for a
-            method that needs none.
+        student: a model id, drawn from `seed` as in a run; or a network, as it is: of timm, or any `nn.Module` that
+            gives logits.
+        teacher: a model id, with its weights of the timm hub; or a network with its weights. None for a method that
+            needs none.
         num_classes: of networks that are made here; default: those of the network that is given.
         image_size: height and width of the images; default: those the given network, or the teacher's, was made for.
+            Networks that do not say take the other's.
         dataset: its name, for the settings that a method has for some datasets.
         settings: of the method, over the label's.
         labels: `(N,)` classes of the training samples, for methods that tell samples apart.
         split: where networks of equal blocks are cut: "ofa" or "even".
 
     Raises:
-        UsageError: a name is unknown, a setting wrong, a network not of timm, the pair refused, or classes or image
-            sizes differ.
+        UsageError: a name is unknown, a setting wrong, the pair refused, or classes or image sizes differ.
         TeacherError: there are no hub weights, or they are of other classes.
     """
     if student is None:
-        raise UsageError("give a student: the name of a model, or a network of timm")
-    pupil = _staged(student, image_size, split)
-    master = None if teacher is None else _staged(teacher, image_size, split)
+        raise UsageError("give a student: the name of a model, or a network")
+    pupil, master = _networks(student, teacher, num_classes, image_size, split, seed)
+    return build_method(method, pupil, master, dataset=dataset, settings=settings, labels=labels, seed=seed).train()
+
+
+def _networks(
+    student: str | nn.Module,
+    teacher: str | nn.Module | None,
+    num_classes: int | None,
+    image_size: int | None,
+    split: str,
+    seed: int,
+) -> tuple[StagedModel, StagedModel | None]:
+    """Return student and teacher in stages, for the same classes and images; see `create_method`."""
+    pupil, master = staged_pair(student, teacher, image_size, split)
     whole = next((model for model in (master, pupil) if isinstance(model, StagedModel)), None)
     classes = num_classes or (whole and whole.num_classes)
     if not classes:
@@ -184,14 +207,11 @@ def create_method(
             pupil = StagedModel(pupil, classes, size, split=split)
     if isinstance(master, str):
         master = _hub_teacher(master, classes, size, split)
+    other = whole.name if isinstance(whole, StagedModel) else ""
     for model in filter(None, (pupil, master)):
-        _check_fits(model, classes, size)
-    return build_method(method, pupil, master, dataset=dataset, settings=settings, labels=labels, seed=seed).train()
-
-
-def _staged(model: str | nn.Module, size: int | None, split: str) -> str | StagedModel:
-    """Return a network in stages; a name as it is."""
-    return model if isinstance(model, str | StagedModel) else StagedModel.wrap(model, size, split)
+        _check_fits(model, "classes", model.num_classes, classes, "num_classes" if num_classes else other)
+        _check_fits(model, "px", model.image_size, size, "image_size" if image_size else other)
+    return pupil, master
 
 
 def _hub_teacher(name: str, classes: int, size: int, split: str) -> StagedModel:
@@ -200,9 +220,8 @@ def _hub_teacher(name: str, classes: int, size: int, split: str) -> StagedModel:
     return StagedModel(name, classes, size, pretrained=True, split=split)
 
 
-def _check_fits(model: StagedModel, classes: int, size: int) -> None:
-    if (model.num_classes, model.image_size) != (classes, size):
-        raise UsageError(
-            f"{model.name} tells {model.num_classes} classes apart on images of {model.image_size} px, and the method "
-            f"needs {classes} on {size} px: give num_classes and image_size, or make the network for them"
-        )
+def _check_fits(model: StagedModel, unit: str, own: int, wanted: int, other: str) -> None:
+    """Raise UsageError if a network is made for other classes or images than the other one, or than was asked for."""
+    remedy = "give image_size or make both for the same" if unit == "px" else "make both for the same"
+    if own != wanted:
+        raise UsageError(f"{model.name} is made for {own} {unit}, and {other} for {wanted} {unit}: {remedy}")

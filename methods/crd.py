@@ -151,6 +151,7 @@ class CRD(Method):
     """Labels, and contrast of both networks' embeddings with memories of each other's."""
 
     needs = frozenset({"logits", "pooled"})
+    least_classes = 2
 
     @dataclass(frozen=True)
     class Config:

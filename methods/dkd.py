@@ -83,6 +83,8 @@ def _log_target(logits: Tensor, target: Tensor) -> Tensor:
 class DKD(Method):
     """Labels, the teacher's probability of the target class, and its distribution over the others."""
 
+    least_classes = 2
+
     @dataclass(frozen=True)
     class Config:
         """Defaults of OFA's code.

@@ -43,6 +43,8 @@ def standardize(logits: Tensor, eps: float = 1e-7) -> Tensor:
 class LSKD(Method):
     """Labels, and KD or DKD between standardised logits."""
 
+    least_classes = 2
+
     @dataclass(frozen=True)
     class Config:
         """Defaults of the authors' scripts.

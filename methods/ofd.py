@@ -33,7 +33,7 @@ from cakdbench.method import Batch, Method, Setting, Step, check_choices
 from cakdbench.models.staged import StagedModel
 from cakdbench.registry import register
 from cakdbench.utils.distributed import broadcast
-from cakdbench.utils.precision import force_fp32
+from cakdbench.utils.precision import float64, force_fp32
 
 RARE = 1e-3  # share of negative responses below which their mean is not taken, in the released code
 
@@ -57,10 +57,10 @@ def ofd_loss(student: Tensor, teacher: Tensor, margin: Tensor) -> Tensor:
 @torch.no_grad()
 def margin_from_norm(norm: nn.Module) -> Tensor:
     """`(C,)`: the mean of the negative values of `N(bias, weight^2)`, or -3 |weight| where they are rare."""
-    mean, std = norm.bias.double(), norm.weight.double().abs().clamp_min(1e-12)  # some start at a weight of 0
+    mean, std = float64(norm.bias), float64(norm.weight).abs().clamp_min(1e-12)  # some start at a weight of 0
     below = torch.special.ndtr(-mean / std)
     density = torch.exp(-((mean / std) ** 2) / 2) / math.sqrt(2 * math.pi)
-    return torch.where(below > RARE, mean - std * density / below, -3 * std).to(norm.weight.dtype)
+    return torch.where(below > RARE, mean - std * density / below, -3 * std).to(norm.weight)
 
 
 @torch.no_grad()

@@ -102,6 +102,7 @@ class ReviewKD(Method):
     """Labels, and the teacher's features on five levels, each matched by the student's own and all deeper ones."""
 
     needs = frozenset({"pooled", "stages", "preacts"})
+    least_batch = 2
 
     @dataclass(frozen=True)
     class Config:

@@ -92,6 +92,7 @@ class RKD(Method):
     """Labels, and the distances and angles among the samples of a batch."""
 
     needs = frozenset({"pooled"})
+    least_batch = 2
 
     @dataclass(frozen=True)
     class Config:

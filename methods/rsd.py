@@ -59,6 +59,7 @@ class RSD(Method):
     """Labels, and the cross-correlation of a projection of the student's final feature with the teacher's."""
 
     needs = frozenset({"pooled"})
+    least_batch = 2
 
     @dataclass(frozen=True)
     class Config:

@@ -75,6 +75,7 @@ class Shell:
     def command(self, *arguments: str, pairs: str = PAIR, settings: tuple[str, ...] = SHORT) -> list[str]:
         """The arguments of `run`."""
         more = ["--recipe", "demo"] if "--recipe" not in arguments else []
+        settings = tuple({text.partition("=")[0]: text for text in settings}.values())  # later ones win over `SHORT`
         return [
             "run", "--pairs", pairs, *self.places(), "--boards", str(self.boards), "--cpu", "--jobs", "1", *more,
             "--teachers", str(self.data / "teachers.toml"), *arguments, *["--yes"] * self.sure, "--set", *settings,

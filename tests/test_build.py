@@ -13,12 +13,14 @@ from cakdbench.costs.bench import CountingBench
 from cakdbench.costs.method_costs import method_cost
 from cakdbench.data.datasets import load_dataset
 from cakdbench.engine.group import Group, Task
+from cakdbench.engine.inits import Inits
 from cakdbench.grid.plan import Settings, make_plan
 from cakdbench.grid.suites import PairSpec, resolve_pairs
 from cakdbench.method import Method
 from cakdbench.models.staged import StagedModel
 from cakdbench.recipes import load_recipe
 from cakdbench.registry import get_method
+from cakdbench.store import Store
 from cakdbench.train.events import GroupView, LaneView
 from cakdbench.train.lane import Lane
 from cakdbench.train.runtime import Runtime
@@ -60,7 +62,12 @@ class EngineStep:
         cell = next(cell for cell in plan.cells if cell.label == label)
         teacher = StagedModel.wrap(plain_teacher()).eval().requires_grad_(False)
         self.group = Group(
-            [Task(cell, None, None)], small_dataset(), teacher, None, Runtime(make_accelerator(cpu=True))
+            [Task(cell, None, None)],
+            small_dataset(),
+            teacher,
+            None,
+            Runtime(make_accelerator(cpu=True)),
+            Inits(Store("runs")),
         )
         self.lane: Lane = self.group._build(label, cell)
         self.start = {name: value.clone() for name, value in tensors(self.lane.method).items()}

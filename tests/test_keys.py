@@ -27,14 +27,14 @@ from cakdbench.utils.toml import Table
 
 ROOT = Path(__file__).parents[1]
 KEYS = ROOT / "tests/golden/keys.json"
-DATASET = SimpleNamespace(name="fashion_demo", fingerprint="f" * 64)
+DATASET = SimpleNamespace(name="fashion_demo", fingerprint="f" * 64, skipped=None)
 PAIR = "resnet_m>vit_xs@fashion_demo"
 METHOD = (ROOT / "methods/kd.py").read_text()
 
 
 def identity_of(cell):
     teacher = TeacherIdentity(model=cell.pair.teacher, sha256="a" * 64) if cell.needs_teacher else None
-    return cell.identity(SimpleNamespace(name=cell.pair.dataset, fingerprint="f" * 64), teacher)
+    return cell.identity(SimpleNamespace(name=cell.pair.dataset, fingerprint="f" * 64, skipped=None), teacher)
 
 
 def keys_of(methods, pairs=PAIR, recipe=None, settings=()):

@@ -11,7 +11,7 @@ LAYERS = (  # the top first; what stands in one line may import from each other
     ("api", "training", "__init__"),
     ("reports",),
     ("results",),
-    ("engine", "submissions", "checks", "costs"),
+    ("engine", "submissions", "checks", "costs", "students"),
     ("train", "grid", "methods"),
     ("store", "build", "registry", "source_hash", "method"),
     ("data", "records", "published"),

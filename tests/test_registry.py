@@ -2,12 +2,14 @@
 
 import hashlib
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from cakdbench.method import Method
-from cakdbench.registry import get_method, load_file, register
+from cakdbench.models.zoo import model_info
+from cakdbench.registry import get_method, load_file, register, resolve_config
 from cakdbench.source_hash import bare, source_hash
 from cakdbench.utils.errors import UsageError
 
@@ -112,3 +114,34 @@ def test_the_source_hash_of_fbt_covers_its_parts_and_the_ofa_loss_it_imports():
     folder = Path(sys.modules[get_method("fbt").__module__].__file__).parent
     together = "\0".join(bare((folder / f"{name}.py").read_text()) for name in ("fbt", "fbt_parts", "ofa"))
     assert source_hash(get_method("fbt")) == hashlib.sha256(together.encode()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"gamma": True}, ["gamma: must be a number", "True"]),
+        ({"gamma": "high"}, ["gamma: must be a number", "'high'"]),
+        ({"gamma": "1"}, ["gamma: must be a number", "'1'"]),
+        ({"gamma": float("nan")}, ["gamma: must be finite", "nan"]),
+        ({"gamma": float("inf")}, ["gamma: must be finite", "inf"]),
+        ({"stages": [1, float("inf")]}, ["stages: must be finite"]),
+        ({"stages": 3}, ["stages: must be a list", "3"]),
+        ({"gamma": "none"}, ["gamma: must be a number"]),
+    ],
+)
+def test_a_value_that_a_setting_cannot_have_is_refused_in_one_line(changes, words):
+    infos = model_info("resnet_m", 10, 64), model_info("vit_xs", 10, 64)
+    with pytest.raises(UsageError) as error:
+        resolve_config(get_method("ofa"), None, *infos, "fashion_demo", changes)
+    assert all(word in str(error.value) for word in words) and len(str(error.value).splitlines()) == 1
+
+
+def test_none_stands_for_none_where_a_setting_may_be_absent():
+    @register("mine_optional", title="x", paper="x", url="")
+    class Mine(Method):
+        @dataclass(frozen=True)
+        class Config:
+            width: int | None = 3
+
+    infos = model_info("resnet_m", 10, 64), model_info("vit_xs", 10, 64)
+    assert resolve_config(Mine, None, *infos, "fashion_demo", {"width": "none"}).width is None

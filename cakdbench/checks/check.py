@@ -1,8 +1,6 @@
 """All checks of a method, one finding each."""
 
-import inspect
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +10,7 @@ from rich.text import Text
 
 from cakdbench.checks import steps, training
 from cakdbench.checks.lab import Fault, Lab
+from cakdbench.utils.errors import file_of, frame_of
 
 CHECKS: dict[str, Callable[[Lab], str]] = {
     "described": steps.described,
@@ -71,15 +70,9 @@ def _run(check: Callable[[Lab], str], lab: Lab) -> tuple[bool, str, str]:
     except Fault as fault:
         return False, fault.what, fault.hint
     except Exception as error:  # a method may raise anything
-        return False, f"{type(error).__name__}: {error}", f"look at {_place(error, lab)}"
-
-
-def _place(error: BaseException, lab: Lab) -> str:
-    """Return the last line of the method's own file that the error came through; else of any file."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if frame.filename == inspect.getsourcefile(lab.method)]
-    frame = (own or frames)[-1]
-    return f"{Path(frame.filename).name}, line {frame.lineno}: {frame.line}"
+        frame = frame_of(error, file_of(lab.method))
+        place = f"{Path(frame.filename).name}, line {frame.lineno}: {frame.line}" if frame else "its file"
+        return False, f"{type(error).__name__}: {error}", f"look at {place}"
 
 
 def findings_table(name: str, findings: list[Finding]) -> Table:

@@ -1,4 +1,4 @@
-"""Two processes that train methods for `cakdbench check`, forked once the imports are made.
+"""Two processes that train methods for `cakdbench check`, forked once the imports are made where the system can.
 
 Started by `training.train_in_two`, in a program of its own: a process that has computed must not fork.
 """
@@ -17,6 +17,9 @@ from cakdbench.checks.training import state_name
 from cakdbench.registry import load_file, split_variant
 from cakdbench.utils.device import make_accelerator
 
+START = "fork" if sys.platform == "linux" else "spawn"
+"""Windows cannot fork, and macOS's frameworks do not survive it."""
+
 
 def main(folder: Path, names: list[str]) -> None:
     with socket.socket() as probe:
@@ -24,7 +27,7 @@ def main(folder: Path, names: list[str]) -> None:
         port = probe.getsockname()[1]
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
     try:
-        start_processes(_train_all, (folder, names), nprocs=2, start_method="fork")
+        start_processes(_train_all, (folder, names), nprocs=2, start_method=START)
     except (ProcessRaisedException, ProcessExitedException) as failure:
         sys.exit(f"process {failure.error_index} of two failed: {str(failure).strip().splitlines()[-1]}")
 

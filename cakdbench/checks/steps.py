@@ -23,7 +23,7 @@ from cakdbench.checks.lab import (
     teacher_model,
 )
 from cakdbench.checks.trial import Trial, backward, step, trial
-from cakdbench.method import Method, Step, sum_losses
+from cakdbench.method import Method, Step, step_fault, sum_losses
 from cakdbench.models.staged import StagedModel
 from cakdbench.registry import setting_docs
 from cakdbench.train.lane import parameters_of
@@ -62,10 +62,7 @@ def finite(autocast: bool) -> Callable[[Lab], str]:
     def check(lab: Lab) -> str:
         for direction in lab.accepted:
             tried = Trial(lab, direction, autocast) if autocast else trial(lab, direction)
-            _check_losses(tried.made, str(direction))
-            shape, expected = ("x".join(map(str, sizes)) for sizes in (tried.made.logits.shape, (tried.size, CLASSES)))
-            if shape != expected:
-                raise Fault(f"{direction}: the logits are {shape}, not {expected}", "return the student's logits")
+            _check_losses(tried.made, str(direction), tried.size)
             for name, grad in tried.grads.items():
                 if grad is not None and not grad.isfinite().all():
                     raise Fault(
@@ -77,12 +74,10 @@ def finite(autocast: bool) -> Callable[[Lab], str]:
     return check
 
 
-def _check_losses(made: Step, where: str) -> None:
-    if not isinstance(made, Step) or not made.losses:
-        raise Fault(f"{where}: distill_step gave {type(made).__name__}", "return Step(logits, {name: scalar, ...})")
+def _check_losses(made: Step, where: str, size: int = 4) -> None:
+    if fault := step_fault(made, size, CLASSES):
+        raise Fault(f"{where}: {fault[0]}", fault[1])
     for name, loss in made.everything.items():
-        if not isinstance(loss, Tensor) or loss.numel() != 1:
-            raise Fault(f"{where}: loss {name!r} is no scalar", "reduce it, by .mean() for example")
         if not math.isfinite(loss.item()):
             raise Fault(f"{where}: loss {name!r} is {loss.item()}", "use log_softmax, clamp before sqrt, @force_fp32")
 
@@ -177,7 +172,7 @@ def batch_sizes(lab: Lab) -> str:
         method = lab.make(direction)
         for size in (4, 3, 2, 5):
             made = step(method, make_batch(direction.teacher, size))
-            _check_losses(made, f"{direction}, batch of {size}")
+            _check_losses(made, f"{direction}, batch of {size}", size)
             backward(method, made)
             method.step_end()
     return "4, 3, 2, 5, one after the other"

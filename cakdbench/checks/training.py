@@ -5,13 +5,13 @@ import functools
 import hashlib
 import io
 import os
-import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import torch
 from torch import Tensor
 
@@ -230,12 +230,12 @@ def _launch(arguments: list[str], patience: float = 600.0) -> None:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        start_new_session=True,
     ) as both:
         try:
             words = both.communicate(timeout=patience)[1]
         except BaseException as error:
-            os.killpg(both.pid, signal.SIGKILL)  # one that waits for the other hears nothing else
+            for process in (*psutil.Process(both.pid).children(recursive=True), both):
+                process.kill()  # one that waits for the other hears nothing else
             if not isinstance(error, subprocess.TimeoutExpired):
                 raise
             hint = "call all_gather and broadcast equally often on all processes"

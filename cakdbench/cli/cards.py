@@ -11,9 +11,11 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cakdbench.build import count_extra_parameters
+from cakdbench.build import count_extra_parameters, refusal
+from cakdbench.cli.tables import Listing
 from cakdbench.data.datasets import dataset_facts
 from cakdbench.grid.suites import PairSpec, resolve_pairs
+from cakdbench.labels import value_text
 from cakdbench.method import Method
 from cakdbench.models.staged import StagedModel, meta_model
 from cakdbench.recipes import load_recipe
@@ -21,32 +23,37 @@ from cakdbench.registry import methods_in_order, resolve_config, setting_docs
 from cakdbench.utils.errors import UsageError
 
 
-def methods_table(pair: str) -> Table:
-    """Return one line per method; extra parameters are counted on `pair`."""
+def all_methods(pair: str) -> Listing:
+    """Return one line per method; extra parameters are counted on `pair`, or it is said why it is refused."""
     spec = one_pair(pair)
-    table = Table(title=Text(f"extra parameters: on {spec.pair}"), title_justify="left")
-    table.add_column("method", no_wrap=True)
-    table.add_column("extra parameters", justify="right", no_wrap=True)
-    for name in ("kind", "year", "title", "uses of the teacher", "paper"):
-        table.add_column(name)
-    for method in methods_in_order():
-        uses = ", ".join(sorted(method.needs)) or "-"
-        count = extra_parameters(method, spec)
-        extra = "refused" if count is None else f"{count:,}"
-        names = ", ".join((method.id, *method.aliases))
-        facts = names, extra, method.kind, str(method.year or "-"), method.title, uses, method.paper
-        table.add_row(*map(Text, facts))
-    return table
+    rows = [_method_row(method, spec) for method in methods_in_order()]
+    prose = ["refused because", "title", "uses of the teacher", "paper"]
+    return Listing(rows, prose, ["extra parameters"], f"extra parameters: on {spec.pair}")
 
 
-def variants_table() -> Table:
+def _method_row(method: type[Method], spec: PairSpec) -> dict[str, Any]:
+    refusal, count = refusal_of(method, spec), extra_parameters(method, spec)
+    return {
+        "method": method.id,
+        "aliases": method.aliases or None,
+        "extra parameters": count if refusal is None else None,
+        "refused because": refusal,
+        "kind": method.kind,
+        "year": method.year,
+        "title": method.title,
+        "uses of the teacher": sorted(method.needs) or None,
+        "paper": method.paper,
+    }
+
+
+def all_variants() -> Listing:
     """Return one line per variant: what it changes."""
-    table = Table("variant", "changes")
-    for method in methods_in_order():
-        for name, values in method.variants.items():
-            table.add_row(*map(Text, (f"{method.id}:{name}", _assignments(values))))
-        table.add_section()
-    return table
+    return Listing([row for method in methods_in_order() for row in _variant_rows(method)], ["changes"])
+
+
+def _variant_rows(method: type[Method]) -> list[dict[str, str]]:
+    named = method.variants.items()
+    return [{"variant": f"{method.id}:{name}", "changes": _assignments(values)} for name, values in named]
 
 
 def one_pair(name: str) -> PairSpec:
@@ -56,13 +63,26 @@ def one_pair(name: str) -> PairSpec:
     return specs[0]
 
 
+def _extra(method: type[Method], spec: PairSpec) -> str:
+    try:
+        count = extra_parameters(method, spec)
+    except Exception:  # a method of the user's own may raise anything; a run or `check` says what
+        return "fails"
+    return "refused" if count is None else f"{count:,}"
+
+
 def extra_parameters(method: type[Method], spec: PairSpec) -> int | None:
     """Return the trainable parameters besides the student's, without allocating any; None where the pair is refused."""
     student, teacher = _models(spec)
     config = resolve_config(method, None, teacher.info, student.info, spec.pair.dataset)
-    if method.refuses(teacher.info, student.info, config):
-        return None
-    return count_extra_parameters(method, student, teacher, config)
+    return None if refusal_of(method, spec) else count_extra_parameters(method, student, teacher, config)
+
+
+def refusal_of(method: type[Method], spec: PairSpec) -> str | None:
+    """Return the reason why a method does not run on a pair."""
+    student, teacher = _models(spec)
+    config = resolve_config(method, None, teacher.info, student.info, spec.pair.dataset)
+    return refusal(method, teacher.info, student.info, config)
 
 
 @functools.lru_cache(maxsize=4)
@@ -82,12 +102,12 @@ def explanation(method: type[Method], pair: str) -> Iterator[RenderableType]:
     yield Text(_flowing(inspect.cleandoc(sys.modules[method.__module__].__doc__ or method.__doc__ or "")))
     if fields(method.Config):
         yield Text("Settings. " + " ".join((method.Config.__doc__ or "").partition("Attributes:")[0].split()))
-        yield _settings_table(method)
+        yield _settings_of(method)
     for setting in method.settings:
         where = ", ".join(f"{key} {value}" for key, value in setting.where.items())
         yield Text(f"where {where}: {_assignments(setting.values)}")
     if method.variants:
-        yield _variants_of(method)
+        yield Listing(_variant_rows(method), ["changes"])
 
 
 def _flowing(text: str) -> str:
@@ -97,32 +117,29 @@ def _flowing(text: str) -> str:
 
 
 def _facts(method: type[Method], spec: PairSpec) -> Table:
-    table, count = Table.grid(padding=(0, 2)), extra_parameters(method, spec)
+    table, refusal = Table.grid(padding=(0, 2)), refusal_of(method, spec)
+    count = f"refused on {spec.pair}: {refusal}" if refusal else f"{extra_parameters(method, spec):,} on {spec.pair}"
     table.add_row("paper", Text(" ".join(filter(None, (method.paper, method.url)))))
     table.add_row("kind", method.kind)
     table.add_row("uses of the teacher", ", ".join(sorted(method.needs)) or "nothing")
-    table.add_row("extra parameters", f"{'refused' if count is None else f'{count:,}'} on {spec.pair}")
+    table.add_row("extra parameters", Text(count))
     return table
 
 
-def _settings_table(method: type[Method]) -> Table:
-    meanings = setting_docs(method.Config)
-    table = Table("setting", "default", "meaning")
-    for setting in fields(method.Config):
-        table.add_row(setting.name, Text(str(_default(setting))), Text(meanings.get(setting.name, "")))
-    return table
+def _settings_of(method: type[Method]) -> Listing:
+    meanings, settings = setting_docs(method.Config), fields(method.Config)
+    rows = [{"setting": s.name, "default": _shown(_default(s)), "meaning": meanings.get(s.name)} for s in settings]
+    return Listing(rows, ["meaning"])
 
 
 def _default(field: Field) -> Any:
     return field.default if field.default_factory is MISSING else field.default_factory()
 
 
-def _variants_of(method: type[Method]) -> Table:
-    table = Table("variant", "changes")
-    for name, values in method.variants.items():
-        table.add_row(*map(Text, (f"{method.id}:{name}", _assignments(values))))
-    return table
-
-
 def _assignments(values: Any) -> str:
-    return ", ".join(f"{key} = {value}" for key, value in values.items())
+    return ", ".join(f"{key} = {_shown(value)}" for key, value in values.items())
+
+
+def _shown(value: Any) -> str:
+    """Return a setting as `--set` takes it, without spaces, which a shell would cut at."""
+    return value_text(list(value) if isinstance(value, tuple) else value).replace(", ", ",")

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cakdbench.cli.methods import load_methods
-from cakdbench.cli.options import DataDir, MethodFiles, console, errors
+from cakdbench.cli.methods import load_files
+from cakdbench.cli.options import DataDir, DatasetFiles, MethodFiles, ModelFiles, console, errors
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,11 +33,13 @@ def cost(
     ] = "",
     recipe: Annotated[str | None, typer.Option(help="A recipe for all pairs instead of each pair's own.")] = None,
     method_file: MethodFiles = [],
+    model_file: ModelFiles = [],
     classes: Annotated[int | None, typer.Option(min=1, help="Classes of both models; default: the dataset's.")] = None,
     store: Annotated[
         Path | None, typer.Option("--store", help="Add what its runs measured: speed, memory, time, energy.")
     ] = None,
     data_dir: DataDir = None,
+    datasets: DatasetFiles = [],
     format: Annotated[Format, typer.Option(help="How the table is written.")] = Format.markdown,
     output: Annotated[Path | None, typer.Option(help="Write the table to a file instead.")] = None,
 ) -> None:
@@ -49,7 +51,7 @@ def cost(
     from cakdbench.reports.pages import FORMATS
     from cakdbench.store import write_atomic
 
-    load_methods(method_file)
+    load_files(method_file, model_file)
     pairs = pairs or ",".join(PAIRS)
     with errors.status("counting"):
         costs = count_costs(methods, pairs, recipe, classes, data_dir)

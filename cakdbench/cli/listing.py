@@ -1,58 +1,87 @@
-"""List what can be named on the command line, as tables."""
+"""List what can be named on the command line."""
 
 from pathlib import Path
 
-from rich.table import Table
-
+from cakdbench.cli.tables import Listing
 from cakdbench.data.datasets import dataset_facts, dataset_names
 from cakdbench.grid.suites import suites
-from cakdbench.grid.teachers import load_teachers
+from cakdbench.grid.teachers import load_teachers, teachers_from_file
 from cakdbench.models.zoo import MODELS, model_info
 from cakdbench.recipes import load_recipe, recipe_names
 
 
-def pairs() -> Table:
-    table = Table("suite or group", "teacher > student @ dataset", "recipe")
-    for suite in suites().values():
-        for spec in suite.specs:
-            table.add_row(suite.name, str(spec.pair), spec.recipe)
-        table.add_section()
-    return table
+def pairs() -> Listing:
+    """Return every pair of every suite, with its recipe."""
+    rows = [
+        {"suite or group": suite.name, "teacher > student @ dataset": str(spec.pair), "recipe": spec.recipe}
+        for suite in suites().values()
+        for spec in suite.specs
+    ]
+    return Listing(rows, sections=True)
 
 
-def models() -> Table:
-    table = Table("model", "title", "kind", "params at 1000 classes", "image", "hub weights", "notes")
-    for name, entry in MODELS.items():
-        size = f"{model_info(name, 1000, entry.image_size).parameters / 1e6:.2f} M"
-        table.add_row(name, entry.title, entry.kind, size, str(entry.image_size), entry.hub or "-", entry.notes)
-    return table
+def models() -> Listing:
+    rows = [
+        {
+            "model": name,
+            "kind": entry.kind,
+            "parameters": model_info(name, 1000, entry.image_size).parameters,  # with 1000 classes
+            "image": entry.image_size,
+            "hub weights": entry.hub,
+            "title": entry.title,
+            "notes": entry.notes,
+        }
+        for name, entry in MODELS.items()
+    ]
+    return Listing(rows, ["title", "notes"], ["parameters", "image"], "parameters: with 1000 classes")
 
 
-def datasets() -> Table:
-    table = Table("dataset", "title", "classes", "training images", "test images")
-    for name in dataset_names():
-        facts = dataset_facts(name)
-        table.add_row(name, facts.title, *(f"{n:,}" for n in (facts.num_classes, facts.n_train, facts.n_test)))
-    table.add_row("timm:NAME", "whatever timm.data.create_dataset opens", "", "", "")
-    return table
+def datasets() -> Listing:
+    facts = {name: dataset_facts(name) for name in dataset_names()}
+    rows = [
+        {
+            "dataset": name,
+            "classes": f.num_classes,
+            "training images": f.n_train,
+            "test images": f.n_test,
+            "title": f.title,
+        }
+        for name, f in facts.items()
+    ]
+    anything = {"dataset": "timm:NAME", "title": "whatever timm.data.create_dataset opens"}
+    return Listing([*rows, anything], ["title"], ["classes", "training images", "test images"])
 
 
-def recipes() -> Table:
-    table = Table("recipe", "title", "epochs", "batch (local)", "optimizer", "lr", "source")
-    for name in recipe_names():
-        recipe = load_recipe(name)
-        batch = f"{recipe.global_batch} ({recipe.local_batch})"
-        optimizer = recipe.optimizer
-        table.add_row(name, recipe.title, str(recipe.epochs), batch, optimizer.name, f"{optimizer.lr:g}", recipe.source)
-    return table
+def recipes() -> Listing:
+    rows = [
+        {
+            "recipe": recipe.name,
+            "epochs": recipe.epochs,
+            "batch": recipe.global_batch,
+            "local batch": recipe.local_batch,
+            "optimizer": recipe.optimizer.name,
+            "lr": recipe.optimizer.lr,
+            "title": recipe.title,
+            "source": recipe.source,
+        }
+        for recipe in map(load_recipe, recipe_names())
+    ]
+    return Listing(rows, ["title", "source"], ["epochs", "batch", "local batch", "lr"])
 
 
-def teachers(extra: list[Path]) -> Table:
-    table = Table("teacher", "weights", "top-1 %", "tolerance", "also reported", "notes")
-    for entry in load_teachers(extra).values():
-        reported = ", ".join(f"{number.accuracy:g} ({number.by})" for number in entry.reported)
-        accuracy = "-" if entry.accuracy is None else f"{entry.accuracy:g}"
-        table.add_row(
-            f"{entry.model}@{entry.dataset}", entry.source, accuracy, f"{entry.allowed:g}", reported or "-", entry.notes
-        )
-    return table
+def teachers(extra: list[Path]) -> Listing:
+    """Return the registry's teachers and those of `extra` files, which win over them; accuracies in percent."""
+    own = {name: path.name for path in extra for name in teachers_from_file(path)}
+    rows = [
+        {
+            "teacher": "@".join(name),
+            "top-1": entry.accuracy,
+            "tolerance": entry.allowed,
+            "entry in": own.get(name, "registry"),
+            "weights": entry.source,
+            "also reported": [f"{number.accuracy:g} ({number.by})" for number in entry.reported] or None,
+            "notes": entry.notes or None,
+        }
+        for name, entry in load_teachers(extra).items()
+    ]
+    return Listing(rows, ["weights", "also reported", "notes"], ["top-1", "tolerance"])

@@ -9,16 +9,29 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cakdbench.cli import costs as cli_costs
+from cakdbench.cli import data as cli_data
 from cakdbench.cli import methods as cli_methods
 from cakdbench.cli import results as cli_reports
+from cakdbench.cli import runs as cli_runs
 from cakdbench.cli import submissions as cli_submissions
 from cakdbench.cli.options import (
     TEACHERS,
+    AnyRecipe,
+    BadImages,
     Cpu,
     DataDir,
+    DatasetFiles,
+    Estimate,
     Estimation,
+    Jobs,
+    Keep,
     MethodFiles,
+    Methods,
+    Mismatch,
+    ModelFiles,
     MoreSet,
+    OnBadImage,
+    OwnBoards,
     Precision,
     Seeds,
     Set,
@@ -31,6 +44,7 @@ from cakdbench.cli.options import (
     console,
     errors,
 )
+from cakdbench.cli.tables import AsFormat, Layout, print_rows
 from cakdbench.utils.errors import CakdError, UsageError
 
 if TYPE_CHECKING:
@@ -39,44 +53,41 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 teacher_app = typer.Typer(no_args_is_help=True, help="List, train and check the teachers.")
 app.add_typer(teacher_app, name="teacher")
+app.add_typer(cli_data.app, name="data")
 
 
 @app.command()
 def run(
     pairs: Annotated[str, typer.Option(help="Suites, groups, TEACHER>STUDENT@DATASET; comma-separated.")],
     more: MoreSet = [],
-    methods: Annotated[
-        str, typer.Option(help="Methods, METHOD:VARIANT, METHOD[KEY=1|2], or all; scratch and kd join.")
-    ] = "",
-    recipe: Annotated[str | None, typer.Option(help="A recipe for all pairs instead of each pair's own.")] = None,
+    methods: Methods = "",
+    recipe: AnyRecipe = None,
     seeds: Seeds = "0",
     set: Set = [],
     method_file: MethodFiles = [],
+    model_file: ModelFiles = [],
     teachers: TeacherFiles = [],
     store: StoreDir = Path("runs"),
     data_dir: DataDir = None,
+    datasets: DatasetFiles = [],
+    on_bad_image: BadImages = OnBadImage.refuse,
     teacher_dir: TeacherDir = TEACHERS,
-    boards: Annotated[
-        Path | None, typer.Option(help="Where its boards are written; default: boards in --store.")
-    ] = None,
+    boards: OwnBoards = None,
     precision: Precision = "fp32",
     workers: Workers = None,
     max_lanes: Annotated[int, typer.Option(min=1, help="Students trained side by side at most.")] = 16,
     checkpoint_seconds: Annotated[float, typer.Option(help="Save at least this often, besides every epoch.")] = 300,
+    keep: Annotated[
+        Keep | None, typer.Option(help="Keep the averaged weights too, of recipes with ema_decay; for export --ema.")
+    ] = None,
     compile: Annotated[bool, typer.Option("--compile", help="torch.compile the training step.")] = False,
     channels_last: Annotated[bool, typer.Option("--channels-last", help="Use the NHWC memory layout.")] = False,
-    allow_teacher_mismatch: Annotated[
-        bool, typer.Option("--allow-teacher-mismatch", help="Go on with a teacher off its entry, and record it.")
-    ] = False,
+    allow_teacher_mismatch: Mismatch = False,
     threads: Threads = 1,
     cpu: Cpu = False,
-    jobs: Annotated[
-        int | None, typer.Option(min=1, help="Processes that share the lanes; default: one per core on a CPU, else 1.")
-    ] = None,
+    jobs: Jobs = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show plan and time estimate; run nothing.")] = False,
-    estimate: Annotated[
-        Estimation, typer.Option(help="With --dry-run: count multiply-adds, or time a step of every kind of run.")
-    ] = Estimation.counted,
+    estimate: Estimate = Estimation.counted,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Start without asking, however long it takes.")] = False,
 ) -> None:
     """Train every cell of methods x pairs x seeds that is not done yet, then write the boards."""
@@ -87,6 +98,7 @@ def run(
         methods,
         [*set, *more],
         method_file,
+        model_file,
         pairs=pairs,
         recipe=recipe,
         seeds=_seeds(seeds),
@@ -97,9 +109,13 @@ def run(
         cpu=cpu,
         threads=threads,
         data_dir=data_dir,
+        dataset_files=tuple(datasets),
+        download=not dry_run,
+        on_bad_image=on_bad_image.value,
         workers=workers,
         max_lanes=max_lanes,
         checkpoint_seconds=checkpoint_seconds,
+        keep_ema=keep is Keep.ema,
         compile=compile,
         channels_last=channels_last,
         allow_teacher_mismatch=allow_teacher_mismatch,
@@ -111,52 +127,99 @@ def run(
     raise typer.Exit(0 if complete else 1)
 
 
-for commands in (cli_methods, cli_reports, cli_costs, cli_submissions):
+for commands in (cli_methods, cli_reports, cli_runs, cli_costs, cli_submissions):
     app.add_typer(commands.app)
 
 
 @app.command()
-def status(store: StoreDir = Path("runs")) -> None:
+def status(store: StoreDir = Path("runs"), format: AsFormat = Layout.table) -> None:
     """Show every run of the store and its state."""
-    from cakdbench.cli.status import status_table
+    from cakdbench.cli.status import print_status
     from cakdbench.store import Store
 
-    console.print(status_table(Store(store)))
+    if not store.is_dir():
+        raise UsageError(f"no store at {store}: `cakdbench run` makes one, --store names another")
+    print_status(console, Store(store), format)
 
 
 @teacher_app.command("list")
-def teacher_list(teachers: TeacherFiles = []) -> None:
-    """List the teachers and where their weights come from."""
+def teacher_list(
+    teachers: TeacherFiles = [],
+    model_file: ModelFiles = [],
+    store: StoreDir = Path("runs"),
+    format: AsFormat = Layout.table,
+) -> None:
+    """List the teachers and where their weights come from, those of the store and of your files too."""
     from cakdbench.cli import listing
+    from cakdbench.grid.teacher_file import own_files
 
-    console.print(listing.teachers(teachers))
+    cli_methods.load_files([], model_file)
+    print_rows(console, listing.teachers(own_files(store, teachers)), format)
+
+
+@teacher_app.command("remove")
+def teacher_remove(name: TeacherName, teachers: TeacherFiles = [], store: StoreDir = Path("runs")) -> None:
+    """Take the entry of a teacher of your own out of its file; its run stays."""
+    from cakdbench.grid.teacher_file import own_files, remove_entry
+
+    files = own_files(store, teachers)
+    changed = [str(file) for file in files if remove_entry(file, *_teacher(name))]
+    if not changed:
+        looked = ", ".join(map(str, files)) or f"{store} has no teachers.toml"
+        raise UsageError(f"no entry of your own for {name} ({looked}); `cakdbench teacher list` shows all")
+    console.print(f"removed from {', '.join(changed)}", markup=False, highlight=False, soft_wrap=True)
 
 
 @teacher_app.command("train")
 def teacher_train(
     name: TeacherName,
+    more: MoreSet = [],
     recipe: Annotated[str | None, typer.Option(help="Recipe to train by; default: its entry's.")] = None,
-    teachers: TeacherFiles = [],
+    set: Annotated[list[str], typer.Option("--set", help="Change its numbers: --set recipe.epochs=5")] = [],
+    seed: Annotated[int | None, typer.Option(help="Default: its entry's, or 0.")] = None,
+    model_file: ModelFiles = [],
+    teachers: Annotated[
+        list[Path], typer.Option("--teachers", help="TOML file for its entry; default: teachers.toml in --store.")
+    ] = [],
     store: StoreDir = Path("runs"),
     data_dir: DataDir = None,
+    datasets: DatasetFiles = [],
+    on_bad_image: BadImages = OnBadImage.refuse,
     teacher_dir: TeacherDir = TEACHERS,
     workers: Workers = None,
     threads: Threads = 1,
     cpu: Cpu = False,
 ) -> None:
-    """Train a teacher, as its entry says or by a recipe; from then on runs use it."""
+    """Train a teacher, as its entry says or by a recipe; once it is done its entry is written, and runs use it."""
     from cakdbench.cli.running import train_teacher
 
-    options = _teacher_options(store, data_dir, teacher_dir, teachers, workers, threads, cpu)
-    train_teacher(options, *_teacher(name), recipe)
+    known = [file for file in teachers if file.exists()]
+    options = _teacher_options(
+        store,
+        data_dir,
+        datasets,
+        on_bad_image,
+        teacher_dir,
+        known,
+        workers,
+        threads,
+        cpu,
+        model_file,
+        settings=[*set, *more],
+    )
+    train_teacher(options, *_teacher(name), recipe, seed, teachers[-1] if teachers else store / "teachers.toml")
 
 
 @teacher_app.command("check")
 def teacher_check(
     name: TeacherName,
+    recipe: Annotated[str | None, typer.Option(help="Recipe whose test images it sees; default: its own.")] = None,
+    model_file: ModelFiles = [],
     teachers: TeacherFiles = [],
     store: StoreDir = Path("runs"),
     data_dir: DataDir = None,
+    datasets: DatasetFiles = [],
+    on_bad_image: BadImages = OnBadImage.refuse,
     teacher_dir: TeacherDir = TEACHERS,
     workers: Workers = None,
     threads: Threads = 1,
@@ -165,29 +228,41 @@ def teacher_check(
     """Evaluate a teacher and compare it with its entry."""
     from cakdbench.cli.running import check_teacher
 
-    options = _teacher_options(store, data_dir, teacher_dir, teachers, workers, threads, cpu)
+    options = _teacher_options(
+        store, data_dir, datasets, on_bad_image, teacher_dir, teachers, workers, threads, cpu, model_file, recipe
+    )
     check_teacher(options, *_teacher(name))
 
 
 def _teacher_options(
     store: Path,
     data_dir: Path | None,
+    datasets: list[Path],
+    on_bad_image: OnBadImage,
     teacher_dir: Path,
     teachers: list[Path],
     workers: int | None,
     threads: int,
     cpu: bool,
+    model_file: list[Path],
+    recipe: str | None = None,
+    settings: list[str] = [],
 ) -> "RunOptions":
     from cakdbench.engine.options import run_options
 
     return run_options(
+        settings=settings,
+        model_files=model_file,
         store=store,
         data_dir=data_dir,
+        dataset_files=tuple(datasets),
+        on_bad_image=on_bad_image.value,
         teacher_dir=teacher_dir,
         teacher_files=tuple(teachers),
         workers=workers,
         threads=threads,
         cpu=cpu,
+        recipe=recipe,
     )
 
 
@@ -207,6 +282,9 @@ def _teacher(name: str) -> tuple[str, str]:
 
 def main() -> None:
     """Entry point: what users can mend becomes one line and an exit code, without a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # Windows' code pages have no arrows
     try:
         app()
     except CakdError as error:

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from cakdbench.cli.options import CardPair, MethodFiles, TeacherFiles, console
+from cakdbench.cli.options import CardPair, MethodFiles, ModelFiles, TeacherFiles, console
+from cakdbench.cli.tables import AsFormat, Layout, print_rows
 from cakdbench.utils.errors import UsageError
 
 app = typer.Typer()
@@ -26,32 +27,35 @@ class Listing(StrEnum):
 def list_(
     what: Annotated[Listing, typer.Argument(help="What to list.")],
     method_file: MethodFiles = [],
+    model_file: ModelFiles = [],
     teachers: TeacherFiles = [],
     variants: Annotated[bool, typer.Option("--variants", help="With methods: list their variants.")] = False,
     pair: CardPair = "swin_t>resnet18@cifar100",
+    format: AsFormat = Layout.table,
 ) -> None:
     """List what can be named on the command line."""
     from cakdbench.cli import cards, listing
 
-    load_methods(method_file)
+    load_files(method_file, model_file)
     if what is Listing.methods:
-        table = cards.variants_table() if variants else cards.methods_table(pair)
+        rows = cards.all_variants() if variants else cards.all_methods(pair)
     else:
-        table = listing.teachers(teachers) if what is Listing.teachers else getattr(listing, what.value)()
-    console.print(table)
+        rows = listing.teachers(teachers) if what is Listing.teachers else getattr(listing, what.value)()
+    print_rows(console, rows, format)
 
 
 @app.command()
 def explain(
     method: Annotated[str, typer.Argument(help="A method's id or alias.")],
     method_file: MethodFiles = [],
+    model_file: ModelFiles = [],
     pair: CardPair = "swin_t>resnet18@cifar100",
 ) -> None:
     """Show a method's card: formula, settings and their sources, deviations from paper and code, variants."""
     from cakdbench.cli import cards
     from cakdbench.registry import split_variant
 
-    load_methods(method_file)
+    load_files(method_file, model_file)
     for part in cards.explanation(split_variant(method)[0], pair):
         console.print(part, highlight=False)
         console.print()
@@ -59,20 +63,28 @@ def explain(
 
 @app.command()
 def check(
-    methods: Annotated[str, typer.Argument(help="Methods, METHOD:VARIANT, Python files with methods, or all.")],
+    methods: Annotated[str, typer.Argument(help="Methods, METHOD:VARIANT, Python files of your own, or all.")],
     method_file: MethodFiles = [],
+    model_file: ModelFiles = [],
     processes: Annotated[bool, typer.Option(help="Also train with two processes.")] = True,
 ) -> None:
-    """Check on small models, in under a minute a method, that it keeps the contract."""
+    """Check on small models, in under a minute a method, that it keeps the contract; or networks of your own."""
     import torch
 
     from cakdbench.checks import check_method, findings_table
     from cakdbench.checks.lab import Lab
+    from cakdbench.checks.network import check_network
     from cakdbench.registry import split_variant
 
     torch.set_num_threads(1)
     files, failed = [*method_file], False
-    for name in _to_check(methods, files):
+    load_files(method_file, model_file)
+    labels, networks = _to_check(methods, files)
+    for name in networks:
+        findings = list(check_network(name))
+        console.print(findings_table(name, findings))
+        failed |= not all(finding.passed for finding in findings)
+    for name in labels:
         lab = Lab(*split_variant(name))
         with console.status(Text(f"checking {name}")):
             findings = list(check_method(lab, files, processes))
@@ -102,25 +114,27 @@ def new(
     )
 
 
-def load_methods(files: list[Path]) -> None:
-    from cakdbench.registry import load_file
+def load_files(methods: list[Path], models: list[Path]) -> None:
+    """Register the methods and networks of files; without any, torch is not waited for."""
+    if methods or models:
+        from cakdbench import registry
 
-    for path in files:
-        load_file(path)
+        registry.load_files(methods, models)
 
 
-def _to_check(names: str, files: list[Path]) -> list[str]:
-    """Return the labels in `names`; a Python file stands for the methods it registers, and joins `files`."""
-    from cakdbench.registry import load_file, methods_named
+def _to_check(names: str, files: list[Path]) -> tuple[list[str], list[str]]:
+    """Return labels and networks; a file stands for what it registers, and joins `files` if that is methods."""
+    from cakdbench.registry import load_any, methods_named
 
-    load_methods(files)
-    chosen = []
+    labels: list[str] = []
+    networks: list[str] = []
     for name in methods_named(names):
-        if name.endswith(".py"):
-            files.append(Path(name))
-            chosen += load_file(Path(name))
-        else:
-            chosen.append(name)
-    if not chosen:
-        raise UsageError("name a method, a Python file with methods, or all")
-    return chosen
+        if not name.endswith(".py"):
+            labels.append(name)
+            continue
+        methods, models = load_any(Path(name))
+        labels, networks = [*labels, *methods], [*networks, *models]
+        files += [Path(name)] if methods else []
+    if not labels and not networks:
+        raise UsageError("name a method, a Python file that registers methods or networks, or all")
+    return labels, networks

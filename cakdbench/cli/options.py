@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from cakdbench.utils.places import cache_path
+from cakdbench.cli.tables import make_console
+from cakdbench.utils.places import cache_path, existing_folder
 
 
 class Estimation(StrEnum):
@@ -17,13 +17,60 @@ class Estimation(StrEnum):
     measured = "measured"
 
 
-console = Console()
-errors = Console(stderr=True)
+class Keep(StrEnum):
+    """Choose what of a run is kept besides its student."""
+
+    ema = "ema"
+
+
+class OnBadImage(StrEnum):
+    """Choose what becomes of images that cannot be read."""
+
+    refuse = "refuse"
+    skip = "skip"
+
+
+console = make_console()
+errors = make_console(stderr=True)
 
 TEACHERS = cache_path("teachers")
 
+Methods = Annotated[str, typer.Option(help="Methods, METHOD:VARIANT, METHOD[KEY=1|2], or all; scratch and kd join.")]
+AnyRecipe = Annotated[str | None, typer.Option(help="A recipe for all pairs instead of each pair's own.")]
+OwnBoards = Annotated[Path | None, typer.Option(help="Where its boards are written; default: boards in --store.")]
+Mismatch = Annotated[
+    bool, typer.Option("--allow-teacher-mismatch", help="Go on with a teacher off its entry, and record it.")
+]
+Jobs = Annotated[
+    int | None, typer.Option(min=1, help="Processes that share the lanes; default: one per core on a CPU, else 1.")
+]
+Estimate = Annotated[
+    Estimation, typer.Option(help="With --dry-run: count multiply-adds, or time a step of every kind of run.")
+]
 StoreDir = Annotated[Path, typer.Option("--store", envvar="CAKDBENCH_STORE", help="Where the runs are kept.")]
-DataDir = Annotated[Path | None, typer.Option("--data-dir", envvar="CAKDBENCH_DATA", help="Where the datasets lie.")]
+DataDir = Annotated[
+    Path | None,
+    typer.Option("--data-dir", envvar="CAKDBENCH_DATA", help="Where the datasets lie.", callback=existing_folder),
+]
+
+
+def _register(files: list[Path]) -> list[Path]:
+    """Make the datasets of files known before anything asks for them."""
+    if files:
+        from cakdbench.data.datasets import register_datasets
+
+        for file in files:
+            register_datasets(file)
+    return files
+
+
+DatasetFiles = Annotated[
+    list[Path],
+    typer.Option("--datasets", callback=_register, help="TOML file that describes datasets of your own."),
+]
+BadImages = Annotated[
+    OnBadImage, typer.Option("--on-bad-image", help="Stop at an image that cannot be read, or leave all such out.")
+]
 TeacherDir = Annotated[
     Path, typer.Option("--teacher-dir", envvar="CAKDBENCH_TEACHERS", help="Where teachers' weight files lie.")
 ]
@@ -31,13 +78,17 @@ Results = Annotated[Path, typer.Option("--results", help="The submitted results.
 Boards = Annotated[Path, typer.Option("--boards", help="Where the boards are written.")]
 TeacherFiles = Annotated[list[Path], typer.Option("--teachers", help="TOML file with teacher entries of your own.")]
 MethodFiles = Annotated[list[Path], typer.Option("--method-file", help="Python file with methods of your own.")]
+ModelFiles = Annotated[list[Path], typer.Option("--model-file", help="Python file with networks of your own.")]
 Set = Annotated[
-    list[str], typer.Option("--set", help="Change numbers: --set recipe.epochs=5 ofa.gamma=1.2 teacher.epochs=1")
+    list[str],
+    typer.Option(
+        "--set", help="Change numbers: --set recipe.epochs=5 ofa.gamma=1.2 teacher.epochs=1; KEY=1|2 runs both."
+    ),
 ]
 MoreSet = Annotated[list[str], typer.Argument(metavar="[KEY=VALUE]...", help="More of --set.", show_default=False)]
 Seeds = Annotated[str, typer.Option(help="For example 0, or 0,1,2.")]
 Precision = Annotated[str, typer.Option(help="fp32, or bf16 (autocast); part of a run's key.")]
-Workers = Annotated[int | None, typer.Option(help="Processes that render images; default: 0 on a CPU.")]
+Workers = Annotated[int | None, typer.Option(min=0, help="Processes that render images; default: 0 on a CPU.")]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads; other numbers may round results differently.")]
 Cpu = Annotated[bool, typer.Option("--cpu", help="Do not use a GPU.")]
 CardPair = Annotated[str, typer.Option("--pair", help="The pair extra parameters are counted on.")]

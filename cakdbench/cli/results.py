@@ -6,8 +6,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cakdbench.cli.methods import load_methods
-from cakdbench.cli.options import Boards, DataDir, MethodFiles, Results, StoreDir, console, errors
+from cakdbench.cli.methods import load_files
+from cakdbench.cli.options import (
+    Boards,
+    DataDir,
+    DatasetFiles,
+    MethodFiles,
+    ModelFiles,
+    Results,
+    StoreDir,
+    console,
+    errors,
+)
 from cakdbench.utils.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,11 +29,15 @@ Thing = Annotated[str, typer.Argument(help="A recipe, a run's key or the start o
 
 @app.command()
 def leaderboard(
-    pairs: Annotated[str, typer.Option(help="Suites whose boards are written; default: every page.")] = "",
+    pairs: Annotated[
+        str, typer.Option(help="Suites, or TOML files of your own, whose boards are written; default: every page.")
+    ] = "",
     method_file: MethodFiles = [],
+    model_file: ModelFiles = [],
     store: StoreDir = Path("runs"),
     results: Results = Path("leaderboards/results"),
     data_dir: DataDir = None,
+    datasets: DatasetFiles = [],
     boards: Boards = Path("leaderboards"),
     formats: Annotated[str, typer.Option(help="Of md, html, csv, tex; comma-separated.")] = "md",
     check: Annotated[
@@ -34,27 +48,28 @@ def leaderboard(
 
     With --check only submitted results count: these and the pages are what a repository holds.
     """
-    from cakdbench.grid.suites import resolve_pairs
+    from cakdbench.grid.suites import own_suites, resolve_pairs
     from cakdbench.reports.pages import check_boards, write_boards
 
-    load_methods(method_file)
-    specs = resolve_pairs(pairs) if pairs else None
+    load_files(method_file, model_file)
+    specs, own = resolve_pairs(pairs) if pairs else None, own_suites(pairs)
     if check:
-        fresh = check_boards(_evidence(None, results, data_dir), specs, boards, console)
+        fresh = check_boards(_evidence(None, results, data_dir), specs, boards, console, own)
         console.print("every page is current" if fresh else "stale: run `cakdbench leaderboard`", highlight=False)
         raise typer.Exit(0 if fresh else 1)
-    write_boards(_evidence(store, results, data_dir), specs, boards, console, _formats(formats))
+    write_boards(_evidence(store, results, data_dir), specs, boards, console, _formats(formats), own)
 
 
 @app.command()
 def migrate(
     folders: Annotated[list[Path], typer.Argument(help="Stores and results folders of an earlier cakdbench.")],
     method_file: MethodFiles = [],
+    model_file: ModelFiles = [],
 ) -> None:
     """Give runs of an earlier cakdbench, or of a method now built in, their present keys; nothing is trained."""
     from cakdbench.results.migrate import migrate as migrate_folder
 
-    load_methods(method_file)
+    load_files(method_file, model_file)
     for folder in folders:
         runs = list(migrate_folder(folder))
         for run in runs:
@@ -73,9 +88,10 @@ def diff(
     store: StoreDir = Path("runs"),
     results: Results = Path("leaderboards/results"),
     data_dir: DataDir = None,
+    datasets: DatasetFiles = [],
 ) -> None:
     """Show what differs between two recipes, two runs, or one of them and a published protocol."""
-    from cakdbench.reports.explain import difference_table, subject
+    from cakdbench.reports.difference import difference_table, subject
 
     evidence = _evidence(store, results, data_dir)
     console.print(difference_table(subject(first, evidence), subject(second, evidence), evidence))
@@ -96,7 +112,9 @@ def show_results(
     columns: Annotated[str, typer.Option(help="Which columns, comma-separated; default: all.")] = "",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The file to write; default: print.")] = None,
     method_file: MethodFiles = [],
+    model_file: ModelFiles = [],
     data_dir: DataDir = None,
+    datasets: DatasetFiles = [],
 ) -> None:
     """Print finished runs, or the cells they make, as a table for other programs."""
     from cakdbench import load_results, summarize
@@ -104,7 +122,7 @@ def show_results(
     from cakdbench.store import write_atomic
 
     form = export.format_of(format, output)
-    load_methods(method_file)
+    load_files(method_file, model_file)
     with warnings.catch_warnings(record=True) as damage:
         warnings.simplefilter("always")
         frame = load_results(*paths, data_dir=data_dir)
@@ -124,15 +142,17 @@ def show_results(
 def explain_run(
     run: Annotated[str, typer.Argument(help="The run's key, or the start of it.")],
     method_file: MethodFiles = [],
+    model_file: ModelFiles = [],
     store: StoreDir = Path("runs"),
     results: Results = Path("leaderboards/results"),
     data_dir: DataDir = None,
+    datasets: DatasetFiles = [],
 ) -> None:
     """Show where a run comes from, how it was made, and why it is or is not on a board."""
     from cakdbench.reports import explain as provenance
     from cakdbench.results.load import find_run
 
-    load_methods(method_file)
+    load_files(method_file, model_file)
     evidence = _evidence(store, results, data_dir)
     for part in provenance.explain_run(find_run(run, evidence), evidence):
         console.print(part, highlight=False)

@@ -3,17 +3,17 @@
 from collections import Counter
 from pathlib import Path
 
-from rich.table import Table
-from rich.text import Text
-
+from cakdbench.cli.changed import changed_listings, changed_numbers
 from cakdbench.cli.options import console, errors
+from cakdbench.cli.tables import Listing
 from cakdbench.engine.estimate import Estimate
 from cakdbench.engine.launch.local import LocalLauncher
 from cakdbench.engine.options import RunOptions
 from cakdbench.engine.progress import duration, progress_on
 from cakdbench.engine.session import Session
-from cakdbench.engine.teachers import note_training
-from cakdbench.utils.errors import CakdError, UsageError
+from cakdbench.grid.suites import own_suites
+from cakdbench.recipes import Recipe
+from cakdbench.utils.errors import UsageError
 from cakdbench.utils.interrupt import GracefulInterrupt
 
 LONG = 2 * 3600
@@ -59,39 +59,55 @@ def _write_boards(session: Session, folder: Path) -> None:
     from cakdbench.reports.pages import write_boards  # a dry run does not wait for it
     from cakdbench.results.load import Evidence
 
-    data_dir = session.options.computing.data_dir
-    write_boards(Evidence(session.store, None, data_dir), session.specs, folder, console)
+    data_dir, own = session.options.computing.data_dir, own_suites(session.options.pairs)
+    write_boards(Evidence(session.store, None, data_dir), session.specs, folder, console, own=own)
+    for listing in changed_listings(session):
+        console.print(listing)
 
 
 def show_plan(options: RunOptions, measured: bool = False) -> None:
     """Print the plan: cells, refusals, teachers to train, obstacles, and an estimate, `measured` if need be."""
     session = Command(options).session
     preview = session.preview
-    console.print(_plan_table(session))
+    console.print(_plan_listing(session))
     _say_refusals(session)
     for cell in preview.trainings:
         _say(f"teacher to train first: {cell.pair.student} ({cell.recipe.name})")
     for obstacle in preview.obstacles:
         _say(f"missing before it can start: {obstacle}")
+    if preview.obstacles:
+        _say("nothing was downloaded: a run fetches what it can where there is a connection")
     counts = Counter(state for _, state in preview.states)
     _say(", ".join(f"{count} {state}" for state, count in sorted(counts.items())))
-    _say(f"estimate: {_describe(session, _estimate(session, measured))}")
+    estimate = _estimate(session, measured)
+    for line in estimate.failed if estimate else ():
+        _say(f"a step fails: {line}")
+    _say(f"estimate: {_describe(session, estimate)}")
 
 
-def _plan_table(session: Session) -> Table:
-    table = Table("pair", "recipe", "seed", "methods", title="plan", title_justify="left")
-    rows: dict[tuple[str, str, str], list[str]] = {}
+def _plan_listing(session: Session) -> Listing:
+    methods: dict[tuple[str, Recipe, int], list[str]] = {}
     for cell, state in session.preview.states:
         name = cell.label if state == "planned" else f"{cell.label} ({state})"
-        rows.setdefault((str(cell.pair), cell.recipe.name, str(cell.seed)), []).append(name)
-    for row, labels in rows.items():
-        table.add_row(*row, Text(", ".join(labels)))
-    return table
+        methods.setdefault((str(cell.pair), cell.recipe, cell.seed), []).append(name)
+    rows = [
+        {
+            "pair": pair,
+            "seed": seed,
+            "methods": labels,
+            "recipe": recipe.name,
+            "changed": changed_numbers(recipe) or None,
+        }
+        for (pair, recipe, seed), labels in methods.items()
+    ]
+    return Listing(rows, ["methods", "changed"], ["seed"], "plan")
 
 
 def _say_refusals(session: Session) -> None:
     for refusal in session.plan.refusals:
         _say(f"refused: {refusal.label} on {refusal.pair}: {refusal.reason}")
+    if session.options.computing.keep_ema and not any(cell.recipe.ema_decay for cell in session.plan.cells):
+        _say("no averaged weights to keep: none of the recipes has an ema_decay (--set recipe.ema_decay=0.999)")
 
 
 def _estimate(session: Session, measured: bool = False) -> Estimate | None:
@@ -131,22 +147,21 @@ def confirm(session: Session) -> None:
         raise UsageError("not started; add --yes to run it on the CPU all the same, or take a smaller suite (demo)")
 
 
-def train_teacher(options: RunOptions, model: str, dataset: str, recipe: str | None) -> None:
-    """Train a teacher, as its entry says or by a recipe that becomes its entry, and print its accuracy.
+def train_teacher(
+    options: RunOptions, model: str, dataset: str, recipe: str | None, seed: int | None, file: Path
+) -> None:
+    """Train a teacher and print its accuracy; see `Session.train_teacher`.
 
     Raises:
         CakdError: there is nothing to train, or training failed.
     """
-    if recipe:
-        note_training(options.teacher_dir, model, dataset, recipe)
     command = Command(options)
     with command.interrupt, command.progress:
-        outcome = command.session.train_teacher(model, dataset)
-    name = f"{model}@{dataset}"
-    if outcome is None:
-        raise UsageError(f"{name} comes as a file, not by training; add --recipe RECIPE to train one of your own")
-    for reason in outcome.failed.values():
-        raise CakdError(f"training {name} failed: {reason}")
+        changed = command.session.train_teacher(model, dataset, recipe, seed, file)
+    for number in changed:
+        _say(f"other than its entry was: {number}")
+    if command.session.teachers.entry(model, dataset).sha256:
+        _say(f"its entry is in {file}; `cakdbench teacher remove {model}@{dataset}` takes it out")
     _print_check(command.session, model, dataset)
 
 

@@ -16,7 +16,7 @@ def write_method(name: str, folder: Path) -> tuple[Path, Path]:
     """Write `NAME.py`, a variant of KD with comments, and `test_NAME.py`; returns their paths.
 
     Raises:
-        UsageError: the name cannot be an id, is taken, or a file of that name exists.
+        UsageError: the name cannot be an id, is taken, a file of that name exists, or none can be written.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         raise UsageError(f"{name!r} cannot be a method's id: use small letters, digits and underscores, as in my_kd")
@@ -28,9 +28,13 @@ def write_method(name: str, folder: Path) -> tuple[Path, Path]:
     for path in paths:
         if path.exists():
             raise UsageError(f"{path} exists: choose another name, or another --folder")
-    folder.mkdir(parents=True, exist_ok=True)
     words = name.split("_")
     facts = {"id": name, "title": " ".join(words).upper(), "class_name": "".join(map(str.capitalize, words)) + "Method"}
-    for path, template in zip(paths, ("method.txt", "test.txt")):
-        path.write_text(Template((TEMPLATES / template).read_text()).substitute(facts))
+    templates = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("method.txt", "test.txt"))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, template in zip(paths, templates):
+            path.write_text(Template(template).substitute(facts), encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot write into {folder} ({error.strerror}): choose another --folder") from error
     return paths

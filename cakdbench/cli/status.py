@@ -1,12 +1,13 @@
 """The runs of a store and their states, for the terminal."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
-from rich.console import Group
-from rich.table import Table
+from rich.console import Console
 from rich.text import Text
 
+from cakdbench.cli.tables import Layout, Listing, print_rows
+from cakdbench.engine.run_log import read_pace
 from cakdbench.store import RunFolder, Store, checkpoint_step
 from cakdbench.utils.errors import StoreError
 
@@ -20,6 +21,7 @@ class RunStatus:
     key: str
     label: str
     pair: str
+    recipe: str
     seed: int | None
     state: str
     progress: str = ""
@@ -27,9 +29,15 @@ class RunStatus:
     reason: str | None = None
 
 
-def status_table(store: Store) -> Group:
-    """Return every run of a store, as a table."""
-    return runs_table([run_status(run) for run in store.runs()])
+def print_status(console: Console, store: Store, layout: Layout = Layout.table) -> None:
+    """Print every run of a store, and below the table the reasons of those that failed; or JSON."""
+    runs = [run_status(run) for run in store.runs()]
+    if layout is Layout.json:
+        return print_rows(console, Listing([asdict(run) for run in runs]), layout)
+    console.print(Listing([_row(run) for run in runs], prose=["progress"], right=["seed", "top-1"]))
+    for run in runs:
+        if run.reason is not None:
+            console.print(Text(f"{run.key}: {run.reason}"))
 
 
 def run_status(run: RunFolder) -> RunStatus:
@@ -39,29 +47,33 @@ def run_status(run: RunFolder) -> RunStatus:
         identity = run.identity()
         record = run.record() if state == "done" else None
     except StoreError as error:
-        return RunStatus(run.key, "", "", None, state, reason=str(error))
+        return RunStatus(run.key, "", "", "", None, state, reason=str(error))
     epochs = identity.recipe.get("epochs", "?")
     if record:
         progress, top1 = f"{epochs}/{epochs} epochs", record.result.top1
     else:
-        progress, top1 = f"step {checkpoint_step(run.checkpoints)} of {epochs} epochs", None
-    return RunStatus(run.key, run.label(), identity.pair, identity.seed, state, progress, top1, run.failure())
+        progress, top1 = _unfinished(run, state, epochs), None
+    names = run.label(), identity.pair, run.recipe_name()
+    return RunStatus(run.key, *names, identity.seed, state, progress, top1, run.failure())
 
 
-def runs_table(runs: Sequence[RunStatus]) -> Group:
-    """Lay out one row a run, in the given order, and below them the reasons.
+def _unfinished(run: RunFolder, state: str, epochs: str) -> str:
+    """Return how far a run is: one that is running by its log, with speed and time left, others as they are saved."""
+    pace = read_pace(run.path)
+    if pace and state == "running":
+        return str(pace)
+    return f"step {checkpoint_step(run.checkpoints)} of " + (str(pace.steps) if pace else f"{epochs} epochs")
 
-    A row ends with the beginning of the part of the key that is unique.
-    """
-    table = Table()
-    for head in ("method", "pair", "seed", "state", "progress", "top-1", "key"):
-        folds, right = head in ("method", "pair"), head in ("seed", "top-1")
-        table.add_column(head, overflow="fold", no_wrap=not folds, justify="right" if right else "left")
-    for run in runs:
-        seed = "" if run.seed is None else str(run.seed)
-        top1 = "" if run.top1 is None else f"{run.top1:.2f}"
-        cells = (run.progress, top1, run.key.rpartition("-")[2][:8])
-        state = Text(run.state, style=STATE_STYLES.get(run.state, ""))
-        table.add_row(*map(Text, (run.label, run.pair, seed)), state, *map(Text, cells))
-    reasons = (Text(f"{run.key}: {run.reason}") for run in runs if run.reason is not None)
-    return Group(table, *reasons)
+
+def _row(run: RunStatus) -> dict[str, Any]:
+    """Return a row; it ends with the beginning of the part of the key that is unique."""
+    return {
+        "method": run.label,
+        "pair": run.pair,
+        "seed": run.seed,
+        "state": Text(run.state, style=STATE_STYLES.get(run.state, "")),
+        "top-1": None if run.top1 is None else f"{run.top1:.2f}",
+        "progress": run.progress,
+        "key": run.key.rpartition("-")[2][:8],
+        "recipe": run.recipe,
+    }

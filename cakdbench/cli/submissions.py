@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.text import Text
 
-from cakdbench.cli.methods import load_methods
-from cakdbench.cli.options import DataDir, MethodFiles, Results, StoreDir, console
+from cakdbench.cli.methods import load_files
+from cakdbench.cli.options import DataDir, DatasetFiles, MethodFiles, ModelFiles, Results, StoreDir, console
+from cakdbench.cli.tables import Listing
 from cakdbench.utils.errors import UsageError
 
 if TYPE_CHECKING:
@@ -29,14 +29,16 @@ def submit(
     paper: Annotated[str | None, typer.Option(help="Address (https) of the method's paper.")] = None,
     code: Annotated[str | None, typer.Option(help="Address (https) of the method's code.")] = None,
     method_file: MethodFiles = [],
+    model_file: ModelFiles = [],
     data_dir: DataDir = None,
+    datasets: DatasetFiles = [],
 ) -> None:
     """Check finished runs and write them as entries of the leaderboards."""
     from cakdbench.store import Store
     from cakdbench.submissions.submit import Submitter, find_runs
     from cakdbench.submissions.submit import submit as write_entries
 
-    load_methods(method_file)
+    load_files(method_file, model_file)
     chosen = find_runs(runs, Store(store))
     done = write_entries(chosen, results, Submitter(by, paper, code), data_dir)
     _print_findings(done.findings)
@@ -48,8 +50,9 @@ def submit(
     for path in done.written:
         _say(f"wrote {path}")
     if done.written:
+        folders = f"{results} {results.parent / 'labels'}"
         _say(
-            f"\nnext:\n  cakdbench validate {results}\n  git add {results.parent} and commit\n"
+            f"\nnext:\n  cakdbench validate {results}\n  git add {folders} and commit\n"
             "  open a pull request; CONTRIBUTING.md says what happens then"
         )
 
@@ -61,7 +64,9 @@ def validate(
         Path | None, typer.Option(help="Folder of test labels; default: `labels` beside the results folder.")
     ] = None,
     data_dir: DataDir = None,
+    datasets: DatasetFiles = [],
     method_file: MethodFiles = [],
+    model_file: ModelFiles = [],
     require_rescoring: Annotated[
         bool, typer.Option("--require-rescoring", help="Fail if an entry's test labels are not at hand.")
     ] = False,
@@ -75,7 +80,7 @@ def validate(
     from cakdbench.submissions.validate import results_root
     from cakdbench.submissions.validate import validate as check
 
-    load_methods(method_file)
+    load_files(method_file, model_file)
     root, _ = results_root(path)
     if labels is not None and not labels.is_dir():
         raise UsageError(f"--labels {labels}: no such folder")
@@ -95,13 +100,16 @@ def _print_findings(findings: "Iterable[Finding]") -> None:
 
 
 def _print_summary(report: "Report") -> None:
-    from rich.table import Column, Table
-
-    table = Table(Column("entry", overflow="fold"), "top-1 in %", "status", "re-scored now")
-    for line in report.lines:
-        facts = line.file, f"{line.top1:.2f}", line.status, "yes" if line.rescored else "no"
-        table.add_row(*map(Text, facts))
-    console.print(table)
+    rows = [
+        {
+            "entry": line.file,
+            "top-1 in %": f"{line.top1:.2f}",
+            "status": line.status,
+            "re-scored now": "yes" if line.rescored else "no",
+        }
+        for line in report.lines
+    ]
+    console.print(Listing(rows))
     if report.not_rescored:
         count = len(report.not_rescored)
         _say(f"{count} entries were not re-scored: their test labels are not at hand (--labels, --data-dir)")

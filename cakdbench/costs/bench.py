@@ -11,7 +11,7 @@ from cakdbench.costs.counting import Meter
 from cakdbench.costs.legacy import ModuleCost, module_cost
 from cakdbench.data.datasets import dataset_facts
 from cakdbench.grid.suites import PairSpec
-from cakdbench.method import Batch
+from cakdbench.method import Batch, forward_options
 from cakdbench.models.staged import Output, StagedModel
 from cakdbench.recipes import load_recipe
 from cakdbench.train.trainer import label_criterion
@@ -89,4 +89,4 @@ class CountingBench:
 
     def _teach(self, size: int) -> Output:
         with Meter(), torch.no_grad():
-            return self.teacher(self._images(size), stages=True, preacts=True, attention=True)
+            return self.teacher(self._images(size), **forward_options(self.teacher.info.parts))

@@ -32,7 +32,7 @@ def count_costs(
         method: as users write it, `fbt` or `fbt:no_infonce`. pair, teacher, student, dataset, recipe: where.
         classes, image_size, local_batch and all counts: the attributes of `MethodCost`. MACs are multiply-adds of
             forward passes per image.
-        refusal: why the method does not take the pair; then there are no counts.
+        refusal: why the method does not take the pair, or how it fails; then there are no counts.
 
     Args:
         methods: a list, or names separated by commas: `METHOD`, `METHOD:VARIANT`, `METHOD[KEY=1|2]`, `all`.
@@ -43,7 +43,6 @@ def count_costs(
 
     Raises:
         UsageError: a name is unknown, a setting impossible, or no method named.
-        CountError: a method's own code fails.
     """
     labels = methods_named(methods) if isinstance(methods, str) else list(methods)
     labels = list(dict.fromkeys(map(full_label, labels)))

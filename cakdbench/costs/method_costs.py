@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from cakdbench.build import build_method
+from cakdbench.build import build_method, refusal
 from cakdbench.costs.bench import CountingBench
 from cakdbench.costs.counting import Meter
 from cakdbench.costs.legacy import LegacyCount, legacy_counting
@@ -25,7 +25,7 @@ from cakdbench.grid.plan import Refusal
 from cakdbench.grid.suites import Pair, PairSpec
 from cakdbench.method import Method
 from cakdbench.registry import resolve_config, split_variant
-from cakdbench.utils.errors import CakdError
+from cakdbench.utils.errors import CakdError, describe_error, file_of
 from cakdbench.utils.rng import seeded
 
 MANY = 10
@@ -35,9 +35,8 @@ MANY = 10
 class CountError(CakdError):
     """A method fails while it is counted."""
 
-    def __init__(self, label: str, pair: str, error: Exception):
-        text = " ".join(str(error).split())
-        super().__init__(f"{label} on {pair} fails while its costs are counted: {type(error).__name__}: {text}")
+    def __init__(self, label: str, pair: str, error: Exception, file: str | None = None):
+        super().__init__(f"{label} on {pair} fails while its costs are counted: {describe_error(error, file)}")
 
 
 @dataclass(frozen=True)
@@ -92,19 +91,23 @@ def method_costs(
 ) -> Iterator[MethodCost | Refusal]:
     """Yield the costs of all methods on all pairs, pair by pair, without weights, data or training.
 
+    Where a method's own code fails it yields a refusal that says so.
+
     Args:
         labels: methods, `METHOD:VARIANT` or `METHOD[KEY=VALUE]`.
         classes: of both classifiers; None: the dataset's.
 
     Raises:
         UsageError: a name is unknown or a setting impossible.
-        CountError: a method's own code fails.
     """
     chosen = [(label, *split_variant(label)) for label in labels]
     for spec in specs:
         bench = CountingBench(spec, classes, data_dir=data_dir)
         for label, method, variant in chosen:
-            yield method_cost(bench, method, variant, label)
+            try:
+                yield method_cost(bench, method, variant, label)
+            except CountError as error:
+                yield Refusal(label, spec.pair, str(error))
 
 
 def method_cost(
@@ -117,7 +120,7 @@ def method_cost(
     """
     infos, label = (bench.teacher.info, bench.student.info), label or method.id
     config = resolve_config(method, variant, *infos, bench.pair.dataset)
-    if reason := method.refuses(*infos, config):
+    if reason := refusal(method, *infos, config):
         return Refusal(label, bench.pair, reason)
     try:
         return _count(bench, method, config, label)
@@ -125,7 +128,7 @@ def method_cost(
         # On the meta device a method fails, too, that looks at what tensors contain; on the CPU it must not.
         if bench.device.type == "meta":
             return method_cost(bench.on_cpu, method, variant, label)
-        raise CountError(label, str(bench.pair), error) from error
+        raise CountError(label, str(bench.pair), error, file_of(method)) from error
 
 
 def _count(bench: CountingBench, kind: type[Method], config: Method.Config, label: str) -> MethodCost:

@@ -5,17 +5,30 @@ import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torchvision.datasets import FashionMNIST
 
 from cakdbench.data import sources
+from cakdbench.data.own import DatasetEntry, load_own, read_datasets
 from cakdbench.data.splits import Colour, ImageDataset, Split, from_arrays, from_files
 from cakdbench.data.timm_datasets import load_timm
-from cakdbench.utils.errors import unknown
+from cakdbench.data.unreadable import without_unreadable
+from cakdbench.utils.errors import UsageError, unknown
 from cakdbench.utils.places import cache_path
 
-__all__ = ["DatasetFacts", "ImageDataset", "Split", "dataset_facts", "dataset_names", "load_dataset"]
+__all__ = [
+    "DatasetFacts",
+    "ImageDataset",
+    "Split",
+    "check_dataset",
+    "dataset_facts",
+    "dataset_names",
+    "forget_datasets",
+    "load_dataset",
+    "register_datasets",
+]
 
 
 @dataclass(frozen=True)
@@ -35,7 +48,9 @@ class DatasetFacts:
     n_test: int
 
 
+OnBadImage = Literal["refuse", "skip"]
 EMBEDDED = "fashion_demo"
+TIMM = "timm:"
 GREY_MEAN, GREY_STD = (0.2860,) * 3, (0.3530,) * 3
 FACTS = {
     EMBEDDED: DatasetFacts("Fashion-MNIST subset, embedded", 10, GREY_MEAN, GREY_STD, 5_000, 2_000),
@@ -46,9 +61,32 @@ FACTS = {
 }
 
 
+_own: dict[str, DatasetEntry] = {}
+
+
+def register_datasets(path: Path | str) -> None:
+    """Make the datasets that a file describes known by their names, in this process.
+
+    Raises:
+        UsageError: the file is wrong, or names a dataset as one that comes with cakdbench.
+    """
+    entries = read_datasets(Path(path))
+    if taken := sorted(entries.keys() & FACTS.keys()):
+        raise UsageError(f"{path}: datasets: {taken[0]} comes with cakdbench; give your dataset another name")
+    forget_datasets()
+    _own.update(entries)
+
+
 def dataset_names() -> list[str]:
     """Return the named datasets; besides them, `timm:NAME` is anything `timm.data.create_dataset` opens."""
-    return list(FACTS)
+    return [*FACTS, *_own]
+
+
+def check_dataset(name: str) -> None:
+    """Raise UsageError, with the nearest names, for an unknown dataset; timm's own are known once opened."""
+    if not name.startswith(TIMM) and name not in dataset_names():
+        ways = "images of your own: timm:folder/NAME is the folder NAME in --data-dir, --datasets FILE all others"
+        raise UsageError(f"{unknown('dataset', name, dataset_names())}; {ways}")
 
 
 def data_root(data_dir: Path | str | None = None) -> Path:
@@ -57,39 +95,54 @@ def data_root(data_dir: Path | str | None = None) -> Path:
     return Path(root).expanduser().absolute()
 
 
-def dataset_facts(name: str, data_dir: Path | str | None = None, download: bool = True) -> DatasetFacts:
-    """Return the facts of a named dataset, without touching a file; a `timm:` dataset has to be opened for them.
+def dataset_facts(name: str, data_dir: Path | str | None = None, download: bool = False) -> DatasetFacts:
+    """Return the facts of a named dataset, without touching a file; others have to be opened for them.
 
     Raises:
-        UsageError: the name is unknown, or a `timm:` dataset cannot be opened.
+        UsageError: the name is unknown, or the dataset cannot be opened.
     """
-    if name.startswith("timm:"):
+    check_dataset(name)
+    if name not in FACTS:
         data = load_dataset(name, data_dir, download)
         sizes = len(data.train), len(data.test)
-        return DatasetFacts(name.removeprefix("timm:"), data.num_classes, data.mean, data.std, *sizes)
-    if name not in FACTS:
-        raise unknown("dataset", name, [*FACTS, "timm:NAME"])
+        return DatasetFacts(name.removeprefix(TIMM), data.num_classes, data.mean, data.std, *sizes)
     return FACTS[name]
 
 
-def load_dataset(name: str, data_dir: Path | str | None = None, download: bool = True) -> ImageDataset:
-    """Return a dataset by name; the same object when asked again.
+def load_dataset(
+    name: str, data_dir: Path | str | None = None, download: bool = True, on_bad_image: OnBadImage = "refuse"
+) -> ImageDataset:
+    """Return a dataset by name; the same object when asked again, until `forget_datasets`.
 
     Args:
         data_dir: see `data_root`.
         download: let torchvision fetch what is missing.
+        on_bad_image: "refuse" an image that cannot be read when it is needed, or decode all now and "skip" those.
 
     Raises:
         UsageError: the name is unknown, or the data is missing or damaged; says which files belong where.
     """
-    if not name.startswith("timm:"):
-        dataset_facts(name)
-    return _load(name, Path() if name == EMBEDDED else data_root(data_dir), download)
+    check_dataset(name)
+    load = _load if on_bad_image == "refuse" else _load_readable
+    return load(name, Path() if name == EMBEDDED else data_root(data_dir), download)
+
+
+def forget_datasets() -> None:
+    """Read the datasets anew from now on: files may have changed since a notebook began."""
+    _load.cache_clear()
+    _load_readable.cache_clear()
+
+
+@functools.lru_cache(maxsize=4)
+def _load_readable(name: str, root: Path, download: bool) -> ImageDataset:
+    return without_unreadable(_load(name, root, download))
 
 
 @functools.lru_cache(maxsize=4)
 def _load(name: str, root: Path, download: bool) -> ImageDataset:
-    if name.startswith("timm:"):
+    if name in _own:
+        return load_own(_own[name], root, download)
+    if name.startswith(TIMM):
         return load_timm(name, root, download)
     facts = FACTS[name]
     if name == "imagenet1k":

@@ -6,8 +6,9 @@ from typing import TypeVar
 
 import numpy as np
 from filelock import FileLock
-from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST, ImageFolder
+from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST
 
+from cakdbench.data.folders import ClassFolders
 from cakdbench.data.idx import read_split
 from cakdbench.utils.errors import UsageError
 
@@ -82,7 +83,7 @@ def cifar(name: str, root: Path, download: bool) -> tuple[tuple[Arrays, Arrays],
         ) from error
 
 
-def imagenet1k(root: Path) -> tuple[ImageFolder, ImageFolder]:
+def imagenet1k(root: Path) -> tuple[ClassFolders, ClassFolders]:
     """Open ImageNet-1k as one folder of images per class.
 
     Raises:
@@ -91,7 +92,7 @@ def imagenet1k(root: Path) -> tuple[ImageFolder, ImageFolder]:
     """
     folder = root / "imagenet1k"
     try:
-        halves = ImageFolder(str(folder / "train")), ImageFolder(str(folder / "val"))
+        halves = ClassFolders(folder / "train"), ClassFolders(folder / "val")
     except (RuntimeError, OSError) as error:
         raise UsageError(
             f"imagenet1k is not in {folder} ({error}). Put the training images into {folder}/train/<wnid>/ "

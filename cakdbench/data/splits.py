@@ -1,6 +1,9 @@
 """A dataset in memory: decoded or decodable images, labels, and a fingerprint of both."""
 
+import filecmp
 import hashlib
+import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +11,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cakdbench.utils.errors import CakdError
+from cakdbench.data.images import FileImages
+from cakdbench.utils.errors import UsageError
 
 Colour = tuple[float, float, float]
+Samples = Sequence[tuple[str, int]]
+HASHED = 512
+"""So many files of a split have their contents in the fingerprint, and all of a smaller one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +44,7 @@ class ImageDataset:
         mean: per RGB channel, of pixel values in [0, 1].
         std: likewise.
         fingerprint: sha256 of all that can change a result, and not of where the files are.
+        skipped: number of images left out because they cannot be read; None if none was.
     """
 
     name: str
@@ -47,6 +55,7 @@ class ImageDataset:
     train: Split
     test: Split
     fingerprint: str
+    skipped: int | None = None
 
 
 class ArrayImages:
@@ -57,21 +66,6 @@ class ArrayImages:
 
     def __call__(self, index: int) -> Image.Image:
         return Image.fromarray(self.array[index]).convert("RGB")
-
-
-class FileImages:
-    """Images decoded from their files at every use."""
-
-    def __init__(self, paths: Sequence[str]):
-        self.paths = paths
-
-    def __call__(self, index: int) -> Image.Image:
-        try:
-            with Image.open(self.paths[index]) as image:
-                return image.convert("RGB")
-        except OSError as error:
-            reason = f"{self.paths[index]} cannot be decoded ({error}); replace it by an intact copy"
-            raise CakdError(reason) from error
 
 
 def from_arrays(
@@ -97,31 +91,80 @@ def from_arrays(
 
 def from_files(
     name: str,
-    train: tuple[Path, Sequence[tuple[str, int]]],
-    test: tuple[Path, Sequence[tuple[str, int]]],
+    train: tuple[Path, Samples],
+    test: tuple[Path, Samples],
     *,
     class_names: Sequence[str],
     mean: Colour,
     std: Colour,
 ) -> ImageDataset:
-    """Return a dataset of image files; the fingerprint covers their names below the folder, and the labels.
+    """Return a dataset of image files.
+
+    The fingerprint covers their names below the folder, labels and sizes, and the contents of a seeded sample: of a
+    large dataset, only `content_hash` sees every file that was replaced by one of the same size.
 
     Args:
         train: the split's folder, and its files with their labels.
         test: likewise.
+
+    Raises:
+        UsageError: a file cannot be read.
     """
     content = (line for folder, samples in (train, test) for line in _lines(folder, samples))
-    return assemble(name, (_file_split(train[1]), _file_split(test[1])), content, class_names, mean, std)
+    data = assemble(name, (_file_split(train[1]), _file_split(test[1])), content, class_names, mean, std)
+    if leaked := _in_both(train, test):
+        warnings.warn(f"{name}: {len(leaked)} test images are training images too, such as {leaked[0]}", stacklevel=2)
+    return data
 
 
-def _lines(folder: Path, samples: Sequence[tuple[str, int]]) -> Iterator[str]:
+def _lines(folder: Path, samples: Samples) -> Iterator[str]:
     """Yield the text that stands for each sample, behind one that says how many there are."""
     yield f".\0{len(samples)}\n"
-    for path, label in samples:
-        yield f"{Path(path).relative_to(folder).as_posix()}\0{label}\n"
+    hashed = set(hashed_positions(len(samples)))
+    for number, (path, label) in enumerate(samples):
+        try:
+            digest = file_hash(path).hex() if number in hashed else ""
+            yield f"{_below(folder, path)}\0{label}\0{os.stat(path).st_size}\0{digest}\n"
+        except OSError as error:
+            raise UsageError(f"{path} cannot be read ({error.strerror}); restore or remove it") from error
 
 
-def _file_split(samples: Sequence[tuple[str, int]]) -> Split:
+def hashed_positions(count: int) -> list[int]:
+    """Return which of a split's images have their contents in the fingerprint: a seeded sample."""
+    return np.random.RandomState(0).permutation(count)[:HASHED].tolist()
+
+
+def _below(folder: Path, path: str) -> str:
+    return Path(path).relative_to(folder).as_posix()
+
+
+def _in_both(train: tuple[Path, Samples], test: tuple[Path, Samples]) -> list[str]:
+    """Return the test images, by their names, that are training images or equal the one of the same name."""
+    folder, names = train[0], [_below(test[0], path) for path, _ in test[1]]
+    if folder == test[0]:
+        known = {_below(folder, path) for path, _ in train[1]}
+        return [name for name in names if name in known]
+    both = (name for name in names if (folder / name).is_file())
+    return [name for name in both if filecmp.cmp(folder / name, test[0] / name, shallow=False)]
+
+
+def file_hash(path: str) -> bytes:
+    """Return the sha256 of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def content_hash(data: ImageDataset) -> str:
+    """Return a sha256 of the fingerprint and of the content of every file: what the fingerprint only samples."""
+    digest = hashlib.sha256(data.fingerprint.encode())
+    for split in (data.train, data.test):
+        if isinstance(split.image, FileImages):
+            for path in split.image.paths:
+                digest.update(file_hash(path))
+    return digest.hexdigest()
+
+
+def _file_split(samples: Samples) -> Split:
     return Split(np.array([label for _, label in samples], np.int64), FileImages([path for path, _ in samples]))
 
 

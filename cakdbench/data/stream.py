@@ -9,7 +9,7 @@ import functools
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from cakdbench.data.augment import eval_transform, mixing, train_transform
 from cakdbench.data.splits import ImageDataset, Split
-from cakdbench.utils.errors import UsageError
+from cakdbench.utils.errors import CakdError, UsageError
 from cakdbench.utils.rng import derive, reseed, seeded
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class SampleStream:
         world: int = 1,
         pin_memory: bool = False,
     ):
-        _check(dataset, recipe, world)
+        check_batches(dataset, recipe, world)
         self.dataset = dataset
         self.recipe = recipe
         self.seed = seed
@@ -154,37 +154,45 @@ class SampleStream:
         """Yield this process's local batches of every step from `start_step` on."""
         steps = range(start_step, self.steps_per_epoch)
         self._names[:] = [MicroBatch(epoch, step, micro_batch) for step in steps for micro_batch in self.micro_batches]
-        batches = iter(self._loader)
+        batches = _items(self._loader)
         for _ in steps:
             yield [next(batches) for _ in self.micro_batches]
 
 
-def _check(dataset: ImageDataset, recipe: "Recipe", world: int) -> None:
+def check_batches(dataset: ImageDataset, recipe: "Recipe", world: int, owner: str = "recipe") -> None:
+    """Check that a recipe's batches fit the data and the processes.
+
+    Args:
+        owner: of the settings that would mend it: "recipe", or "teacher" for one that is trained first.
+
+    Raises:
+        UsageError: they do not.
+    """
     size, whole, local = len(dataset.train), recipe.global_batch, recipe.local_batch
     if whole > size:
         raise UsageError(
-            f"the recipe's global_batch {whole} exceeds the {size} training images of {dataset.name}: "
-            f"set recipe.global_batch to at most {size}"
+            f"the {owner}'s global_batch {whole} exceeds the {size} training images of {dataset.name}: "
+            f"set {owner}.global_batch to at most {size}"
         )
     if whole % (local * world):
         fitting = [str(n) for n in range(1, whole // local + 1) if whole % (local * n) == 0]
         raise UsageError(
-            f"the recipe's global_batch {whole} is no multiple of {world} processes x local_batch {local}: "
-            f"start {', '.join(fitting)} processes, or set recipe.local_batch"
+            f"the {owner}'s global_batch {whole} is no multiple of {world} processes x local_batch {local}: "
+            f"start {', '.join(fitting)} processes, or set {owner}.local_batch"
         )
     if mixing(dataset, recipe) and local % 2:
         raise UsageError(
             f"mixup and cutmix pair the samples of a local batch, so {local} is odd one out: "
-            "set recipe.local_batch to an even number"
+            f"set {owner}.local_batch to an even number"
         )
 
 
 def _loader(
     batches: Dataset, names: Sequence, workers: int, *, pin_memory: bool = False, persistent_workers: bool = False
 ) -> DataLoader:
-    """Return a loader of batches in the order of their `names`."""
+    """Return a loader of batches, or of the errors in their place, in the order of their `names`."""
     return DataLoader(
-        batches,
+        _OrError(batches),
         batch_size=None,
         sampler=names,
         num_workers=workers,
@@ -193,6 +201,31 @@ def _loader(
         pin_memory=pin_memory,
         persistent_workers=persistent_workers,
     )
+
+
+class _OrError(Dataset):
+    """Gives an error as an item, since a DataLoader makes a traceback the message of what a worker raises."""
+
+    def __init__(self, batches: Dataset):
+        self.batches = batches
+
+    def __getitem__(self, name: Any) -> Any:
+        try:
+            return self.batches[name]
+        except CakdError as error:
+            return error
+
+
+def _items(loader: DataLoader) -> Iterator[Any]:
+    """Yield the batches of a loader.
+
+    Raises:
+        CakdError: a batch could not be rendered.
+    """
+    for item in loader:
+        if isinstance(item, CakdError):
+            raise item
+        yield item
 
 
 def _leave_interrupts(worker: int) -> None:
@@ -248,7 +281,7 @@ class EvalStream:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         if self._keep and self._kept is None:
-            self._kept = list(self._loader)
-        for images, labels, index in self._kept or self._loader:
+            self._kept = list(_items(self._loader))
+        for images, labels, index in self._kept or _items(self._loader):
             images = (images.float() / 255 - self._mean) / self._std
             yield images.pin_memory() if self._pin_memory else images, labels, index

@@ -1,7 +1,7 @@
 """Datasets that `timm.data.create_dataset` opens, as `timm:NAME`."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from timm.data import IMAGENET_DEFAULT_STD as STD
 from timm.data import ImageDataset as TimmDataset
 from timm.data import create_dataset
 
+from cakdbench.data.folders import ClassFolders
+from cakdbench.data.images import read_image
 from cakdbench.data.sources import fetch
 from cakdbench.data.splits import ImageDataset, Split, assemble, from_arrays, from_files
 from cakdbench.utils.errors import UsageError
@@ -23,11 +25,14 @@ IMAGE_FOLDERS = ("torch/folder", "torch/image_folder")
 PROBES = 256
 
 
-def load_timm(name: str, root: Path, download: bool) -> ImageDataset:
+def load_timm(name: str, root: Path, download: bool, options: Mapping[str, str] = {}) -> ImageDataset:
     """Return the dataset `timm:NAME`, normalised with ImageNet's statistics.
 
     `timm:torch/NAME` and `timm:hfds/OWNER/NAME` have `root` as their root or cache. Any other name,
     `timm:folder/NAME` or `timm:NAME`, is the folder `root/NAME` with `train` and `val` (or `test`) inside.
+
+    Args:
+        options: for `timm.data.create_dataset`, as in `{"input_key": "img"}`.
 
     Raises:
         UsageError: timm cannot open it, or it lacks random access, a split, or labels.
@@ -37,7 +42,7 @@ def load_timm(name: str, root: Path, download: bool) -> ImageDataset:
     if kind in STREAMED:
         raise UsageError(f"{name} is a stream; training needs random access (torch/, hfds/ or folder/)")
     named = kind in ("torch", "hfds") and spec.lower() not in IMAGE_FOLDERS
-    open_half = _open_split if named else _open_folder
+    open_half = functools.partial(_open_split, options) if named else _open_folder
     try:
         train, test = (open_half(spec, root, names, download) for names in (TRAIN_NAMES, TEST_NAMES))
     except (RuntimeError, OSError, ValueError, AssertionError, ImportError) as error:
@@ -45,10 +50,10 @@ def load_timm(name: str, root: Path, download: bool) -> ImageDataset:
     return _convert(name, train, test)
 
 
-def _open_split(spec: str, root: Path, names: Sequence[str], download: bool) -> Any:
+def _open_split(options: Mapping[str, str], spec: str, root: Path, names: Sequence[str], download: bool) -> Any:
     """Open the first of the named splits that the dataset has."""
     for split in names:
-        open_dataset = functools.partial(_create, spec, root, split)
+        open_dataset = functools.partial(_create, spec, root, split, options)
         try:
             return fetch(open_dataset, root, download)
         except ValueError as error:
@@ -56,24 +61,32 @@ def _open_split(spec: str, root: Path, names: Sequence[str], download: bool) -> 
     raise reason
 
 
-def _create(spec: str, root: Path, split: str, may_download: bool) -> Any:
-    return create_dataset(spec, str(root), split, download=may_download)
+def _create(spec: str, root: Path, split: str, options: Mapping[str, str], may_download: bool) -> Any:
+    open_dataset: Any = create_dataset  # its further options are not typed
+    data = open_dataset(spec, str(root), split, download=may_download, **options)
+    if hasattr(data, "loader"):
+        data.loader = read_image
+    return data
 
 
 def _open_folder(spec: str, root: Path, names: Sequence[str], download: bool) -> Any:
-    """Open the first of the named subfolders. Looked for here, because timm takes the parent if there is none."""
+    """Open the first of the named subfolders.
+
+    Here, because timm takes the parent if there is none, names classes by the innermost folder, and sorts naturally.
+    """
     folder = root / spec.removeprefix("folder/")
     folders = [folder / name for name in names if (folder / name).is_dir()]
     if not folders:
         raise FileNotFoundError(f"{folder} needs a folder {' or '.join(names)}, one folder per class in it")
-    return create_dataset("", str(folders[0]), search_split=False)
+    return ClassFolders(folders[0])
 
 
 def _convert(name: str, train: Any, test: Any) -> ImageDataset:
     halves, labels = (train, test), (_labels(train), _labels(test))
     classes = [_class_names(half) for half in halves]
     if classes[0] != classes[1]:
-        raise UsageError(f"{name} has different classes in training and test; give both the same folders")
+        one_sided = ", ".join(sorted(set(classes[0]) ^ set(classes[1]))[:5]) or "by their order"
+        raise UsageError(f"{name} has different classes in training and test ({one_sided}); give both the same folders")
     if min(half.min() for half in labels) < 0:
         raise UsageError(f"{name} has images without a label")
     count = 1 + max(half.max() for half in labels)
@@ -84,7 +97,8 @@ def _convert(name: str, train: Any, test: Any) -> ImageDataset:
     files = [listed for half in halves if (listed := _files(half))]
     if len(files) == 2:
         return from_files(name, *files, class_names=class_names, mean=MEAN, std=STD)
-    splits = Split(labels[0], SampleImages(train)), Split(labels[1], SampleImages(test))
+    first, second = (SampleImages(half, f"{name}, {part}") for half, part in ((train, "training"), (test, "test")))
+    splits = Split(labels[0], first), Split(labels[1], second)
     return assemble(name, splits, _probes(splits), class_names, MEAN, STD)
 
 
@@ -119,18 +133,21 @@ def _files(data: Any) -> tuple[Path, list[tuple[str, int]]] | None:
 class SampleImages:
     """Images of a timm or torchvision dataset, decoded at every use."""
 
-    def __init__(self, data: Any):
-        self.data = data
+    def __init__(self, data: Any, name: str):
+        self.data, self.name = data, name
 
     def __call__(self, index: int) -> Image.Image:
         if isinstance(self.data, TimmDataset):  # whose __getitem__ replaces an unreadable image by the next
-            return Image.open(self.data.reader[index][0]).convert("RGB")
+            return read_image(self.data.reader[index][0], f"image {index} of {self.name}")
         return self.data[index][0].convert("RGB")
 
 
-def _probes(splits: Sequence[Split]) -> Iterator[np.ndarray]:
+def _probes(splits: Sequence[Split]) -> Iterator[str | np.ndarray]:
     """Yield all labels and some images, because decoding all would take hours for a large dataset."""
     for split in splits:
         yield split.labels
         for index in np.unique(np.linspace(0, len(split) - 1, PROBES).astype(int)):
-            yield np.asarray(split.image(index))
+            try:
+                yield np.asarray(split.image(index))
+            except UsageError as error:  # for whoever needs the image
+                yield str(error)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import NamedTuple, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -26,7 +27,10 @@ from cakdbench.models.staged import StagedModel
 from cakdbench.records import Record
 from cakdbench.train.trainer import label_criterion
 from cakdbench.utils.device import device_name
+from cakdbench.utils.errors import describe_error, file_of
 from cakdbench.utils.rng import seeded
+
+T = TypeVar("T")
 
 TRAINING_PASSES = 3
 COUNTED, RECORDED, MEASURED = 2.5, 1.5, 1.5
@@ -70,12 +74,14 @@ class Estimate:
     Attributes:
         low, high: the range it is expected in.
         basis: where the numbers come from, for readers.
+        failed: why work is not in it, a line a method that raises.
     """
 
     seconds: float
     low: float
     high: float
     basis: str
+    failed: tuple[str, ...] = ()
 
 
 class Bench:
@@ -136,9 +142,27 @@ def list_work(cells: Iterable[Cell], data_dir: Path | None = None) -> list[Work]
     return [Work(cell, data.num_classes, data.n_train) for cell, data in facts]
 
 
-def model_speeds(
-    works: Sequence[Work], accelerator: Accelerator, batch: int, records: Iterable[Record] = ()
-) -> tuple[dict[tuple, Speed], str]:
+class Speeds(NamedTuple):
+    """Speeds of kinds of work by their keys, where they come from, and why kinds have none."""
+
+    speeds: dict[tuple, Speed]
+    basis: str
+    failed: tuple[str, ...] = ()
+
+
+def _try_each(kinds: dict[tuple, Work], act: Callable[[Work], T]) -> tuple[dict[tuple, T], tuple[str, ...]]:
+    """Return what `act` gives for every kind of work, and a line for each whose method raises."""
+    results: dict[tuple, T] = {}
+    failed: dict[str, None] = {}
+    for key, work in kinds.items():
+        try:
+            results[key] = act(work)
+        except Exception as error:  # a method may raise anything, and must not take the others with it
+            failed[f"{work.cell.label} on {work.cell.pair}: {describe_error(error, file_of(work.cell.method))}"] = None
+    return results, tuple(failed)
+
+
+def model_speeds(works: Sequence[Work], accelerator: Accelerator, batch: int, records: Iterable[Record] = ()) -> Speeds:
     """Return the speed of every kind of work by its key, from records where there are any, else from the cost model.
 
     Args:
@@ -146,7 +170,10 @@ def model_speeds(
         records: of earlier runs, on whatever device.
     """
     kinds = {work.key: work for work in works}
-    macs = {key: count_macs(work) for key, work in kinds.items()}
+    macs, failed = _try_each(kinds, count_macs)
+    kinds = {key: kinds[key] for key in macs}
+    if not kinds:
+        return Speeds({}, "nothing that could be counted", failed)
     rate, probe = measure_rate(kinds, macs, accelerator, batch)
     recorded = _recorded_seconds(records, kinds, accelerator)
     speeds = {}
@@ -154,7 +181,9 @@ def model_speeds(
         seconds = recorded.get(key, student / rate)
         speeds[key] = Speed(seconds, teacher / rate, RECORDED if key in recorded else COUNTED)
     known = f"{len(recorded)} of {len(kinds)} kinds of runs as earlier ones on this device; " if recorded else ""
-    return speeds, f"{known}counted multiply-adds at {rate / 1e9:,.1f} G/s, timed with a step of {probe}"
+    return Speeds(
+        speeds, f"{known}counted multiply-adds at {rate / 1e9:,.1f} G/s, timed with a step of {probe}", failed
+    )
 
 
 def count_macs(work: Work) -> tuple[float, float]:
@@ -183,7 +212,10 @@ _rates: dict[tuple, float] = {}
 def measure_rate(
     kinds: dict[tuple, Work], macs: dict[tuple, tuple[float, float]], accelerator: Accelerator, batch: int
 ) -> tuple[float, str]:
-    """Time a step of the middle one of the plan's students; return multiply-adds per second, and its name."""
+    """Time a step of the middle one of the plan's students; return multiply-adds per second, and its name.
+
+    Of a student's methods the first is taken, which is scratch as long as there is work for it.
+    """
     students = {work.cell.pair.student: key for key, work in reversed(kinds.items())}
     keys = sorted(students.values(), key=lambda key: macs[key][0])
     work = kinds[keys[len(keys) // 2]]
@@ -195,11 +227,11 @@ def measure_rate(
     return _rates[place], name
 
 
-def measure_speeds(works: Sequence[Work], accelerator: Accelerator, batch: int) -> tuple[dict[tuple, Speed], str]:
+def measure_speeds(works: Sequence[Work], accelerator: Accelerator, batch: int) -> Speeds:
     """Return the speed of every kind of work by its key, each from a timed step."""
     kinds = {work.key: work for work in works}
-    speeds = {key: Speed(*measure(work, accelerator, batch), MEASURED) for key, work in kinds.items()}
-    return speeds, f"one timed step of each of {len(kinds)} kinds"
+    speeds, failed = _try_each(kinds, lambda work: Speed(*measure(work, accelerator, batch), MEASURED))
+    return Speeds(speeds, f"one timed step of each of {len(speeds)} kinds", failed)
 
 
 def measure(work: Work, accelerator: Accelerator, batch: int) -> tuple[float, float]:
@@ -247,14 +279,17 @@ def _form_of(cell: Cell) -> tuple[object, ...]:
     return cell.label, *models, pair.dataset, cell.recipe.image_size, cell.precision
 
 
-def add_up(works: Sequence[Work], speeds: dict[tuple, Speed], basis: str, processes: int = 1) -> Estimate:
-    """Return the estimate for all work; a teacher runs once for the cells that share it."""
-    parts = list(_parts(works, speeds, processes))
+def add_up(
+    works: Sequence[Work], speeds: dict[tuple, Speed], basis: str, failed: tuple[str, ...] = (), processes: int = 1
+) -> Estimate:
+    """Return the estimate for all work that has a speed; a teacher runs once for the cells that share it."""
+    parts = list(_parts([work for work in works if work.key in speeds], speeds, processes))
     return Estimate(
         seconds=sum(seconds for seconds, _ in parts),
         low=sum(seconds / factor for seconds, factor in parts),
         high=sum(seconds * factor for seconds, factor in parts),
         basis=basis,
+        failed=failed,
     )
 
 
@@ -287,8 +322,8 @@ def estimate(
     """
     works, batch = list_work(cells, data_dir), _probe_batch(cells, accelerator)
     place = works, accelerator, batch
-    speeds, basis = measure_speeds(*place) if measured else model_speeds(*place, records)
-    return add_up(works, speeds, basis, accelerator.num_processes)
+    found = measure_speeds(*place) if measured else model_speeds(*place, records)
+    return add_up(works, *found, processes=accelerator.num_processes)
 
 
 def _probe_batch(cells: Sequence[Cell], accelerator: Accelerator) -> int:

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import platform
+import traceback
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -12,26 +13,32 @@ import numpy as np
 import timm
 import torch
 import torchvision
-from safetensors.torch import save
 
 import cakdbench
 from cakdbench.build import build_method
-from cakdbench.data.datasets import ImageDataset
+from cakdbench.data.datasets import FACTS, ImageDataset
 from cakdbench.data.stream import EvalStream, SampleStream
 from cakdbench.engine.energy import PowerMeter, energy_counter
+from cakdbench.engine.inits import Inits
+from cakdbench.engine.run_log import RunLog
 from cakdbench.grid.plan import Cell
 from cakdbench.method import Method
 from cakdbench.models.staged import StagedModel
 from cakdbench.models.weights import weights_sha256
-from cakdbench.records import Conditions, Identity, Record, Result, TeacherFacts
+from cakdbench.records import Conditions, Epoch, Identity, Record, Result, TeacherFacts
 from cakdbench.store import RunFolder, checkpoint_files, write_atomic
+from cakdbench.students.weights import ImageFacts, weight_bytes
 from cakdbench.train.checkpoint import load_checkpoint, save_checkpoint, set_aside
 from cakdbench.train.evaluate import Evaluation, evaluate
 from cakdbench.train.events import GroupView, LaneView
 from cakdbench.train.lane import Lane
 from cakdbench.train.runtime import Runtime
-from cakdbench.train.trainer import Keeper, Trainer
-from cakdbench.utils.rng import seeded
+from cakdbench.train.trainer import Interrupted, Keeper, Trainer
+from cakdbench.utils.device import device_name
+from cakdbench.utils.errors import describe_error, file_of
+
+FRAMES = 12
+"""Of a traceback, that are kept of a failed run."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,7 @@ class Group(Keeper):
     Args:
         teacher: verified, frozen, on the device; None if no task needs one.
         facts: measured by the verification.
+        inits: makes the students.
     """
 
     def __init__(
@@ -76,8 +84,10 @@ class Group(Keeper):
         teacher: StagedModel | None,
         facts: TeacherFacts | None,
         runtime: Runtime,
+        inits: Inits,
     ):
         super().__init__()
+        self.inits = inits
         first = tasks[0].cell
         self.recipe = first.recipe
         self.seed = first.seed
@@ -90,6 +100,7 @@ class Group(Keeper):
         self.stream = SampleStream(dataset, self.recipe, self.seed, **runtime.rendering)
         self.evaluation = EvalStream(dataset.test, dataset, self.recipe, **runtime.rendering)
         self.tasks = {self._label(task, tasks): task for task in tasks}
+        self.logs: dict[str, RunLog] = {}
 
     @staticmethod
     def _label(task: Task, tasks: list[Task]) -> str:
@@ -115,9 +126,33 @@ class Group(Keeper):
 
     def _train(self, lanes: list[Lane]) -> list[Task]:
         view = self._view(lanes)
+        self._start_logs(lanes, view)
         trainer = Trainer(lanes, self.teacher, self.stream, self.evaluation, self.runtime, self, view)
-        trainer.run()
-        return [self._finish(lane, trainer.results.get(lane.label)) for lane in trainer.lanes]
+        try:
+            trainer.run()
+        except Interrupted:
+            for lane in trainer.lanes:
+                self._say(lane.label, "interrupted; saved")
+            raise
+        trainer.each(lambda lane: self._finish(lane, trainer.results.get(lane.label)))
+        return [self.tasks[lane.label] for lane in trainer.lanes]
+
+    def _start_logs(self, lanes: list[Lane], view: GroupView) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        for lane in lanes:
+            task = self.tasks[lane.label]
+            title = f"{task.cell.label} on {task.cell.pair}, {self.recipe.name}, seed {self.seed}"
+            self.logs[lane.label] = RunLog(task.folder.path, lane.step, view, title)
+
+    def _say(self, label: str, text: str) -> None:
+        if label in self.logs:
+            self.logs[label].say(text)
+
+    def log(self, lane: Lane, view: GroupView, line: Epoch | None = None) -> None:
+        """Write how far the lane is."""
+        if lane.label in self.logs:
+            self.logs[lane.label].update(lane, view, line)
 
     def save(self, lane: Lane) -> None:
         """Write a checkpoint of the lane."""
@@ -126,13 +161,14 @@ class Group(Keeper):
             save_checkpoint(self.tasks[lane.label].folder.checkpoints, lane.step, lane.state())
         self.accelerator.wait_for_everyone()
 
-    def fail(self, label: str, reason: str) -> None:
-        """Write down that a task failed, and say so."""
-        super().fail(label, reason)
+    def fail(self, label: str, reason: str, error: Exception | None = None) -> None:
+        """Write down that a task failed, with the last frames of an error of its method, and say so."""
+        super().fail(label, reason, error)
         task = self.tasks[label]
         self.runtime.events.say(f"{task.cell.label} on {task.cell.pair} failed: {reason}")
         if self.accelerator.is_main_process:
-            task.folder.fail(reason)
+            task.folder.fail(reason, "".join(traceback.format_exception(error, limit=-FRAMES)) if error else "")
+            self._say(label, f"failed: {reason}")
 
     def _lane(self, label: str, task: Task) -> Lane | None:
         """Return the lane as its last checkpoint left it; None if it cannot be built, which fails the task."""
@@ -145,7 +181,7 @@ class Group(Keeper):
             if state and not self._loaded(lane, state, task):
                 lane = self._build(label, task.cell)
         except Exception as error:  # a method may raise anything, and must not take the others with it
-            self.fail(label, f"{type(error).__name__} while building: {error}")
+            self.fail(label, f"while building: {describe_error(error, file_of(task.cell.method))}", error)
             return None
         return lane
 
@@ -174,16 +210,8 @@ class Group(Keeper):
         )
 
     def _method(self, cell: Cell) -> Method:
-        name, labels = cell.pair.student, torch.from_numpy(self.dataset.train.labels)
-        with seeded(self.seed, "student", name):
-            student = StagedModel(
-                name,
-                self.dataset.num_classes,
-                self.recipe.image_size,
-                pretrained=self.recipe.init == "hub",
-                drop_path=self.recipe.drop_path,
-                split=self.recipe.split,
-            )
+        labels = torch.from_numpy(self.dataset.train.labels)
+        student = self.inits.student(cell.pair.student, self.dataset.num_classes, self.recipe, self.seed)
         method = build_method(cell.method, student, self.teacher, cell.config, labels=labels, seed=self.seed)
         return method.to(memory_format=torch.channels_last) if self.runtime.options.channels_last else method
 
@@ -204,7 +232,7 @@ class Group(Keeper):
             first_step=lanes[0].step,
         )
 
-    def _finish(self, lane: Lane, result: Evaluation | None) -> Task:
+    def _finish(self, lane: Lane, result: Evaluation | None) -> None:
         """Write predictions, student and, last, the record."""
         task = self.tasks[lane.label]
         if result is None:  # the last checkpoint was written after the last epoch
@@ -213,10 +241,17 @@ class Group(Keeper):
             buffer = io.BytesIO()
             np.save(buffer, result.predictions)
             write_atomic(task.folder.predictions, buffer.getvalue())
-            write_atomic(task.folder.student, save(lane.method.student.export_state()))
+            self._keep_weights(task.folder, lane)
+            self._say(lane.label, f"done: test {result.top1:.2f} %")
             task.folder.finish(self._record(task, lane, result, hashlib.sha256(buffer.getvalue()).hexdigest()))
         self.accelerator.wait_for_everyone()
-        return task
+
+    def _keep_weights(self, folder: RunFolder, lane: Lane) -> None:
+        facts = ImageFacts.of(self.dataset)
+        write_atomic(folder.student, weight_bytes(lane.method.student.export_state(), facts))
+        if lane.ema and self.runtime.options.keep_ema:
+            averaged = cast(StagedModel, lane.ema.module)
+            write_atomic(folder.ema, weight_bytes(averaged.export_state(), facts))
 
     def _record(self, task: Task, lane: Lane, result: Evaluation, predictions_sha256: str) -> Record:
         evaluated = [line for line in lane.history if line.top1 is not None]
@@ -228,6 +263,7 @@ class Group(Keeper):
             label=task.cell.label,
             method_source=task.cell.method_source,
             recipe_name=self.recipe.name,
+            class_names=None if self.dataset.name in FACTS else self.dataset.class_names,
             teacher=self.facts if task.cell.needs_teacher else None,
             student_parameters=sum(p.numel() for p in student.parameters()),
             extra_parameters=lane.method.extra_parameters(),
@@ -250,7 +286,7 @@ class Group(Keeper):
         seconds = lane.training.seconds + lane.evaluating.seconds
         energy = self.power.energy_wh(seconds)
         return Conditions(
-            device=torch.cuda.get_device_name() if cuda else f"CPU ({platform.machine()})",
+            device=device_name(self.accelerator.device),
             processes=self.accelerator.num_processes,
             threads=torch.get_num_threads(),
             versions={"python": platform.python_version()} | {m.__name__: m.__version__ for m in modules},

@@ -8,7 +8,7 @@ from accelerate.utils import broadcast_object_list
 
 from cakdbench.data.datasets import ImageDataset, load_dataset
 from cakdbench.engine.group import Group, GroupOutcome, Task
-from cakdbench.engine.launch import ALL, Share
+from cakdbench.engine.share import ALL, Share
 from cakdbench.engine.teachers import Teachers, verify_teacher
 from cakdbench.grid.plan import Cell
 from cakdbench.models.staged import StagedModel
@@ -37,13 +37,15 @@ class Harness:
     def __init__(self, store: Store, teachers: Teachers, runtime: Runtime):
         self.store = store
         self.teachers = teachers
+        self.inits = teachers.inits
         self.runtime = runtime
         self.accelerator = runtime.accelerator
         self._verified: dict[tuple[object, ...], TeacherFacts] = {}
         self._started = 0.0
 
     def dataset(self, name: str) -> ImageDataset:
-        return load_dataset(name, self.runtime.options.data_dir)
+        options = self.runtime.options
+        return load_dataset(name, options.data_dir, options.download, on_bad_image=options.on_bad_image)
 
     def run(self, cells: list[Cell], share: Share = ALL) -> Outcome:
         """Train the teachers that are missing, verify all of them, then run every cell that is not done.
@@ -102,7 +104,7 @@ class Harness:
         dataset, teacher = self.dataset(cell.pair.dataset), None
         if cell.needs_teacher:
             teacher = self.teachers.identity(cell.pair.teacher, dataset, cell.recipe)
-        identity = cell.identity(dataset, teacher)
+        identity = cell.identity(dataset, teacher, self.inits.key(cell.recipe, cell.seed))
         return Task(cell, identity, self.store.run(identity))
 
     def _work(self, tasks: list[Task], share: Share) -> Outcome:
@@ -178,7 +180,8 @@ class Harness:
             teacher, facts = self._teacher(tasks)
             if self.accelerator.device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats()
-            return Group(tasks, self.dataset(tasks[0].cell.pair.dataset), teacher, facts, self.runtime).train()
+            dataset = self.dataset(tasks[0].cell.pair.dataset)
+            return Group(tasks, dataset, teacher, facts, self.runtime, self.inits).train()
         finally:
             self.accelerator.free_memory()
             for task in tasks:

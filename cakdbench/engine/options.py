@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from cakdbench.grid.plan import Settings
-from cakdbench.registry import load_file, methods_named
+from cakdbench.registry import load_files, methods_named
 from cakdbench.train.runtime import Options
 from cakdbench.utils.errors import UsageError
 
@@ -25,6 +25,8 @@ class RunOptions:
         pairs: suites, groups, TEACHER>STUDENT@DATASET, paths of suite files; comma-separated.
         recipe: for all pairs, instead of each pair's own.
         method_files: Python files that register methods.
+        dataset_files: TOML files that describe datasets.
+        model_files: Python files that register networks.
         teacher_files: TOML files with teacher entries that win over the registry's.
         store: folder of the runs.
         teacher_dir: folder of the teachers' weight files.
@@ -40,6 +42,8 @@ class RunOptions:
     seeds: tuple[int, ...] = (0,)
     settings: Settings = field(default_factory=Settings)
     method_files: tuple[Path, ...] = ()
+    dataset_files: tuple[Path, ...] = ()
+    model_files: tuple[Path, ...] = ()
     teacher_files: tuple[Path, ...] = ()
     store: Path = Path("runs")
     teacher_dir: Path = Path("teachers")
@@ -53,9 +57,10 @@ def run_options(
     methods: str | Iterable[str] = "",
     settings: Iterable[str] = (),
     method_files: Iterable[Path] = (),
+    model_files: Iterable[Path] = (),
     **others: Any,
 ) -> RunOptions:
-    """Return the options that names as users write them stand for; registers the methods of the files.
+    """Return the options that names as users write them stand for; registers what the files hold.
 
     Args:
         methods: labels and grids of labels, or `all`; a list, or separated by commas.
@@ -65,14 +70,15 @@ def run_options(
     Raises:
         UsageError: a file, a name or a setting is wrong.
     """
-    files = tuple(map(Path, method_files))
-    for path in files:
-        load_file(path)
+    files = tuple(map(Path, method_files)), tuple(map(Path, model_files))
+    load_files(*files)
     names = methods if isinstance(methods, str) else ",".join(methods)
     computing = Options(**{field.name: others.pop(field.name) for field in fields(Options) if field.name in others})
     parsed = Settings.parse(settings)
     labels = tuple(methods_named(names))
-    return RunOptions(methods=labels, settings=parsed, method_files=files, computing=computing, **others)
+    return RunOptions(
+        methods=labels, settings=parsed, method_files=files[0], model_files=files[1], computing=computing, **others
+    )
 
 
 def to_json(value: Any) -> str:

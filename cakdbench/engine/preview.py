@@ -4,11 +4,14 @@ import math
 from collections import Counter
 from dataclasses import dataclass, field
 
-from cakdbench.data.stream import SampleStream
+from cakdbench.data.datasets import ImageDataset
+from cakdbench.data.stream import check_batches
 from cakdbench.engine.harness import Harness
-from cakdbench.engine.launch import MIN_LANES_PER_WORKER
+from cakdbench.engine.share import MIN_LANES_PER_WORKER
 from cakdbench.grid.plan import Cell
-from cakdbench.utils.errors import CakdError, StoreError
+from cakdbench.records import Identity
+from cakdbench.store import canonical, checkpoint_files
+from cakdbench.utils.errors import CakdError, StoreError, UsageError
 
 
 @dataclass
@@ -47,23 +50,70 @@ def make_preview(harness: Harness, cells: list[Cell]) -> Preview:
     preview = Preview()
     once = {(cell.pair.dataset, cell.recipe): cell for cell in cells}
     data = {name: _data(harness, cell, preview) for name, cell in once.items()}
+    for cell in {(cell.pair.student, cell.pair.dataset, cell.recipe, cell.seed): cell for cell in cells}.values():
+        where = cell.pair.dataset, cell.recipe
+        if cell.recipe.init != "random" and data[where] and not _student(harness, cell, preview):
+            data[where] = None
     pupils = {(cell.pair.teacher, cell.pair.dataset): cell for cell in cells if cell.needs_teacher}
     ready = {}
     for name, cell in pupils.items():
         look = _teacher if data[cell.pair.dataset, cell.recipe] else _teacher_alone
         ready[name] = look(harness, cell, preview)
+    known_cells = [cell for cell in cells if data[cell.pair.dataset, cell.recipe]]
+    _refuse_changed_data(
+        harness, [*known_cells, *preview.trainings], {name: ds for (name, _), ds in data.items() if ds}, preview
+    )
     for cell in cells:
         taught = not cell.needs_teacher or ready[cell.pair.teacher, cell.pair.dataset]
-        known = data[cell.pair.dataset, cell.recipe] and taught
+        known = data[cell.pair.dataset, cell.recipe] is not None and taught
         preview.states.append((cell, harness.tasks([cell])[0].folder.state() if known else "planned"))
     return preview
 
 
-def _data(harness: Harness, cell: Cell, preview: Preview) -> bool:
-    """Return True if the cell's data are there and its batches fit; else note the obstacle."""
+def _data(harness: Harness, cell: Cell, preview: Preview) -> ImageDataset | None:
+    """Return the cell's data if they are there and its batches fit; else note the obstacle."""
     try:
         dataset = harness.dataset(cell.pair.dataset)
-        SampleStream(dataset, cell.recipe, cell.seed, world=harness.accelerator.num_processes)
+        check_batches(dataset, cell.recipe, harness.accelerator.num_processes)
+    except CakdError as error:
+        preview.obstruct(error)
+        return None
+    return dataset
+
+
+def _refuse_changed_data(harness: Harness, cells: list[Cell], data: dict[str, ImageDataset], preview: Preview) -> None:
+    """Note the unfinished runs of these cells that began on other images under the same names."""
+    known = [cell for cell in cells if cell.pair.dataset in data]
+    inits = [harness.inits.key(cell.recipe, cell.seed) for cell in known]
+    identities = [cell.identity(data[cell.pair.dataset], None, init) for cell, init in zip(known, inits)]
+    current = {_but_for_data(identity): identity for identity in identities}
+    for run in harness.store.runs():
+        if run.is_done or not checkpoint_files(run.checkpoints):
+            continue
+        try:
+            begun = run.identity()
+        except StoreError:  # damaged, and written anew when the run goes on
+            continue
+        now = current.get(_but_for_data(begun))
+        if now and now.dataset.fingerprint != begun.dataset.fingerprint:
+            name, place = now.dataset.name, run.path
+            reason = f"the images of {name} have changed since the unfinished run {run.key} began"
+            preview.obstruct(UsageError(f"{reason}: put the old ones back to go on, or remove {place} to begin anew"))
+
+
+def _but_for_data(identity: Identity) -> str:
+    """Return what stays of an identity when images are exchanged, and with them perhaps a teacher trained on them."""
+    dataset = identity.dataset.model_copy(update={"fingerprint": ""})
+    return canonical(identity.model_copy(update={"dataset": dataset, "teacher": None}))
+
+
+def _student(harness: Harness, cell: Cell, preview: Preview) -> bool:
+    """Return True if the weights that the cell's student starts from can be had and fit; else note the obstacle."""
+    if cell.recipe.init == "hub" and not harness.runtime.options.download:
+        return True  # a dry run fetches nothing
+    try:
+        classes = harness.dataset(cell.pair.dataset).num_classes
+        harness.inits.student(cell.pair.student, classes, cell.recipe, cell.seed)
     except CakdError as error:
         preview.obstruct(error)
         return False
@@ -74,8 +124,11 @@ def _teacher(harness: Harness, cell: Cell, preview: Preview) -> bool:
     """Return True if the cell's teacher is at hand; one that has to be trained joins the trainings."""
     try:
         training = harness.teachers.training_cell(cell.pair.teacher, cell.pair.dataset)
-        run = harness.teachers.run(cell.pair.teacher, harness.dataset(cell.pair.dataset))
+        dataset = harness.dataset(cell.pair.dataset)
+        run = harness.teachers.run(cell.pair.teacher, dataset)
         if training and run and not run.is_done:
+            check_batches(dataset, training.recipe, harness.accelerator.num_processes, "teacher")
+            harness.teachers.must_be_here(cell.pair.teacher, cell.pair.dataset)
             preview.trainings.append(training)
             return False
         harness.tasks([cell])

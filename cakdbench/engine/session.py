@@ -3,29 +3,32 @@
 Nothing here prints or asks: what happens is told to `Events`, results are returned, problems are raised.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import torch
 
+from cakdbench.data.datasets import forget_datasets, register_datasets
 from cakdbench.engine.estimate import Estimate, estimate
 from cakdbench.engine.harness import Harness, Outcome
-from cakdbench.engine.launch import Launcher
+from cakdbench.engine.launch.launcher import Launcher
 from cakdbench.engine.launch.local import LocalLauncher
 from cakdbench.engine.options import RunOptions
 from cakdbench.engine.preview import Preview, make_preview
 from cakdbench.engine.teachers import Teachers, verify_teacher
 from cakdbench.grid.plan import Plan, make_plan
 from cakdbench.grid.suites import PairSpec, resolve_pairs
+from cakdbench.grid.teacher_file import OWN_FILE
 from cakdbench.models.zoo import model_kind
-from cakdbench.recipes import default_recipe
+from cakdbench.recipes import default_recipe, load_recipe
 from cakdbench.records import TeacherFacts
 from cakdbench.store import Store
 from cakdbench.train.events import Events, NoEvents
 from cakdbench.train.runtime import Runtime
-from cakdbench.utils.device import make_accelerator
+from cakdbench.utils.device import make_accelerator, usable_cores
+from cakdbench.utils.errors import CakdError, TeacherError, UsageError
 
 
 @dataclass(frozen=True)
@@ -48,12 +51,20 @@ class Session:
     """
 
     def __init__(self, options: RunOptions, events: Events | None = None, stop: Callable[[], bool] = lambda: False):
+        forget_datasets()
+        for path in options.dataset_files:
+            register_datasets(path)
         self.options = options
         self.accelerator = make_accelerator(options.precision, options.cpu, options.threads)
         self.runtime = Runtime(self.accelerator, options.computing, events or NoEvents(), stop)
         self.store = Store(options.store)
         self.teachers = Teachers(
-            self.store, options.teacher_dir, options.settings, list(options.teacher_files), options.precision
+            self.store,
+            options.teacher_dir,
+            options.settings,
+            list(options.teacher_files),
+            options.precision,
+            options.computing.download,
         )
         self.harness = Harness(self.store, self.teachers, self.runtime)
 
@@ -72,6 +83,8 @@ class Session:
             options.settings,
             options.precision,
             options.computing.data_dir,
+            options.computing.download,
+            {name: entry.image_size for name, entry in self.teachers.entries.items() if entry.image_size},
         )
 
     @cached_property
@@ -104,7 +117,7 @@ class Session:
         """
         if jobs is None:
             alone_on_cpu = self.accelerator.device.type == "cpu" and self.accelerator.num_processes == 1
-            jobs = len(os.sched_getaffinity(0)) // torch.get_num_threads() if alone_on_cpu else 1
+            jobs = usable_cores() // torch.get_num_threads() if alone_on_cpu else 1
         return max(1, min(jobs, self.preview.parts))
 
     def run(self, launcher: Launcher | None = None) -> Outcome:
@@ -120,20 +133,43 @@ class Session:
         launcher = launcher or LocalLauncher(self.processes())
         return launcher.launch(self.plan.cells, self.harness, self.options)
 
-    def train_teacher(self, model: str, dataset: str) -> Outcome | None:
-        """Train a teacher as its entry says; None for one that comes as a file."""
-        cell = self.teachers.training_cell(model, dataset)
-        return self.harness.run([cell]) if cell else None
+    def train_teacher(
+        self, model: str, dataset: str, recipe: str | None = None, seed: int | None = None, file: Path | None = None
+    ) -> list[str]:
+        """Train a teacher and, once it is done, write its entry, if it is made otherwise than its entry says.
+
+        Args:
+            recipe, seed: instead of its entry's; the options' settings of recipe and teacher change them.
+            file: for the entry; None for `teachers.toml` in the store.
+
+        Returns:
+            The numbers in which it differs from its entry of before.
+
+        Raises:
+            CakdError: it comes as a file, its training failed, or the user stopped; no entry is written.
+        """
+        cell = self.teachers.new_cell(model, dataset, recipe, seed)
+        if cell is None:
+            raise UsageError(f"{model}@{dataset} comes as a file, not by training; add --recipe RECIPE to train one")
+        for reason in self.harness.run([cell]).failed.values():
+            raise CakdError(f"training {model}@{dataset} failed: {reason}")
+        if not self.accelerator.is_main_process:
+            return []
+        return self.teachers.enter(model, cell, self.harness.dataset(dataset), file or self.store.root / OWN_FILE)
 
     def check_teacher(self, model: str, dataset_name: str) -> TeacherCheck:
-        """Evaluate a teacher as before a run.
+        """Evaluate a teacher as before a run by the options' recipe, its own, or the default one of its dataset.
 
         Raises:
             TeacherError: it is missing, or not what its entry says.
         """
         dataset = self.harness.dataset(dataset_name)
-        cell = self.teachers.training_cell(model, dataset_name)
+        cell, run = self.teachers.training_cell(model, dataset_name), self.teachers.run(model, dataset)
+        if run and not run.is_done:
+            name = f"{model}@{dataset_name}"
+            raise TeacherError(f"{name} is not trained yet: `cakdbench teacher train {name}` does it, or the first run")
         kind = model_kind(self.teachers.entry(model, dataset_name).zoo_model)
-        recipe = cell.recipe if cell else default_recipe(dataset_name, kind)
+        chosen = load_recipe(self.options.recipe) if self.options.recipe else cell and cell.recipe
+        recipe = chosen or default_recipe(dataset_name, kind)
         teacher = self.teachers.load(model, dataset, recipe)
         return TeacherCheck(verify_teacher(teacher, dataset, recipe, self.runtime), teacher.sha256)

@@ -4,31 +4,35 @@ A trained teacher is a `scratch` run whose student is the teacher's model: it ha
 the record of any other run, and lives in the same store.
 """
 
-import json
-import pickle
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from filelock import FileLock
 
-from cakdbench.data.datasets import ImageDataset
+from cakdbench.data.classes import class_order
+from cakdbench.data.datasets import ImageDataset, check_dataset
 from cakdbench.data.stream import EvalStream
+from cakdbench.engine.inits import Inits
 from cakdbench.grid.plan import ALWAYS, Cell, Settings
-from cakdbench.grid.suites import Pair, check_dataset
-from cakdbench.grid.teachers import TeacherEntry, load_teachers, teachers_from_file
+from cakdbench.grid.suites import Pair
+from cakdbench.grid.teacher_file import own_files, put_entry
+from cakdbench.grid.teachers import TeacherEntry, load_teachers
 from cakdbench.models.catalog import entry as model_entry
-from cakdbench.models.catalog import hub_classes, hub_statistics
+from cakdbench.models.catalog import hub_classes, hub_weights_are_here
+from cakdbench.models.checkpoints import read_checkpoint
 from cakdbench.models.staged import StagedModel
-from cakdbench.models.weights import load_weights, state_sha256, weights_sha256
+from cakdbench.models.weights import load_weights, permute_classes, state_sha256, weights_sha256
 from cakdbench.recipes import Recipe, load_recipe
 from cakdbench.records import Statistics, TeacherFacts, TeacherIdentity
 from cakdbench.registry import get_method
-from cakdbench.store import RunFolder, Store, write_atomic
+from cakdbench.source_hash import model_source
+from cakdbench.store import RunFolder, Store
 from cakdbench.train.evaluate import evaluate
 from cakdbench.train.runtime import Runtime
-from cakdbench.utils.errors import TeacherError, UsageError
+from cakdbench.utils.diff import changes
+from cakdbench.utils.errors import TeacherError, UsageError, WeightsError
 
 
 @dataclass
@@ -46,10 +50,13 @@ class Teacher:
 class Teachers:
     """Finds, trains and loads teachers by (model, dataset).
 
+    Entries of the user's own win over the registry's: those of `teachers.toml` in the store, then those of `extra`.
+
     Args:
         folder: where weight files lie, or are downloaded to.
-        extra: TOML files with entries of the user's own; they win over the registry's.
-        precision: that teachers are trained in.
+        extra: TOML files with entries.
+        precision: that teachers are trained in, where their entries say nothing else.
+        download: fetch weights that are not at hand.
     """
 
     def __init__(
@@ -59,15 +66,17 @@ class Teachers:
         settings: Settings,
         extra: list[Path] | None = None,
         precision: str = "fp32",
+        download: bool = True,
     ):
         self.store = store
+        self.download = download
         self.folder = folder
         self.settings = settings
         self.precision = precision
         self._hashes: dict[tuple[str, str, int], str] = {}
-        own = folder / "teachers.toml"
+        self.inits = Inits(store)
         self.registry = load_teachers()
-        self.entries = load_teachers([*([own] if own.is_file() else []), *(extra or [])])
+        self.entries = load_teachers(own_files(store.root, extra or []))
 
     def entry(self, model: str, dataset: str) -> TeacherEntry:
         try:
@@ -89,15 +98,79 @@ class Teachers:
         entry = self.entry(model, dataset)
         if entry.train is None:
             return None
-        recipe = load_recipe(entry.train).override(self.settings.teacher)
+        recipe = entry.training_recipe().override(self.settings.teacher)
+        return self._scratch(entry, recipe, entry.seed, entry.precision or self.precision)
+
+    def new_cell(self, model: str, dataset: str, recipe: str | None, seed: int | None) -> Cell | None:
+        """Return the run that trains a teacher anew; None for one whose weights come from elsewhere.
+
+        Args:
+            recipe: a name, or the path of a file; None for its entry's. `Settings` of recipe and teacher change it.
+            seed: None for its entry's.
+
+        Raises:
+            UsageError: there is no such model, dataset or recipe.
+        """
+        check_dataset(dataset)
+        if recipe:
+            load_recipe(recipe)
+            entry = TeacherEntry(model=model, dataset=dataset, train=recipe)
+        else:
+            entry = self.entry(model, dataset)
+        model_entry(entry.zoo_model)
+        if not entry.train:
+            return None
+        changed = entry.training_recipe().override(self.settings.recipe | self.settings.teacher)
+        precision = entry.precision or self.precision
+        return self._scratch(entry, changed, entry.seed if seed is None else seed, precision)
+
+    @staticmethod
+    def _scratch(entry: TeacherEntry, recipe: Recipe, seed: int, precision: str) -> Cell:
         scratch = get_method(ALWAYS[0])
-        pair = Pair(entry.zoo_model, entry.zoo_model, dataset)
-        return Cell(scratch, scratch.id, scratch.Config(), pair, recipe, seed=0, precision=self.precision)
+        pair = Pair(entry.zoo_model, entry.zoo_model, entry.dataset)
+        return Cell(scratch, scratch.id, scratch.Config(), pair, recipe, seed, precision)
+
+    def enter(self, model: str, cell: Cell, dataset: ImageDataset, path: Path) -> list[str]:
+        """Write a trained teacher's entry into a file, if it is not made as its entry says already.
+
+        Returns:
+            The numbers in which it differs from its entry of before; empty if nothing was written or it had none.
+        """
+        before = self.entries.get((model, cell.pair.dataset))
+        known = self.training_cell(model, cell.pair.dataset) if before else None
+        identity = cell.identity(dataset, None, self.inits.key(cell.recipe, cell.seed))
+        run, made = self.run(model, dataset) if known else None, self.store.run(identity)
+        if run and run.key == made.key:
+            return []
+        entry = TeacherEntry(
+            model=model,
+            dataset=cell.pair.dataset,
+            train=cell.recipe.name,
+            recipe=identity.recipe,
+            seed=cell.seed,
+            precision=cell.precision,
+            sha256=made.record().weights_sha256,
+        )
+        with FileLock(self.store.root / ".teachers.lock"):
+            put_entry(path, entry)
+        self.entries[model, cell.pair.dataset] = entry
+        return changes(cell.recipe.numbers(), known.recipe.numbers(), "recipe") if known else []
+
+    def must_be_here(self, model: str, dataset: str) -> None:
+        """Raise TeacherError for a teacher whose entry names its weights, when a run would have to train others."""
+        entry = self.entry(model, dataset)
+        if entry.sha256 and not self.settings.teacher:
+            raise TeacherError(
+                f"the weights {entry.sha256[:16]}... of {model}@{dataset} are not in {self.store.root}: train it with "
+                f"`cakdbench teacher train {model}@{dataset}`, or copy its run folder there"
+            )
 
     def run(self, model: str, dataset: ImageDataset) -> RunFolder | None:
         """Return the run folder of a trained teacher, finished or not; None for one from elsewhere."""
         cell = self.training_cell(model, dataset.name)
-        return None if cell is None else self.store.run(cell.identity(dataset, None))
+        if cell is None:
+            return None
+        return self.store.run(cell.identity(dataset, None, self.inits.key(cell.recipe, cell.seed)))
 
     def identity(self, model: str, dataset: ImageDataset, recipe: Recipe) -> TeacherIdentity:
         """Return the part of a run's key that is the teacher's; a trained one must have been trained."""
@@ -106,17 +179,17 @@ class Teachers:
         if run is None and name not in self._hashes:
             self._hashes[name] = self.load(model, dataset, recipe).sha256
         sha256 = run.record().weights_sha256 if run else self._hashes[name]
-        return TeacherIdentity(model=model, sha256=sha256, statistics=self._statistics(model, dataset, recipe))
+        entry = self.entry(model, dataset.name)
+        return TeacherIdentity(
+            model=model,
+            sha256=sha256,
+            statistics=self._statistics(model, dataset, recipe),
+            image_size=None if entry.image_size == recipe.image_size else entry.image_size,
+            source=model_source(entry.zoo_model),
+        )
 
     def _statistics(self, model: str, dataset: ImageDataset, recipe: Recipe) -> Statistics | None:
-        """Return mean and deviation that the teacher is fed with, where they are not the dataset's."""
-        entry = self.entry(model, dataset.name)
-        tag = entry.statistics or entry.hub
-        if recipe.teacher_norm == "shared" or tag is None:
-            return None
-        mean, std = hub_statistics(tag)
-        statistics = tuple(mean), tuple(std)
-        return None if statistics == (tuple(dataset.mean), tuple(dataset.std)) else statistics
+        return self.entry(model, dataset.name).statistics_beside((dataset.mean, dataset.std), recipe)
 
     def load(self, model: str, dataset: ImageDataset, recipe: Recipe) -> Teacher:
         """Return the teacher with its weights, fed with images normalised as in its training or as `recipe` says.
@@ -127,33 +200,55 @@ class Teachers:
         entry = self.entry(model, dataset.name)
         if entry.hub:
             check_hub_classes(entry.hub, dataset.num_classes)
+            if not (self.download or hub_weights_are_here(entry.hub)):
+                raise TeacherError(f"the weights {entry.hub} of timm's hub are not here yet: a run downloads them")
         net = StagedModel(
             entry.zoo_model,
             dataset.num_classes,
-            recipe.image_size,
+            entry.image_size or recipe.image_size,
             pretrained=entry.hub or False,
             split=recipe.split,
         )
-        sha256, expected = self._fill(net, entry, dataset)
+        net.resizes = entry.image_size is not None
+        try:
+            sha256, expected, averaged = self._fill(net, entry, dataset)
+        except TeacherError:
+            raise
+        except WeightsError as error:
+            raise TeacherError(f"the teacher {model} on {dataset.name}: {error}") from error
+        if entry.sha256 not in (None, sha256) and not (entry.train and self.settings.teacher):
+            raise TeacherError(
+                f"the teacher {model} on {dataset.name} ({entry.source}) has the weights {sha256}, its entry says "
+                f"{entry.sha256}: bring those, or put the new sha256 into the entry"
+            )
         statistics = self._statistics(model, dataset, recipe)
         if statistics:
             net.expect_input((dataset.mean, dataset.std), statistics)
         net.requires_grad_(False).eval()
         standard = self.is_standard(model, dataset.name)
-        return Teacher(net, sha256, entry.source, expected, entry.allowed, standard)
+        return Teacher(net, sha256, entry.source + averaged, expected, entry.allowed, standard)
 
-    def _fill(self, net: StagedModel, entry: TeacherEntry, dataset: ImageDataset) -> tuple[str, float | None]:
-        """Load the weights a hub net does not have yet; return their hash and the accuracy they should reach."""
+    def _fill(self, net: StagedModel, entry: TeacherEntry, dataset: ImageDataset) -> tuple[str, float | None, str]:
+        """Load the weights a hub net does not have yet.
+
+        Returns:
+            Their hash, the accuracy they should reach, and a note where a file's averaged weights were taken.
+        """
         if entry.train:
-            return self._trained(net, entry.model, dataset)
+            return *self._trained(net, entry.model, dataset), ""
+        averaged = ""
         if not entry.hub:
-            load_weights(net, self._read(entry))
-        return weights_sha256(net), entry.accuracy
+            checkpoint = read_checkpoint(self.fetch(entry))
+            load_weights(net, checkpoint.state)
+            averaged = f" ({checkpoint.taken})" if checkpoint.averaged else ""
+        if entry.classes:
+            permute_classes(net, _order(entry, dataset))
+        return weights_sha256(net), entry.accuracy, averaged
 
     def _trained(self, net: StagedModel, model: str, dataset: ImageDataset) -> tuple[str, float]:
         run = self.run(model, dataset)
         assert run is not None, f"the entry of {model} says by which recipe it is trained"
-        record, state = run.record(), _read_weights(run.student)
+        record, state = run.record(), read_checkpoint(run.student).state
         if state_sha256(state) != record.weights_sha256:
             raise TeacherError(
                 f"the weights in {run.student} are not those of its record; delete the folder {run.path} "
@@ -161,9 +256,6 @@ class Teachers:
             )
         load_weights(net, state)
         return record.weights_sha256, record.result.top1
-
-    def _read(self, entry: TeacherEntry) -> dict[str, torch.Tensor]:
-        return _read_weights(self.fetch(entry))
 
     def fetch(self, entry: TeacherEntry) -> Path:
         """Return the file of an entry's weights, downloaded if it is not there yet.
@@ -180,12 +272,12 @@ class Teachers:
         """Return where an entry's weights lie, or will."""
         if entry.path:
             return Path(entry.path)
-        return self.folder / (entry.file or f"{entry.model}@{entry.dataset}.pth")
+        return self.folder / (entry.file or re.sub(r"[^\w.@-]+", "-", f"{entry.model}@{entry.dataset}.pth"))
 
     def _download(self, entry: TeacherEntry, path: Path) -> None:
         try:
-            if not entry.url:
-                raise OSError("the file does not exist and its entry has no url")
+            if not (entry.url and self.download):
+                raise OSError("the file does not exist" + ("" if entry.url else " and its entry has no url"))
             path.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(entry.url, str(path), progress=False)
         except OSError as error:
@@ -193,13 +285,6 @@ class Teachers:
                 f"no weights for the teacher {entry.model} on {entry.dataset} ({error}): put the file at {path}"
                 + (f" (from {entry.url})" if entry.url else "")
             ) from error
-
-
-def _read_weights(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        return load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
-        raise TeacherError(f"cannot read the teacher's weights in {path}: {error}") from error
 
 
 def check_hub_classes(tag: str, num_classes: int) -> None:
@@ -217,50 +302,56 @@ def check_hub_classes(tag: str, num_classes: int) -> None:
         )
 
 
+def _order(entry: TeacherEntry, dataset: ImageDataset) -> list[int]:
+    """Return the output of the teacher's head for each class of the dataset.
+
+    Raises:
+        TeacherError: the entry's classes are not the dataset's.
+    """
+    try:
+        return class_order(dataset.class_names, entry.classes or (), f"the teacher {entry.model}")
+    except UsageError as error:
+        raise TeacherError(f"the teacher {entry.model} on {dataset.name}: {error}") from error
+
+
+NEAR_CHANCE = 1.5
+"""A teacher of whom nothing is stated must be right this many times as often as one that guesses."""
+
+
 def verify_teacher(teacher: Teacher, dataset: ImageDataset, recipe: Recipe, runtime: Runtime) -> TeacherFacts:
     """Evaluate a teacher on the test set as the students will be, before any of them trains.
 
     Raises:
-        TeacherError: its accuracy is not the expected one, and `Options.allow_teacher_mismatch` is off.
+        TeacherError: its outputs are not finite; or its accuracy is not the expected one, or near chance where none is
+            stated, and `Options.allow_teacher_mismatch` is off.
     """
     model = teacher.model.to(runtime.accelerator.device)
     test = EvalStream(dataset.test, dataset, recipe, **runtime.rendering)
-    measured = evaluate(model, test, runtime.accelerator).top1
-    wrong = teacher.expected is not None and abs(measured - teacher.expected) > teacher.tolerance + 1e-6
+    evaluation = evaluate(model, test, runtime.accelerator)
+    name = f"the teacher {model.name} on {dataset.name} ({teacher.source})"
+    if not evaluation.finite:
+        raise TeacherError(f"{name} gives outputs that are not finite; no student was trained: replace its weights")
+    wrong = _mismatch(teacher, evaluation.top1, dataset)
     if wrong and not runtime.options.allow_teacher_mismatch:
         raise TeacherError(
-            f"the teacher {model.name} on {dataset.name} ({teacher.source}) reaches {measured:.2f} %, its entry "
-            f"says {teacher.expected:.2f} % (tolerance {teacher.tolerance}); no student was trained. Check the "
-            "weights and the image transform, or accept and record it with --allow-teacher-mismatch"
+            f"{name} reaches {evaluation.top1:.2f} %, {wrong}; no student was trained. Check the weights, the image "
+            "transform and the order of its classes (classes = [...] in its entry), or accept and record it with "
+            "--allow-teacher-mismatch"
         )
     return TeacherFacts(
-        measured=measured,
+        measured=evaluation.top1,
         expected=teacher.expected,
         tolerance=teacher.tolerance,
         source=teacher.source,
-        mismatch_allowed=wrong,
+        mismatch_allowed=bool(wrong),
         standard=teacher.standard,
     )
 
 
-def note_training(folder: Path, model: str, dataset: str, recipe: str) -> None:
-    """Enter a teacher that is to be trained by `recipe` in the user's own list, `folder/teachers.toml`.
-
-    Raises:
-        UsageError: there is no such model, dataset or recipe.
-    """
-    if recipe.endswith(".toml"):
-        recipe = str(Path(recipe).expanduser().resolve())
-    load_recipe(recipe)
-    model_entry(TeacherEntry(model=model, dataset=dataset, train=recipe).zoo_model)
-    check_dataset(dataset)
-    own = folder / "teachers.toml"
-    entries = dict(teachers_from_file(own)) if own.is_file() else {}
-    entries[model, dataset] = TeacherEntry(model=model, dataset=dataset, train=recipe)
-    write_atomic(own, "".join(map(_toml, entries.values())).encode())
-
-
-def _toml(entry: TeacherEntry) -> str:
-    """Return an entry as TOML; strings in JSON's notation are strings in TOML's."""
-    values = entry.model_dump(exclude_defaults=True, exclude={"reported"})
-    return "[[teachers]]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items()) + "\n"
+def _mismatch(teacher: Teacher, measured: float, dataset: ImageDataset) -> str:
+    """Return what is wrong with an accuracy in percent; empty if it is as expected."""
+    chance = 100 / dataset.num_classes
+    if teacher.expected is None:
+        return f"and guessing reaches {chance:.2f} %" * (measured < NEAR_CHANCE * chance)
+    off = abs(measured - teacher.expected) > teacher.tolerance + 1e-6
+    return f"its entry says {teacher.expected:.2f} % (tolerance {teacher.tolerance})" * off

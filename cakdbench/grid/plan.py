@@ -1,20 +1,23 @@
 """The plan: names from the command line become the cells of the grid, and the refusals."""
 
-from collections.abc import Iterable
+import copy
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cakdbench.build import refusal
 from cakdbench.data.datasets import ImageDataset, dataset_facts
 from cakdbench.grid.suites import Pair, PairSpec
-from cakdbench.labels import changes, label, split, toml_value
+from cakdbench.labels import changes, choices, label, split
 from cakdbench.method import Method
 from cakdbench.models.staged import ModelInfo
 from cakdbench.models.zoo import model_info
-from cakdbench.recipes import Recipe, load_recipe
+from cakdbench.recipes import Recipe, identity_of, load_recipe
 from cakdbench.records import DatasetIdentity, Identity, TeacherIdentity
 from cakdbench.registry import canonical_label, get_method, resolve_config, split_variant
-from cakdbench.source_hash import method_identity, source_hash
+from cakdbench.source_hash import method_identity, model_source, source_hash
 from cakdbench.utils.errors import UsageError
 
 ALWAYS = ("scratch", "kd")
@@ -47,14 +50,19 @@ class Cell:
         """Cells that agree in this can share one teacher and one pass over the data."""
         return self.pair.teacher, self.pair.dataset, self.recipe, self.seed, self.precision
 
-    def identity(self, dataset: ImageDataset, teacher: TeacherIdentity | None) -> Identity:
-        """Return all that can change the result of the cell's run."""
+    def identity(self, dataset: ImageDataset, teacher: TeacherIdentity | None, init: str | None = None) -> Identity:
+        """Return all that can change the result of the cell's run.
+
+        Args:
+            init: the content that the recipe's `init` names, where that is a file or a run.
+        """
         return Identity(
             method=method_identity(self.method, self.config),
             student=self.pair.student,
+            student_source=model_source(self.pair.student),
             teacher=teacher,
-            dataset=DatasetIdentity(name=dataset.name, fingerprint=dataset.fingerprint),
-            recipe=self.recipe.identity(),
+            dataset=DatasetIdentity(name=dataset.name, fingerprint=dataset.fingerprint, skipped=dataset.skipped),
+            recipe=identity_of(self.recipe.numbers() | {"init": init or self.recipe.init}),
             precision=self.precision,
             seed=self.seed,
         )
@@ -77,26 +85,53 @@ class Plan:
 
 @dataclass
 class Settings:
-    """The changes of `--set`: numbers of the recipe, of the teachers' training recipe, of methods."""
+    """The changes of `--set`: numbers of the recipe, of the teachers' training recipe, of methods.
+
+    Attributes:
+        grids: values by `OWNER.KEY` where several were given: every choice of them is in the plan.
+    """
 
     recipe: dict[str, Any] = field(default_factory=dict)
     teacher: dict[str, Any] = field(default_factory=dict)
     methods: dict[str, dict[str, Any]] = field(default_factory=dict)
+    grids: dict[str, list[Any]] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, items: Iterable[str]) -> "Settings":
-        """Read `recipe.epochs=5`, `teacher.epochs=1`, `ofa.gamma=1.2`."""
-        settings = cls()
+        """Read `recipe.epochs=5`, `teacher.epochs=1`, `ofa.gamma=1.2`, and grids: `recipe.epochs=5|10`.
+
+        Raises:
+            UsageError: not of this form, a setting that is given twice, or a grid of teachers.
+        """
+        given: dict[str, list[Any]] = {}
         for item in items:
             name, equals, text = item.partition("=")
-            owner, dot, key = name.partition(".")
+            owner, dot, key = name.strip().partition(".")
             if not (equals and dot and key):
                 raise UsageError(f"--set {item!r}: write OWNER.KEY=VALUE, as in recipe.epochs=5 or ofa.gamma=1.2")
-            if owner in ("recipe", "teacher"):
-                getattr(settings, owner)[key] = toml_value(text)
-            else:
-                settings.methods.setdefault(get_method(owner).id, {})[key] = toml_value(text)
-        return settings
+            name = f"{owner if owner in ('recipe', 'teacher') else get_method(owner).id}.{key}"
+            if name in given:
+                raise UsageError(f"--set {name} is given twice: give it once, or both values as a grid, {name}=1|2")
+            given[name] = choices(text)
+            if owner == "teacher" and len(given[name]) > 1:
+                raise UsageError(f"--set {item}: the runs of a grid share their teacher; give {name} one value")
+        settings = cls(grids={name: values for name, values in given.items() if len(values) > 1})
+        return settings._with({name: values[0] for name, values in given.items() if len(values) == 1})
+
+    def each(self) -> Iterator["Settings"]:
+        """Yield the settings of every choice of the grids' values, the last grid changing fastest."""
+        for values in itertools.product(*self.grids.values()):
+            yield self._with(dict(zip(self.grids, values)))
+
+    def _with(self, values: Mapping[str, Any]) -> "Settings":
+        """Return these settings and further ones, by `OWNER.KEY`."""
+        changed = copy.deepcopy(self)
+        for name, value in values.items():
+            owner, _, key = name.partition(".")
+            own = owner in ("recipe", "teacher")
+            table = getattr(changed, owner) if own else changed.methods.setdefault(owner, {})
+            table[key] = value
+        return changed
 
 
 def make_plan(
@@ -106,28 +141,48 @@ def make_plan(
     settings: Settings,
     precision: str = "fp32",
     data_dir: Path | None = None,
+    download: bool = False,
+    teacher_sizes: Mapping[tuple[str, str], int] = {},
 ) -> Plan:
     """Return all cells of methods x pairs x seeds; the baselines join by themselves.
+
+    Args:
+        teacher_sizes: pixels of the images of teachers, by model and dataset, where they are not their students'.
 
     Raises:
         UsageError: a name or a setting is unknown, or a setting is for a method that is not in the plan.
     """
     chosen = list(dict.fromkeys((*ALWAYS, *(full_label(name) for name in methods))))
+    specs, seeds, cells, refusals = list(specs), list(seeds), [], []
+    for own, spec in itertools.product(settings.each(), specs):
+        _check_owners(own, chosen)
+        recipe = load_recipe(spec.recipe).override(own.recipe)
+        size = teacher_sizes.get((spec.pair.teacher, spec.pair.dataset))
+        infos = pair_info(spec.pair, recipe.image_size, recipe.split, data_dir, download, size)
+        for name in chosen:
+            method, config = _config(name, own, infos, spec.pair.dataset)
+            if reason := refusal(method, *infos, config) or _too_few(method, infos[1].num_classes, recipe.local_batch):
+                refusals.append(Refusal(name, spec.pair, reason))
+                continue
+            canonical = canonical_label(method, config, *infos, spec.pair.dataset)
+            cells += [Cell(method, canonical, config, spec.pair, recipe, seed, precision) for seed in seeds]
+    return Plan(_once_each(cells), list(dict.fromkeys(refusals)))
+
+
+def _too_few(method: type[Method], classes: int, images: int) -> str | None:
+    """Return why a method has nothing to tell apart, or to relate, in data of so many classes and local batches."""
+    if classes < method.least_classes:
+        return f"{method.id} needs {method.least_classes} classes or more, and the data have {classes}"
+    if images < method.least_batch:
+        least = f"{method.least_batch} images or more in a local batch"
+        return f"{method.id} needs {least}, and recipe.local_batch is {images}: set it higher"
+    return None
+
+
+def _check_owners(settings: Settings, chosen: list[str]) -> None:
     for id in settings.methods:
         if id not in {split(name)[0] for name in chosen}:
             raise UsageError(f"--set {id}.…: {id} is not among the methods of this run ({', '.join(chosen)})")
-    seeds, cells, refusals = list(seeds), [], []
-    for spec in specs:
-        recipe = load_recipe(spec.recipe).override(settings.recipe)
-        infos = pair_info(spec.pair, recipe.image_size, recipe.split, data_dir)
-        for name in chosen:
-            method, config = _config(name, settings, infos, spec.pair.dataset)
-            if reason := method.refuses(*infos, config):
-                refusals.append(Refusal(name, spec.pair, reason))
-                continue
-            own = canonical_label(method, config, *infos, spec.pair.dataset)
-            cells += [Cell(method, own, config, spec.pair, recipe, seed, precision) for seed in seeds]
-    return Plan(_once_each(cells), refusals)
 
 
 def _config(
@@ -156,10 +211,18 @@ def full_label(name: str) -> str:
 
 
 def pair_info(
-    pair: Pair, image_size: int, split: str = "ofa", data_dir: Path | None = None
+    pair: Pair,
+    image_size: int,
+    split: str = "ofa",
+    data_dir: Path | None = None,
+    download: bool = False,
+    teacher_size: int | None = None,
 ) -> tuple[ModelInfo, ModelInfo]:
-    """Return the facts of teacher and student that are known without their weights."""
-    classes = dataset_facts(pair.dataset, data_dir).num_classes
-    models = pair.teacher_model, pair.student
-    teacher, student = (model_info(name, classes, image_size, split) for name in models)
-    return teacher, student
+    """Return the facts of teacher and student that are known without their weights.
+
+    Args:
+        teacher_size: pixels of the teacher's images; None: those of the student's.
+    """
+    classes = dataset_facts(pair.dataset, data_dir, download).num_classes
+    teacher = model_info(pair.teacher_model, classes, teacher_size or image_size, split)
+    return teacher, model_info(pair.student, classes, image_size, split)

@@ -6,9 +6,9 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 
-from cakdbench.data.datasets import dataset_names
+from cakdbench.data.datasets import check_dataset
 from cakdbench.models.zoo import entry as model_entry
 from cakdbench.models.zoo import model_kind
 from cakdbench.recipes import default_recipe, load_recipe
@@ -16,6 +16,10 @@ from cakdbench.utils.errors import UsageError, unknown
 from cakdbench.utils.toml import PAIRS_DIR, Table, checked, inside, read_toml
 
 TIMM = "timm:"
+OTHER = "other"
+"""The board of pairs that no suite has."""
+NO_BOARDS = {OTHER, "conflicts", "costs", "readme", "reproduction", "rules"}
+"""Names that are taken in a folder of boards, besides those of the boards that come with cakdbench."""
 
 
 @dataclass(frozen=True)
@@ -107,16 +111,10 @@ class _SuiteTable(Table):
 
 
 class _SuiteFile(Table):
-    board: str
+    board: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
     board_title: str = ""
     protocol: str | None = None
     suites: dict[str, _SuiteTable]
-
-
-def check_dataset(name: str) -> None:
-    """Raise UsageError, with the nearest names, for an unknown dataset; timm's own are known once opened."""
-    if not name.startswith(TIMM) and name not in dataset_names():
-        raise unknown("dataset", name, dataset_names())
 
 
 @cache
@@ -193,11 +191,33 @@ def resolve_pairs(text: str, recipe: str | None = None) -> list[PairSpec]:
     Raises:
         UsageError: an unknown name (the nearest are given), or nothing named.
     """
-    names = [name for part in text.split(",") if (name := part.strip())]
+    names = _names(text)
     if not names:
         raise UsageError(f"no pairs named; name suites ({', '.join(suites())}) or TEACHER>STUDENT@DATASET")
     chosen = _recipe_name(recipe, Path()) if recipe else None
     return list(dict.fromkeys(spec for name in names for spec in _named(name, chosen)))
+
+
+def _names(text: str) -> list[str]:
+    return [name for part in text.split(",") if (name := part.strip())]
+
+
+def own_suites(text: str) -> list[Suite]:
+    """Return the suites of the files that `--pairs` names.
+
+    Raises:
+        UsageError: a file is wrong, or its board has a name that is taken.
+    """
+    paths = [Path(name).expanduser() for name in _names(text) if name.endswith(".toml")]
+    return [suite for path in paths for suite in _own_suites(path)]
+
+
+def _own_suites(path: Path) -> Iterable[Suite]:
+    taken = NO_BOARDS | {suite.board.lower() for suite in suites().values()}
+    for suite in (members := suites_from_file(path).values()):
+        if suite.board.lower() in taken:
+            raise UsageError(f"{path}: board: {suite.board!r} is a page of cakdbench; give yours another name")
+    return members
 
 
 def _named(name: str, recipe: str | None) -> list[PairSpec]:
@@ -206,7 +226,7 @@ def _named(name: str, recipe: str | None) -> list[PairSpec]:
         return [PairSpec(pair, recipe) if recipe else _spec_of(pair)]
     members: Iterable[Suite]
     if name.endswith(".toml"):
-        members = suites_from_file(Path(name).expanduser()).values()
+        members = own_suites(name)
     elif name in suites():
         members = [suites()[name]]
     else:

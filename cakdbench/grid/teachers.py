@@ -2,20 +2,23 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
-from cakdbench.grid.suites import TIMM, check_dataset
+from cakdbench.data.datasets import check_dataset
+from cakdbench.data.statistics import Statistics
+from cakdbench.grid.suites import TIMM
 from cakdbench.models.zoo import entry as model_entry
 from cakdbench.models.zoo import hub_statistics
-from cakdbench.recipes import load_recipe
+from cakdbench.recipes import Recipe, all_numbers, load_recipe
 from cakdbench.utils.errors import UsageError
 from cakdbench.utils.toml import PAIRS_DIR, Table, checked, inside, read_toml
 
 TRAINED_TOLERANCE, FOREIGN_TOLERANCE = 0.1, 0.5
 """Points of accuracy: for teachers trained here, and for files of others, whose test transform is another."""
 
+MeanStd = tuple[tuple[float, ...], tuple[float, ...]]
 SOURCES = ("hub", "url", "path", "train")
 Percent = Annotated[float, Field(ge=0, le=100)]
 
@@ -34,9 +37,14 @@ class TeacherEntry(Table):
         model: a model id or `timm:NAME`; `resnet50:tv` is resnet50 with other weights than plain `resnet50`.
         hub: a timm tag.
         path: a weight file; a relative one is taken from the folder of the TOML file.
-        train: the recipe it is trained by on first use.
+        train: the recipe it is trained by on first use: a name, or the path of a file as with `path`.
+        recipe: the numbers of that recipe, so that nothing hangs on its file; neutral ones are left out.
+        seed, precision: of the training; without a precision that of the runs it teaches.
+        sha256: of the weights it must have (`cakdbench teacher check` prints it).
         file: the name a downloaded file gets.
-        statistics: the timm tag whose input mean and deviation the weights expect; a hub tag stands for its own.
+        statistics: mean and deviation that the weights expect, or a timm tag; a hub tag stands for its own.
+        image_size: pixels that images are resized to for it alone; None: the size its students see.
+        classes: in the order of its head's outputs; None: that of the dataset.
         accuracy: expected top-1 in percent; None if nobody stated it, and nothing is expected.
         tolerance: points by which the measured accuracy may differ.
     """
@@ -47,8 +55,14 @@ class TeacherEntry(Table):
     url: str | None = None
     path: str | None = None
     train: str | None = None
+    recipe: dict[str, Any] | None = None
+    seed: int = 0
+    precision: str | None = None
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     file: str | None = None
-    statistics: str | None = None
+    statistics: Statistics | None = None
+    image_size: Annotated[int, Field(ge=8)] | None = None
+    classes: tuple[str, ...] | None = None
     accuracy: Percent | None = None
     tolerance: Annotated[float, Field(ge=0)] | None = None
     reported: tuple[Reported, ...] = ()
@@ -61,6 +75,10 @@ class TeacherEntry(Table):
             raise ValueError(f"give one of {', '.join(SOURCES)} (given: {', '.join(sources) or 'none'})")
         if self.train and self.accuracy is not None:
             raise ValueError("a trained teacher must reach what its own record says; leave accuracy out")
+        if self.recipe is not None and not self.train:
+            raise ValueError("recipe has the numbers of a training: name it in train")
+        if self.train and self.classes:
+            raise ValueError("a trained teacher has the classes of its dataset; leave classes out")
         return self
 
     @property
@@ -76,14 +94,36 @@ class TeacherEntry(Table):
 
     @property
     def source(self) -> str:
-        """The one source, for readers."""
-        source = f"trained by {self.train}" if self.train else self.hub or self.url or self.path
-        assert source is not None  # `_one_source` has seen to it
+        """The one source, for readers: of a file the name without its folder, which is nobody else's business."""
+        if self.train:
+            return f"trained by {Path(self.train).stem if self.train.endswith('.toml') else self.train}"
+        source = self.hub or self.url or Path(self.path or "").name
+        assert source  # `_one_source` has seen to it
         return source
+
+    def statistics_beside(self, data: MeanStd, recipe: Recipe) -> MeanStd | None:
+        """Return mean and deviation that it is fed with, where they are not those of the data."""
+        own = self.statistics.pair if self.statistics else hub_statistics(self.hub) if self.hub else None
+        if own is None or recipe.teacher_norm == "shared":
+            return None
+        (mean, std), (data_mean, data_std) = own, data
+        return None if (mean, std) == (tuple(data_mean), tuple(data_std)) else (mean, std)
+
+    def training_recipe(self) -> Recipe:
+        """Return the recipe that it is trained by.
+
+        Raises:
+            UsageError: there is none of this name, or its numbers are wrong.
+        """
+        assert self.train, "a teacher from elsewhere is not trained"
+        if self.recipe is None:
+            return load_recipe(self.train)
+        table = all_numbers(self.recipe) | {"name": self.train, "title": self.train, "source": "its teacher's entry"}
+        return checked(Recipe, table, "recipe")
 
 
 class _TeacherFile(Table):
-    teachers: tuple[TeacherEntry, ...]
+    teachers: tuple[TeacherEntry, ...] = ()
 
 
 class TeacherEntries(dict[tuple[str, str], TeacherEntry]):
@@ -119,16 +159,21 @@ def teachers_from_file(path: Path) -> dict[tuple[str, str], TeacherEntry]:
         key = f"teachers[{number}]"
         try:
             model_entry(entry.zoo_model)
-            for tag in filter(None, (entry.hub, entry.statistics)):
-                hub_statistics(tag)
+            if entry.hub:
+                hub_statistics(entry.hub)
             check_dataset(entry.dataset)
+            entry = _placed(entry, path.parent)
             if entry.train:
-                load_recipe(entry.train)
+                entry.training_recipe()
         except UsageError as error:
             raise inside(path, key, error) from error
         if (entry.model, entry.dataset) in entries:
             raise UsageError(f"{path}: {key}: {entry.model} on {entry.dataset} has an entry above")
-        if entry.path:
-            entry = entry.model_copy(update={"path": str(path.parent / Path(entry.path).expanduser())})
         entries[entry.model, entry.dataset] = entry
     return entries
+
+
+def _placed(entry: TeacherEntry, folder: Path) -> TeacherEntry:
+    """Return an entry whose files, where they are relative, are taken from `folder`."""
+    files = {"path": entry.path, "train": entry.train if (entry.train or "").endswith(".toml") else None}
+    return entry.model_copy(update={key: str(folder / Path(file).expanduser()) for key, file in files.items() if file})

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import inspect
+import re
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import timm
+import torch
+from huggingface_hub import try_to_load_from_cache
 from timm.layers import DropPath
 from timm.models import PretrainedCfg, get_pretrained_cfg
 from timm.models.mlp_mixer import MlpMixer
 from torch import nn
 
 from cakdbench.models.builders import mobilenet, resmlp, wide_xception
-from cakdbench.utils.errors import TeacherError, UsageError, unknown
+from cakdbench.utils.errors import TeacherError, UsageError, describe_error, unknown
+
+B = TypeVar("B", bound=Callable[..., nn.Module])
 
 TIMM = "timm:"
 
@@ -28,6 +36,7 @@ class ZooEntry:
         hub: the timm tag of the weights that `pretrained=True` loads; None if there are none for this network.
         image_size: the size, in pixels, the id is used at.
         build: makes the network where no timm entry point can.
+        module: that registered a network of the user's own; None for those of cakdbench and timm.
     """
 
     title: str
@@ -38,6 +47,7 @@ class ZooEntry:
     notes: str = ""
     image_size: int = 224
     build: Callable[..., nn.Module] | None = None
+    module: str | None = None
 
 
 def _mini(
@@ -152,6 +162,34 @@ MODELS: dict[str, ZooEntry] = {
 }
 
 
+def register_model(id: str, *, title: str = "", kind: str = "", image_size: int = 224) -> Callable[[B], B]:
+    """Enter a network of one's own under `id`, as a decorator of a class or function that makes it.
+
+    It is called with `num_classes`, with `image_size` if it takes one, and with `drop_path_rate` if the recipe has one;
+    it returns an `nn.Module` from images `(B, 3, S, S)` to logits `(B, num_classes)`. Methods that need features take
+    it if `family_for` says where its stages are. The code of the module, and of what it imports, is part of the key of
+    every run with the network.
+
+    Args:
+        kind: "cnn", "msa" or "mlp"; default: "msa" if it has attention, else "cnn".
+        image_size: the size, in pixels, that it is made for.
+
+    Raises:
+        UsageError: the id is taken, or cannot stand in the name of a pair.
+    """
+    module = sys._getframe(1).f_globals["__name__"]  # of the file, also where the class is imported from another
+
+    def enter(build: B) -> B:
+        if not re.fullmatch(r"[A-Za-z0-9_.-]+", id):
+            raise UsageError(f"model id {id!r}: use letters, digits, and _ . - alone")
+        if id in MODELS and MODELS[id].module != module:
+            raise UsageError(f"model id {id!r} is taken by {MODELS[id].module or 'cakdbench'}: choose another")
+        MODELS[id] = ZooEntry(title or id, "", kind, image_size=image_size, build=build, module=module)
+        return build
+
+    return enter
+
+
 def entry(name: str) -> ZooEntry:
     """Return the entry of a model id, or one made up for `timm:NAME`.
 
@@ -166,7 +204,10 @@ def entry(name: str) -> ZooEntry:
     if architecture not in timm.list_models():  # `is_model` also knows the names that timm has given up
         raise unknown("timm model", architecture, timm.list_models())
     hub = f"{architecture}.{tag}" if tag else architecture
-    return ZooEntry(architecture, architecture, "", hub=hub, image_size=_defaults(architecture).input_size[-1])
+    module = timm.models.model_entrypoint(architecture).__module__
+    size = _defaults(architecture).input_size[-1]
+    own = None if module.startswith("timm.") else module
+    return ZooEntry(architecture, architecture, "", hub=hub, image_size=size, module=own)
 
 
 def _defaults(architecture: str) -> PretrainedCfg:
@@ -196,8 +237,10 @@ def create(
     """
     made = entry(name)
     options = dict(made.options, num_classes=num_classes)
-    if _defaults(made.timm).fixed_input_size:
+    if made.timm and _defaults(made.timm).fixed_input_size:
         options["img_size"] = image_size
+    elif made.build and "image_size" in inspect.signature(made.build).parameters:
+        options["image_size"] = image_size
     if drop_path:
         options["drop_path_rate"] = drop_path
     tag = made.hub if pretrained is True else pretrained or None
@@ -217,15 +260,23 @@ def _build(name: str, made: ZooEntry, options: dict[str, Any], tag: str | None) 
         if made.build is not None:
             return made.build(**options)
         return timm.create_model(made.timm, **weights, **options)
-    except TypeError as error:
-        raise UsageError(f"{name} cannot be made with {options}: {error}") from error
-    except (OSError, RuntimeError, ValueError) as error:
-        if not tag:
-            raise UsageError(f"{name} cannot be made with {options}: {error}") from error
-        raise TeacherError(
+    except Exception as error:
+        raise _building_error(name, made, options, tag, error) from error
+
+
+def _building_error(name: str, made: ZooEntry, options: dict[str, Any], tag: str | None, error: Exception) -> Exception:
+    """Return an error of building a network in the user's words; one that is a fault of ours as it is."""
+    if made.module:
+        file = getattr(sys.modules.get(made.module), "__file__", None)
+        return UsageError(f"{name} cannot be made with {options}: {describe_error(error, file)}")
+    if isinstance(error, TypeError) or (not tag and isinstance(error, OSError | RuntimeError | ValueError)):
+        return UsageError(f"{name} cannot be made with {options}: {error}")
+    if isinstance(error, OSError | RuntimeError | ValueError):
+        return TeacherError(
             f"the weights {tag} of {name} could not be loaded from the timm hub: {error}; "
-            "download them on a machine with a connection and name the file in the teacher's entry"
-        ) from error
+            "download them on a machine with a connection, and name the file"
+        )
+    return error
 
 
 def _hub_config(tag: str) -> PretrainedCfg:
@@ -247,3 +298,12 @@ def hub_statistics(tag: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
 def hub_classes(tag: str) -> int:
     """Return how many classes the hub weights `tag` tell apart."""
     return _hub_config(tag).num_classes
+
+
+def hub_weights_are_here(tag: str) -> bool:
+    """Return True if the hub weights `tag` are in this machine's cache, where timm finds them by itself."""
+    config = _hub_config(tag)
+    if config.hf_hub_id:
+        names = (config.hf_hub_filename, "model.safetensors", "pytorch_model.bin")
+        return any(name and isinstance(try_to_load_from_cache(config.hf_hub_id, name), str) for name in names)
+    return (Path(torch.hub.get_dir()) / "checkpoints" / Path(str(config.url)).name).is_file()

@@ -1,11 +1,15 @@
-"""Stage features, without composition, for timm networks of any other class."""
+"""What networks of any other class give: stage features, without composition, or logits alone."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
 from torch import Tensor, nn
 
-from cakdbench.models.families import FAMILIES, isotropic_ends
-from cakdbench.models.family import Family, Network
+from cakdbench.models.families import isotropic_ends
+from cakdbench.models.family import FAMILIES, Family, Network
 from cakdbench.utils.errors import UsageError
 
 _MARKS = ("num_heads", "qkv", "qkv_proj")
@@ -52,29 +56,80 @@ def _attends(net: Network) -> bool:
     )
 
 
-def _why_not(net: Network) -> str | None:
-    if not hasattr(net, "forward_intermediates"):
-        return "it has no forward_intermediates"
-    if not hasattr(net, "get_classifier"):
-        return "it has no classifier"
-    if not isinstance(net.get_classifier(), nn.Module):
-        return "it has more than one classifier"
-    return None
+class WholeFamily(Family):
+    """The logits of any network, and what its last layer takes, without stages.
+
+    Args:
+        head: the name of the module that gives the logits; None for a network that makes them of several.
+    """
+
+    composable = False
+    smallest = 1
+
+    def __init__(self, net: Network, head: str | None):
+        self.kind = "msa" if _attends(net) else "cnn"
+        self.head = head
+
+    def outputs(self, net: Network, images: Tensor, stages: bool) -> tuple[Tensor | None, Tensor, tuple[Tensor, ...]]:
+        with _capture([] if self.head is None else [net.get_submodule(self.head)]) as calls:
+            logits = logits_of(net(images), net)
+        return (calls[0][1].flatten(1) if calls else None), logits, ()
 
 
-def family_of(net: Network, split: str, name: str) -> Family:
-    """Return the family of a timm network; one that is only tapped if its class cannot be cut open.
+@contextlib.contextmanager
+def _capture(modules: Iterable[nn.Module]) -> Iterator[list[tuple[nn.Module, Tensor, Tensor]]]:
+    """Collect, inside the block, modules, inputs and outputs of calls."""
+    calls: list[tuple[nn.Module, Tensor, Tensor]] = []
+    hooks = [
+        m.register_forward_hook(lambda module, inputs, out: calls.append((module, inputs[0], out))) for m in modules
+    ]
+    try:
+        yield calls
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def logits_of(given: Any, net: Network) -> Tensor:
+    """Return the logits `(B, C)` in what a network gives; of several heads the mean, as timm takes it in evaluation.
 
     Raises:
-        UsageError: the network does not give four stage features.
+        UsageError: there are none.
     """
+    given = getattr(given, "logits", given)
+    if isinstance(given, tuple | list) and len({getattr(x, "shape", None) for x in given}) == 1:
+        given = sum(given) / len(given)
+    if not isinstance(given, Tensor) or given.ndim != 2:
+        form = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
+        raise UsageError(f"the forward of {type(net).__name__} gives {form}: let it return logits (B, classes)")
+    return given
+
+
+def find_head(net: Network, images: Tensor) -> tuple[Tensor, int, str | None]:
+    """Return the logits of a network, and width and name of the layer that they are the output of; 0, None without."""
+    layers: dict[nn.Module, str] = {
+        module: name for name, module in net.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)
+    }
+    with _capture(layers) as calls:
+        logits = logits_of(net(images), net)
+    for module, pooled, out in calls:
+        if logits is out or (out.ndim == 4 and logits._base is out):
+            once = sum(module is called for called, _, _ in calls) == 1
+            if once and pooled.flatten(1).shape == pooled.shape[:2]:
+                return logits, pooled.shape[1], layers[module]
+    return logits, 0, None
+
+
+def family_of(net: Network, split: str) -> Family | str:
+    """Return the family of a network, only tapped if its class cannot be cut open; or why it has no stages."""
     family = FAMILIES.get(type(net))
     if family is not None and family.fits(net):
         return family(net, split)
-    reason = _why_not(net)
-    if reason is None:
-        try:
-            return IntermediatesFamily(net, split)
-        except ValueError as error:
-            reason = str(error)
-    raise UsageError(f"{name} ({type(net).__name__}) cannot be used: {reason}")
+    if not hasattr(net, "forward_intermediates"):
+        return "it has no forward_intermediates, and no adapter (`family_for`) cuts it"
+    if not isinstance(net.get_classifier(), nn.Module):
+        return "it has more than one classifier"
+    try:
+        return IntermediatesFamily(net, split)
+    except ValueError as error:
+        return str(error)

@@ -21,7 +21,7 @@ from timm.models.vision_transformer import VisionTransformer
 from timm.models.xception import Xception
 from torch import Tensor, nn
 
-from cakdbench.models.family import Family, LastActivation, LastAttention, Network
+from cakdbench.models.family import FAMILIES, Family, LastActivation, LastAttention, Network
 
 SPLITS = ("ofa", "even")
 
@@ -222,7 +222,7 @@ def _chain(modules: Iterable[nn.Module], x: Tensor) -> Tensor:
     return x
 
 
-FAMILIES: dict[type[nn.Module], type[Family]] = {
+FAMILIES |= {
     ResNet: ResNetFamily,
     ResNetV2: ResNetV2Family,
     ConvNeXt: ConvNeXtFamily,

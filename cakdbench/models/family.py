@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
@@ -86,16 +86,43 @@ class Family:
             x = self.blocks(net, number, entered)
             yield entered, x
 
+    def pool(self, net: Network, final: Tensor) -> Tensor:
+        """Return what the classifier takes `(B, D)`, of the final feature."""
+        return net.forward_head(final, pre_logits=True)
+
+    def classifier(self, net: Network) -> nn.Module:
+        """Return the module that gives the logits, a linear map or a convolution of 1x1."""
+        return net.get_classifier()
+
+    def classify(self, net: Network, final: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the pooled feature `(B, D)`, the exact vector the classifier consumes, and logits `(B, C)`."""
+        pooled, classifier = self.pool(net, final), self.classifier(net)
+        if isinstance(classifier, nn.Conv2d):
+            return pooled, classifier(pooled[:, :, None, None]).flatten(1)
+        return pooled, classifier(pooled)
+
+    def outputs(self, net: Network, images: Tensor, stages: bool) -> tuple[Tensor | None, Tensor, tuple[Tensor, ...]]:
+        """Return the pooled feature, the logits, and the four stage features if they are asked for."""
+        final, features = self.run(net, images, stages)
+        return *self.classify(net, final), features
+
     def grid(self, number: int, feature: Tensor) -> tuple[int, int]:
         """Return height and width of stage `number`'s feature."""
         height, width = feature.shape[-2:]
         return height, width
 
 
-def classify(net: Network, final: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the pooled feature `(B, D)`, the exact vector the classifier consumes, and logits `(B, C)`."""
-    pooled = net.forward_head(final, pre_logits=True)
-    classifier = net.get_classifier()
-    if isinstance(classifier, nn.Conv2d):
-        return pooled, classifier(pooled[:, :, None, None]).flatten(1)
-    return pooled, classifier(pooled)
+F = TypeVar("F", bound=type[Family])
+
+FAMILIES: dict[type[nn.Module], type[Family]] = {}
+"""By the class of the network."""
+
+
+def family_for(network: type[nn.Module]) -> Callable[[F], F]:
+    """Enter a Family, as a class decorator, as what cuts networks of a class into stem, four stages and head."""
+
+    def enter(family: F) -> F:
+        FAMILIES[network] = family
+        return family
+
+    return enter

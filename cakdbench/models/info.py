@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from cakdbench.models.catalog import create, entry
-from cakdbench.models.fallback import family_of
+from cakdbench.models.fallback import WholeFamily, family_of, find_head
 from cakdbench.models.families import SPLITS
-from cakdbench.models.family import Family, Network, classify
-from cakdbench.utils.errors import UsageError
+from cakdbench.models.family import Family, Network
+from cakdbench.utils.errors import UsageError, describe_error, file_of
 from cakdbench.utils.meta import ContentFree
 
 Features = tuple[Tensor, ...]
@@ -70,6 +71,23 @@ class AttentionLayout:
     window: tuple[int, int] | None
 
 
+class NoStages(tuple[Layout, Layout, Layout, Layout]):
+    """In the place of layouts, for a network without stages; whoever asks for one gets a UsageError."""
+
+    reason: str
+
+    def __new__(cls, reason: str = "") -> NoStages:
+        layouts = super().__new__(cls)
+        layouts.reason = reason
+        return layouts
+
+    def __getitem__(self, index: Any) -> Any:
+        raise UsageError(self.reason)
+
+    def __iter__(self) -> Any:
+        raise UsageError(self.reason)
+
+
 @dataclass(frozen=True)
 class ModelInfo:
     """The facts of a model that are known without its weights.
@@ -77,11 +95,12 @@ class ModelInfo:
     Attributes:
         kind: "cnn", "msa" or "mlp".
         image_size: height and width of the input, in pixels.
-        width: dimension of `Output.pooled`.
-        layouts: of the four stage features.
+        width: dimension of `Output.pooled`; 0 if the network gives none.
+        layouts: of the four stage features; `NoStages` if the network gives none.
         composable: True if stem, stages and head can be called one by one.
         entries: layouts of what the first block of each stage takes; None if not composable.
         attention: the source of `Output.attention`; None if there is none to look into.
+        head: of a network without stages, the name of the layer that takes `Output.pooled`.
     """
 
     name: str
@@ -95,34 +114,109 @@ class ModelInfo:
     entries: tuple[Layout, Layout, Layout, Layout] | None = None
     attention: AttentionLayout | None = None
 
+    head: str | None = None
+
+    @property
+    def parts(self) -> frozenset[str]:
+        """Return what the network gives a method, in the words of `Method.needs`."""
+        pooled = {"pooled"} if self.width else set()
+        stages = set() if isinstance(self.layouts, NoStages) else {"stages", "preacts", "attention"}
+        return frozenset({"logits", "model"} | pooled | stages)
+
 
 @functools.lru_cache(maxsize=256)
 def describe(name: str, num_classes: int, image_size: int = 224, split: str = "ofa") -> ModelInfo:
     """Build the model on the meta device, without allocating weights, and read its shapes off a dummy pass.
 
+    A network of one's own that cannot be built there is built on the CPU.
+
     Raises:
-        UsageError: unknown name, a size the network cannot take, or a network that gives no four stages.
+        UsageError: unknown name, a size the network cannot take, or a network that gives no logits.
     """
-    with torch.device("meta"), ContentFree():
+
+    def look() -> ModelInfo:
         return inspect_network(create(name, num_classes, image_size).eval(), name, image_size, split)
+
+    try:
+        with torch.device("meta"), ContentFree():
+            info = look()
+    except UsageError:
+        if entry(name).module is None:
+            raise
+        info = look()
+    if info.num_classes != num_classes:
+        raise UsageError(f"{name} gives {info.num_classes} logits for {num_classes} classes: let it use num_classes")
+    return replace(info, kind=entry(name).kind or info.kind)  # what its author says
 
 
 def inspect_network(net: Network, name: str, image_size: int, split: str = "ofa") -> ModelInfo:
-    """Read the shapes of a timm network in eval mode off a dummy pass.
+    """Read the shapes of a network in eval mode off a dummy pass.
 
     Raises:
-        UsageError: a size the network cannot take, or a network that gives no four stages.
+        UsageError: a size the network cannot take, an adapter that fails, or a network that gives no logits.
     """
     if split not in SPLITS:
         raise UsageError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
-    family = family_of(net, split, name)
+    family = family_of(net, split)
+    if isinstance(family, str):
+        return inspect_whole(net, name, image_size, family)
     _check_size(name, family, image_size)
-    pooled, entered, stages = _dummy_pass(name, net, family, image_size)
+    try:
+        return _inspect_stages(net, name, image_size, family)
+    except Exception as error:  # whatever a network raises that is of another form than its class
+        if not is_shipped(family):
+            file = file_of(type(family))
+            raise UsageError(f"the stages of {name} at {image_size} px: {describe_error(error, file)}") from error
+        return inspect_whole(net, name, image_size, f"its stages cannot be run ({_first_line(error)})")
+
+
+def is_shipped(family: Family) -> bool:
+    """Return True for a family of cakdbench, and False for an adapter of the user's own."""
+    return type(family).__module__.startswith("cakdbench.")
+
+
+@torch.no_grad()
+def inspect_whole(net: Network, name: str, size: int, reason: str) -> ModelInfo:
+    """Describe a network by its logits alone.
+
+    Args:
+        reason: why it gives no stages.
+    """
+    try:
+        logits, width, head = find_head(net, _dummy_images(net, size))
+    except UsageError:
+        raise
+    except Exception as error:  # whatever a network raises
+        own = native_size(net)
+        hint = f"; its own size is image_size={own}" if own and own != size else ""
+        raise UsageError(f"{name} does not run at {size} px ({_first_line(error)}){hint}") from error
+    return ModelInfo(
+        name=name,
+        kind=WholeFamily(net, head).kind,
+        image_size=size,
+        num_classes=logits.shape[1],
+        width=width,
+        layouts=NoStages(f"{name} ({type(net).__name__}) gives no stage features: {reason}"),
+        composable=False,
+        parameters=sum(p.numel() for p in net.parameters()),
+        head=head,
+    )
+
+
+@torch.no_grad()
+def _inspect_stages(net: Network, name: str, size: int, family: Family) -> ModelInfo:
+    images, entered = _dummy_images(net, size), ()
+    if family.composable:
+        entered, stages = zip(*family.walk(net, images), strict=True)
+        final = family.final_norm(net, stages[-1])
+    else:
+        final, stages = family.run(net, images, True)
+    pooled, logits = family.classify(net, final)
     return ModelInfo(
         name=name,
         kind=family.kind,
-        image_size=image_size,
-        num_classes=net.num_classes,
+        image_size=size,
+        num_classes=logits.shape[1],
         width=pooled.shape[1],
         layouts=_layouts(family, stages),
         composable=family.composable,
@@ -132,33 +226,25 @@ def inspect_network(net: Network, name: str, image_size: int, split: str = "ofa"
     )
 
 
+def _dummy_images(net: Network, size: int) -> Tensor:
+    return next(net.parameters()).new_zeros(1, 3, size, size)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def native_size(net: Network) -> int | None:
+    """Return the image size that a network was made for, where it says so."""
+    size = getattr(getattr(net, "patch_embed", None), "img_size", None)
+    config = getattr(net, "pretrained_cfg", None) or {}
+    size = size or config.get("input_size", ())[1:]
+    return size[0] if size else None
+
+
 def _attention(family: Family, net: Network) -> AttentionLayout | None:
     last = family.attention(net)
     return AttentionLayout(last.stage, last.module.num_heads, last.window) if last else None
-
-
-@torch.no_grad()
-def _dummy_pass(name: str, net: Network, family: Family, size: int) -> tuple[Tensor, Features, Features]:
-    """Return the pooled feature, what the stages take (nothing if they are not run one by one), and what they give."""
-    images = next(net.parameters()).new_zeros(1, 3, size, size)
-    try:
-        if family.composable:
-            entered, stages = zip(*family.walk(net, images), strict=True)
-            final = family.final_norm(net, stages[-1])
-        else:
-            entered, (final, stages) = (), family.run(net, images, True)
-    except (AssertionError, IndexError, RuntimeError, ValueError) as error:
-        own = entry(name).image_size
-        raise UsageError(f"{name} does not run at {size} px ({error}); its own size is image_size={own}") from error
-    return _pooled(name, net, final), entered, stages
-
-
-def _pooled(name: str, net: Network, final: Tensor) -> Tensor:
-    try:
-        return classify(net, final)[0]
-    except (IndexError, RuntimeError) as error:
-        reason = f"its classifier does not take its pooled feature ({error})"
-        raise UsageError(f"{name} ({type(net).__name__}) cannot be used: {reason}") from error
 
 
 def _layouts(family: Family, features: Features) -> tuple[Layout, Layout, Layout, Layout]:

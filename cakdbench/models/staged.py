@@ -17,12 +17,25 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from cakdbench.models.catalog import TIMM, create
-from cakdbench.models.fallback import family_of
-from cakdbench.models.family import Network, classify
+from cakdbench.models.fallback import WholeFamily, family_of, logits_of
+from cakdbench.models.family import Family, Network
 from cakdbench.models.hooks import QKV, capture_attention, capture_preactivations, heads_of
-from cakdbench.models.info import AttentionLayout, Layout, ModelInfo, describe, inspect_network, to_map, to_tokens
+from cakdbench.models.info import (
+    AttentionLayout,
+    Layout,
+    ModelInfo,
+    NoStages,
+    describe,
+    inspect_network,
+    inspect_whole,
+    is_shipped,
+    native_size,
+    to_map,
+    to_tokens,
+)
 from cakdbench.utils.errors import UsageError
 from cakdbench.utils.meta import ContentFree, has_content
 
@@ -30,9 +43,11 @@ __all__ = [
     "AttentionLayout",
     "Layout",
     "ModelInfo",
+    "NoStages",
     "Output",
     "StagedModel",
     "describe",
+    "native_size",
     "meta_model",
     "to_map",
     "to_tokens",
@@ -65,7 +80,7 @@ class StagedModel(nn.Module):
 
     Stage features are NCHW maps for CNNs and tokens for everything else; Swin's are tokens `(B, H*W, C)`.
     Networks of a class that cannot be cut open still give their stage features, as maps; their `stem`, `stage`
-    and `head` raise.
+    and `head` raise. Any other network gives logits, and what its last layer takes, if there is one.
     """
 
     def __init__(
@@ -96,34 +111,36 @@ class StagedModel(nn.Module):
 
     @classmethod
     def wrap(cls, net: Network, image_size: int | None = None, split: str = "ofa") -> StagedModel:
-        """Return a staged model around a timm classifier that exists, with its weights.
+        """Return a staged model around a classifier that exists, with its weights.
 
         Args:
             image_size: height and width of its images; None for those it was made for.
 
         Raises:
-            UsageError: it is no network of timm, or one that gives no four stages at this size.
+            UsageError: it gives no logits at this size, or does not say which size it was made for.
         """
-        config = getattr(net, "pretrained_cfg", None)
-        if not config or "architecture" not in config:
-            raise UsageError(
-                f"{type(net).__name__} is no network of timm, whose stages are known: make it by timm.create_model, "
-                "or name a model"
-            )
+        size = image_size or native_size(net)
+        if size is None:
+            raise UsageError(f"{type(net).__name__} does not say which images it is made for: give image_size")
+        config = getattr(net, "pretrained_cfg", None) or {}
+        name = f"{TIMM}{config['architecture']}" if "architecture" in config else type(net).__name__
         training, _ = net.training, net.eval()
-        size = image_size or _native_size(net)
         model = cls.__new__(cls)
         nn.Module.__init__(model)
-        model._hold(net, inspect_network(net, f"{TIMM}{config['architecture']}", size, split), split)
+        model._hold(net, inspect_network(net, name, size, split), split)
         return model.train(training)
 
     def _hold(self, net: Network, info: ModelInfo, split: str) -> None:
         self.info = info
         self.net: Network = net
-        self.family = family_of(net, split, info.name)
+        family = WholeFamily(net, info.head) if isinstance(info.layouts, NoStages) else family_of(net, split)
+        assert not isinstance(family, str), f"{info.name} has been described with stages"
+        self.family: Family = family
+        self.resizes = False
         self.register_buffer("input_scale", None, persistent=False)
         self.register_buffer("input_shift", None, persistent=False)
-        if not self.composable and has_content(self.net):
+        known = is_shipped(family) and (family.composable or isinstance(family, WholeFamily))
+        if not known and has_content(net):
             self._must_agree()
 
     name = property(lambda self: self.info.name)
@@ -139,7 +156,7 @@ class StagedModel(nn.Module):
     def stem(self, images: Tensor) -> Tensor:
         """Compute what stage 1 takes, from images `(B, 3, S, S)`."""
         self._must_compose()
-        return self.family.stem(self.net, self._renormalised(images))
+        return self.family.stem(self.net, self._adapted(images))
 
     def stage(self, number: int, x: Tensor) -> Tensor:
         """Run stage `number` (1 to 4) on the feature of the stage before: `downsample`, then `blocks`."""
@@ -158,7 +175,7 @@ class StagedModel(nn.Module):
     def head(self, x: Tensor) -> Output:
         """Apply final norm, pooling and classifier to the stage-4 feature."""
         self._must_compose()
-        pooled, logits = classify(self.net, self.family.final_norm(self.net, x))
+        pooled, logits = self.family.classify(self.net, self.family.final_norm(self.net, x))
         return Output(logits, pooled)
 
     def mean_head(self, patches: Tensor) -> Output:
@@ -166,12 +183,12 @@ class StagedModel(nn.Module):
 
         The mean is taken after the final norm and stands in for the class token.
         """
-        pooled, logits = classify(self.net, self._mean_patch(patches))
+        pooled, logits = self.family.classify(self.net, self._mean_patch(patches))
         return Output(logits, pooled)
 
     def mean_pooled(self, patches: Tensor) -> Tensor:
         """Return the `pooled` of `mean_head`, `(B, width)`, without running the classifier."""
-        return self.net.forward_head(self._mean_patch(patches), pre_logits=True)
+        return self.family.pool(self.net, self._mean_patch(patches))
 
     def _mean_patch(self, patches: Tensor) -> Tensor:
         self._must_compose()
@@ -179,13 +196,18 @@ class StagedModel(nn.Module):
         return mean.expand(-1, self.layouts[3].prefix + 1, -1)
 
     def forward(self, images: Tensor, stages: bool = False, preacts: bool = False, attention: bool = False) -> Output:
-        """Run the network once on images `(B, 3, S, S)`; the arguments choose the fields of `Output`."""
+        """Run the network once on images `(B, 3, S, S)`; the arguments choose the fields of `Output`.
+
+        Raises:
+            UsageError: a network without stages is asked for them.
+        """
+        if (stages or preacts) and isinstance(self.layouts, NoStages):
+            raise UsageError(self.layouts.reason)
         with contextlib.ExitStack() as hooks:
             before = hooks.enter_context(capture_preactivations(self.family, self.net)) if preacts else []
             last = self.family.attention(self.net) if attention else None
             projected = hooks.enter_context(capture_attention(last)) if last else []
-            final, features = self.family.run(self.net, self._renormalised(images), stages or preacts)
-        pooled, logits = classify(self.net, final)
+            pooled, logits, features = self.family.outputs(self.net, self._adapted(images), stages or preacts)
         return Output(
             logits,
             pooled,
@@ -208,7 +230,11 @@ class StagedModel(nn.Module):
         self.input_scale = (std / own_std).float().view(3, 1, 1).to(device)
         self.input_shift = ((mean - own_mean) / own_std).float().view(3, 1, 1).to(device)
 
-    def _renormalised(self, images: Tensor) -> Tensor:
+    def _adapted(self, images: Tensor) -> Tensor:
+        """Return images as the network takes them: resized, bicubic and antialiased as timm's, and renormalised."""
+        if self.resizes and images.shape[-1] != self.image_size:
+            size = self.image_size, self.image_size
+            images = functional.interpolate(images, size, mode="bicubic", antialias=True)
         return images if self.input_scale is None else images * self.input_scale + self.input_shift
 
     def _must_compose(self, number: int = 1) -> None:
@@ -222,17 +248,22 @@ class StagedModel(nn.Module):
 
     @torch.no_grad()
     def _must_agree(self) -> None:
-        """Check on one image that the parts of a network of an unknown class give the logits of timm's own forward.
+        """Check on one image that the parts of a network of an unknown class give the logits of its own forward.
 
-        Without weights there is nothing to compare: a model on the meta device is taken as described.
+        One that fails is used as a whole; an adapter of the user's own that fails is an error. Without weights there is
+        nothing to compare: a model on the meta device is taken as described.
         """
         size = self.image_size
         image = torch.linspace(-1, 1, 3 * size * size).view(1, 3, size, size).to(next(self.parameters()))
         training, _ = self.training, self.eval()
-        same = torch.equal(self(image, stages=True).logits, self.net(image))
-        self.train(training)
+        same = torch.equal(self(image, stages=True).logits, logits_of(self.net(image), self.net))
         if not same:
-            raise UsageError(f"{self.name}: its logits are not its classifier applied to its pooled feature")
+            reason = "its logits are not its classifier applied to its pooled feature"
+            if not is_shipped(self.family):
+                raise UsageError(f"{type(self.family).__name__} does not run {self.name} as its forward does: {reason}")
+            self.info = inspect_whole(self.net, self.name, size, reason)
+            self.family = WholeFamily(self.net, self.info.head)
+        self.train(training)
 
     def stage_prefix(self) -> Tensor | None:
         """Return the prefix tokens a ViT starts with, position included: `(1, prefix, D)`; None if it has none."""
@@ -251,6 +282,13 @@ class StagedModel(nn.Module):
         patches = self.net.patch_embed(weight.new_zeros(1, 3, size, size))
         return self.net._pos_embed(torch.zeros_like(patches))
 
+    @property
+    def classifier(self) -> nn.Module:
+        """Return the layer that gives the logits; without parameters where it is not known."""
+        if isinstance(self.family, WholeFamily):
+            return nn.Identity() if self.family.head is None else self.net.get_submodule(self.family.head)
+        return self.family.classifier(self.net)
+
     def no_weight_decay(self) -> set[str]:
         """Return the parameters that timm excludes from weight decay, named relative to this module."""
         listed = self.net.no_weight_decay() if hasattr(self.net, "no_weight_decay") else set()
@@ -263,13 +301,6 @@ class StagedModel(nn.Module):
     def load_exported(self, state: dict[str, Tensor]) -> None:
         """Load a state dict of `export_state`."""
         self.net.load_state_dict(state)
-
-
-def _native_size(net: Network) -> int:
-    """Return the image size that a timm network was made for."""
-    embed = getattr(net, "patch_embed", None)
-    size = getattr(embed, "img_size", None) or net.pretrained_cfg["input_size"][1:]
-    return size[0]
 
 
 def meta_model(name: str, num_classes: int, image_size: int = 224, split: str = "ofa") -> StagedModel:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from cakdbench.grid.plan import ALWAYS
 from cakdbench.published.ledger import Printed
+from cakdbench.recipes import recipe_names
 from cakdbench.records import Record
 from cakdbench.reports.board import BREAK
 from cakdbench.reports.eligibility import Column, Excluded, Standard, sort_runs
@@ -287,6 +288,7 @@ def commands(missing: Iterable[Missing]) -> list[str]:
             grouped.setdefault(key, []).append(column.pair)
     lines = []
     for (precision, recipe, names, numbers), pairs in grouped.items():
-        line = f"cakdbench run --methods {names} --pairs '{','.join(pairs)}' --recipe {recipe} --seeds {numbers}"
+        file = recipe if recipe in recipe_names() else f"{recipe}.toml"
+        line = f"cakdbench run --methods {names} --pairs '{','.join(pairs)}' --recipe {file} --seeds {numbers}"
         lines.append(line if precision == "fp32" else f"{line} --precision {precision}")
     return lines

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cakdbench.build import refusal
 from cakdbench.data.datasets import dataset_facts
 from cakdbench.grid.plan import pair_info
 from cakdbench.grid.suites import Pair, PairSpec, Suite
@@ -64,10 +65,10 @@ class Column:
         return teacher_fits and (identity.student, identity.dataset.name) == (self.student, self.dataset)
 
 
-def board_columns(suites: Iterable[Suite], board: str) -> list[Column]:
+def board_columns(suites: Iterable[Suite], board: str, data_dir: Path | None = None) -> list[Column]:
     """Return the columns of one board: every pair of its suites once, in their order."""
     specs = {spec: suite.protocol for suite in suites if suite.board == board for spec in suite.specs}
-    return [column_of(spec, protocol) for spec, protocol in specs.items()]
+    return [column_of(spec, protocol, data_dir) for spec, protocol in specs.items()]
 
 
 def column_of(spec: PairSpec, protocol: str | None = None, data_dir: Path | None = None) -> Column:
@@ -104,8 +105,9 @@ class Standard:
         Raises:
             UsageError: the method is not installed, or the settings are none of it.
         """
-        method = record.identity.method
-        return _label(method.id, json.dumps(method.config, sort_keys=True), column, self.data_dir)
+        method, teacher = record.identity.method, record.identity.teacher
+        settings = json.dumps(method.config, sort_keys=True)
+        return _label(method.id, settings, column, self.data_dir, teacher.image_size if teacher else None)
 
     def refusal(self, label: str, column: Column) -> str | None:
         """Return the method's own reason for not running on the pair."""
@@ -136,8 +138,8 @@ def _registered(label: str) -> tuple[type[Method] | None, str | None]:
 
 
 @functools.cache
-def _label(id: str, settings: str, column: Column, data_dir: Path | None) -> str:
-    method, infos = get_method(id), _infos(column, data_dir)
+def _label(id: str, settings: str, column: Column, data_dir: Path | None, teacher_size: int | None) -> str:
+    method, infos = get_method(id), _infos(column, data_dir, teacher_size)
     values = all_settings(method, json.loads(settings))
     return canonical_label(method, resolve_config(method, None, *infos, column.dataset, values), *infos, column.dataset)
 
@@ -157,14 +159,14 @@ def _refusal(label: str, column: Column, data_dir: Path | None) -> str | None:
     try:
         method, variant = split_variant(label)
         infos = _infos(column, data_dir)
-        return method.refuses(*infos, resolve_config(method, variant, *infos, column.dataset))
+        return refusal(method, *infos, resolve_config(method, variant, *infos, column.dataset))
     except UsageError as error:
         return str(error)
 
 
-def _infos(column: Column, data_dir: Path | None) -> "tuple[ModelInfo, ModelInfo]":
+def _infos(column: Column, data_dir: Path | None, teacher_size: int | None = None) -> "tuple[ModelInfo, ModelInfo]":
     pair = Pair(column.teacher, column.student, column.dataset)
-    return pair_info(pair, column.numbers["image_size"], column.numbers["split"], data_dir)
+    return pair_info(pair, column.numbers["image_size"], column.numbers["split"], data_dir, teacher_size=teacher_size)
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from rich.console import Console, Group
 
-from cakdbench.grid.suites import PairSpec, suites
+from cakdbench.grid.suites import OTHER, PairSpec, Suite, suites
 from cakdbench.records import Record
 from cakdbench.reports.blocks import BoardResults, board_results
 from cakdbench.reports.board import PLOTS, Board, Plot
 from cakdbench.reports.csv import board_csv
-from cakdbench.reports.eligibility import Standard, board_columns, column_of
+from cakdbench.reports.eligibility import Standard, board_columns
 from cakdbench.reports.html import board_html
 from cakdbench.reports.latex import board_latex
 from cakdbench.reports.markdown import board_markdown
@@ -53,33 +53,35 @@ def pages(
                 yield from ((f"{PLOTS}/{plot.name}", plot) for section in board.sections for plot in section.plots)
 
 
-def suite_board(name: str, evidence: Evidence) -> BoardResults:
-    """Return the results of the board of that name, titled by its file or as the largest of its suites."""
-    members = [suite for suite in suites().values() if suite.board == name]
+def suite_board(name: str, evidence: Evidence, known: Iterable[Suite] | None = None) -> BoardResults:
+    """Return the results of the board of that name, titled by its file or as the largest of its suites.
+
+    Args:
+        known: the suites; default: those that come with cakdbench.
+    """
+    members = [suite for suite in known or suites().values() if suite.board == name]
     largest = max(members, key=lambda suite: len(suite.specs))
-    columns, title = board_columns(members, name), largest.board_title or largest.title
+    columns, title = board_columns(members, name, evidence.data_dir), largest.board_title or largest.title
     facts = evidence.records, Standard(evidence.data_dir), evidence.answers_by_key
     return board_results(name, title, columns, *facts, evidence.statuses, evidence.external)
 
 
-def board_names(evidence: Evidence, specs: Iterable[PairSpec] | None) -> list[str]:
+def board_names(
+    evidence: Evidence, specs: Iterable[PairSpec] | None, known: Iterable[Suite] | None = None
+) -> list[str]:
     """Return the boards of some pairs; of no pairs in particular: those with printed numbers or with a run."""
-    known = suites().values()
+    known = list(known or suites().values())
     if specs is not None:
         chosen = set(specs)
         return list(dict.fromkeys(suite.board for suite in known if chosen.intersection(suite.specs)))
     printed = {suite.board for suite in known if suite.protocol}
-    return [name for name in all_boards() if name in printed or concerns_any(name, evidence.records)]
+    names = dict.fromkeys(suite.board for suite in known)
+    return [name for name in names if name in printed or concerns_any(name, evidence.records, known)]
 
 
-def all_boards() -> list[str]:
-    """Return the names of all boards, in the order of the suites."""
-    return list(dict.fromkeys(suite.board for suite in suites().values()))
-
-
-def concerns_any(name: str, records: Iterable[Record]) -> bool:
+def concerns_any(name: str, records: Iterable[Record], known: Iterable[Suite] | None = None) -> bool:
     """Return True for a board with a pair that any of the records is a run of."""
-    columns = board_columns(suites().values(), name)
+    columns = board_columns(known or suites().values(), name)
     return any(column.concerns(record) for record in records for column in columns)
 
 
@@ -89,22 +91,24 @@ def write_boards(
     folder: Path,
     console: Console,
     formats: Iterable[str] = ("md",),
+    own: Iterable[Suite] = (),
 ) -> None:
     """Write boards and their plots, and print those with runs.
 
     Args:
-        specs: their boards are written; those on no board are printed as a table of their own. None: every
-            board with printed numbers or runs, and the pages on reproduction, conflicts and costs.
+        specs: their boards are written; those on no board are a board `other`. None: every board with printed
+            numbers or runs, and the pages on reproduction, conflicts and costs.
         folder: where the pages go.
         formats: md, html, csv, tex.
+        own: suites that do not come with cakdbench; their boards have the pairs that they name.
 
     Raises:
         StoreError: a page cannot be written.
     """
-    boards = _boards(evidence, specs, console)
+    boards = _boards(evidence, specs, console, own)
     for board in boards:
         if any(block.records for block in board.blocks):
-            _print(board, console)
+            console.print(Group(*board_terminal(board_of(board), console.width)))
     for name, content in pages(boards, evidence.records, formats, general=specs is None):
         path = folder / name
         if isinstance(content, str):
@@ -112,31 +116,36 @@ def write_boards(
             console.print(f"written: {path}", markup=False, highlight=False)
         elif any(_diff(name, content, path)):
             write_atomic(path, content.draw().encode())
-    free = [spec for spec in specs or () if not any(spec in suite.specs for suite in suites().values())]
-    if free:
-        columns = [column_of(spec, data_dir=evidence.data_dir) for spec in free]
-        facts = evidence.records, Standard(evidence.data_dir), evidence.answers_by_key
-        _print(board_results("", "Pairs and recipes of no board", columns, *facts), console)
 
 
-def _boards(evidence: Evidence, specs: Iterable[PairSpec] | None, console: Console) -> list[BoardResults]:
+def _boards(
+    evidence: Evidence, specs: Iterable[PairSpec] | None, console: Console, own: Iterable[Suite]
+) -> list[BoardResults]:
     """Return the results of the boards, after a warning for each file that cannot be read."""
     for sentence in evidence.damage:
         console.print(sentence, style="yellow", markup=False, highlight=False, soft_wrap=True)
-    return [suite_board(name, evidence) for name in board_names(evidence, specs)]
+    own, shipped = list(own), list(suites().values())
+    claimed = {spec for suite in own for spec in suite.specs}
+    rest = None if specs is None else [spec for spec in specs if spec not in claimed]
+    free = tuple(spec for spec in rest or () if not any(spec in suite.specs for suite in shipped))
+    known = [*own, *shipped, Suite(OTHER, "Pairs and recipes of no board", OTHER, free)]
+    names = dict.fromkeys([*(suite.board for suite in own), *board_names(evidence, rest, known)])
+    return [suite_board(name, evidence, known) for name in names]
 
 
-def _print(results: BoardResults, console: Console) -> None:
-    console.print(Group(*board_terminal(board_of(results), console.width)))
-
-
-def check_boards(evidence: Evidence, specs: Iterable[PairSpec] | None, folder: Path, console: Console) -> bool:
+def check_boards(
+    evidence: Evidence,
+    specs: Iterable[PairSpec] | None,
+    folder: Path,
+    console: Console,
+    own: Iterable[Suite] = (),
+) -> bool:
     """Print what is stale in a folder of boards, as a diff; return True if nothing is.
 
     Arguments as for `write_boards`. A picture is judged by the numbers it was drawn from, as its bytes depend on the
     version of matplotlib.
     """
-    boards = _boards(evidence, specs, console)
+    boards = _boards(evidence, specs, console, own)
     current = dict(pages(boards, evidence.records, general=specs is None))
     stale = [line for name, content in current.items() for line in _diff(name, content, folder / name)]
     if specs is None:

@@ -161,7 +161,10 @@ def conditions_table(block: Block) -> pd.DataFrame:
     rows = []
     for place in block.columns:
         column, numbers = place.column, place.column.numbers
-        dataset = " ".join([column.dataset, *(f"`{text[:8]}`" for text in place.runs["fingerprint"][:1])])
+        skipped = sorted(filter(None, {record.identity.dataset.skipped for record in place.records}))
+        left_out = (f"(unreadable and left out: {count})" for count in skipped)
+        prints = (f"`{text[:8]}`" for text in place.runs["fingerprint"][:1])
+        dataset = " ".join([column.dataset, *prints, *left_out])
         batch = f"{numbers['global_batch']} ({numbers['local_batch']})"
         sizes = str(numbers["epochs"]), batch, str(numbers["image_size"])
         rows.append((place.name, dataset, column.recipe, *sizes, _teacher_facts(place.runs)))

@@ -40,8 +40,10 @@ def compare(
         data_dir: where datasets lie, for test labels that are not beside the results.
 
     Raises:
-        UsageError: a method has no runs that count, or the two have no seed of a pair in common.
+        UsageError: a method has no runs that count, the two are one, or they have no seed of a pair in common.
     """
+    if first == second:
+        raise UsageError(f"{first} and {second} are one method: name two")
     answers = CorrectAnswers(runs, data_dir)
     placed = place_on_pairs(counted_runs(runs))
     for name in (first, second):

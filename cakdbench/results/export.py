@@ -9,6 +9,9 @@ from cakdbench.utils.errors import UsageError, unknown
 
 FORMATS = ("csv", "json", "md", "parquet")
 
+DIGITS = 7
+"""Of a number: enough for any accuracy and gain, and fewer than the traces of binary fractions need."""
+
 ALLOWED = (
     *(ast.Expression, ast.BoolOp, ast.And, ast.Or, ast.UnaryOp, ast.Not, ast.USub, ast.Compare, ast.cmpop),
     *(ast.BinOp, ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Name, ast.Load, ast.Constant, ast.List, ast.Tuple),
@@ -70,11 +73,17 @@ def frame_text(frame: pd.DataFrame, form: str) -> str:
     """Return a frame as csv, json (a list of objects) or a markdown table; a missing value is empty, in json null."""
     match form:
         case "csv":
-            return frame.to_csv(index=False, lineterminator="\n")
+            return _rounded(frame).to_csv(index=False, lineterminator="\n")
         case "json":
-            return frame.to_json(orient="records", indent=1, force_ascii=False, double_precision=15) + "\n"
+            return _rounded(frame).to_json(orient="records", indent=1, force_ascii=False, double_precision=15) + "\n"
         case _:
             return frame.map(_cell_text).to_markdown(index=False, disable_numparse=True) + "\n"
+
+
+def _rounded(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a frame whose numbers have the digits that were measured, and no traces of binary fractions."""
+    floats = frame.select_dtypes("float").columns
+    return frame.assign(**{name: frame[name].map(lambda x: float(f"{x:.{DIGITS}g}")) for name in floats})
 
 
 def _cell_text(value: object) -> str:

@@ -11,11 +11,11 @@ import pandas as pd
 from cakdbench.records import Epoch, Record
 from cakdbench.results.frame import StoredRecord, check_columns, runs_frame, typed_frame
 from cakdbench.results.predictions import CorrectAnswers
-from cakdbench.store import RunFolder, Store, find_keys
+from cakdbench.store import RunFolder, Store, one_key
 from cakdbench.submissions.entry import ExternalEntry
 from cakdbench.submissions.evidence import read_entry, read_results
 from cakdbench.submissions.status import status_of
-from cakdbench.utils.errors import StoreError, UsageError, unknown
+from cakdbench.utils.errors import StoreError, UsageError
 
 STORE, RESULTS = Path("runs"), Path("leaderboards/results")
 """The folders of a command's runs, and of the submitted ones of a checkout."""
@@ -170,12 +170,7 @@ def find_run(name: str, evidence: Evidence, what: str = "run", others: Iterable[
     if is_run_folder(Path(name)):
         return RunFolder(Path(name)).record()
     by_key = {record.key: record for record in evidence.records}
-    keys = find_keys(name, by_key)
-    if len(keys) > 1:
-        raise UsageError(f"{name!r} is the start of {len(keys)} runs, as of {keys[0]} and {keys[1]}")
-    if not keys:
-        raise unknown(what, name, [*by_key, *others])
-    return by_key[keys[0]]
+    return by_key[one_key(name, by_key, what, others)]
 
 
 def history(runs: pd.DataFrame) -> pd.DataFrame:

@@ -3,6 +3,8 @@
 Format 1 had every setting, the variant's name and the hash of the method's source in the key, so that a new setting or
 a renamed function voided all results. A method of a file, known by the hash of its source, may have become a built-in
 one, known by its version. What a run computed, its weights and its predictions are not touched here.
+
+`results.upgrade`, which knows methods and models and waits for torch, is imported where there is something to do.
 """
 
 import contextlib
@@ -16,20 +18,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from cakdbench import labels
-from cakdbench.grid.plan import pair_info
-from cakdbench.grid.suites import Pair
-from cakdbench.method import Method
-from cakdbench.models.info import ModelInfo
-from cakdbench.recipes import identity_of
-from cakdbench.records import Identity, MethodIdentity, Record
-from cakdbench.registry import all_settings, canonical_label, config_identity, get_method, resolve_config
-from cakdbench.source_hash import is_built_in, known_sources, source_hash
+from cakdbench.records import Identity, Record
 from cakdbench.store import RunFolder, canonical, run_key, write_atomic
 from cakdbench.submissions.bundle import SCHEMA_FILE
 from cakdbench.submissions.status import Verdict, read_verdicts, write_verdicts
-from cakdbench.submissions.submit import schema_bytes
-from cakdbench.utils.errors import CakdError, StoreError, UsageError
+from cakdbench.utils.errors import StoreError, UsageError
 
 OLD = "schema_version"
 """A field of identities that only format 1 has."""
@@ -67,6 +60,7 @@ def _entries(root: Path) -> Iterator[Migrated]:
     """Rewrite the entries of a results folder, then the maintainers' list, which names them by key and hash."""
     verdicts = {verdict.key: verdict for verdict in read_verdicts(root).entries}
     moved: dict[str, Verdict] = {}
+    changed = False
     for path in sorted(root.glob("*/*.json")):
         if not (content := _old_entry(path)):
             continue
@@ -79,11 +73,14 @@ def _entries(root: Path) -> Iterator[Migrated]:
         if path.stem in verdicts and verdicts[path.stem].sha256 == sha256:
             accepted = hashlib.sha256(new.read_bytes()).hexdigest()
             moved[path.stem] = verdicts[path.stem].model_copy(update={"key": new.stem, "sha256": accepted})
+        changed = True
         yield Migrated(path.stem, new.stem)
     if moved:
         listed = tuple(moved.get(key, verdict) for key, verdict in verdicts.items())
         write_verdicts(root, read_verdicts(root).model_copy(update={"entries": listed}))
-    if (root / SCHEMA_FILE).exists():
+    if changed and (root / SCHEMA_FILE).exists():
+        from cakdbench.submissions.submit import schema_bytes
+
         write_atomic(root / SCHEMA_FILE, schema_bytes())
 
 
@@ -97,7 +94,7 @@ def _run(folder: RunFolder) -> Iterator[Migrated]:
     if not identity:
         yield Migrated(folder.key, None, f"{folder.path / 'identity.json'} is damaged: remove the folder")
         return
-    if OLD not in identity and folder.key == run_key(_adopted(Identity.model_validate(identity))):
+    if OLD not in identity and _is_current(folder, Identity.model_validate(identity)):
         return
     if not folder.acquire():
         yield Migrated(folder.key, None, "a process works on it: wait for it, or stop it")
@@ -116,32 +113,32 @@ def _run(folder: RunFolder) -> Iterator[Migrated]:
         folder.release()
 
 
+def _is_current(folder: RunFolder, identity: Identity) -> bool:
+    """Return True for a run under its present key; only one known by its source may be of a method now built in."""
+    if identity.method.source is None:
+        return folder.key == run_key(identity)
+    from cakdbench.results.upgrade import adopted
+
+    return folder.key == run_key(adopted(identity))
+
+
 def _adopt(folder: RunFolder) -> None:
     """Give a run of a method that has become a built-in one its version in place of its source."""
-    adopted = _adopted(folder.identity())
+    from cakdbench.results import upgrade
+
+    adopted = upgrade.adopted(folder.identity())
     if folder.is_done:
         _write_record(folder, folder.record().model_copy(update={"identity": adopted, "key": run_key(adopted)}))
     write_atomic(folder.path / "identity.json", canonical(adopted).encode())
 
 
-def _adopted(identity: Identity) -> Identity:
-    """Return the identity with the version of a built-in method whose code is the one the run was made with."""
-    try:
-        method = get_method(identity.method.id)
-    except UsageError:
-        return identity
-    sources = {source_hash(method), source_hash(method, by_version=True)} if is_built_in(method) else set()
-    if identity.method.source not in sources:
-        return identity
-    code = identity.method.model_copy(update={"source": None, "version": method.version})
-    return identity.model_copy(update={"method": code})
-
-
 def _rewrite(folder: RunFolder, identity: dict[str, Any]) -> None:
+    from cakdbench.results.upgrade import identity_now, label_now, upgraded
+
     old = _json(folder.path / "record.json")
     if OLD in old.get("identity", {}):
         _write_record(folder, upgraded(old))
-    folder.open(_identity(identity), _label(identity), old.get("recipe_name", "?"))
+    folder.open(identity_now(identity), label_now(identity), old.get("recipe_name", "?"))
 
 
 def _write_record(folder: RunFolder, record: Record) -> None:
@@ -156,6 +153,8 @@ def _old_entry(path: Path) -> dict[str, Any] | None:
 
 
 def _entry(path: Path, content: dict[str, Any]) -> Path:
+    from cakdbench.results.upgrade import upgraded
+
     record = upgraded(content["record"])
     new = path.with_name(f"{record.key}.json")
     text = json.dumps(content | {"record": record.model_dump(mode="json")}, indent=1, ensure_ascii=False)
@@ -173,50 +172,6 @@ def _rename(old: Path, new: Path) -> None:
         raise
     except OSError as error:
         raise StoreError(f"cannot rename {old}: {error.strerror}; mend the permissions and try again") from error
-
-
-def upgraded(record: dict[str, Any]) -> Record:
-    """Return a record of format 1 in the present format: another key and other names, the same run."""
-    identity = _identity(record["identity"])
-    source = record["identity"]["method"]["source"]
-    made = {"key": run_key(identity), "identity": identity, "label": _label(record["identity"])}
-    return Record(**record | made, method_source=source)
-
-
-def _identity(old: dict[str, Any]) -> Identity:
-    fields = {name: old[name] for name in ("student", "teacher", "dataset", "precision", "seed")}
-    return Identity(engine_version=old[OLD], method=_method(old), recipe=identity_of(old["recipe"]), **fields)
-
-
-def _method(old: dict[str, Any]) -> MethodIdentity:
-    """Return the method's part; a source that no version of it had stays what identifies it."""
-    id, source, settings = (old["method"][name] for name in ("id", "source", "config"))
-    try:
-        config = _config(old)
-    except CakdError:  # the method is not installed, or its settings have changed
-        return MethodIdentity(id=id, source=source, config=settings)
-    if is_built_in(get_method(id)) and source in known_sources(id, 1):
-        return MethodIdentity(id=id, version=1, config=config_identity(config))
-    return MethodIdentity(id=id, source=source, config=config_identity(config))
-
-
-def _label(old: dict[str, Any]) -> str:
-    try:
-        return canonical_label(get_method(old["method"]["id"]), _config(old), *_infos(old), old["dataset"]["name"])
-    except CakdError:
-        return labels.label(old["method"]["id"], old["method"]["variant"])
-
-
-def _config(old: dict[str, Any]) -> Method.Config:
-    method = get_method(old["method"]["id"])
-    settings = all_settings(method, old["method"]["config"])  # those added since are off in it
-    return resolve_config(method, None, *_infos(old), old["dataset"]["name"], settings)
-
-
-def _infos(old: dict[str, Any]) -> tuple[ModelInfo, ModelInfo]:
-    teacher = (old["teacher"] or {"model": old["student"]})["model"]
-    recipe = old["recipe"]
-    return pair_info(Pair(teacher, old["student"], old["dataset"]["name"]), recipe["image_size"], recipe["split"])
 
 
 def _json(path: Path) -> Any:

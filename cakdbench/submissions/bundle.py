@@ -107,6 +107,8 @@ def read_entry_file(root: Path, file: str) -> EntryFile:
         Refused: one of the two is missing or malformed.
     """
     content = read_file(root / file, JSON_BYTES)
+    if b'"schema_version"' in content:  # a field of format 1 that no later one has
+        raise Refused("is of an earlier cakdbench", f"`cakdbench migrate {root}` brings it up to date")
     entry = read_model(content, Entry)
     beside = (root / file).with_suffix(".npy")
     if not os.path.lexists(beside):

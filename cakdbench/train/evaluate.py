@@ -14,11 +14,16 @@ from cakdbench.models.staged import StagedModel
 
 @dataclass
 class Evaluation:
-    """Predicted class of every test image `(N,)` uint16 in the order of the test set; accuracies in percent."""
+    """Predicted class of every test image `(N,)` uint16 in the order of the test set; accuracies in percent.
+
+    Attributes:
+        finite: False if an output for some image is not finite.
+    """
 
     predictions: np.ndarray
     top1: float
     top5: float
+    finite: bool = True
 
 
 class Examiner:
@@ -37,7 +42,8 @@ class Examiner:
         self.model.train(was_training)
         best = logits.topk(min(5, logits.shape[1]), dim=1).indices.cpu()
         hits = best == labels[:, None]
-        row = torch.stack([index, best[:, 0], hits[:, 0].long(), hits.any(1).long()], dim=1)
+        finite = logits.isfinite().all(1).cpu()
+        row = torch.stack([index, best[:, 0], hits[:, 0].long(), hits.any(1).long(), finite.long()], dim=1)
         self._rows.append(row.numpy())
 
     def result(self) -> Evaluation:
@@ -45,7 +51,7 @@ class Examiner:
         table = np.concatenate(gather_object(self._rows))
         table = table[np.argsort(table[:, 0])]
         top1, top5 = (100 * float(table[:, column].mean()) for column in (2, 3))
-        return Evaluation(table[:, 1].astype(np.uint16), top1, top5)
+        return Evaluation(table[:, 1].astype(np.uint16), top1, top5, bool(table[:, 4].all()))
 
 
 def evaluate(model: StagedModel, stream: EvalStream, accelerator: Accelerator) -> Evaluation:

@@ -6,6 +6,9 @@ from typing import Protocol
 
 from cakdbench.records import Epoch
 
+FLUSH_EVERY = 20
+"""Steps on a GPU between two waits for its numbers; on a CPU they are there at once."""
+
 
 @dataclass
 class LaneView:

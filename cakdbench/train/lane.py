@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor
 
-from cakdbench.method import Batch, Method, Step
+from cakdbench.method import Batch, Method, Step, step_fault
 from cakdbench.recipes import Recipe
 from cakdbench.records import Epoch
 from cakdbench.train.normstats import NormStats
@@ -112,6 +113,9 @@ class Lane:
         with sync:
             with self.accelerator.autocast():
                 out: Step = self.module(batch)
+            if fault := step_fault(out, len(batch.images), self.method.student.num_classes):
+                kind = LaneFailure if self.accelerator.num_processes == 1 else RuntimeError  # others wait
+                raise kind(f"at step {self.step}: {'; '.join(fault)}")
             losses = out.everything
             self.accelerator.backward(sum(losses.values()) / self.accumulation)
         correct = (out.logits.detach().argmax(1) == batch.hard_target).sum()
@@ -153,17 +157,25 @@ class Lane:
         """Yield the pending steps as numbers, losses averaged and counts summed over the processes."""
         if not pending:
             return
-        flat = torch.stack([t.double() for metrics in pending for t in (*metrics.losses.values(), metrics.correct)])
+        flat = torch.stack([t for metrics in pending for t in (*metrics.losses.values(), metrics.correct.float())])
         processes = self.accelerator.num_processes
-        values = iter(self.accelerator.reduce(flat, "mean").tolist())
+        rows = self.accelerator.gather(flat[None]).tolist()  # averaged here, since Apple's GPUs have no float64
+        values = map(fmean, zip(*rows))
         for metrics in pending:
             losses = {name: next(values) for name in metrics.losses}
             yield metrics.step, losses, round(next(values) * processes), metrics.samples * processes
 
     def end_epoch(self, top1: float | None, ema_top1: float | None) -> Epoch:
-        """Close the epoch's running as a line of the history; accuracies in percent."""
-        running, self.running = self.running, RunningMean()
-        line = Epoch(
+        """Close the epoch in progress as a line of the history; accuracies in percent."""
+        line = self.epoch_so_far(top1, ema_top1)
+        self.running = RunningMean()
+        self.history.append(line)
+        return line
+
+    def epoch_so_far(self, top1: float | None = None, ema_top1: float | None = None) -> Epoch:
+        """Return the means over the steps of the epoch in progress whose metrics have been read, at least one."""
+        running = self.running
+        return Epoch(
             epoch=len(self.history),
             lr=max(group["lr"] for group in self.optimizer.param_groups),
             losses={name: total / running.steps for name, total in running.losses.items()},
@@ -171,8 +183,6 @@ class Lane:
             top1=top1,
             ema_top1=ema_top1,
         )
-        self.history.append(line)
-        return line
 
     @property
     def mean_loss(self) -> float | None:

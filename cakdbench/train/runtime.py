@@ -1,6 +1,5 @@
 """Hold what every part of a run shares: the device, how to compute, who listens, when to stop."""
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,24 +7,32 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from cakdbench.data.datasets import OnBadImage
 from cakdbench.train.events import Events, NoEvents
+from cakdbench.utils.device import usable_cores
 
 
 @dataclass(frozen=True)
 class Options:
-    """Say how runs are computed. None of it changes what is computed.
+    """Say how runs are computed. None of it changes what is computed; for data, their fingerprint stands in the key.
 
     Attributes:
         data_dir: where the datasets lie; None for the default place.
+        download: fetch data and weights that are missing where there is a connection.
+        on_bad_image: "skip" leaves out images that cannot be read.
         workers: processes that render images, per training process; None: none on a CPU, up to eight for a GPU.
         max_lanes: students trained side by side at most.
         checkpoint_seconds: lanes are saved at least this often, besides every epoch.
+        keep_ema: keep the averaged weights of runs whose recipe has them, beside the last ones.
     """
 
     data_dir: Path | None = None
+    download: bool = True
+    on_bad_image: OnBadImage = "refuse"
     workers: int | None = None
     max_lanes: int = 16
     checkpoint_seconds: float = 300.0
+    keep_ema: bool = False
     compile: bool = False
     channels_last: bool = False
     allow_teacher_mismatch: bool = False
@@ -52,7 +59,7 @@ class Runtime:
     def rendering(self) -> dict[str, Any]:
         """Return the arguments of the streams: how this process renders its share of the images."""
         on_gpu = self.accelerator.device.type != "cpu"
-        default = min(8, os.cpu_count() or 1) if on_gpu else 0
+        default = min(8, usable_cores()) if on_gpu else 0
         return {
             "workers": default if self.options.workers is None else self.options.workers,
             "rank": self.accelerator.process_index,

@@ -25,8 +25,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from cakdbench.build import build_method
-from cakdbench.models.staged import StagedModel
+from cakdbench.build import build_method, staged_pair
 from cakdbench.train.batch import make_batch
 from cakdbench.utils.errors import UsageError
 
@@ -39,33 +38,37 @@ class MethodTask(TrainingTask):
 
     Args:
         label: `METHOD`, `METHOD:VARIANT` or `METHOD[KEY=VALUE]`.
-        student: to be trained; takes images as the loop normalises them.
-        teacher: likewise (see `StagedModel.expect_input`); not used by methods that need none.
+        student: to be trained, a `StagedModel`, a network of timm or any other that gives logits; takes images as the
+            loop normalises them.
+        teacher: likewise (see `StagedModel.expect_input`); None for methods that need none.
         criterion: `(logits, target) -> scalar`, the label loss; cross-entropy by default.
         dataset: its name, for the settings that a method has for some datasets.
         settings: of the method, over the label's.
         labels: `(N,)` of the training images, for methods that ask for them; then every call needs `index`.
+        image_size: of the images, in pixels; default: what a network was made for, or the other one.
         device, dtype, verbose: as in timm.
 
     Raises:
-        UsageError: a name is unknown, a setting impossible, the pair refused, or the method trains an adversary.
+        UsageError: a name is unknown, a setting impossible, the pair refused, the classes differ in number, or the
+            method trains an adversary.
     """
 
     def __init__(
         self,
         label: str,
-        student: StagedModel,
-        teacher: StagedModel,
+        student: nn.Module,
+        teacher: nn.Module | None,
         criterion: Callable[[Tensor, Tensor], Tensor] | None = None,
         *,
         dataset: str = "",
         settings: Mapping[str, Any] | None = None,
         labels: Tensor | None = None,
+        image_size: int | None = None,
         **options: Any,
     ):
         super().__init__(**options)
-        self.method = build_method(label, student, teacher, dataset=dataset, settings=settings, labels=labels)
-        self.teacher = teacher
+        pupil, self.teacher = staged_pair(student, teacher, image_size)
+        self.method = build_method(label, pupil, self.teacher, dataset=dataset, settings=settings, labels=labels)
         self.trainable_module: nn.Module = self.method
         if self.method.extra_optimizers():
             raise UsageError(f"{label} trains an adversary, and timm's loop has one optimizer: use `cakdbench run`")
@@ -117,7 +120,8 @@ class MethodTask(TrainingTask):
     def train(self, mode: bool = True) -> MethodTask:
         """Switch the mode as of any module, but for the teacher, which stays in eval mode."""
         super().train(mode)
-        self.teacher.eval()
+        if self.teacher is not None:
+            self.teacher.eval()
         return self
 
     def prepare_distributed(self, device_ids: list | None = None, **ddp_kwargs: Any) -> MethodTask:
@@ -148,7 +152,7 @@ class MethodTask(TrainingTask):
 
     def get_clip_parameters(self, exclude_head: bool = False) -> list[nn.Parameter]:
         """Return all that is trained; without a head: less the student's classifier."""
-        head = set(self.method.student.net.get_classifier().parameters()) if exclude_head else set()
+        head = set(self.method.student.classifier.parameters()) if exclude_head else set()
         return [p for p in self.method.parameters() if p.requires_grad and p not in head]
 
     def get_task_state(self, module: nn.Module | None = None, ema: bool = False) -> dict[str, Any]:

@@ -12,11 +12,12 @@ from cakdbench.data.stream import EvalStream, Samples, SampleStream
 from cakdbench.method import Batch, forward_options
 from cakdbench.models.staged import Output, StagedModel
 from cakdbench.recipes import Recipe
+from cakdbench.records import Epoch
 from cakdbench.train.evaluate import Evaluation, Examiner
-from cakdbench.train.events import GroupView, LaneView
+from cakdbench.train.events import FLUSH_EVERY, GroupView, LaneView
 from cakdbench.train.lane import Lane, LaneFailure
 from cakdbench.train.runtime import Runtime
-from cakdbench.utils.errors import CakdError
+from cakdbench.utils.errors import CakdError, StoreError, describe_error, file_of
 from cakdbench.utils.precision import force_fp32
 
 
@@ -55,8 +56,11 @@ class Keeper:
     def save(self, lane: Lane) -> None:
         """Store a lane's state; called at every epoch's end and every `Options.checkpoint_seconds`."""
 
-    def fail(self, label: str, reason: str) -> None:
-        """Note that a lane was closed."""
+    def log(self, lane: Lane, view: GroupView, line: Epoch | None = None) -> None:
+        """Hear how far a lane is, whenever its metrics have been read; `line` closes an epoch."""
+
+    def fail(self, label: str, reason: str, error: Exception | None = None) -> None:
+        """Note that a lane was closed, by an error of its method if there is one."""
         self.failed[label] = reason
 
 
@@ -106,7 +110,7 @@ class Trainer:
         self.recipe = stream.recipe
         self.criterion = label_criterion(self.recipe)
         self.needs: frozenset[str] = frozenset().union(*(lane.method.needs for lane in lanes))
-        self.flush_every = 20 if self.accelerator.device.type == "cuda" else 1
+        self.flush_every = FLUSH_EVERY if self.accelerator.device.type == "cuda" else 1
         self.results: dict[str, Evaluation] = {}
         self._saved = time.monotonic()
 
@@ -128,18 +132,20 @@ class Trainer:
         self.runtime.events.tick(self.view)
 
     def _train(self, epoch: int, first: int) -> None:
-        self._each(lambda lane: lane.start_epoch(epoch))
+        self.each(lambda lane: lane.start_epoch(epoch))
         for step, batches in enumerate(self.stream.epoch(epoch, first), first):
             for local_index, samples in enumerate(batches):
                 batch = self._batch(samples)
-                self._each(partial(Lane.local_step, batch=batch, local_index=local_index))
+                self.each(partial(Lane.local_step, batch=batch, local_index=local_index))
             at_end = step == self.stream.steps_per_epoch - 1
             if at_end or step % self.flush_every == 0:
-                self._each(Lane.flush_metrics)
+                self.each(Lane.flush_metrics)
                 self._show(epoch * self.stream.steps_per_epoch + step + 1)
                 if not self.lanes:
                     return
                 if not at_end:
+                    for lane in self.lanes:
+                        self.keeper.log(lane, self.view)
                     self._pause()
 
     def _batch(self, samples: Samples) -> Batch:
@@ -156,22 +162,29 @@ class Trainer:
         with self.accelerator.autocast():
             return self.teacher(images, **forward_options(self.needs))
 
-    def _each(self, act: Callable[[Lane], None]) -> None:
-        """Let every lane act; one that raises is closed with its reason, where no other process waits for it."""
+    def each(self, act: Callable[[Lane], None]) -> None:
+        """Let every lane act; one that raises is closed with its reason, where no other process waits for it.
+
+        Raises:
+            StoreError: it is no fault of the lane.
+        """
         for lane in list(self.lanes):
             try:
                 act(lane)
+            except StoreError:
+                raise
             except LaneFailure as failure:
                 self._drop(lane, str(failure))
             except Exception as error:  # a method may raise anything, and must not take the others with it
                 if self.accelerator.num_processes > 1:
                     raise
-                self._drop(lane, f"{type(error).__name__} at step {lane.step}: {error}")
+                place = describe_error(error, file_of(type(lane.method)))
+                self._drop(lane, f"at step {lane.step}: {place}", error)
 
-    def _drop(self, lane: Lane, reason: str) -> None:
+    def _drop(self, lane: Lane, reason: str, error: Exception | None = None) -> None:
         self.lanes.remove(lane)
         self._lane_view(lane).state = "failed"
-        self.keeper.fail(lane.label, reason)
+        self.keeper.fail(lane.label, reason, error)
         if self.accelerator.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -196,7 +209,7 @@ class Trainer:
         if last or (epoch + 1) % self.recipe.evaluation.every == 0:
             self._evaluate()
         else:
-            self._each(lambda lane: self._write(lane, None, None))
+            self.each(lambda lane: self._write(lane, None, None))
         self._save()
         if not last and self._agree(self.runtime.stop()):
             raise Interrupted("interrupted: all lanes are saved, the same command goes on from here")
@@ -210,7 +223,7 @@ class Trainer:
 
         for images, labels, index in self.evaluation:
             images = images.to(self.accelerator.device, non_blocking=True)
-            self._each(partial(see, images=images, labels=labels, index=index))
+            self.each(partial(see, images=images, labels=labels, index=index))
         for lane in self.lanes:
             result, averaged = examiners[lane.label].results()
             self.results[lane.label] = result
@@ -219,11 +232,12 @@ class Trainer:
     def _write(self, lane: Lane, top1: float | None, ema_top1: float | None) -> None:
         if top1 is not None:
             self._lane_view(lane).top1 = top1
-        self.runtime.events.epoch(self.view, lane.label, lane.end_epoch(top1, ema_top1))
+        line = lane.end_epoch(top1, ema_top1)
+        self.runtime.events.epoch(self.view, lane.label, line)
+        self.keeper.log(lane, self.view, line)
 
     def _save(self) -> None:
-        for lane in self.lanes:
-            self.keeper.save(lane)
+        self.each(self.keeper.save)
         self._saved = time.monotonic()
 
     def _show(self, step: int) -> None:

@@ -1,5 +1,6 @@
 """Device, precision and processes."""
 
+import os
 import platform
 
 import torch
@@ -15,7 +16,16 @@ PRECISIONS = {"fp32": "no", "bf16": "bf16"}
 
 def device_name(device: torch.device) -> str:
     """Return the name that records have of a device."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU ({platform.machine()})"
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type.upper()} ({platform.machine()})"
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use; macOS and Windows tell no more than how many there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def make_accelerator(precision: str = "fp32", cpu: bool = False, threads: int = 1) -> Accelerator:

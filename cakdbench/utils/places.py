@@ -4,6 +4,8 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
+from cakdbench.utils.errors import UsageError
+
 EARLIER = "~/.cache/cakdbench"
 """The place of everything in earlier versions, on every system, whatever XDG_CACHE_HOME said."""
 
@@ -12,3 +14,14 @@ def cache_path(name: str) -> Path:
     """Return the folder `name` of the user's cache; one at its earlier place counts as long as there is no other."""
     folder, earlier = user_cache_path("cakdbench", appauthor=False) / name, Path(EARLIER).expanduser() / name
     return earlier if earlier.exists() and not folder.exists() else folder
+
+
+def existing_folder(path: Path | None) -> Path | None:
+    """Return the folder that a user names for datasets; a mistyped one is not made.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if path is not None and not path.expanduser().is_dir():
+        raise UsageError(f"no folder {path} for datasets: make it with `mkdir -p {path}`, or mend its name")
+    return path

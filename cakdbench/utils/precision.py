@@ -23,6 +23,11 @@ def force_fp32(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return wrapped
 
 
+def float64(x: Tensor) -> Tensor:
+    """Return `x` in float64 on the CPU, since Apple's GPUs have none; without content it stays on its meta device."""
+    return x.double() if x.is_meta else x.cpu().double()
+
+
 def _raise(value: Any) -> Any:
     half = isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
     return value.float() if half else value

@@ -30,17 +30,23 @@ def seeded(*parts: object, device: torch.device | None = None) -> Iterator[int]:
 
     Args:
         parts: what the randomness may depend on, e.g. `(seed, epoch, index)`.
-        device: a CUDA device whose generator is seeded and put back too.
+        device: a GPU whose generator is seeded and put back too.
     """
-    cuda = [device] if device is not None and device.type == "cuda" else []
+    kind = device.type if device else "cpu"
+    cuda = [device] if device is not None and kind == "cuda" else []
     outer = random.getstate(), np.random.get_state()
+    apple = torch.mps.get_rng_state() if kind == "mps" else None
     with torch.random.fork_rng(devices=cuda):
         seed = reseed(*parts)
         for gpu in cuda:
             with torch.cuda.device(gpu):
                 torch.cuda.manual_seed(seed)
+        if apple is not None:
+            torch.mps.manual_seed(seed)
         try:
             yield seed
         finally:
             random.setstate(outer[0])
             np.random.set_state(outer[1])
+            if apple is not None:
+                torch.mps.set_rng_state(apple)

@@ -23,8 +23,24 @@ class Table(BaseModel):
 
 
 T = TypeVar("T", bound=Table)
-_BRANCH = re.compile(r"constrained-|tuple\[")
+_BRANCH = re.compile(r"constrained-|tuple\[|^(float|int|str|none|finite-float)$")
 """The mark pydantic puts on the branch of a union in the place of an error."""
+_WORDS = {
+    "Field required": "missing",
+    "Input should be": "must be",
+    "a valid integer": "a whole number",
+    "a valid boolean": "true or false",
+    "a valid number": "a number",
+    "a valid string": "text",
+    "a valid array": "a list, as [1,2]",
+    "greater than or equal to": "at least",
+    "less than or equal to": "at most",
+    "greater than": "above",
+    "less than": "below",
+    "Tuple should have": "must have",
+    " after validation": "",
+}
+"""pydantic's words, and those of who writes settings."""
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -63,8 +79,7 @@ def checked(model: type[T], table: Mapping[str, Any], where: str | Path) -> T:
         # JSON is the strict mode that takes arrays for tuples and 1 for 1.0, as TOML writers expect.
         return model.model_validate_json(json.dumps(table, default=str), strict=True)
     except ValidationError as error:
-        problems = "; ".join(_problem(model, detail) for detail in error.errors())
-        raise UsageError(f"{where}: {problems}") from error
+        raise UsageError(f"{where}: {problems(error, model)}") from error
 
 
 def inside(where: str | Path, key: str, error: UsageError) -> UsageError:
@@ -82,17 +97,42 @@ def setting_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield prefix + name
 
 
-def _problem(model: type[BaseModel], detail: Mapping[str, Any]) -> str:
-    location = tuple(part for part in detail["loc"] if not _BRANCH.search(str(part)))
-    key = "".join(f"[{part + 1}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
-    if detail["type"] == "extra_forbidden":
-        return str(unknown("key", key, _siblings(model, location)))
-    if detail["type"] == "missing":
-        return f"{key}: missing"
-    message = detail["msg"].removeprefix("Value error, ")
+def problems(error: ValidationError, model: type[BaseModel] | None = None) -> str:
+    """Return what a validator found, in one line: `key: what it must be (given: value)` for each thing wrong.
+
+    Args:
+        model: whose keys are the nearest to one that is unknown.
+    """
+    found: dict[tuple[str, str], list[str]] = {}
+    for detail in error.errors():
+        location = tuple(part for part in detail["loc"] if not _BRANCH.search(str(part)))
+        key = "".join(f"[{part + 1}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
+        if detail["type"] == "extra_forbidden" and model:
+            key, message, given = "", str(unknown("key", key, _siblings(model, location))), ""
+        else:
+            message, given = _message(detail["msg"]), _given(detail)
+        found.setdefault((key, given), []).append(message)
+    return "; ".join(_joined(key, messages) + given for (key, given), messages in found.items())
+
+
+def _joined(key: str, messages: list[str]) -> str:
+    """Return what a key must be; the branches of a union as one alternative."""
+    first, *others = dict.fromkeys(messages)
+    text = " or ".join([first, *(other.removeprefix("must be ") for other in others)])
+    return f"{key}: {text}" if key else text
+
+
+def _message(text: str) -> str:
+    """Return a validator's message in the words of who writes settings."""
+    text = text.removeprefix("Value error, ").partition(", unable to parse")[0].partition(", got a number")[0]
+    for theirs, ours in _WORDS.items():
+        text = text.replace(theirs, ours)
+    return text
+
+
+def _given(detail: Mapping[str, Any]) -> str:
     value = detail["input"]
-    given = "" if isinstance(value, (dict, list, tuple, BaseModel)) else f" (given: {value!r})"
-    return f"{key}: {message}{given}" if key else message
+    return "" if detail["type"] == "missing" or isinstance(value, dict | BaseModel) else f" (given: {value!r})"
 
 
 def _siblings(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:

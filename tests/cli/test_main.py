@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -12,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cakdbench.engine.teachers import Teachers, note_training
+from cakdbench.engine.teachers import Teachers
 from cakdbench.grid.plan import Settings
 from cakdbench.grid.teachers import teachers_from_file
 from cakdbench.models.staged import StagedModel
@@ -92,6 +93,16 @@ def test_run_trains_teacher_and_students_and_keeps_everything_needed_to_trust_th
     assert found["scratch"].extra_parameters == found["kd"].extra_parameters == 0 < found["ofa"].extra_parameters
 
 
+def test_results_with_changed_settings_are_shown_apart_with_their_gains(finished):
+    shell, output = finished
+    table = output.partition("Apart from the boards: demo with other settings")[2]
+    assert "recipe.epochs = 2 (standard 6)" in table
+    found = {label: record.result.top1 for label, record in records(shell).items()}
+    for label, top1 in found.items():
+        gain = "" if label == "scratch" else f"{top1 - found['scratch']:+.2f}, "
+        assert re.search(rf"{label} .* {re.escape(f'{top1:.2f} ({gain}n 1)')}", table)
+
+
 def test_the_same_command_again_trains_nothing(finished):
     shell, _ = finished
     before = {path: path.stat().st_mtime_ns for path in shell.store.rglob("record.json")}
@@ -129,6 +140,20 @@ def test_dry_run_shows_plan_states_and_an_estimate_and_starts_nothing(shell):
     assert not shell.store.exists()
 
 
+@pytest.mark.parametrize(
+    ("init", "words"),
+    [
+        ("run:scratch:vit_xs@timm:folder/tiny", ["3 planned"]),
+        ("run:scratch:vit_s@timm:folder/tiny", ["the student vit_xs cannot start from run:scratch", "no finished run"]),
+        ("file:gone.pth", ["the student vit_xs cannot start from file:gone.pth", "No such file"]),
+    ],
+)
+def test_students_start_from_a_finished_run_or_it_is_said_before(finished, init, words):
+    shell, _ = finished
+    code, output = shell.run("--methods", "ofa", "--dry-run", settings=(*SHORT, f"recipe.init={init}"))
+    assert code == 0 and all(word in output for word in words), output
+
+
 def test_a_changed_number_makes_other_runs(finished):
     shell, _ = finished
     before = set(Store(shell.store).root.iterdir())
@@ -138,10 +163,24 @@ def test_a_changed_number_makes_other_runs(finished):
     assert [json.loads((path / "identity.json").read_text())["method"]["config"]["gamma"] for path in new] == [1.4]
 
 
+def test_a_plan_fetches_nothing(shell, monkeypatch):
+    def connect(*_, **__):
+        raise AssertionError("a dry run asks the network")
+
+    monkeypatch.setattr("socket.socket.connect", connect)
+    pairs = "swin_t>resnet18@cifar100,deit_t>resnet18@imagenet1k,resnet_m>vit_xs@timm:torch/cifar10"
+    for pair in pairs.split(","):
+        code, output = shell.run("--methods", "kd", "--dry-run", pairs=pair)
+        assert code in (0, 2) and ("nothing was downloaded" in output or "cannot open" in output), output
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["--methods", "offa"], ["offa", "ofa"]),
+        (["--workers", "-1"], ["--workers", "equal to 0"]),
+        (["--data-dir", "mistyped"], ["no folder mistyped", "mkdir"]),
+        (["--method-file", "."], ["no method file at ."]),
         (["--methods", "fbt:no_infonse"], ["no_infonse", "no_infonce"]),
         (["--seeds", "one"], ["--seeds", "one"]),
         (["--recipe", "demoo"], ["demoo", "demo"]),
@@ -181,6 +220,8 @@ def test_a_wrong_pair_ends_with_code_2_and_says_what_to_do(shell, pairs, words):
         ("recipe.epoch=5", ["epoch", "epochs"]),
         ("ofa.gama=1", ["gama", "gamma"]),
         ("ofa.gamma=high", ["gamma", "high"]),
+        ("ofa.gamma=true", ["gamma", "number", "True"]),
+        ("ofa.gamma=nan", ["gamma", "finite"]),
         ("fbt.gamma=1", ["fbt", "not among the methods"]),
         ("gamma=1", ["OWNER.KEY=VALUE"]),
         ("recipe.global_batch=500", ["500", "80 training images"]),
@@ -228,17 +269,6 @@ def test_no_student_is_trained_before_all_teachers_are_through_their_gates(taugh
     assert len(Store(shell.store).records()[0]) == before
 
 
-def test_training_a_teacher_twice_or_by_a_wrong_name_leaves_its_list_usable(shell):
-    places = [*shell.places(), "--cpu"]
-    for name, word in (("vit_n@timm:folder/tiny", "vit_m"), ("vit_m@fashion_dem", "fashion_demo")):
-        code, output = shell("teacher", "train", name, "--recipe", "demo_teacher", *places)
-        assert code == 2 and word in output
-    for recipe in ("demo_teacher", "demo"):
-        note_training(shell.work / "teachers", "vit_m", "timm:folder/tiny", recipe)
-    entries = teachers_from_file(shell.work / "teachers" / "teachers.toml")
-    assert [entry.train for entry in entries.values()] == ["demo"]
-
-
 def test_a_teacher_made_otherwise_than_the_registry_says_is_not_standard(finished):
     shell, _ = finished
     store = Store(shell.store)
@@ -266,20 +296,81 @@ def test_a_missing_teacher_file_is_asked_for_by_name(shell):
     assert code == 1 and "gone.pth" in output
 
 
-def test_teacher_commands_train_and_check(shell):
-    name = "vit_m@timm:folder/tiny"
-    places = [*shell.places(), "--cpu"]
-    code, output = shell("teacher", "check", name, *places)
-    assert code == 2 and "cakdbench teacher train" in output
+VIT = "vit_m@timm:folder/tiny"
+QUICK = ('extends = "demo_teacher"\ntitle = "quick"\nsource = "test"\nepochs = 1\n'
+         'global_batch = 20\nlocal_batch = 20\n')  # fmt: skip
+
+
+def teach(shell, *arguments):
     recipe = shell.work / "quick.toml"
-    recipe.write_text('extends = "demo_teacher"\ntitle = "quick"\nsource = "test"\nepochs = 1\n'
-                      'global_batch = 20\nlocal_batch = 20\n')  # fmt: skip
-    code, output = shell("teacher", "train", name, "--recipe", str(recipe), *places)
-    assert code == 0, output
-    code, output = shell("teacher", "check", name, *places)
-    assert code == 0 and "sha256" in output
-    code, output = shell.run("--methods", "kd", pairs="vit_m>resnet_s@timm:folder/tiny", settings=ONCE)
-    assert code == 0, output
+    return shell("teacher", "train", VIT, "--recipe", str(recipe), *shell.places(), "--cpu", *arguments)
+
+
+def test_a_teacher_of_ones_own_has_an_entry_that_hangs_on_no_file(shell):
+    places = [*shell.places(), "--cpu"]
+    own = shell.store / "teachers.toml"
+    code, output = shell("teacher", "check", VIT, *places)
+    assert code == 2 and "cakdbench teacher train" in output
+    (shell.work / "quick.toml").write_text(QUICK)
+    code, output = teach(shell)
+    assert code == 0 and str(own) in output, output
+    (shell.work / "quick.toml").unlink()  # the entry has its numbers
+    entry = teachers_from_file(own)["vit_m", "timm:folder/tiny"]
+    assert (entry.train, entry.training_recipe().epochs, len(entry.sha256)) == ("quick", 1, 64)
+    assert str(shell.work) not in own.read_text()
+    code, output = shell("teacher", "check", VIT, *places)
+    assert code == 0 and entry.sha256 in output
+    code, output = shell("teacher", "list", "--store", str(shell.store))
+    assert VIT in output and "trained by quick" in output and "teachers.toml" in output
+    pairs = "vit_m>resnet_s@timm:folder/tiny"
+    settings = tuple(s for s in ONCE if s.startswith("recipe"))
+    code, output = shell.run("--methods", "kd", pairs=pairs, settings=settings)
+    assert code == 0 and "training first" not in output, output
+    [taught] = [r for r in Store(shell.store).records()[0] if r.label == "kd"]
+    assert taught.identity.teacher.sha256 == entry.sha256
+
+    (shell.work / "quick.toml").write_text(QUICK.replace("epochs = 1", "epochs = 2"))
+    code, output = teach(shell, "--seed", "3", "--set", "recipe.label_smoothing=0.2")
+    assert code == 0 and "recipe.epochs = 2 (standard 1)" in output and "recipe.label_smoothing" in output
+    [other] = teachers_from_file(own).values()
+    assert other.seed == 3 and other.sha256 != entry.sha256
+
+    [run] = [run for run in Store(shell.store).runs() if run.is_done and run.record().weights_sha256 == other.sha256]
+    shutil.rmtree(run.path)
+    code, output = shell.run("--methods", "kd", pairs=pairs, settings=settings)
+    assert code == 1 and other.sha256[:16] in output and "teacher train" in output
+
+    code, output = shell("teacher", "remove", VIT, "--store", str(shell.store))
+    assert code == 0 and str(own) in output and not teachers_from_file(own)
+    code, output = shell("teacher", "remove", VIT, "--store", str(shell.store))
+    assert code == 2 and "teacher list" in output
+
+
+def test_a_training_that_fails_leaves_no_entry(shell):
+    places = [*shell.places(), "--cpu"]
+    for name, word in (("vit_n@timm:folder/tiny", "vit_m"), ("vit_m@fashion_dem", "fashion_demo")):
+        code, output = shell("teacher", "train", name, "--recipe", "demo_teacher", *places)
+        assert code == 2 and word in output
+    (shell.work / "quick.toml").write_text(QUICK + '[optimizer]\nname = "sgd"\nlr = 1e30\nweight_decay = 0.0\n')
+    code, output = teach(shell)
+    assert code == 1 and "failed" in output
+    assert not list(shell.work.rglob("teachers.toml"))
+
+
+def test_a_file_of_ones_own_keeps_what_else_is_in_it(finished):
+    shell, _ = finished
+    mine = shell.work / "mine.toml"
+    entry = '[[teachers]]\nmodel = "{}"\ndataset = "timm:folder/tiny"\n{}\n\n'
+    other = entry.format("vit_m", 'path = "vit.pth"  # from a friend')
+    mine.write_text("# My teachers\n" + entry.format("resnet_m", 'train = "demo_teacher"') + other)
+    command = ["teacher", "train", "resnet_m@timm:folder/tiny", *shell.places(), "--cpu", "--teachers", str(mine)]
+    code, output = shell(*command, "--set", *(s for s in SHORT if s.startswith("teacher")))
+    assert code == 0 and "epoch 1/" not in output, output  # it is the run that is there already
+    text = mine.read_text()
+    assert text.startswith("# My teachers\n[[teachers]]") and other.strip() in text
+    assert teachers_from_file(mine)["resnet_m", "timm:folder/tiny"].recipe["epochs"] == 2
+    assert shell(*command)[0] == 0 and mine.read_text() == text
+    assert not (shell.store / "teachers.toml").exists()
 
 
 @pytest.mark.parametrize("what", ["methods", "pairs", "datasets", "recipes", "teachers"])  # models: in test_zoo

@@ -48,3 +48,14 @@ def test_nothing_is_overwritten(shell, written):
     code, output = shell("new", "other", "--folder", str(folder))
     assert code == 2 and "exists" in output
     assert (folder / "other.py").read_text() == "mine" and not (folder / "test_other.py").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_named(shell):
+    (shell.work / "file").write_text("")
+    code, output = shell("new", "my_own", "--folder", str(shell.work / "file" / "inside"))
+    assert code == 2 and "cannot write into" in output and len(output.strip().splitlines()) == 1
+
+
+def test_a_store_that_is_not_there_is_named(shell):
+    code, output = shell("status", "--store", "mistyped")
+    assert code == 2 and "no store at mistyped" in output

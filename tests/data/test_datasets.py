@@ -13,8 +13,8 @@ import pytest
 from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST
 
 from cakdbench.data.datasets import dataset_facts, dataset_names, load_dataset
-from cakdbench.data.splits import from_arrays, from_files
-from cakdbench.utils.errors import CakdError, UsageError
+from cakdbench.data.splits import content_hash, from_arrays, from_files
+from cakdbench.utils.errors import UsageError
 from tests.data.data_lab import encoded, grey_halves, image_tree, random_arrays, write_fashion
 
 HALF = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
@@ -222,15 +222,6 @@ def test_validation_images_without_class_folders_are_refused(tmp_path):
         load_dataset("imagenet1k", tmp_path)
 
 
-def test_an_image_that_cannot_be_decoded_is_named(tmp_path):
-    path = tmp_path / "broken.jpg"
-    path.write_bytes(encoded(format="JPEG")[:200])
-    half = (tmp_path, [(str(path), 0)])
-    broken = from_files("broken", half, half, class_names=("a",), **HALF)
-    with pytest.raises(CakdError, match="broken.jpg cannot be decoded"):
-        broken.train.image(0)
-
-
 def fingerprint(train, test, mean=(0.5,) * 3):
     return from_arrays("x", train, test, class_names=tuple("abcd"), mean=mean, std=(0.5,) * 3).fingerprint
 
@@ -250,17 +241,50 @@ def test_one_pixel_label_or_statistic_changes_the_fingerprint():
     assert fingerprint(*halves()) == prints[0]
 
 
-def test_the_fingerprint_of_files_covers_names_and_labels_but_not_the_folder():
-    def of(folder, names=("a/0.png", "b/0.png"), labels=(0, 1), test=("a/9.png",)):
-        train = [(f"{folder}/train/{name}", label) for name, label in zip(names, labels, strict=True)]
-        val = [(f"{folder}/val/{name}", 0) for name in test]
-        halves = (Path(folder) / "train", train), (Path(folder) / "val", val)
-        return from_files("x", *halves, class_names=("a", "b"), **HALF).fingerprint
+def test_the_fingerprint_of_files_covers_names_labels_and_pixels_but_not_the_folder(tmp_path):
+    def of(folder, names=("a/0.png", "b/0.png"), labels=(0, 1), test=("a/9.png",), seed=0):
+        root = tmp_path / folder
+        for name in [f"train/{name}" for name in names] + [f"val/{name}" for name in test]:
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_bytes(encoded(seed + len(name), "BMP"))  # of one size, whatever the pixels
+        train = [(f"{root}/train/{name}", label) for name, label in zip(names, labels, strict=True)]
+        val = [(f"{root}/val/{name}", 0) for name in test]
+        return from_files("x", (root / "train", train), (root / "val", val), class_names=("a", "b"), **HALF).fingerprint
 
-    assert of("/here") == of("/there")
-    others = [of("/x", names=("a/0.png", "b/1.png")), of("/x", labels=(0, 0)), of("/x", test=("a/8.png",))]
-    moved = of("/x", names=("a/0.png",), labels=(0,), test=("b/0.png", "a/9.png"))
-    assert len({of("/x"), moved, *others}) == 5
+    assert of("here") == of("there")
+    others = [
+        of("x", names=("a/0.png", "b/1.png")),
+        of("x", labels=(0, 0)),
+        of("x", test=("a/8.png",)),
+        of("x", seed=1),
+    ]
+    moved = of("x", names=("a/0.png",), labels=(0,), test=("b/0.png", "a/9.png"))
+    assert len({of("x"), moved, *others}) == 6
+
+
+def test_of_many_files_the_fingerprint_hashes_a_sample_and_content_hash_all(tmp_path, monkeypatch):
+    monkeypatch.setattr("cakdbench.data.splits.HASHED", 2)
+    for path in [tmp_path / split / "a" / f"{n}.png" for split in ("train", "val") for n in range(8)]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded())
+    halves = [
+        (tmp_path / split, [(f"{tmp_path}/{split}/a/{n}.png", 0) for n in range(8)]) for split in ("train", "val")
+    ]
+
+    def after(number: int, content: bytes):
+        path = tmp_path / "train" / "a" / f"{number}.png"
+        path.write_bytes(content)
+        with pytest.warns(UserWarning, match="[78] test images are training images too, such as a/"):
+            data = from_files("x", *halves, class_names=("a",), **HALF)
+        hashes = data.fingerprint, content_hash(data)
+        path.write_bytes(encoded())
+        return hashes
+
+    before = after(0, encoded())
+    repainted = [after(number, encoded()[:-1] + b"x") for number in range(8)]
+    assert sum(fingerprint != before[0] for fingerprint, _ in repainted) == 2
+    assert len({before[1], *(content for _, content in repainted)}) == 9
+    assert all(after(number, encoded() + b"x")[0] != before[0] for number in range(8))
 
 
 def test_the_same_object_is_given_again(tmp_path):

@@ -97,7 +97,7 @@ def test_speeds_of_earlier_runs_on_an_equal_device_count(cpu, record):
 
     def seconds(**conditions):
         fast = record.model_copy(update={"conditions": record.conditions.model_copy(update=conditions)})
-        speeds, basis = estimates.model_speeds([work], cpu, 8, [fast])
+        speeds, basis, _ = estimates.model_speeds([work], cpu, 8, [fast])
         return speeds[work.key].student, basis
 
     recorded, basis = seconds(images_per_second=4.0)

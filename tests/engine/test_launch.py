@@ -2,8 +2,8 @@
 
 import pytest
 
-from cakdbench.engine.launch import Share
 from cakdbench.engine.preview import Preview
+from cakdbench.engine.share import Share
 from cakdbench.grid.plan import Settings, make_plan
 from cakdbench.grid.suites import resolve_pairs
 from cakdbench.store import Store

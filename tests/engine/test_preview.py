@@ -2,6 +2,11 @@
 
 import pytest
 
+from cakdbench.data.datasets import load_dataset
+from cakdbench.data.stream import check_batches
+from cakdbench.recipes import load_recipe
+from cakdbench.utils.errors import UsageError
+
 
 @pytest.fixture
 def entries(tmp_path):
@@ -40,3 +45,16 @@ def test_a_run_stops_at_the_first_of_them(shell, entries):
         "--cpu", "--teachers", str(entries),
     )  # fmt: skip
     assert code != 0 and "cifar-100-python" in output and not shell.store.exists()
+
+
+@pytest.mark.parametrize("changes", [{"global_batch": 6000, "local_batch": 50}, {"global_batch": 50}])
+@pytest.mark.parametrize("owner", ["recipe", "teacher"])
+def test_batches_that_do_not_fit_name_the_setting_that_mends_it(changes, owner):
+    recipe = load_recipe("demo_teacher").override(changes)
+    with pytest.raises(UsageError, match=f"the {owner}'s global_batch .* set {owner}[.](global|local)_batch"):
+        check_batches(load_dataset("fashion_demo"), recipe, 2, owner)
+
+
+def test_a_teacher_that_is_not_trained_yet_is_not_called_damaged(shell):
+    code, output = shell("teacher", "check", "resnet_m@fashion_demo", *shell.places(), "--cpu")
+    assert code == 1 and "is not trained yet: `cakdbench teacher train resnet_m@fashion_demo`" in output

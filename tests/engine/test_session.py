@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from cakdbench.engine.launch import Share
 from cakdbench.engine.launch.assignment import Assignment
 from cakdbench.engine.launch.local import LocalLauncher, workers
 from cakdbench.engine.options import RunOptions, from_json, run_options, to_json
 from cakdbench.engine.session import Session
+from cakdbench.engine.share import Share
 from cakdbench.method import Method, Step
 from cakdbench.registry import register
 from cakdbench.store import Store

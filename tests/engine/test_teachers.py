@@ -125,7 +125,7 @@ def test_own_files_add_and_override_and_the_last_one_wins(tmp_path, registry):
     found = load_teachers([first, second])
     entry = found["swin_t", "cifar100"]
     assert (entry.accuracy, entry.allowed, entry.url) == (91, 0.2, None)
-    assert entry.path == entry.source == str(tmp_path / "weights" / "swin.safetensors")
+    assert entry.path == str(tmp_path / "weights" / "swin.safetensors") and entry.source == "swin.safetensors"
     assert found["timm:convnext_nano", "timm:torch/qmnist"].source == "trained by demo_teacher"
     assert found["vit_s", "cifar100"] == registry["vit_s", "cifar100"]
 

@@ -1,4 +1,4 @@
-"""Files of golden steps, one a method: read, compare, write."""
+"""Files of golden steps, one a method and one of the engine: read, compare, write."""
 
 import json
 import math
@@ -6,10 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .steps import Values
+Values = dict[str, float]
+"""The numbers of a training step by name: `loss LABEL`, `student gradient`, `extra gradient`, `logits`, `buffers`."""
 
 FOLDER = Path(__file__).with_name("steps")
 RELATIVE, ABSOLUTE = 1e-5, 1e-13
+ENGINE, HALF = "engine", "half precision"
+FLOAT32, FLOAT32_RELATIVE = {ENGINE, HALF}, 1e-4
+"""Words in the names of steps that lower precision takes part in, and their tolerance."""
 
 
 @dataclass
@@ -44,38 +48,43 @@ def differences(before: dict[str, Values], now: dict[str, Values]) -> list[str]:
         f"{step}: {sentence}"
         for step, values in now.items()
         if step in before
-        for sentence in _differences(before[step], values)
+        for sentence in _differences(before[step], values, _relative(step))
     ]
 
 
-def _differences(before: Values, now: Values) -> Iterator[str]:
+def _relative(step: str) -> float:
+    return RELATIVE if FLOAT32.isdisjoint(step.split(", ")) else FLOAT32_RELATIVE
+
+
+def _differences(before: Values, now: Values, relative: float) -> Iterator[str]:
     for name in before.keys() | now.keys():
         if name not in before or name not in now:
             yield f"{name} is {'gone' if name in before else 'new'}"
-        elif not math.isclose(before[name], now[name], rel_tol=RELATIVE, abs_tol=ABSOLUTE):
+        elif not math.isclose(before[name], now[name], rel_tol=relative, abs_tol=ABSOLUTE):
             yield f"{name} was {before[name]:.9g} and is {now[name]:.9g}"
 
 
-def complaint(method_id: str, version: int, golden: Golden | None, now: dict[str, Values]) -> str | None:
-    """Return in what a method's steps are not the golden ones, and the fix; None if they are."""
-    command = f"`python -m tests.golden {method_id}`"
+def complaint(name: str, version: int, golden: Golden | None, now: dict[str, Values]) -> str | None:
+    """Return in what steps of a method, or of the engine, are not the golden ones, and the fix; None if they are."""
+    command = f"`python -m tests.golden {name}`"
     if golden is None:
-        return f"{method_id} has no golden steps: write them with {command}"
+        return f"{name} has no golden steps: write them with {command}"
     changed = differences(golden.steps, now)
     if version < golden.version:
         changed = [f"its version was {golden.version} and is {version}"]
     if version < golden.version or (changed and version == golden.version):
-        return _unversioned(method_id, golden.version, changed, command)
+        return _unversioned(name, golden.version, changed, command)
     if version > golden.version:
-        return f"{method_id} has version {version}, its golden steps {golden.version}: regenerate with {command}"
+        return f"{name} has version {version}, its golden steps {golden.version}: regenerate with {command}"
     if unlike := sorted(now.keys() ^ golden.steps.keys()):
         return f"{unlike[0]}: only {'run' if unlike[0] in now else 'kept'}, so not compared: regenerate with {command}"
     return None
 
 
-def _unversioned(method_id: str, version: int, changed: list[str], command: str) -> str:
+def _unversioned(name: str, version: int, changed: list[str], command: str) -> str:
+    raising = "raise records.ENGINE_VERSION" if name == ENGINE else f"raise version= in @register of {name}"
     return (
-        f"{method_id} no longer computes what its version {version} did:\n  " + "\n  ".join(sorted(changed)[:8]) + "\n"
-        f"raise version= in @register of {method_id} and regenerate with {command}, or undo the change. "
+        f"{name} no longer computes what its version {version} did:\n  " + "\n  ".join(sorted(changed)[:8]) + "\n"
+        f"{raising} and regenerate with {command}, or undo the change. "
         "(If only a default of its Config changed, which its keys show by themselves, add --force.)"
     )

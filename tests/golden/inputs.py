@@ -16,8 +16,10 @@ from cakdbench.models.zoo import model_info
 from cakdbench.recipes import Recipe, load_recipe
 from cakdbench.train.trainer import label_criterion
 
-MODELS = {"cnn": "resnet_s", "msa": "vit_xs", "mlp": "mixer_xs"}
+MODELS = {"cnn": "resnet_s", "msa": "vit_xs", "mlp": "mixer_xs", "swin": "swin_m"}
 CLASSES, SAMPLES = 10, 24
+SIZE, LARGE = 64, 128
+"""Pixels; at the larger size the last block of a Swin's stage 3 shifts its windows, of which there are four."""
 STEPS, STEPS_PER_EPOCH = 3, 2
 EPOCHS = (0, 0, 30)
 """What the steps say of their epoch: the last one comes after every warm-up of a loss."""
@@ -42,8 +44,8 @@ def recipe(local_batches: int = 2) -> Recipe:
 
 
 @functools.cache
-def info(kind: str) -> ModelInfo:
-    return model_info(MODELS[kind], CLASSES, recipe().image_size)
+def info(kind: str, size: int) -> ModelInfo:
+    return model_info(MODELS[kind], CLASSES, size)
 
 
 def dataset_labels() -> Tensor:
@@ -52,9 +54,10 @@ def dataset_labels() -> Tensor:
 
 
 @functools.cache
-def _drawn(kind: str, seed: int) -> StagedModel:
+def _drawn(kind: str, size: int, seed: int) -> StagedModel:
     """Make a model of this kind whose parameters are all of a size, none zero and none from timm's own draws."""
-    model = StagedModel(MODELS[kind], CLASSES, recipe().image_size)
+    with float64():
+        model = StagedModel(MODELS[kind], CLASSES, size)
     generator = np.random.RandomState(seed)  # its streams are frozen for good, unlike those of torch's initialisers
     for name, parameter in model.named_parameters():
         noise = torch.from_numpy(generator.standard_normal(parameter.shape))
@@ -65,20 +68,20 @@ def _drawn(kind: str, seed: int) -> StagedModel:
     return model
 
 
-def student(kind: str) -> StagedModel:
-    return copy.deepcopy(_drawn(kind, 1)).train()
+def student(kind: str, size: int, seed: int = 1) -> StagedModel:
+    return copy.deepcopy(_drawn(kind, size, seed)).train()
 
 
 @functools.cache
-def teacher(kind: str) -> StagedModel:
+def teacher(kind: str, size: int) -> StagedModel:
     """Return the frozen teacher, one for all methods."""
-    return copy.deepcopy(_drawn(kind, 2)).requires_grad_(False).eval()
+    return copy.deepcopy(_drawn(kind, size, 2)).requires_grad_(False).eval()
 
 
-def batches(kind: str, step: int, local_batches: int) -> Iterator[Batch]:
+def batches(kind: str, size: int, step: int, local_batches: int) -> Iterator[Batch]:
     """Yield a step's local batches and what the teacher makes of them; labels are mixed in the last step."""
     for number in range(local_batches):
-        images, target, index = (tensor.clone() for tensor in _samples(step, number))
+        images, target, index = (tensor.clone() for tensor in _samples(size, step, number))
         yield Batch(
             images,
             target,
@@ -86,17 +89,17 @@ def batches(kind: str, step: int, local_batches: int) -> Iterator[Batch]:
             epoch=EPOCHS[step],
             step=step % STEPS_PER_EPOCH,
             criterion=label_criterion(recipe()),
-            teacher=copy.deepcopy(_taught(kind, step, number)),
+            teacher=copy.deepcopy(_taught(kind, size, step, number)),
             micro_batch=number,
         )
 
 
 @functools.cache
-def _samples(step: int, number: int) -> tuple[Tensor, Tensor, Tensor]:
-    size, pixels = recipe().local_batch, recipe().image_size
-    first = step * recipe().global_batch + number * size
-    noise = np.random.RandomState(100 + first).standard_normal((size, 3, pixels, pixels))
-    index = torch.arange(first, first + size) % SAMPLES
+def _samples(size: int, step: int, number: int) -> tuple[Tensor, Tensor, Tensor]:
+    count = recipe().local_batch
+    first = step * recipe().global_batch + number * count
+    noise = np.random.RandomState(100 + first).standard_normal((count, 3, size, size))
+    index = torch.arange(first, first + count) % SAMPLES
     target = dataset_labels()[index]
     if step == STEPS - 1:
         one_hot = nn.functional.one_hot(target, CLASSES).double()
@@ -105,6 +108,10 @@ def _samples(step: int, number: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @functools.cache
-def _taught(kind: str, step: int, number: int) -> Output:
-    with torch.no_grad():
-        return teacher(kind)(_samples(step, number)[0], stages=True, preacts=True, attention=True)
+def _taught(kind: str, size: int, step: int, number: int) -> Output:
+    return teach(kind, _samples(size, step, number)[0])
+
+
+@torch.no_grad()
+def teach(kind: str, images: Tensor) -> Output:
+    return teacher(kind, images.shape[-1])(images, stages=True, preacts=True, attention=True)

@@ -8,10 +8,14 @@ import torch
 from torch import nn
 
 from cakdbench.method import Method, Step
+from cakdbench.methods.kd import kd_loss
+from cakdbench.records import ENGINE_VERSION
 from cakdbench.registry import get_method
+from cakdbench.train import trainer
 
-from .__main__ import regenerate
-from .files import RELATIVE, Golden, complaint, differences, read, write
+from . import engine
+from .__main__ import rewrite
+from .files import ENGINE, HALF, RELATIVE, Golden, complaint, differences, read, write
 from .steps import DIRECTIONS, Direction, steps_on, take_steps, version_of
 
 PAIR = Direction("msa", "cnn")
@@ -96,6 +100,42 @@ def test_a_changed_variant_is_seen():
     assert sentences and all(sentence.startswith("kd:mdistiller_cifar, ") for sentence in sentences)
 
 
+def test_a_loss_that_leaves_float32_is_seen_in_half_precision_alone():
+    method = get_method("kd")
+
+    def distill_step(self, batch):
+        step = method.distill_step(self, batch)
+        loss = kd_loss.__wrapped__(step.logits, batch.teacher.logits)
+        return Step(step.logits, step.losses | {"kd": loss})
+
+    now = steps_on(changed(method, distill_step=distill_step, variants={}), PAIR)
+    sentences = differences(read("kd").steps, now)
+    assert sentences and all(sentence.startswith(f"kd, {PAIR}, {HALF}: ") for sentence in sentences)
+
+
+@pytest.mark.parametrize("persistent", [True, False])
+def test_state_that_is_not_saved_is_seen(persistent):
+    class Counting(Projected):
+        def build(self):
+            super().build()
+            self.register_buffer("steps", torch.zeros(()), persistent=persistent)
+
+        def distill_step(self, batch):
+            step = super().distill_step(batch)
+            return Step(step.logits, step.losses | {"match": (1 + self.steps) * step.losses["match"]})
+
+        def step_end(self):
+            self.steps += 1
+
+    assert (take_steps(Counting, None, PAIR, resume=True) == take_steps(Counting, None, PAIR)) == persistent
+
+
+def test_a_changed_engine_is_seen(monkeypatch):
+    monkeypatch.setattr(trainer, "LabelSmoothingCrossEntropy", lambda smoothing: nn.CrossEntropyLoss())
+    reason = complaint(ENGINE, ENGINE_VERSION, read(ENGINE), engine.run_all())
+    assert "raise records.ENGINE_VERSION and regenerate with `python -m tests.golden engine`" in reason
+
+
 class Projected(Method):
     """Match pooled features through a linear map."""
 
@@ -139,20 +179,23 @@ def test_rewriting_a_method_changes_nothing(direction):
 
 
 def test_only_a_raised_version_or_force_overwrites(tmp_path):
-    assert regenerate(Projected, folder=tmp_path) is None
+    def regenerate(method, force=False):
+        return rewrite(method.id, version_of(method), steps_on(method, PAIR), force, tmp_path)
+
+    assert regenerate(Projected) is None
     path = tmp_path / "projected.json"
     first = path.read_bytes()
-    assert regenerate(Rewritten, folder=tmp_path) is None and path.read_bytes() == first
+    assert regenerate(Rewritten) is None and path.read_bytes() == first
 
     heavier = scaled(Projected, 2.0)
-    assert "raise version=" in regenerate(heavier, folder=tmp_path)
+    assert "raise version=" in regenerate(heavier)
     assert path.read_bytes() == first
-    assert regenerate(scaled(Projected, 2.0, version=2), folder=tmp_path) is None
+    assert regenerate(scaled(Projected, 2.0, version=2)) is None
     second = read("projected", tmp_path)
     assert second.version == 2 and differences(second.steps, read_steps(first))
 
-    assert "its version was 2 and is 1" in regenerate(Projected, folder=tmp_path)
-    assert regenerate(Projected, force=True, folder=tmp_path) is None and path.read_bytes() == first
+    assert "its version was 2 and is 1" in regenerate(Projected)
+    assert regenerate(Projected, force=True) is None and path.read_bytes() == first
 
 
 def read_steps(content: bytes) -> dict:

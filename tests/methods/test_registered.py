@@ -233,7 +233,7 @@ class TestSettings:
         with pytest.raises(ValueError, match=message):
             get_method(id).Config(**config)
         infos = model_info("resnet_m", CLASSES, SIZE), model_info("vit_xs", CLASSES, SIZE)
-        with pytest.raises(UsageError, match=f"(?s)setting of {id}: .*({message}|Input should be|should have)"):
+        with pytest.raises(UsageError, match=f"(?s)setting of {id}: .*({message}|must be|must have)"):
             resolve_config(get_method(id), None, *infos, "cifar100", config)
 
     def test_have_bounds_in_every_method_that_has_settings(self):

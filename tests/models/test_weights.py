@@ -5,9 +5,10 @@ import re
 import pytest
 import torch
 
+from cakdbench.models.checkpoints import unwrapped
 from cakdbench.models.staged import StagedModel
 from cakdbench.models.weights import load_weights, weights_sha256
-from cakdbench.utils.errors import TeacherError
+from cakdbench.utils.errors import WeightsError
 from tests.models.awake import awake, images
 
 
@@ -68,14 +69,16 @@ def same(state):
 @torch.no_grad()
 def test_checkpoints_load_whatever_their_names_and_wrappers(name, rename, wrap):
     source, target = awake(name, 10, 64).eval(), StagedModel(name, 10, 64).eval()
-    load_weights(target, wrap(rename(source.export_state())))
+    load_weights(target, unwrapped(wrap(rename(source.export_state()))).state)
     assert torch.equal(source(images(64)).logits, target(images(64)).logits)
 
 
 def test_averaged_weights_come_first():
     averaged, last = (StagedModel("mixer_xs", 10, 64) for _ in range(2))
     model = StagedModel("mixer_xs", 10, 64)
-    load_weights(model, {"state_dict": last.export_state(), "state_dict_ema": averaged.export_state()})
+    both = unwrapped({"state_dict": last.export_state(), "state_dict_ema": averaged.export_state()})
+    load_weights(model, both.state)
+    assert both.averaged and both.taken == "state_dict_ema"
     assert weights_sha256(model) == weights_sha256(averaged) != weights_sha256(last)
 
 
@@ -83,7 +86,7 @@ def test_averaged_weights_come_first():
 def test_a_head_of_another_class_count_is_an_error(name):
     model = StagedModel(name, 7, 64)
     before = weights_sha256(model)
-    with pytest.raises(TeacherError, match=f"10 classes and {name} is to have 7"):
+    with pytest.raises(WeightsError, match=f"10 classes and {name} is to have 7"):
         load_weights(model, StagedModel(name, 10, 64).export_state())
     assert weights_sha256(model) == before
 
@@ -99,19 +102,19 @@ def test_a_head_of_another_class_count_is_an_error(name):
     ],
 )
 def test_a_checkpoint_of_another_network_is_an_error(other, name):
-    with pytest.raises(TeacherError, match=name):
+    with pytest.raises(WeightsError, match=name):
         load_weights(StagedModel(name, 10, 64), StagedModel(other, 10, 64).export_state())
 
 
 def test_a_checkpoint_that_lacks_a_tensor_is_an_error():
     state = StagedModel("resnet_s", 10, 64).export_state()
     del state["layer2.0.bn1.weight"]
-    with pytest.raises(TeacherError, match="1 missing .layer2.0.bn1.weight"):
+    with pytest.raises(WeightsError, match="1 missing .layer2.0.bn1.weight"):
         load_weights(StagedModel("resnet_s", 10, 64), state)
 
 
 def test_a_checkpoint_of_another_size_is_an_error_where_tokens_are_mixed():
-    with pytest.raises(TeacherError, match="at 96 px.*another shape"):
+    with pytest.raises(WeightsError, match="at 96 px.*another shape"):
         load_weights(StagedModel("mixer_xs", 10, 96), StagedModel("mixer_xs", 10, 64).export_state())
 
 

@@ -96,9 +96,9 @@ def test_the_listed_kind_is_the_network_s(name):
 def test_the_list_of_models_names_each_and_its_size(shell):
     code, output = shell("list", "models")
     assert code == 0
-    lines = {line.split()[1]: line for line in output.splitlines() if line.startswith("│") and " M " in line}
+    lines = {line.split()[1]: line for line in output.splitlines() if line.startswith("│") and line.split()[1] != "│"}
     assert set(lines) == set(model_ids())
-    assert "28.29 M" in lines["swin_t"] and "11.69 M" in lines["resnet18"]
+    assert "28,288,354" in lines["swin_t"] and "11,689,512" in lines["resnet18"]
 
 
 @pytest.mark.parametrize("name", [name for name, entry in MODELS.items() if entry.notes == "demo model"])

@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 
 from cakdbench.grid.plan import Settings, make_plan
-from cakdbench.reports.explain import difference_table, explain_run, places, subject
+from cakdbench.reports.difference import difference_table, subject
+from cakdbench.reports.explain import explain_run, places
 from cakdbench.results.load import Evidence, find_run
 from cakdbench.store import RunFolder, Store
 from cakdbench.submissions.submit import npy_bytes

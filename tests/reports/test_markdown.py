@@ -202,6 +202,13 @@ class TestBeside:
         assert (cells["ofa"]["extra parameters"], cells["kd"]["student parameters"]) == ("20,000", "1,000,000")
         assert "Versions: timm 1.0.31, torch 2.9." in text
 
+    def test_images_left_out_stand_in_the_conditions(self):
+        whole = record("kd", A)
+        dataset = whole.identity.dataset.model_copy(update={"skipped": 3})
+        part = whole.model_copy(update={"identity": whole.identity.model_copy(update={"dataset": dataset})})
+        for run, words in ((whole, "demo ffffffff"), (part, "demo ffffffff (unreadable and left out: 3)")):
+            assert tables(section(page([run]), "Conditions"))[0][1][1] == words
+
     def test_versions_that_differ_are_all_named(self):
         records = [record("kd", A, 0), record("kd", A, 1), record("ofa", A, 0, versions={"torch": "2.6"})]
         assert "Versions: 2 runs with timm 1.0.31, torch 2.9; 1 runs with torch 2.6." in page(records)

@@ -1,28 +1,31 @@
 """Boards and states from a store on disk."""
 
 import io
+import shutil
 from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
-from cakdbench.cli.status import run_status, status_table
+from cakdbench.cli.status import print_status, run_status
 from cakdbench.grid.plan import Settings, make_plan
-from cakdbench.grid.suites import Pair, PairSpec, suites
+from cakdbench.grid.suites import Pair, PairSpec, resolve_pairs, suites
 from cakdbench.reports.pages import _strays, board_names, check_boards, write_boards
 from cakdbench.results.load import Evidence
 from cakdbench.store import Store
+from cakdbench.utils.errors import UsageError
+from tests.cli_lab import Shell
 from tests.reports.pages import main_table
 from tests.reports.synthetic import record, taught_by
 
 SPEC = PairSpec(Pair.parse("swin_t>resnet18@cifar100"), "ofa_cifar_cnn")
-DATASET = SimpleNamespace(name="cifar100", fingerprint="f" * 64)
+DATASET = SimpleNamespace(name="cifar100", fingerprint="f" * 64, skipped=None)
 
 
 def fill(store, specs=(SPEC,), seeds=(0,), settings=(), gain=1.0):
     """Finish the runs of scratch and kd; kd is `gain` points better."""
     for cell in make_plan([], specs, seeds, Settings.parse(settings)).cells:
-        dataset = SimpleNamespace(name=cell.pair.dataset, fingerprint=DATASET.fingerprint)
+        dataset = SimpleNamespace(name=cell.pair.dataset, fingerprint=DATASET.fingerprint, skipped=None)
         identity = cell.identity(dataset, taught_by(cell))
         folder = store.run(identity)
         assert folder.acquire()
@@ -142,12 +145,60 @@ def test_changed_settings_stay_out_of_the_table(store, console, tmp_path):
     assert aside.count("recipe.epochs = 1") == 2
 
 
-def test_pairs_of_no_board_are_shown_and_not_written(store, console, tmp_path):
+def test_pairs_of_no_board_have_a_page_too(store, console, tmp_path):
     free = PairSpec(Pair.parse("resnet18>resnet50@cifar100"), "ofa_cifar_cnn")
     fill(store, (free,))
     write_boards(Evidence(store, None), [free], tmp_path / "boards", console)
     assert "71.00 (+1.00)" in console.file.getvalue()
-    assert not (tmp_path / "boards").exists()
+    assert [path.name for path in (tmp_path / "boards").glob("*.*")] == ["other.md"]
+    assert "71.00 (+1.00)" in (tmp_path / "boards/other.md").read_text()
+
+
+OWN = """
+board = "{board}"
+board_title = "My suite"
+[suites.a]
+title = "A"
+recipe = "mine.toml"
+pairs = ["resnet18>resnet50@cifar100"]
+[suites.b]
+title = "B"
+recipe = "ofa_cifar_cnn"
+pairs = ["swin_t>resnet18@cifar100"]
+"""
+
+
+def own_file(folder, board="mine"):
+    (folder / "mine.toml").write_text('extends = "ofa_cifar_cnn"\ntitle = "Mine"\nsource = "me"\nepochs = 7\n')
+    (folder / "my.toml").write_text(OWN.format(board=board))
+    return str(folder / "my.toml")
+
+
+def test_a_suite_of_ones_own_has_a_page_in_every_format(store, tmp_path):
+    """A pair that a suite of cakdbench has too (the last) is on one's own board alone."""
+    pairs = own_file(tmp_path)
+    first, last = resolve_pairs(pairs)
+    fill(store, [first])
+    fill(store, [last], seeds=(0, 1))
+    folder, shell = tmp_path / "boards", Shell(tmp_path, tmp_path)
+    words = "leaderboard", "--pairs", pairs, "--store", str(store.root), "--boards", str(folder)
+    code, text = shell(*words, "--formats", "md,html,csv,tex")
+    assert code == 0, text
+    assert sorted(path.name for path in folder.glob("*.*")) == [f"mine.{end}" for end in ("csv", "html", "md", "tex")]
+    for path in folder.glob("*.*"):
+        assert "My suite" in (page := path.read_text()) or path.suffix == ".csv"
+        assert all(part in page for part in ("71.00", "resnet50", "resnet18")), path
+    table = main_table((folder / "mine.md").read_text())["KD"]
+    assert [table[pair] for pair in table if "→" in pair] == ["71.00 (+1.00) n=1", "71.00 ± 0.00 (+1.00) n=2"]
+    assert "--recipe mine.toml" in (folder / "mine.md").read_text()  # as it is named beside the file
+    shutil.rmtree(folder / "plots")
+    assert shell(*words, "--check")[0] == 1  # the runs are in no results folder
+
+
+@pytest.mark.parametrize("board", ["demo", "Demo", "costs", "README", "../mine", "", "a/b"])
+def test_a_board_of_ones_own_takes_no_other_page(tmp_path, board):
+    with pytest.raises(UsageError, match="board:"):
+        resolve_pairs(own_file(tmp_path, board))
 
 
 def test_a_damaged_record_is_named_and_the_rest_is_written(store, console, tmp_path):
@@ -177,7 +228,7 @@ def test_failed_runs_are_not_counted_but_have_a_state(store, console, tmp_path):
         "1",
     )
     assert row["average gain"] == "+1.00 (1 of 12 pairs)\n+3.12 S!T!, +3.17 F"
-    console.print(status_table(store))
+    print_status(console, store)
     text = console.file.getvalue()
     assert f"{folder.key}: loss 'kd' is nan at step 7" in text.replace("\n", "")
     states = [run_status(run) for run in store.runs()]

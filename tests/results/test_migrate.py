@@ -15,7 +15,8 @@ from cakdbench import registry
 from cakdbench.cli.results import migrate as command
 from cakdbench.records import Identity, Record
 from cakdbench.registry import get_method, load_file
-from cakdbench.results.migrate import migrate, upgraded
+from cakdbench.results.migrate import migrate
+from cakdbench.results.upgrade import upgraded
 from cakdbench.source_hash import method_identity
 from cakdbench.store import RunFolder, Store, run_key
 from cakdbench.submissions.evidence import read_results
@@ -58,6 +59,12 @@ def test_entries_pass_as_those_of_the_repository(results):
     assert [str(f) for f in report.findings if f.refused] == []
     for path in results.glob("*/*.json"):
         assert path.read_bytes() == (ROOT / "leaderboards/results" / path.relative_to(results)).read_bytes()
+
+
+def test_validate_says_of_format_1_how_it_is_brought_up_to_date(results):
+    refused = [str(finding) for finding in validate(results, Truth(ROOT / "leaderboards/labels")).refused]
+    assert len(refused) == len(old_records())
+    assert all(f"is of an earlier cakdbench; `cakdbench migrate {results}`" in text for text in refused)
 
 
 def test_what_was_computed_stays_as_it_was(results):

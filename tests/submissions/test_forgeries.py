@@ -213,7 +213,7 @@ FORGERIES = {
     "a number as another type": (put("identity.method.config.weight", 1), "written in another way"),
     "setting left out": (drop("identity.method.config", "gamma"), "settings are incomplete"),
     "unknown setting": (put("identity.method.config.bonus", 1), "unknown setting"),
-    "setting out of all bounds": (put("identity.method.config.dim", 10**12), "out of all bounds"),
+    "setting out of all bounds": (put("identity.method.config.dim", 10**12), "dim: above|a number is above 65,536"),
     "student's size": (put("student_parameters", 1000), "student_parameters is 1,000; built anew it is"),
     "method's size": (put("extra_parameters", 0), "extra_parameters is 0; built anew it is 20,736"),
     "other student": (put("identity.student", "mixer_xs"), "student_parameters is .*; built anew"),

@@ -1,19 +1,27 @@
 """Submitting runs and accepting entries: the two commands, statuses, and what boards are given."""
 
 import json
+import shutil
+import socket
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 import cakdbench
 from cakdbench.cli import submissions as cli_submissions
 from cakdbench.data.datasets import load_dataset
+from cakdbench.grid.suites import resolve_pairs
 from cakdbench.recipes import load_recipe
+from cakdbench.reports.pages import write_boards
+from cakdbench.results.load import Evidence
 from cakdbench.store import Store
 from cakdbench.submissions.bundle import Bundle, read_bundle
+from cakdbench.submissions.checks.crossing import check_copies
 from cakdbench.submissions.checks.history import learning_rates
 from cakdbench.submissions.entry import ExternalEntry, entry_bytes, entry_schema
 from cakdbench.submissions.evidence import (
@@ -204,6 +212,16 @@ def test_of_two_copies_the_newcomer_is_refused(forgery):
     assert {text.split(":")[0] for text in forgery.refusals()} == {f"scratch/{copy.name}"}
 
 
+@pytest.mark.parametrize(("images", "copied"), [(60, False), (600, True)])
+def test_equal_predictions_prove_a_copy_on_many_images_alone(forgery, images, copied):
+    first, second, *_ = read_bundle(forgery.root).entries
+    predictions = np.arange(images, dtype=np.uint16) % 10
+    record = second.record.model_copy(update={"predictions_sha256": first.record.predictions_sha256})
+    other = replace(second, entry=second.entry.model_copy(update={"record": record}), predictions=predictions)
+    found = list(check_copies([replace(first, predictions=predictions), other]))
+    assert bool(found) is copied
+
+
 def test_an_accepted_entry_of_earlier_source_stays(forgery):
     path = forgery.edit(lambda record: record["identity"]["method"].update(version=None, source="e" * 64))
     assert any("has no version of cc" in text for text in forgery.refusals())
@@ -311,3 +329,28 @@ def test_runs_from_the_future_are_judged_by_the_clock_given(genuine):
     past = datetime(2020, 1, 1, tzinfo=UTC)
     told = [str(finding) for finding in validate(genuine, Truth(labels_folder(genuine)), past).refused]
     assert len(told) == 3 and all("finished in the future" in text for text in told)
+
+
+def test_nothing_public_names_a_folder_a_host_or_a_user(store, tmp_path):
+    """Records of before have the path of the teacher's file; new ones never do."""
+    work, home = tmp_path / "public", "/home/jdoe/private"
+    shutil.copytree(store.root, tmp_path / "runs")
+    runs = find_runs(["all"], Store(tmp_path / "runs"))
+    for path, source in zip(sorted((tmp_path / "runs").glob("cc-*/record.json")), [f"trained by {home}/mine.toml"]):
+        path.write_text(path.read_text().replace("trained by demo_teacher", source))
+        assert home in path.read_text()
+    for run in runs:  # not the registry's teacher any more
+        path = run.path / "record.json"
+        path.write_text(path.read_text().replace('"standard":true', '"standard":false').replace(
+            '"standard": true', '"standard": false'))  # fmt: skip
+    submit(runs, work / "results", Submitter("A. Student"))
+    frame = cakdbench.load_results(work / "results")
+    frame.to_csv(work / "runs.csv")
+    cakdbench.load_results(tmp_path / "runs").to_csv(work / "own.csv")
+    evidence = Evidence(Store(tmp_path / "runs"), work / "results")
+    write_boards(evidence, resolve_pairs("vit_m>vit_xs@fashion_demo"), work / "boards", Console(quiet=True))
+    files = [path for path in work.rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} >= {".json", ".npy", ".csv", ".md"}
+    secrets = {home, "jdoe", str(tmp_path), str(Path.home()) + "/", socket.gethostname(), str(Path.cwd())}
+    for path in files:
+        assert not [secret for secret in secrets if secret.encode() in path.read_bytes()], path

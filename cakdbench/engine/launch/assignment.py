@@ -1,11 +1,13 @@
 """Tell a worker what it has to know, in plain values."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cakdbench.engine.launch import ALL, Share
 from cakdbench.engine.options import RunOptions
+from cakdbench.engine.share import ALL, Share
 from cakdbench.grid.plan import Cell
-from cakdbench.registry import FILE_MODULE
+from cakdbench.models.catalog import entry
+from cakdbench.utils.imports import FILE_MODULE
 
 
 @dataclass(frozen=True)
@@ -24,14 +26,22 @@ class Assignment:
 
 
 def modules_of(cells: list[Cell]) -> tuple[str, ...]:
-    """Return the modules of the cells' methods that other processes can import; files come by their paths."""
-    names = {cell.method.__module__ for cell in cells}
-    return tuple(sorted(name for name in names if _importable(name)))
+    """Return the modules of the cells' methods and networks that others can import; files come by their paths."""
+    return tuple(sorted({name for _, name in _modules(cells) if _importable(name)}))
 
 
 def local_methods(cells: list[Cell]) -> list[str]:
-    """Return the ids of methods that are known in this process alone, as those written in a notebook's cell."""
-    return sorted({cell.method.id for cell in cells if cell.method.__module__ == "__main__"})
+    """Return the ids of what is known in this process alone, as methods and networks of a notebook's cell."""
+    return sorted({id for id, name in _modules(cells) if name == "__main__"})
+
+
+def _modules(cells: list[Cell]) -> Iterator[tuple[str, str]]:
+    """Yield ids of methods and of the user's own networks with their modules."""
+    for cell in cells:
+        yield cell.method.id, cell.method.__module__
+        for model in (cell.pair.student, cell.pair.teacher_model):
+            if module := entry(model).module:
+                yield model, module
 
 
 def _importable(name: str) -> bool:

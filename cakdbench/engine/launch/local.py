@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import IO
 
 from cakdbench.engine.harness import Harness, Outcome
-from cakdbench.engine.launch import Share
 from cakdbench.engine.launch.assignment import Assignment, local_methods, modules_of
 from cakdbench.engine.options import RunOptions, to_json
+from cakdbench.engine.share import Share
 from cakdbench.grid.plan import Cell
 from cakdbench.train.events import Events
 from cakdbench.train.trainer import Interrupted
@@ -57,10 +57,13 @@ def workers(assignment: Assignment, count: int, events: Events) -> Iterator[list
         try:
             yield processes
         finally:
+            ended = [process.poll() is not None for process in processes]
             for process in processes:
                 process.terminate()
-            for process, output in zip(processes, outputs):
-                _report(process.wait(), output, events)
+            for process, output, by_itself in zip(processes, outputs, ended):
+                code = process.wait()
+                if by_itself or os.name != "nt":  # Windows ends a process with the exit code of an error
+                    _report(code, output, events)
 
 
 def _start(assignment: Assignment, output: IO[str]) -> subprocess.Popen:

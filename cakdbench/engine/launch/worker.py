@@ -12,11 +12,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
+
 from cakdbench.engine.harness import Outcome
 from cakdbench.engine.launch.assignment import Assignment
 from cakdbench.engine.options import from_json
 from cakdbench.engine.session import Session
-from cakdbench.registry import load_file
+from cakdbench.registry import load_files
 from cakdbench.utils.errors import CakdError
 from cakdbench.utils.interrupt import GracefulInterrupt
 
@@ -29,15 +31,14 @@ def work_through(assignment: Assignment, stop: Callable[[], bool] = lambda: Fals
     """
     for name in assignment.modules:
         importlib.import_module(name)
-    for path in assignment.options.method_files:
-        load_file(path)
+    load_files(assignment.options.method_files, assignment.options.model_files)
     session = Session(assignment.options, stop=lambda: stop() or _orphaned(assignment.parent))
     return session.harness.run(session.plan.cells, assignment.share)
 
 
 def _orphaned(parent: int | None) -> bool:
-    """Return True once the parent is gone, in whatever way: orphans are given another one."""
-    return parent is not None and os.getppid() != parent
+    """Return True once the parent is gone, in whatever way: orphans are given another one, but on Windows."""
+    return parent is not None and (os.getppid() != parent or not psutil.pid_exists(parent))
 
 
 def main(name: str) -> int:

@@ -3,15 +3,15 @@
 import json
 from collections.abc import Iterator
 
-from cakdbench.build import count_extra_parameters
+from cakdbench.build import count_extra_parameters, refusal
 from cakdbench.method import Method
 from cakdbench.models.staged import ModelInfo, StagedModel
 from cakdbench.registry import all_settings, canonical_label, config_identity, resolve_config
 from cakdbench.source_hash import is_built_in, known_sources, source_hash
 from cakdbench.submissions.checks.case import Case
-from cakdbench.submissions.findings import Problem, Refused
+from cakdbench.submissions.findings import Problem
 from cakdbench.utils.diff import changes
-from cakdbench.utils.errors import CakdError
+from cakdbench.utils.errors import CakdError, UsageError
 
 LARGEST_SETTING = 65_536
 
@@ -30,7 +30,7 @@ def check_settings(case: Case) -> Iterator[Problem]:
     try:
         config = config_of(case, case.method, case.student)
     except CakdError as error:
-        yield Problem(f"invalid settings of {case.method.id}: {str(error)[:300]}")
+        yield Problem(f"invalid settings of {case.method.id}: {str(error)[:300]}", "leave the run out")
         return
     settings, canonical = case.identity.method.config, config_identity(config)
     if json.dumps(settings, sort_keys=True) != json.dumps(canonical, sort_keys=True):
@@ -40,7 +40,7 @@ def check_settings(case: Case) -> Iterator[Problem]:
     label = canonical_label(case.method, config, teacher, student, dataset)
     if case.record.label != label:
         yield Problem(f"its settings are named {case.record.label[:100]}, their name is {label[:100]}")
-    reason = case.method.refuses(teacher, student, config)
+    reason = refusal(case.method, teacher, student, config)
     if reason:
         yield Problem(f"{case.method.id} refuses this pair: {reason}", "leave the run out")
 
@@ -49,12 +49,11 @@ def config_of(case: Case, method: type[Method], student: StagedModel) -> Method.
     """Return the entry's settings as its method reads them for its student.
 
     Raises:
-        UsageError: settings that are not the method's.
-        Refused: a number that is out of all bounds.
+        UsageError: settings that are not the method's, or above what is built here.
     """
     settings = case.identity.method.config
     if not _bounded(settings):
-        raise Refused("a number is out of all bounds")
+        raise UsageError(f"a number is above {LARGEST_SETTING:,}")
     return resolve_config(method, None, *_pair(case, student), overrides=all_settings(method, settings))
 
 
@@ -109,9 +108,6 @@ def check_costs(case: Case) -> Iterator[Problem]:
         return
     try:
         config = config_of(case, method, student)
-    except Refused as error:
-        yield error.problem
-        return
     except CakdError:
         return  # said by check_settings
     try:

@@ -3,11 +3,7 @@
 import functools
 from collections.abc import Iterator
 
-from cakdbench.data.datasets import DatasetFacts
 from cakdbench.grid.teachers import TeacherEntry, load_teachers
-from cakdbench.models.zoo import hub_statistics
-from cakdbench.recipes import Recipe
-from cakdbench.records import Statistics
 from cakdbench.submissions.checks.case import Case
 from cakdbench.submissions.findings import Problem
 from cakdbench.utils.errors import UsageError
@@ -32,7 +28,7 @@ def check_gate(case: Case) -> Iterator[Problem]:
     if facts.tolerance < 0 or not 0 <= facts.measured <= 100 or not 0 <= (facts.expected or 0) <= 100:
         yield Problem("its teacher's accuracies are no percentages")
     off = facts.expected is not None and abs(facts.measured - facts.expected) > facts.tolerance + ROUNDING
-    if off != facts.mismatch_allowed:
+    if facts.expected is not None and off != facts.mismatch_allowed:
         said = "is off" if off else "is as"
         yield Problem(f"its teacher {said} expected, and the record says the contrary")
 
@@ -54,7 +50,9 @@ def check_teacher_entry(case: Case) -> Iterator[Problem]:
     if stated != (entry.source, entry.allowed, expected) or (entry.train and facts.expected is None):
         what = f"other teacher: {facts.source[:100]}, {facts.expected} ± {facts.tolerance} % is not the registry's"
         yield Problem(f"{what}, {entry.source}, {expected} ± {entry.allowed} %")
-    if case.recipe and case.facts and identity.teacher.statistics != _statistics(entry, case.recipe, case.facts):
+    data = case.facts and (case.facts.mean, case.facts.std)
+    fed = identity.teacher.statistics, identity.teacher.image_size
+    if case.recipe and data and fed != (entry.statistics_beside(data, case.recipe), entry.image_size):
         yield Problem("its teacher was fed with other input statistics than its entry says")
 
 
@@ -66,12 +64,3 @@ def _entry(model: str, dataset: str) -> TeacherEntry | None:
         return _registry()[model, dataset]
     except (KeyError, UsageError):
         return None
-
-
-def _statistics(entry: TeacherEntry, recipe: Recipe, facts: DatasetFacts) -> Statistics | None:
-    """Return mean and deviation the teacher is fed with, where they are not the dataset's."""
-    tag = entry.statistics or entry.hub
-    if tag is None or recipe.teacher_norm == "shared":
-        return None
-    mean, std = map(tuple, hub_statistics(tag))
-    return None if (mean, std) == (tuple(facts.mean), tuple(facts.std)) else (mean, std)

@@ -1,0 +1,58 @@
+"""Results of a run with changed settings, which stand on no board: a table of their own for each recipe."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from cakdbench.cli.tables import Listing
+from cakdbench.recipes import Recipe, load_recipe, recipe_names
+from cakdbench.utils.diff import changes
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from cakdbench.engine.session import Session
+
+
+def changed_numbers(recipe: Recipe) -> list[str]:
+    """Return what a recipe has otherwise than cakdbench's own of its name, as `epochs = 1 (standard 8)`."""
+    if recipe.name not in recipe_names():
+        return []
+    differences = changes(recipe.numbers(), load_recipe(recipe.name).numbers(), "recipe")
+    return [change.removeprefix("recipe.") for change in differences]
+
+
+def changed_listings(session: "Session") -> Iterator[Listing]:
+    """Yield the results of a plan that its boards set aside: a table a recipe, with the scratch runs of the same.
+
+    A cell is the mean over seeds of top-1 in percent, with standard deviation and gain over scratch.
+    """
+    from cakdbench.api import load_results
+
+    recipes = {task.key: task.cell.recipe for task in session.harness.tasks(session.plan.cells) if task.folder.is_done}
+    runs = load_results(session.store.root, data_dir=session.options.computing.data_dir)
+    runs = runs.assign(recipe_of=runs["key"].map(recipes))[runs["key"].isin(recipes)]
+    for recipe in dict.fromkeys(recipes.values()):
+        own = runs[runs["recipe_of"] == recipe]
+        if own["excluded"].notna().any():
+            yield _listing(own, recipe)
+
+
+def _listing(runs: "pd.DataFrame", recipe: Recipe) -> Listing:
+    """Return the table of the runs by one recipe; what keeps them from a board is its title."""
+    from cakdbench.results.cells import summarize
+
+    reasons = "; ".join(dict.fromkeys(runs["excluded"].dropna()))
+    cells = summarize(runs.drop(columns="recipe_of").assign(excluded=None))
+    rows: dict[str, dict[str, Any]] = {}
+    for cell in cells.to_dict("records"):
+        rows.setdefault(cell["method"], {"method": cell["method"]})[cell["pair"]] = _cell_text(cell)
+    return Listing(list(rows.values()), title=f"Apart from the boards: {recipe.name} with other settings ({reasons})")
+
+
+def _cell_text(cell: dict[str, Any]) -> str:
+    """Return `81.25 ± 0.50 (+1.20, n 3)`; a single run has no deviation, scratch no gain."""
+    parts = [f"{cell['mean']:.2f}"]
+    if cell["sd"] == cell["sd"]:
+        parts.append(f"± {cell['sd']:.2f}")
+    gain = f"{cell['gain']:+.2f}, " if cell["gain"] == cell["gain"] and cell["method"] != "scratch" else ""
+    return " ".join([*parts, f"({gain}n {cell['n']})"])

@@ -1,0 +1,112 @@
+"""The commands about single runs of a store: log, predict, export."""
+
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cakdbench.cli.options import DataDir, DatasetFiles, StoreDir, console
+from cakdbench.cli.tables import Listing
+from cakdbench.utils.errors import UsageError
+
+if TYPE_CHECKING:
+    from cakdbench.store import RunFolder
+    from cakdbench.students.student import Student
+
+app = typer.Typer()
+Run = Annotated[str, typer.Argument(metavar="RUN", help="The run's folder, its key, or the start of the key.")]
+
+Ema = Annotated[bool, typer.Option("--ema", help="The averaged weights; kept by run --keep ema.")]
+POLL_SECONDS = 0.5
+
+
+class Format(StrEnum):
+    """Choose how predictions are printed."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
+
+
+@app.command()
+def log(
+    run: Run,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on printing while the run goes on.")] = False,
+    store: StoreDir = Path("runs"),
+) -> None:
+    """Print how a run goes, or went: its losses, accuracies, speed and the time left."""
+    from cakdbench.engine.run_log import log_file
+    from cakdbench.store import Store
+
+    folder = Store(store).find(run)
+    path = log_file(folder.path)
+    if not path.is_file():
+        reason = folder.failure() or "it has not begun, or is of an earlier cakdbench"
+        raise UsageError(f"{folder.key} has no log: {reason}")
+    _print_log(path, folder if follow else None)
+
+
+@app.command()
+def predict(
+    run: Run,
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    top: Annotated[int, typer.Option(min=1, help="Classes an image, the likeliest first.")] = 5,
+    format: Annotated[Format, typer.Option("--format", help="How to print them.")] = Format.table,
+    ema: Ema = False,
+    store: StoreDir = Path("runs"),
+    data_dir: DataDir = None,
+    datasets: DatasetFiles = [],
+) -> None:
+    """Print what the student of a finished run sees on images."""
+    from cakdbench.results.export import frame_text
+    from cakdbench.students.predict import predict as predict_images
+
+    frame = predict_images(_student(run, ema, store, data_dir), images, top)
+    if format is not Format.table:
+        print(frame_text(frame, format), end="")
+        return
+    rows = frame.assign(probability=frame["probability"].map("{:.2%}".format)).drop(columns="rank").to_dict("records")
+    console.print(Listing(rows, right=["index", "probability"]))
+
+
+@app.command()
+def export(
+    run: Run,
+    to: Annotated[Path, typer.Option("--to", help="The folder to write: a new or an empty one, or an earlier export.")],
+    onnx: Annotated[
+        bool, typer.Option("--onnx", help="Write model.onnx too; needs the extra cakdbench[onnx].")
+    ] = False,
+    ema: Ema = False,
+    license: Annotated[str, typer.Option(help="The licence that the card states.")] = "unknown",
+    store: StoreDir = Path("runs"),
+    data_dir: DataDir = None,
+    datasets: DatasetFiles = [],
+) -> None:
+    """Write the student of a finished run for others: weights and config that timm loads, a card, ONNX."""
+    from cakdbench.students.export import export_student
+
+    reason = export_student(_student(run, ema, store, data_dir), to, onnx, license)
+    for path in sorted(to.iterdir()):
+        console.print(f"written: {path}", markup=False, highlight=False, soft_wrap=True)
+    how = f'timm.create_model("local-dir:{to}", pretrained=True)'
+    text = f"{reason}: the weights are written without a config.json, see README.md" if reason else f"load it: {how}"
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _student(run: str, ema: bool, store: Path, data_dir: Path | None) -> "Student":
+    from cakdbench.store import Store
+    from cakdbench.students.student import load_student
+
+    return load_student(Store(store).find(run), ema, data_dir)
+
+
+def _print_log(path: Path, running: "RunFolder | None") -> None:
+    """Print a log; with `running` until that run runs no more."""
+    with open(path, encoding="utf-8") as file:
+        going = True
+        while going:
+            going = running is not None and running.state() == "running"
+            console.print(file.read(), end="", markup=False, highlight=False, soft_wrap=True)
+            time.sleep(POLL_SECONDS if going else 0)

@@ -1,0 +1,83 @@
+"""Where students start: random weights, the hub's, those of a file or of a finished run."""
+
+from pathlib import Path
+
+from torch import Tensor
+
+from cakdbench.models.checkpoints import read_checkpoint
+from cakdbench.models.staged import StagedModel
+from cakdbench.models.weights import load_weights, state_sha256
+from cakdbench.recipes import Recipe
+from cakdbench.store import RunFolder, Store, find_keys
+from cakdbench.utils.errors import WeightsError
+from cakdbench.utils.rng import seeded
+
+BY_NAME = ("random", "hub")
+"""Inits that a key has as they are written; of the others it has the content."""
+
+
+class Inits:
+    """Makes students with the weights that a recipe's `init` names; each file is read once."""
+
+    def __init__(self, store: Store):
+        self.store = store
+        self._states: dict[Path, tuple[dict[str, Tensor], str]] = {}
+
+    def key(self, recipe: Recipe, seed: int) -> str:
+        """Return what a run's key has of the init: of a file or a run the sha256 of its tensors.
+
+        Raises:
+            WeightsError: there is no such file or run.
+        """
+        if recipe.init in BY_NAME or recipe.init.startswith("sha256:"):
+            return recipe.init
+        return f"sha256:{self._state(recipe.init, seed)[1]}"
+
+    def student(self, name: str, num_classes: int, recipe: Recipe, seed: int) -> StagedModel:
+        """Return a new student; what is random in it depends on seed and name alone.
+
+        Raises:
+            WeightsError: the weights cannot be had or are of another network; says so of the student.
+        """
+        hub = recipe.init == "hub"
+        try:
+            with seeded(seed, "student", name):
+                student = StagedModel(
+                    name,
+                    num_classes,
+                    recipe.image_size,
+                    pretrained=hub,
+                    drop_path=recipe.drop_path,
+                    split=recipe.split,
+                )
+            if recipe.init not in BY_NAME:
+                state, _ = self._state(recipe.init, seed)
+                hint = "--set recipe.init_head=new begins a new head"
+                load_weights(student, state, recipe.init_head == "new", hint)
+        except WeightsError as error:
+            raise WeightsError(f"the student {name} cannot start from {recipe.init}: {error}") from error
+        return student
+
+    def _state(self, init: str, seed: int) -> tuple[dict[str, Tensor], str]:
+        """Return the tensors that an init names, and their sha256."""
+        kind, _, name = init.partition(":")
+        if kind == "sha256":
+            raise WeightsError("the key of a run says what it started from, not where that lies: name a file or a run")
+        path = Path(name).expanduser() if kind == "file" else self._run(name, seed).student
+        if path not in self._states:
+            state = read_checkpoint(path).state
+            self._states[path] = state, state_sha256(state)
+        return self._states[path]
+
+    def _run(self, name: str, seed: int) -> RunFolder:
+        """Return the finished run of a key, the beginning of one, or METHOD:PAIR; of several that of the seed."""
+        done = {run.key: run for run in self.store.runs() if run.is_done}
+        found = [done[key] for key in find_keys(name, done)]
+        found = found or [run for run in done.values() if f"{run.label()}:{run.identity().pair}" == name]
+        if len(found) > 1:
+            found = [run for run in found if run.identity().seed == seed] or found
+        if len(found) != 1:
+            keys = ", ".join(run.key for run in found[:4])
+            told = f"{len(found)} finished runs ({keys}): give one key" if found else "no finished run"
+            raise WeightsError(f"{name!r} means {told} in {self.store.root}; see `cakdbench status`")
+        return found[0]

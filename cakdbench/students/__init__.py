@@ -1,0 +1,1 @@
+"""The trained students of finished runs: load them, ask them, give them away."""

@@ -1,0 +1,74 @@
+"""Lists and tables: every name in full, in a pipe and at 80 columns; or as JSON."""
+
+import io
+import json
+import subprocess
+import sys
+
+import pytest
+
+from cakdbench.cli import cards, listing
+from cakdbench.cli.tables import IN_A_PIPE, Listing, make_console
+
+PAIR = "resnet_m>vit_xs@fashion_demo"
+LISTS = {
+    "pairs": listing.pairs,
+    "models": listing.models,
+    "datasets": listing.datasets,
+    "recipes": listing.recipes,
+    "teachers": lambda: listing.teachers([]),
+    "methods": lambda: cards.all_methods(PAIR),
+    "variants": cards.all_variants,
+}
+
+
+def printed(renderable, width: int | None) -> str:
+    """Return what a terminal of a width shows, or a pipe."""
+    console = make_console(file=io.StringIO(), force_terminal=width is not None, width=width, color_system=None)
+    console.print(renderable)
+    return console.file.getvalue()
+
+
+@pytest.fixture(scope="module", params=LISTS)
+def listed(request) -> Listing:
+    return LISTS[request.param]()
+
+
+def test_a_pipe_has_every_value_in_full(listed):
+    text = printed(listed, None)
+    for row in listed.rows:
+        assert all(str(value) in text for value in row.values() if isinstance(value, str) and "\n" not in value)
+
+
+def test_a_narrow_terminal_cuts_no_name_and_says_what_it_leaves_out(listed):
+    text = printed(listed, 80)
+    assert max(map(len, text.splitlines())) <= 80 and "…" not in text
+    first, *others = (name for name in listed.rows[0] if name not in listed.prose)
+    left_out = text.partition("no room for: ")[2].partition(" (a pipe")[0].replace("\n", " ").split(", ")
+    for row in listed.rows:
+        assert str(row[first]) in text
+        for name in others:
+            assert name in left_out or not isinstance(row.get(name), str) or row[name] in text
+
+
+def test_a_name_that_is_wider_than_the_terminal_is_folded():
+    text = printed(Listing([{"name": "x" * 50, "more": "y"}]), 30)
+    assert text.count("x") == 50 and max(map(len, text.splitlines())) <= 30
+
+
+@pytest.mark.parametrize("what", [name for name in LISTS if name not in ("variants", "models")])
+def test_every_list_is_had_as_json(shell, what):
+    code, output = shell("list", what, "--format", "json")
+    first, *_ = json.loads(output)[0]
+    assert code == 0 and [row[first] for row in json.loads(output)] == [row[first] for row in LISTS[what]().rows]
+
+
+def test_without_rows_there_is_a_table_all_the_same():
+    assert "nothing" in printed(Listing([]), 80)
+
+
+def test_a_real_pipe_is_not_narrowed_by_COLUMNS():
+    code = "from cakdbench.cli.options import console; print(console.width)"
+    environment = {"COLUMNS": "80", "PATH": "/usr/bin"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert int(done.stdout) == IN_A_PIPE
