@@ -79,11 +79,7 @@ def column_of(spec: PairSpec, protocol: str | None = None, data_dir: Path | None
 
 
 class Standard:
-    """The rules of the installed methods, recipes and printed numbers.
-
-    Args:
-        data_dir: where the datasets lie; only for pairs on `timm:` datasets.
-    """
+    """The rules of the installed methods, recipes and printed numbers; `data_dir` is for `timm:` datasets alone."""
 
     def __init__(self, data_dir: Path | None = None):
         self.data_dir = data_dir
@@ -95,9 +91,9 @@ class Standard:
             other_code = _other_code(record.identity.method)
         except UsageError as error:
             return [f"settings of {record.label} cannot be checked: {error}"]
-        own = record.teacher if record.teacher and not record.teacher.standard else None
-        foreign = [f"a teacher that is not the registry's ({own.source})"] if own else []
-        return changes(record.recipe, column.numbers, "recipe") + other_code + foreign
+        if record.teacher and not record.teacher.standard:
+            other_code.append(f"a teacher that is not the registry's ({record.teacher.source})")
+        return changes(record.recipe, column.numbers, "recipe") + other_code
 
     def label(self, record: Record, column: Column) -> str:
         """Return the row a run belongs to: the canonical name of its settings on the pair.

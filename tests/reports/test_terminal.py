@@ -1,13 +1,11 @@
-"""Boards and run states as the terminal shows them."""
+"""Boards as the terminal shows them."""
 
 import io
 
 import pytest
 from rich.console import Console, Group
 
-from cakdbench.cli.status import RunStatus, runs_table
 from cakdbench.reports.blocks import board_results
-from cakdbench.reports.board import Board
 from cakdbench.reports.sections import board_of
 from cakdbench.reports.terminal import board_terminal
 from tests.reports.synthetic import CONFIGS, RECIPE, TestRules, column, record
@@ -15,9 +13,9 @@ from tests.reports.synthetic import CONFIGS, RECIPE, TestRules, column, record
 PAIRS = [f"{teacher}>{student}@demo" for teacher in ("cnn_mini", "msa_mini") for student in ("vit_mini", "mlp_mini")]
 
 
-def shown(renderable, width):
+def shown(board, width):
     console = Console(file=io.StringIO(), width=width, color_system=None)
-    console.print(Group(*board_terminal(renderable, width)) if isinstance(renderable, Board) else renderable)
+    console.print(Group(*board_terminal(board, width)))
     return console.file.getvalue()
 
 
@@ -71,16 +69,3 @@ def test_all_methods_fit_sixty_columns():
     records = [record(m, PAIRS[0], s) for m in CONFIGS for s in range(3)]
     board = page(records, PAIRS[:1])
     assert max(map(len, shown(board, 60).splitlines())) <= 60
-
-
-def test_run_states():
-    runs = [
-        RunStatus("kd-vit-demo-s0-0123456789abcdef", "kd", PAIRS[0], 0, "done", "8/8 epochs", 81.25),
-        RunStatus("ofa-vit-demo-s1-fedcba9876543210", "ofa", PAIRS[0], 1, "failed", reason="loss [ofa] is nan"),
-    ]
-    lines = shown(runs_table(runs), 100).splitlines()
-    (done,) = [line for line in lines if "01234567" in line]
-    assert [cell.strip() for cell in done.split("│")[1:-1]] == [
-        *("kd", PAIRS[0], "0", "done", "8/8 epochs", "81.25", "01234567"),
-    ]
-    assert lines[-1] == "ofa-vit-demo-s1-fedcba9876543210: loss [ofa] is nan"
