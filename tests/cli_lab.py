@@ -83,7 +83,7 @@ class Shell:
 
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["cakdbench.engine.session", "cakdbench.cli.main", "cakdbench.reports.write", "pytest"])
+FORKS.set_forkserver_preload(["cakdbench.engine.session", "cakdbench.cli.main", "cakdbench.reports.pages", "pytest"])
 
 
 def stop_forking() -> None:

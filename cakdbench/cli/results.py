@@ -49,15 +49,15 @@ def leaderboard(
     With --check only submitted results count: these and the pages are what a repository holds.
     """
     from cakdbench.grid.suites import own_suites, resolve_pairs
-    from cakdbench.reports.write import check_boards, write_boards
+    from cakdbench.reports.pages import check_boards, write_boards
 
     load_files(method_file, model_file)
     specs, own = resolve_pairs(pairs) if pairs else None, own_suites(pairs)
     if check:
-        fresh = check_boards(_evidence(None, results, data_dir), specs, boards, console, data_dir, own)
+        fresh = check_boards(_evidence(None, results, data_dir), specs, boards, console, own)
         console.print("every page is current" if fresh else "stale: run `cakdbench leaderboard`", highlight=False)
         raise typer.Exit(0 if fresh else 1)
-    write_boards(_evidence(store, results, data_dir), specs, boards, console, data_dir, _formats(formats), own)
+    write_boards(_evidence(store, results, data_dir), specs, boards, console, _formats(formats), own)
 
 
 @app.command()
@@ -154,7 +154,7 @@ def explain_run(
 
     load_files(method_file, model_file)
     evidence = _evidence(store, results, data_dir)
-    for part in provenance.explain_run(find_run(run, evidence), evidence, data_dir):
+    for part in provenance.explain_run(find_run(run, evidence), evidence):
         console.print(part, highlight=False)
 
 

@@ -56,11 +56,11 @@ def run_plan(options: RunOptions, boards: Path, jobs: int | None, yes: bool) -> 
 
 
 def _write_boards(session: Session, folder: Path) -> None:
-    from cakdbench.reports.write import write_boards  # a dry run does not wait for it
+    from cakdbench.reports.pages import write_boards  # a dry run does not wait for it
     from cakdbench.results.load import Evidence
 
     data_dir, own = session.options.computing.data_dir, own_suites(session.options.pairs)
-    write_boards(Evidence(session.store, None, data_dir), session.specs, folder, console, data_dir, own=own)
+    write_boards(Evidence(session.store, None, data_dir), session.specs, folder, console, own=own)
     for listing in changed_listings(session):
         console.print(listing)
 

@@ -22,14 +22,6 @@ from cakdbench.costs.counting import Meter
 Rule = Callable[[Any, Tensor, Tensor], int]
 
 
-def _convolution(module: nn.Conv2d, x: Tensor, out: Tensor) -> int:
-    return out.numel() * (module.in_channels // module.groups) * math.prod(module.kernel_size)
-
-
-def _linear(module: nn.Linear, x: Tensor, out: Tensor) -> int:
-    return out.numel() * module.in_features
-
-
 def _norm(module: nn.BatchNorm1d | nn.BatchNorm2d | nn.LayerNorm, x: Tensor, out: Tensor) -> int:
     affine = module.elementwise_affine if isinstance(module, nn.LayerNorm) else module.affine
     return (4 if affine else 2) * x.numel()
@@ -40,23 +32,19 @@ def _softmax(module: Any, x: Tensor, out: Tensor) -> int:
     return x.numel() // length * (3 * length - 1)
 
 
-def _average_pool(module: nn.Module, x: Tensor, out: Tensor) -> int:
-    return out.numel()
-
-
 def _adaptive_pool(module: nn.Module, x: Tensor, out: Tensor) -> int:
     window = math.prod(side // goal for side, goal in zip(x.shape[2:], out.shape[2:], strict=True))
     return (window + 1) * out.numel()
 
 
 RULES: dict[type[nn.Module], Rule] = {
-    nn.Conv2d: _convolution,
-    nn.Linear: _linear,
+    nn.Conv2d: lambda conv, x, out: out.numel() * (conv.in_channels // conv.groups) * math.prod(conv.kernel_size),
+    nn.Linear: lambda linear, x, out: out.numel() * linear.in_features,
     nn.BatchNorm1d: _norm,
     nn.BatchNorm2d: _norm,
     nn.LayerNorm: _norm,
     nn.Softmax: _softmax,
-    nn.AvgPool2d: _average_pool,
+    nn.AvgPool2d: lambda pool, x, out: out.numel(),
     nn.AdaptiveAvgPool2d: _adaptive_pool,
 }
 """Multiply-adds of a call, from module, input and output; thop's other types, as ReLU, have none."""

@@ -13,7 +13,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import AfterValidator, Field
 
 from cakdbench.utils.errors import UsageError, unknown
-from cakdbench.utils.toml import Table, checked, read_toml
+from cakdbench.utils.toml import Table, checked, read_text, read_toml
 
 PUBLISHED_DIR = Path(str(files("cakdbench.published.data")))
 """The folder of the ledger."""
@@ -217,12 +217,8 @@ def _rows(path: Path, model: type[R]) -> tuple[R, ...]:
 
 def _lines(path: Path) -> list[list[str]]:
     """Return the cells of every line; no cell of the ledger has a line break."""
+    reader = csv.reader(read_text(path).splitlines(), strict=True)
     try:
-        reader = csv.reader(path.read_text(encoding="utf-8").splitlines(), strict=True)
         return list(reader)
-    except FileNotFoundError:
-        raise UsageError(f"no file at {path}") from None
     except csv.Error as error:
         raise UsageError(f"{path}: line {reader.line_num}: {error}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read: {error}") from error

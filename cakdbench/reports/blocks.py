@@ -9,11 +9,11 @@ import pandas as pd
 
 from cakdbench.grid.plan import ALWAYS
 from cakdbench.published.ledger import Printed
+from cakdbench.recipes import recipe_names
 from cakdbench.records import Record
 from cakdbench.reports.board import BREAK
-from cakdbench.reports.commands import Missing
 from cakdbench.reports.eligibility import Column, Excluded, Standard, sort_runs
-from cakdbench.results.cells import average_gain, pair_scores
+from cakdbench.results.cells import add_gains, average_gain, pair_scores
 from cakdbench.results.frame import StoredRecord, runs_frame
 from cakdbench.results.ranking import SEEDS, Answers, Standings, standings
 from cakdbench.submissions.entry import ExternalEntry
@@ -33,26 +33,20 @@ class BlockColumn:
 
     Attributes:
         head: the models, and on a second line the recipe where the block has the pair under several.
-        runs: the records as a frame, all of them on this pair and recipe.
-        printed, printed_top5: what papers print, by method.
+        runs: the records as a frame, all of them on this pair and recipe, with their gains.
+        printed: what papers print, by metric and method.
     """
 
     column: Column
     head: str
     records: tuple[Record, ...]
     runs: pd.DataFrame = field(compare=False)
-    printed: Mapping[str, tuple[Printed, ...]] = field(compare=False)
-    printed_top5: Mapping[str, tuple[Printed, ...]] = field(compare=False)
+    printed: Mapping[str, Mapping[str, tuple[Printed, ...]]] = field(compare=False)
 
     @property
     def name(self) -> str:
         """Return the head on one line."""
         return self.head.replace(BREAK, ", ")
-
-    @property
-    def taught(self) -> list[Record]:
-        """Return the runs that had a teacher."""
-        return [record for record in self.records if record.identity.teacher and record.teacher]
 
 
 @dataclass(frozen=True)
@@ -63,19 +57,14 @@ class Score:
     of a single one, ema unless all runs have one.
 
     Attributes:
-        runs: the records as a frame.
-        gains: over scratch by seed, for the seeds that both have; gain is their mean.
+        runs: those of the column that are the method's. gain: the mean over those whose seed scratch has too.
         refusal: why the method cannot run on the pair, if it has not.
-        printed, printed_top5: the values of papers.
     """
 
     column: BlockColumn = field(compare=False)
-    records: tuple[Record, ...]
+    label: str
     runs: pd.DataFrame = field(compare=False)
-    gains: Mapping[int, float]
     refusal: str | None = None
-    printed: tuple[Printed, ...] = ()
-    printed_top5: tuple[Printed, ...] = ()
     mean: float | None = None
     sd: float | None = None
     gain: float | None = None
@@ -85,7 +74,11 @@ class Score:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        return tuple(record.identity.seed for record in self.records)
+        return tuple(self.runs["seed"])
+
+    def printed(self, metric: str = "top1") -> tuple[Printed, ...]:
+        """Return the values of papers."""
+        return self.column.printed[metric].get(self.label, ())
 
 
 @dataclass(frozen=True)
@@ -109,7 +102,17 @@ class Row:
     @property
     def counts(self) -> list[int]:
         """Return the number of seeds of each measured cell."""
-        return [len(score.records) for score in self.scores if score.records]
+        return [len(score.seeds) for score in self.scores if score.seeds]
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A run the board has a place for and no record of."""
+
+    label: str
+    column: Column
+    seed: int
+    precision: str
 
 
 @dataclass(frozen=True)
@@ -200,18 +203,23 @@ def board_results(
         external: of any pairs.
     """
     runs = sort_runs(records, columns, rules)
-    blocks, unmeasured = [], []
+    blocks: list[Block] = []
+    unmeasured: list[Missing] = []
     for dataset in dict.fromkeys(column.dataset for column in columns):
         own = [column for column in columns if column.dataset == dataset]
         precisions = {precision for precision, column in runs.counting if column in own} or {"fp32"}
-        ordered = sorted(precisions, key=lambda name: (name != "fp32", name))
-        counting = {p: {c: runs.counting.get((p, c), ()) for c in own} for p in ordered}
-        made = [_block(p, _shown(counting[p], rules), rules, answers, statuses) for p in counting]
-        shown = {column.column for block in made for column in block.columns}
-        blocks += made
+        made = []
+        for precision in sorted(precisions, key=lambda name: (name != "fp32", name)):
+            counting = {column: runs.counting.get((precision, column), ()) for column in own}
+            made.append(_block(precision, _shown(counting, rules), rules, answers, statuses))
+        first, shown = made[0], {column.column for block in made for column in block.columns}
         for column in own:
             if column not in shown:
-                unmeasured += _unmeasured(column, counting[made[0].precision][column], made[0], rules)
+                counting = {column: runs.counting.get((first.precision, column), ())}
+                bare = _block_column(column, counting, rules, statuses)
+                scores = [(row, _score(row.label, bare, rules)) for row in first.rows]
+                unmeasured += [run for row, score in scores for run in first.missing_of(row, score)]
+        blocks += made
     pairs = {column.pair for column in columns}
     beside = tuple(entry for entry in external if entry.pair in pairs)
     return BoardResults(name, title, tuple(blocks), tuple(unmeasured), runs.excluded, runs.other_recipes, beside)
@@ -227,18 +235,10 @@ def _shown(counting: Counting, rules: Standard) -> Counting:
     return taught or {c: runs for c, runs in counting.items() if runs} or counting
 
 
-def _unmeasured(column: Column, records: Iterable[Record], first: Block, rules: Standard) -> list[Missing]:
-    """Return what the first block's methods and seeds lack on a column that no block shows."""
-    measured = {(record.label, record.identity.seed) for record in records}
-    labels = [row.label for row in first.rows if row.kind is not None and rules.refusal(row.label, column) is None]
-    places = [(label, seed) for label in labels for seed in first.seeds if (label, seed) not in measured]
-    return [Missing(label, column, seed, first.precision) for label, seed in places]
-
-
 def _block(precision: str, counting: Counting, rules: Standard, answers: Answers, statuses: Mapping[str, str]) -> Block:
     columns = tuple(_block_column(column, counting, rules, statuses) for column in counting)
     measured = {record.label for column in columns for record in column.records}
-    printed = {label for column in columns for label in column.printed} - {TEACHER}
+    printed = {label for column in columns for label in column.printed["top1"]} - {TEACHER}
     rows = sorted((_row(label, columns, rules) for label in measured | printed | set(BASELINES)), key=_order)
     pairs = [(column.column.pair, column.column.recipe) for column in columns]
     standing = standings(pd.concat([column.runs for column in columns]), pairs, answers)
@@ -250,15 +250,15 @@ def _block_column(column: Column, counting: Counting, rules: Standard, statuses:
     several = sum(other.pair == column.pair for other in counting) > 1
     frame = runs_frame(StoredRecord(record, status=statuses.get(record.key)) for record in records)
     # A run without teacher counts on every pair of its student, and one recipe may have several names.
-    runs = frame.assign(pair=column.pair, recipe=column.recipe)
-    printed = rules.printed(column), rules.printed(column, "top5")
-    return BlockColumn(column, f"{models}{BREAK}{column.recipe}" if several else models, records, runs, *printed)
+    runs = add_gains(frame.assign(pair=column.pair, recipe=column.recipe))
+    printed = {metric: rules.printed(column, metric) for metric in ("top1", "top5")}
+    return BlockColumn(column, f"{models}{BREAK}{column.recipe}" if several else models, records, runs, printed)
 
 
 def _order(row: Row) -> tuple[Any, ...]:
     if row.label in BASELINES:
         return (0, BASELINES.index(row.label))
-    printed = sum(bool(score.printed) for score in row.scores)
+    printed = sum(bool(score.printed()) for score in row.scores)
     return (1, -len(row.gains), -(row.average_gain or 0), -printed, row.label)
 
 
@@ -268,18 +268,27 @@ def _row(label: str, columns: Iterable[BlockColumn], rules: Standard) -> Row:
 
 
 def _score(label: str, column: BlockColumn, rules: Standard) -> Score:
-    records = tuple(record for record in column.records if record.label == label)
     runs = column.runs[column.runs["method"] == label]
-    scratch = column.runs[(column.runs["method"] == SCRATCH) & (label != SCRATCH)]
-    baseline = dict(zip(scratch["seed"], scratch["top1"]))
-    numbers = pair_scores(runs, baseline) if records else {}
-    return Score(
-        column,
-        records,
-        runs,
-        gains={seed: top1 - baseline[seed] for seed, top1 in zip(runs["seed"], runs["top1"]) if seed in baseline},
-        refusal=None if records else rules.refusal(label, column.column),
-        printed=column.printed.get(label, ()),
-        printed_top5=column.printed_top5.get(label, ()),
-        **{name: numbers[name] for name in NUMBERS if pd.notna(numbers.get(name))},
-    )
+    if runs.empty:
+        return Score(column, label, runs, rules.refusal(label, column.column))
+    numbers = pair_scores(runs)
+    return Score(column, label, runs, **{name: numbers[name] for name in NUMBERS if pd.notna(numbers[name])})
+
+
+def commands(missing: Iterable[Missing]) -> list[str]:
+    """Return the command lines that make the missing runs; pairs that lack the same runs share one."""
+    labels: dict[tuple[str, Column], dict[int, list[str]]] = {}
+    for run in missing:
+        labels.setdefault((run.precision, run.column), {}).setdefault(run.seed, []).append(run.label)
+    grouped: dict[tuple[str, str, str, str], list[str]] = {}
+    for (precision, column), by_seed in labels.items():
+        for methods in dict.fromkeys(map(tuple, by_seed.values())):
+            seeds = sorted(seed for seed, others in by_seed.items() if tuple(others) == methods)
+            key = precision, column.recipe, ",".join(methods), ",".join(map(str, seeds))
+            grouped.setdefault(key, []).append(column.pair)
+    lines = []
+    for (precision, recipe, names, numbers), pairs in grouped.items():
+        file = recipe if recipe in recipe_names() else f"{recipe}.toml"
+        line = f"cakdbench run --methods {names} --pairs '{','.join(pairs)}' --recipe {file} --seeds {numbers}"
+        lines.append(line if precision == "fp32" else f"{line} --precision {precision}")
+    return lines

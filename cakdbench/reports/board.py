@@ -165,8 +165,3 @@ class Board:
     name: str
     title: str
     sections: tuple[Section, ...]
-
-    @property
-    def plots(self) -> dict[str, Plot]:
-        """Return the pictures of all sections by name."""
-        return {plot.name: plot for section in self.sections for plot in section.plots}

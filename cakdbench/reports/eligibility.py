@@ -8,6 +8,7 @@ run that does not count for this, and one with changed settings, is excluded wit
 of another name is counted by that name.
 """
 
+import contextlib
 import functools
 import json
 import math
@@ -21,6 +22,7 @@ from cakdbench.build import refusal
 from cakdbench.data.datasets import dataset_facts
 from cakdbench.grid.plan import pair_info
 from cakdbench.grid.suites import Pair, PairSpec, Suite
+from cakdbench.method import Method
 from cakdbench.published.compare import printed_cells
 from cakdbench.published.ledger import Printed
 from cakdbench.recipes import load_recipe
@@ -77,11 +79,7 @@ def column_of(spec: PairSpec, protocol: str | None = None, data_dir: Path | None
 
 
 class Standard:
-    """The rules of the installed methods, recipes and printed numbers.
-
-    Args:
-        data_dir: where the datasets lie; only for pairs on `timm:` datasets.
-    """
+    """The rules of the installed methods, recipes and printed numbers; `data_dir` is for `timm:` datasets alone."""
 
     def __init__(self, data_dir: Path | None = None):
         self.data_dir = data_dir
@@ -93,12 +91,9 @@ class Standard:
             other_code = _other_code(record.identity.method)
         except UsageError as error:
             return [f"settings of {record.label} cannot be checked: {error}"]
-        own = record.teacher if record.teacher and not record.teacher.standard else None
-        return [
-            *changes(record.recipe, column.numbers, "recipe"),
-            *other_code,
-            *([f"a teacher that is not the registry's ({own.source})"] if own else []),
-        ]
+        if record.teacher and not record.teacher.standard:
+            other_code.append(f"a teacher that is not the registry's ({record.teacher.source})")
+        return changes(record.recipe, column.numbers, "recipe") + other_code
 
     def label(self, record: Record, column: Column) -> str:
         """Return the row a run belongs to: the canonical name of its settings on the pair.
@@ -112,33 +107,30 @@ class Standard:
 
     def refusal(self, label: str, column: Column) -> str | None:
         """Return the method's own reason for not running on the pair."""
-        try:
-            return _refusal(label, column, self.data_dir)
-        except UsageError as error:
-            return str(error)
+        return _refusal(label, column, self.data_dir)
 
     def title(self, label: str) -> str:
         """Return the registered title, with the variant if any; the label if the method is not installed."""
-        try:
-            method, variant = split_variant(label)
-        except UsageError:
-            return label
-        return f"{method.title}: {variant}" if variant else method.title
+        method, variant = _registered(label)
+        return label if method is None else f"{method.title}: {variant}" if variant else method.title
 
     def kind(self, label: str) -> str | None:
         """Return what the registered method transfers; None without such a method or variant."""
-        try:
-            return split_variant(label)[0].kind
-        except UsageError:
-            return None
+        method, _ = _registered(label)
+        return None if method is None else method.kind
 
     def printed(self, column: Column, metric: str = "top1") -> Mapping[str, tuple[Printed, ...]]:
         """Return the accuracies that papers print for the pair, by method."""
-        if column.protocol is None:
-            return {}
         models = (column.teacher, column.student, column.dataset)
-        cells = printed_cells(column.protocol, metric)
+        cells = printed_cells(column.protocol, metric) if column.protocol else {}
         return {method: values for (*pair, method), values in cells.items() if tuple(pair) == models}
+
+
+def _registered(label: str) -> tuple[type[Method] | None, str | None]:
+    try:
+        return split_variant(label)
+    except UsageError:
+        return None, None
 
 
 @functools.cache
@@ -160,9 +152,12 @@ def _other_code(identity: MethodIdentity) -> list[str]:
 
 @functools.cache
 def _refusal(label: str, column: Column, data_dir: Path | None) -> str | None:
-    method, variant = split_variant(label)
-    teacher, student = _infos(column, data_dir)
-    return refusal(method, teacher, student, resolve_config(method, variant, teacher, student, column.dataset))
+    try:
+        method, variant = split_variant(label)
+        infos = _infos(column, data_dir)
+        return refusal(method, *infos, resolve_config(method, variant, *infos, column.dataset))
+    except UsageError as error:
+        return str(error)
 
 
 def _infos(column: Column, data_dir: Path | None, teacher_size: int | None = None) -> "tuple[ModelInfo, ModelInfo]":
@@ -215,19 +210,20 @@ def sort_runs(records: Iterable[Record], columns: Sequence[Column], rules: Stand
         standard = [record for record in records if objections[record.key].get(column) == []]
         for precision in sorted({record.identity.precision for record in standard}):
             group = [record for record in standard if record.identity.precision == precision]
-            counting[precision, column] = _agreeing(group, column, objections)
+            counting[precision, column], odd = _agreeing(group)
+            for key, reason in odd.items():
+                objections[key][column] = [reason]
     return Eligibility(counting, *excluded_runs(records, objections))
 
 
 def _relabelled(record: Record, columns: Sequence[Column], rules: Standard) -> Record:
     """Return the run under the present name of its settings: variants may have been named since it was made."""
-    column = next((column for column in columns if column.concerns(record)), None)
-    if column is None:
-        return record
-    try:
-        return record.model_copy(update={"label": rules.label(record, column)})
-    except UsageError:
-        return record
+    for column in columns:
+        if column.concerns(record):
+            with contextlib.suppress(UsageError):
+                return record.model_copy(update={"label": rules.label(record, column)})
+            break
+    return record
 
 
 def _objections(record: Record, column: Column, rules: Standard) -> list[str]:
@@ -245,8 +241,8 @@ TRAITS: Mapping[str, Callable[[Record], Hashable]] = {
 """What all runs of a column have in common."""
 
 
-def _agreeing(records: list[Record], column: Column, objections: Objections) -> tuple[Record, ...]:
-    """Return the runs that may stand together in one column; the others get their reason."""
+def _agreeing(records: list[Record]) -> tuple[tuple[Record, ...], dict[str, str]]:
+    """Return the runs that may stand together in one column, and by key the reasons of the others."""
     odd: dict[str, str] = {}
     for name, trait in TRAITS.items():
         records = keep_majority(records, name, trait, odd)
@@ -254,9 +250,7 @@ def _agreeing(records: list[Record], column: Column, objections: Objections) -> 
     for label in sorted({record.label for record in records}):
         group = [record for record in records if record.label == label]
         counting += keep_majority(group, "method source", lambda r: r.identity.method.source, odd)
-    for key, reason in odd.items():
-        objections[key][column] = [reason]
-    return tuple(sorted(counting, key=lambda r: (r.label, r.identity.seed)))
+    return tuple(sorted(counting, key=lambda r: (r.label, r.identity.seed))), odd
 
 
 def keep_majority(

@@ -1,7 +1,6 @@
 """Where a run comes from, and why it counts on a board or does not."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -12,14 +11,13 @@ from cakdbench.recipes import load_recipe
 from cakdbench.records import Record
 from cakdbench.reports.blocks import BoardResults
 from cakdbench.reports.difference import run_values
-from cakdbench.reports.eligibility import Standard, board_columns
-from cakdbench.reports.pages import suite_board
+from cakdbench.reports.pages import concerns_any, suite_board
 from cakdbench.results.load import Evidence
 from cakdbench.utils.diff import changes
 from cakdbench.utils.errors import UsageError
 
 
-def explain_run(record: Record, evidence: Evidence, data_dir: Path | None = None) -> Iterator[RenderableType]:
+def explain_run(record: Record, evidence: Evidence) -> Iterator[RenderableType]:
     """Yield what to print about a run."""
     yield Text(record.key, style="bold")
     facts = Table.grid(padding=(0, 2))
@@ -31,7 +29,7 @@ def explain_run(record: Record, evidence: Evidence, data_dir: Path | None = None
         facts.add_row(Text(name, style="dim"), Text(text))
     yield facts
     yield Text("On the boards", style="bold")
-    for sentence in places(record, evidence, data_dir):
+    for sentence in places(record, evidence):
         yield Text(f"- {sentence}")
 
 
@@ -43,15 +41,14 @@ def _recipe_changes(record: Record) -> list[str]:
     return changes(record.recipe, numbers, "recipe")
 
 
-def places(record: Record, evidence: Evidence, data_dir: Path | None = None) -> Iterator[str]:
+def places(record: Record, evidence: Evidence) -> Iterator[str]:
     """Yield a sentence for each board that a run concerns: that it counts there, or why not."""
-    known = list(suites().values())
-    names = dict.fromkeys(suite.board for suite in known)
-    concerned = [name for name in names if any(c.concerns(record) for c in board_columns(known, name))]
-    if not concerned:
+    boards = dict.fromkeys(suite.board for suite in suites().values())
+    names = [name for name in boards if concerns_any(name, [record])]
+    if not names:
         yield "no suite has its pair: it stands on no board"
-    for name in concerned:
-        yield f"{name}: {_place(record, suite_board(name, known, evidence, Standard(data_dir)))}"
+    for name in names:
+        yield f"{name}: {_place(record, suite_board(name, evidence))}"
 
 
 def _place(record: Record, results: BoardResults) -> str:
@@ -62,8 +59,7 @@ def _place(record: Record, results: BoardResults) -> str:
     for run in results.excluded:
         if run.record.key == record.key:
             return f"set aside: {'; '.join(run.reasons)}"
-    counting = (other for column in columns for other in column.taught)
-    teachers = (other.identity.teacher for other in counting)
+    teachers = (other.identity.teacher for column in columns for other in column.records)
     if any(teacher and record.weights_sha256 == teacher.sha256 for teacher in teachers):
         return "not shown: it is the training of a teacher"
     return f"not shown: the board has another recipe for its pairs than {record.recipe_name}, or no column for it yet"

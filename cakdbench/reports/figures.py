@@ -3,6 +3,7 @@
 Text stays text, for readers and for search; equal numbers give equal bytes under one version of matplotlib.
 """
 
+import functools
 import io
 import math
 import re
@@ -19,8 +20,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from matplotlib.transforms import Bbox
 
-from cakdbench.reports.plots import REFUSED, groups
-from cakdbench.reports.text import points
+from cakdbench.reports.text import REFUSED, points
 
 WIDTH = 7.2
 """Inches; 691 pixels in a browser."""
@@ -59,12 +59,9 @@ def figure_svg(kind: str, frame: pd.DataFrame, title: str) -> str:
         facts = dict.fromkeys(("Creator", "Date", "Format", "Type")) | {"Title": title}
         figure.savefig(content, format="svg", metadata=facts)
     svg = content.getvalue()
-    return _short_paths(svg[svg.index("<svg") :])
-
-
-def _short_paths(svg: str) -> str:
-    """Return the SVG with its paths rounded to a hundredth of a point: half the size, and no eye sees it."""
-    return re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), svg)
+    # Paths rounded to a hundredth of a point take half the size, and no eye sees it.
+    short = functools.partial(re.sub, r"(\.\d\d)\d+", r"\1")
+    return re.sub(r' d="[^"]*"', lambda path: short(path[0]), svg[svg.index("<svg") :])
 
 
 def _heat(frame: pd.DataFrame, figure: Figure) -> None:
@@ -92,7 +89,7 @@ def _heat_cell(axes: Axes, x: int, y: int, gain: float | str | None, limit: floa
     hatch = {} if measured else {"hatch": "////", "ec": PALE}
     axes.add_patch(Rectangle((x, y), 1, 1, fc=colour, lw=0, **hatch))
     axes.add_patch(Rectangle((x, y), 1, 1, fill=False, ec="white", lw=1.5))
-    text = points(gain, signed=True) if measured else {REFUSED: "n/a", None: ""}[gain]
+    text = points(gain, signed=True) if measured else REFUSED if gain else ""
     dark = measured and np.dot(colour[:3], (0.299, 0.587, 0.114)) < 0.5
     axes.text(x + 0.5, y + 0.5, text, ha="center", va="center_baseline", size=size, color="white" if dark else INK)
 
@@ -209,7 +206,11 @@ def _ranks(frame: pd.DataFrame, figure: Figure) -> None:
     margin = count * side / (1 - 2 * side)
     axes.set(xlim=(1 - margin, count + margin), ylim=(height, -2.4))
     axes.axis("off")
-    _rank_axis(axes, count)
+    axes.plot([1, count], [0, 0], color=INK, lw=1.2)
+    for tick in range(1, count + 1, 1 if count <= 20 else 2):
+        axes.plot([tick, tick], [0, -0.35], color=INK, lw=1)
+        axes.text(tick, -0.5, str(tick), ha="center", va="bottom")
+    axes.text((1 + count) / 2, -1.7, "average rank (1 is best)", ha="center", va="bottom", color=GREY)
     for place, (text, rank) in enumerate(zip(texts, frame["rank"], strict=True)):
         left = place < half
         row = first_row + 1.3 * (place if left else count - 1 - place)
@@ -223,19 +224,17 @@ def _ranks(frame: pd.DataFrame, figure: Figure) -> None:
         _beside(axes, letter, min(members), 0.9 + depth, left=True, gap=6, color=COLOURS[0], weight="bold")
 
 
+def groups(ranked: pd.DataFrame) -> dict[str, list[int]]:
+    """Return the letters that two or more methods have, each with the places of these methods."""
+    letters = ranked["letters"].reset_index(drop=True).str.split().explode().dropna()
+    members = sorted(letters.groupby(letters).groups.items(), key=lambda item: (len(item[0]), item[0]))
+    return {letter: list(places) for letter, places in members if len(places) > 1}
+
+
 def _beside(axes: Axes, text: str, x: float, y: float, left: bool, gap: float = 3, **look: Any) -> None:
     """Write text at a gap, in points of length, left or right of a place."""
     side = {"xytext": (-gap if left else gap, 0), "ha": "right" if left else "left"}
     axes.annotate(text, (x, y), textcoords="offset points", va="center_baseline", **side, **look)
-
-
-def _rank_axis(axes: Axes, count: int) -> None:
-    axes.plot([1, count], [0, 0], color=INK, lw=1.2)
-    step = 1 if count <= 20 else 2
-    for tick in range(1, count + 1, step):
-        axes.plot([tick, tick], [0, -0.35], color=INK, lw=1)
-        axes.text(tick, -0.5, str(tick), ha="center", va="bottom")
-    axes.text((1 + count) / 2, -1.7, "average rank (1 is best)", ha="center", va="bottom", color=GREY)
 
 
 DRAWINGS: dict[str, Callable[[pd.DataFrame, Figure], None]] = {

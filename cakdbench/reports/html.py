@@ -11,7 +11,6 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import asdict
-from importlib.resources import files
 from statistics import fmean
 from typing import Any
 
@@ -21,7 +20,7 @@ from markupsafe import Markup
 
 from cakdbench.method import KINDS
 from cakdbench.reports.board import BREAK, PRINTED_HEADS, RUN_HEADS, Board, Cell, Plot, value_spans
-from cakdbench.reports.text import MISSING, blocks
+from cakdbench.reports.text import MISSING, blocks, template
 
 BEST_IS_LEAST = {"rank"}
 """Columns of numbers that are sorted from the least at first."""
@@ -31,17 +30,20 @@ def board_html(board: Board) -> str:
     """Return the page of a board; its plots are drawn."""
     shown = {number: section.frame for number, section in enumerate(board.sections) if section.interactive}
     frames = {number: frame for number, frame in shown.items() if frame is not None}
-    heads = {number: _heads(frame) for number, frame in frames.items()}
+    heads = {
+        number: [_head(head, frame.iloc[:, place]) for place, head in enumerate(frame.columns)]
+        for number, frame in frames.items()
+    }
     kinds = {cell.kind for frame in frames.values() for cell in frame.iloc[:, 0]} - {""}
     pairs = dict.fromkeys(head["pair"] for columns in heads.values() for head in columns if head["pair"])
-    script = Markup(_asset("board.js"))
-    template = _environment().get_template("board.html")
-    return template.render(
+    script = Markup(template("board.js"))
+    page = _environment().get_template("board.html")
+    return page.render(
         board=board,
         heads=heads,
         kinds=[*(kind for kind in KINDS if kind in kinds), *sorted(kinds - {*KINDS})],
         pairs=list(pairs),
-        css=Markup(_asset("board.css")),
+        css=Markup(template("board.css")),
         script=script,
         script_hash=f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}",
         data=_data(frames),
@@ -54,11 +56,6 @@ def _environment() -> Environment:
     environment = Environment(autoescape=True, loader=loader, undefined=StrictUndefined, trim_blocks=True)
     environment.filters |= {"spans": value_spans, "blocks": blocks, "drawn": _drawn, "attributes": _attributes}
     return environment
-
-
-@functools.cache
-def _asset(name: str) -> str:
-    return files("cakdbench.reports").joinpath("templates", name).read_text(encoding="utf-8")
 
 
 def _data(frames: dict[int, pd.DataFrame]) -> Markup:
@@ -82,10 +79,6 @@ def _drawn(plot: Plot) -> Markup:
 
     svg = plot.draw()
     return Markup(re.sub(r"<[^>]*>", renamed, svg[svg.index("<svg") :]))
-
-
-def _heads(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    return [_head(head, frame.iloc[:, place]) for place, head in enumerate(frame.columns)]
 
 
 def _head(head: str, column: Iterable[Cell | str]) -> dict[str, Any]:

@@ -57,19 +57,14 @@ def _section(section: Section) -> Iterator[str]:
 def _table(frame: pd.DataFrame, caption: str) -> Iterator[str]:
     # Only the widest tables are scaled, since scaling makes the type of every table of another size.
     wide = len(frame.columns) > NARROW
+    is_long = [any(len(str(value)) > LONG for value in frame.iloc[:, place]) for place in range(frame.shape[1])]
+    columns = "".join(r"p{0.4\textwidth}" if long else "l" for long in is_long)
     tabular = frame.map(_cell).set_axis([_cell(head) for head in frame.columns], axis=1)
     yield from (r"\begin{table*}", r"\centering", rf"\caption{{{caption}}}")
     yield from [r"\resizebox{\textwidth}{!}{%"] * wide
-    yield tabular.style.hide(axis="index").to_latex(hrules=True, column_format=_format(frame)).rstrip()
+    yield tabular.style.hide(axis="index").to_latex(hrules=True, column_format=columns).rstrip()
     yield from ["}"] * wide
     yield r"\end{table*}"
-
-
-def _format(frame: pd.DataFrame) -> str:
-    """Return `l` for each column, and a paragraph for those with long texts."""
-    columns = (frame.iloc[:, place] for place in range(frame.shape[1]))
-    is_long = [any(len(str(value)) > LONG for value in column) for column in columns]
-    return "".join(r"p{0.4\textwidth}" if long else "l" for long in is_long)
 
 
 def _cell(value: Any) -> str:
@@ -90,13 +85,12 @@ def _note(note: str) -> str:
 
 
 def _parts(parts: Iterable[Span]) -> str:
-    return "".join(map(_styled, parts)).strip()
-
-
-def _styled(part: Span) -> str:
-    # The spaces at the ends of a part stand between words, and `latex` drops them.
-    before, after = (" " * text.isspace() for text in (part.text[:1], part.text[-1:] if part.text.strip() else ""))
-    return before + STYLES.get(part.style, "{}").format(SIGNED.sub(r"$\g<0>$", latex(part.text))) + after
+    texts = []
+    for text, style in parts:
+        # The spaces at the ends of a part stand between words, and `latex` drops them.
+        before, after = (" " * end.isspace() for end in (text[:1], text[-1:] if text.strip() else ""))
+        texts.append(before + STYLES.get(style, "{}").format(SIGNED.sub(r"$\g<0>$", latex(text))) + after)
+    return "".join(texts).strip()
 
 
 def _items(texts: Iterable[str]) -> str:

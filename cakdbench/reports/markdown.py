@@ -40,7 +40,8 @@ def frame_markdown(frame: pd.DataFrame) -> str:
     """Return a table: columns of numbers to the right, all others to the left."""
     heads = [plain(str(head)) for head in frame.columns]
     rows = [[_cell(value) for value in row] for row in frame.itertuples(index=False)]
-    sides = ["left" if _has_text(frame.iloc[:, place]) else "right" for place in range(frame.shape[1])]
+    is_text = frame.map(lambda value: isinstance(value, str | Cell) and value != REFUSED)
+    sides = ["left" if text else "right" for text in is_text.to_numpy().any(axis=0)]
     return tabulate(rows, heads, "pipe", disable_numparse=True, colalign=sides)
 
 
@@ -48,7 +49,3 @@ def _cell(value: Any) -> str:
     if not isinstance(value, Cell):
         return plain(number_text(value))
     return "".join(STYLES.get(span.style, "{}").format(plain(span.text) or span.text) for span in value.spans())
-
-
-def _has_text(column: pd.Series) -> bool:
-    return any(isinstance(value, str | Cell) and value != REFUSED for value in column)

@@ -7,23 +7,11 @@ from typing import get_args
 import pandas as pd
 
 from cakdbench.published.compare import overlap, recomputed, recomputes
-from cakdbench.published.conflicts import Cell, Conflict, conflicts
+from cakdbench.published.conflicts import Conflict, conflicts
 from cakdbench.published.ledger import accuracies, averages, sources
 from cakdbench.published.protocols import By, Protocol, protocols, setting_text
 from cakdbench.reports.board import Board, Section, table
-from cakdbench.reports.text import MISSING
-
-HEAD = (
-    "*Made from `leaderboards/published/`; changes by hand are overwritten.*",
-    """\
-Numbers that papers of the field print, read from five texts, against each other, against the sentences around them, and
-against the settings that were released. Accuracies are top-1 in percent, differences in points. Boards show every value
-with the letter of its source; where one has to be taken, the last column says which.""",
-)
-SWAPPED = """\
-TAS Table 7 and FBT appendix Table 1 are one table, and its two dataset headers are swapped (5.1). Below they are put
-right: what the papers print, over what the table prints it; what OFA's released files have; what OFA's author posted of
-his own runs. A dot marks a setting on which they differ."""
+from cakdbench.reports.text import MISSING, prose
 
 
 def conflicts_board() -> Board:
@@ -32,20 +20,25 @@ def conflicts_board() -> Board:
 
 
 def _sections() -> Iterator[Section]:
-    yield Section(label="About", notes=HEAD)
+    whole = [average for average in averages() if not average.repeats]
+    counts = {"printed": len(accuracies()), "whole": len(whole), "repeated": len(averages()) - len(whole)}
+    texts = prose("conflicts", right=sum(map(recomputes, whole)), **counts)
+    yield Section(label="About", notes=texts["about"])
     yield Section("Sources", frame=_source_table())
-    yield Section("How much was compared", notes=(_count(),), frame=_overlap_table())
+    pairs = {f"`{one}`, `{other}`": overlap(one, other) for one, other in combinations(sources(), 2)}
+    rows = [[names, str(both), str(differing)] for names, (both, differing) in pairs.items() if both]
+    overlaps = table(["sources", "cells of both", "disagree"], rows)
+    yield Section("How much was compared", notes=texts["count"], frame=overlaps)
     yield Section("1. One cell, two sources", frame=_cell_table("sources"))
     yield Section("2. One cell, two places of one source", frame=_cell_table("places"))
     heads = ["", "what", "the text says", "the tables", "verdict"]
     claims = ([c.id, c.subject, c.claim, c.remark, c.reading] for c in _of_kind("claim"))
     yield Section("3. Sentences against tables", frame=table(heads, claims))
-    yield Section("4. Averages that do not recompute", notes=(_average_count(),), frame=_average_table())
-    yield Section("5. Settings", notes=(SWAPPED,))
+    yield Section("4. Averages that do not recompute", notes=texts["averages"], frame=_average_table())
+    yield Section("5. Settings", notes=texts["swapped"])
     yield from map(_protocol, (protocol for protocol in protocols().values() if protocol.printed_under))
     yield Section("What remains", 3, frame=_cell_table("settings"))
-    damaged = "Places that the text that was read does not give whole."
-    yield Section("6. Damaged places", notes=(damaged,), frame=_cell_table("damaged"))
+    yield Section("6. Damaged places", notes=texts["damaged"], frame=_cell_table("damaged"))
     yield Section("7. Odd, but no contradiction", frame=_cell_table("odd"))
 
 
@@ -59,19 +52,6 @@ def _source_table() -> pd.DataFrame:
     return table(["", "key", "source", "where", "trainings behind a number"], rows)
 
 
-def _count() -> str:
-    return (
-        f"{len(accuracies())} printed accuracies. Two sources disagree on a cell (dataset, teacher, student, method, "
-        "metric) if no number of the one is a number of the other:"
-    )
-
-
-def _overlap_table() -> pd.DataFrame:
-    counts = {f"`{one}`, `{other}`": overlap(one, other) for one, other in combinations(sources(), 2)}
-    rows = [[names, str(both), str(differing)] for names, (both, differing) in counts.items() if both]
-    return table(["sources", "cells of both", "disagree"], rows)
-
-
 def _of_kind(kind: str) -> list[Conflict]:
     return [conflict for conflict in conflicts() if conflict.kind == kind]
 
@@ -79,19 +59,12 @@ def _of_kind(kind: str) -> list[Conflict]:
 def _cell_table(kind: str) -> pd.DataFrame:
     """Return the conflicts of a kind; columns in which none has anything are left out."""
     heads = ["", "what", "dataset", "printed", "remark", "the boards use"]
-    rows = [[c.id, c.subject, _datasets(c), _values(c), c.remark, c.reading] for c in _of_kind(kind)]
+    rows = []
+    for c in _of_kind(kind):
+        datasets = ", ".join(dict.fromkeys(cell.dataset for cell in c.cells if cell.dataset))
+        rows.append([c.id, c.subject, datasets, _values(c), c.remark, c.reading])
     frame = table(heads, rows)
     return frame.loc[:, (frame != "").any()].replace("", MISSING)
-
-
-def _average_count() -> str:
-    whole = [average for average in averages() if not average.repeats]
-    right = sum(map(recomputes, whole))
-    return (
-        f"Of {len(whole)} printed averages {right} are within 0.01 of the mean of (method - scratch) "
-        f"over the pairs of their table. {len(averages()) - len(whole)} more are repeated by the summary beside a part "
-        "of the pairs. These are not:"
-    )
 
 
 def _average_table() -> pd.DataFrame:
@@ -116,10 +89,6 @@ def _protocol(protocol: Protocol) -> Section:
     return Section(title, 3, notes=(note,), frame=table(["setting", *get_args(By), ""], rows))
 
 
-def _datasets(conflict: Conflict) -> str:
-    return ", ".join(dict.fromkeys(cell.dataset for cell in conflict.cells if cell.dataset))
-
-
 def _values(conflict: Conflict) -> str:
     """Return the cells' values, each with where it is printed, and with what the cells do not have in common."""
     columns = ["dataset", "teacher", "student", "method", "model", "setting", "metric"]
@@ -127,9 +96,6 @@ def _values(conflict: Conflict) -> str:
     places: dict[str, dict[str, None]] = {}
     for cell in conflict.cells:
         names = [getattr(cell, key) for key in differing if getattr(cell, key)]
-        places.setdefault(" ".join([*names, cell.value]), {})[_place(cell)] = None
+        place = ", ".join(filter(None, [f"{sources()[cell.source].mark} {cell.table}", cell.mode, cell.panel]))
+        places.setdefault(" ".join([*names, cell.value]), {})[place] = None
     return "; ".join(f"{value} ({', '.join(where)})" for value, where in places.items())
-
-
-def _place(cell: Cell) -> str:
-    return ", ".join(filter(None, [f"{sources()[cell.source].mark} {cell.table}", cell.mode, cell.panel]))

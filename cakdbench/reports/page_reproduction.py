@@ -5,38 +5,19 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 from scipy.stats import t as student_t
 
 from cakdbench.published.ledger import Printed, sources
-from cakdbench.reports.blocks import SCRATCH, Block, BlockColumn, BoardResults
+from cakdbench.reports.blocks import SCRATCH, Block, BoardResults
 from cakdbench.reports.board import Board, Section, table
 from cakdbench.reports.eligibility import Column
-from cakdbench.reports.printed import contradicted, protocol_for, protocol_lines
-from cakdbench.reports.text import points
-from cakdbench.results.cells import pair_scores
+from cakdbench.reports.printed import contradicted, protocol_lines
+from cakdbench.reports.text import points, prose
+from cakdbench.results.cells import add_gains, pair_scores
 from cakdbench.results.ranking import SEEDS
 
-RULE = f"""\
-The verdicts, in this order:
-
-- **not yet measured**: no standard run of the method on the pair.
-- **not comparable**: fewer than {len(SEEDS)} seeds here, or a setting here that none of the source's statements (paper,
-  released code, its author) has; what they do not state is listed, but does not count.
-- **reproduced**: the difference is at most what training alone makes likely (95 %): t(n-1) sd sqrt(1/n + 1/k), plus
-  half of the last printed digit; sd and n are ours, k is the number of trainings behind the printed number (1 if not
-  stated).
-- **not reproduced**: the difference is larger.
-
-Both numbers are of the same test images, so that these add nothing to the tolerance. A best epoch chosen on the test
-set, where a source may have done so, is no reason for a verdict; it makes printed numbers higher."""
-ABOUT = (
-    "*Made from the records and `published/` by `cakdbench leaderboard`; changes by hand are overwritten.*",
-    "Every accuracy of a student that one of the sources prints for a pair of our suites, beside ours "
-    "(mean ± sd over seeds, last epoch). Gains are over the scratch student of the same table, and over our own.",
-    RULE,
-)
+TEXTS = prose("reproduction", seeds=len(SEEDS))
 HEADS = (
     *("pair", "method", "printed", "source", "ours", "difference", "tolerance", "gain printed", "gain ours"),
     "verdict",
@@ -57,18 +38,20 @@ class Comparison:
     Attributes:
         n: our seeds. mean, sd, gain: of the metric that is printed; the gain is over our scratch student.
         printed_gain: over the scratch student of the same table.
-        contradicted: settings of ours that no statement of the source has.
     """
 
-    method: str
     column: Column
     printed: Printed
     printed_gain: float | None
-    contradicted: tuple[str, ...]
     n: int = 0
     mean: float | None = None
     sd: float | None = None
     gain: float | None = None
+
+    @property
+    def contradicted(self) -> tuple[str, ...]:
+        """Return the settings of ours that no statement of the source has."""
+        return contradicted(self.column, self.printed)
 
     @property
     def difference(self) -> float | None:
@@ -100,32 +83,21 @@ class Comparison:
 def comparisons(block: Block, metric: str = "top1") -> Iterator[Comparison]:
     """Yield every printed accuracy of a block's students, with ours; `metric` is top1 or top5."""
     for column in block.columns:
-        printed = column.printed if metric == "top1" else column.printed_top5
+        runs = add_gains(column.runs.assign(top1=column.runs[metric]))
+        scores = {method: pair_scores(own) for method, own in runs.groupby("method")}
+        printed = column.printed[metric]
         base = {(p.source, p.table): p.number for p in reversed(printed.get(SCRATCH, ()))}
-        scores = _scores(column, metric)
-        for row in block.rows:
-            for value in printed.get(row.label, ()):
-                start = None if row.label == SCRATCH else base.get((value.source, value.table))
-                gain = None if start is None else value.number - start
-                other = contradicted(column.column, protocol_for(column.column, value))
-                yield Comparison(row.label, column.column, value, gain, other, **scores.get(row.label, {}))
-
-
-def _scores(column: BlockColumn, metric: str) -> dict[str, dict[str, Any]]:
-    """Return the numbers of `pair_scores` that a comparison needs, of one metric, by method."""
-    runs = column.runs.assign(top1=column.runs[metric])
-    scratch = runs[runs["method"] == SCRATCH]
-    baseline = dict(zip(scratch["seed"], scratch["top1"]))
-    scores = {}
-    for method, own in runs.groupby("method"):
-        numbers = pair_scores(own, {} if method == SCRATCH else baseline)
-        scores[method] = {name: numbers[name] for name in ("n", "mean", "sd", "gain")}
-    return scores
+        for value in (value for row in block.rows for value in printed.get(row.label, ())):
+            start = None if value.method == SCRATCH else base.get((value.source, value.table))
+            gain = None if start is None else value.number - start
+            ours = scores.get(value.method, {})
+            numbers = {name: ours[name] for name in ("n", "mean", "sd", "gain") if ours}
+            yield Comparison(column.column, value, gain, **numbers)
 
 
 def reproduction_board(boards: Iterable[BoardResults]) -> Board:
     """Return the page."""
-    sections = [Section(label="About", notes=ABOUT)]
+    sections = [Section(label="About", notes=TEXTS["about"])]
     for board in boards:
         for block in board.blocks:
             sections += _sections(board, block)
@@ -150,7 +122,7 @@ def _line(comparison: Comparison) -> list[str]:
         verdict += f": {'; '.join(comparison.contradicted) or f'{comparison.n} seeds'}"
     return [
         f"{comparison.column.teacher} → {comparison.column.student}",
-        comparison.method,
+        printed.method,
         printed.value,
         f"{printed.source}, {printed.table}",
         points(mean) + (f" ± {points(sd)}" if sd else ""),

@@ -13,7 +13,7 @@ import pandas as pd
 from cakdbench.records import Record
 from cakdbench.reports.blocks import BASELINES, SCRATCH, Block, BoardResults, Row, Score
 from cakdbench.reports.board import Plot
-from cakdbench.reports.text import points
+from cakdbench.reports.text import points, prose
 from cakdbench.results.stats import ALPHA
 
 DRAWING = 2
@@ -41,13 +41,10 @@ def heat(block: Block) -> pd.DataFrame | None:
     """
     rows = [row for row in block.rows if row.gains]
     places = [p for p in range(len(block.columns)) if any(row.scores[p].gain is not None for row in rows)]
-    cells = [[_heat_cell(row.scores[place]) for place in places] for row in rows]
+    scores = ([row.scores[place] for place in places] for row in rows)
+    cells = [[s.gain if s.gain is not None or s.refusal is None else REFUSED for s in own] for own in scores]
     heads = [block.columns[place].head for place in places]
     return pd.DataFrame(cells, list(map(_name, rows)), heads, dtype=object) if rows else None
-
-
-def _heat_cell(score: Score) -> float | str | None:
-    return REFUSED if score.gain is None and score.refusal is not None else score.gain
 
 
 def costs(block: Block) -> pd.DataFrame | None:
@@ -79,11 +76,13 @@ def _cost_ratios(score: Score) -> list[float]:
 
 def pareto_front(points: Collection[tuple[float, float]]) -> set[tuple[float, float]]:
     """Return the points (cost, gain) that no other beats: at least as good in both, better in one."""
-
-    def is_beaten(cost: float, gain: float) -> bool:
-        return any(other != (cost, gain) and other[0] <= cost and other[1] >= gain for other in points)
-
-    return {point for point in points if not is_beaten(*point)}
+    beaten = {
+        (cost, gain)
+        for cost, gain in points
+        for other in points
+        if other != (cost, gain) and other[0] <= cost and other[1] >= gain
+    }
+    return set(points) - beaten
 
 
 def curves(block: Block) -> pd.DataFrame | None:
@@ -95,10 +94,11 @@ def curves(block: Block) -> pd.DataFrame | None:
     leaders = [row.label for row in block.rows if row.label not in BASELINES and row.gains][:LEADERS]
     looks = {label: look for look, label in enumerate([*BASELINES, *leaders])}
     lines = []
-    for place, column in enumerate(block.columns):
+    for column in block.columns:
         for row in block.rows:
             facts = {"pair": column.name, "label": row.label, "method": _name(row), "look": looks.get(row.label, -1)}
-            lines += [facts | epoch for epoch in _curve(row.scores[place].records)]
+            records = [record for record in column.records if record.label == row.label]
+            lines += [facts | epoch for epoch in _curve(records)]
     return pd.DataFrame(lines) if lines else None
 
 
@@ -120,16 +120,6 @@ def ranks(block: Block) -> pd.DataFrame | None:
     return pd.DataFrame(rows, columns=["method", "rank", "letters"]) if len(rows) > 1 else None
 
 
-def groups(ranked: pd.DataFrame) -> dict[str, list[int]]:
-    """Return the letters that two or more methods have, each with the places of these methods."""
-    members: dict[str, list[int]] = {}
-    for place, letters in enumerate(ranked["letters"]):
-        for letter in letters.split():
-            members.setdefault(letter, []).append(place)
-    ordered = sorted(members, key=lambda letter: (len(letter), letter))
-    return {letter: members[letter] for letter in ordered if len(members[letter]) > 1}
-
-
 NUMBERS: Mapping[str, Callable[[Block], pd.DataFrame | None]] = {
     "gain": heat,
     "cost": costs,
@@ -137,19 +127,7 @@ NUMBERS: Mapping[str, Callable[[Block], pd.DataFrame | None]] = {
     "ranks": ranks,
 }
 """Kind of a plot, the last part of its name, to what makes its numbers."""
-CAPTIONS = {
-    "gain": "Mean gain over scratch in points, by method and pair: above scratch orange, below it purple; hatched "
-    "where not measured, n/a where the method refuses the pair.",
-    "cost": "Average gain over scratch against training time per image: the geometric mean, over pairs and seeds, of "
-    "the ratio to scratch's time, where both ran on like devices. The pass over data and teacher, which all share, is "
-    "left out; times on shared machines are noisy. Orange: the Pareto front. Hollow: not on all pairs, beyond "
-    "comparison. A triangle stands for a point below the frame.",
-    "curves": "Test accuracy by epoch, mean over the seeds; bands from the least to the greatest seed. In colour: the "
-    "methods of the greatest average gains.",
-    "ranks": "Critical-difference diagram: average rank over the pairs. A bar joins the methods with dots on it, which "
-    "cannot be told apart in average accuracy (paired test over test images and seeds, Holm's correction at "
-    f"{ALPHA:.0%}); its letter is that of the table. A method without a letter was not tested.",
-}
+CAPTIONS = prose("board", alpha=ALPHA)
 
 
 def board_plots(results: BoardResults) -> dict[str, Plot]:
@@ -164,7 +142,7 @@ def _block_plots(results: BoardResults, block: Block) -> Iterable[Plot]:
     heading = results.heading(block)
     for kind, numbers in NUMBERS.items():
         if (frame := numbers(block)) is not None:
-            caption = f"{heading}. {CAPTIONS[kind]}" if heading else CAPTIONS[kind]
+            caption = ". ".join(filter(None, [heading, *CAPTIONS[kind]]))
             drawing = functools.partial(draw, kind, frame)
             yield Plot(f"{stem}-{kind}.svg", caption, in_words(kind, frame), digest(kind, frame), drawing)
 

@@ -6,9 +6,8 @@ from typing import Any
 import pandas as pd
 
 from cakdbench.published.ledger import Printed, sources
-from cakdbench.reports.blocks import SCRATCH, TEACHER, Block, BlockColumn, Row, Score
+from cakdbench.reports.blocks import SCRATCH, TEACHER, Block, BlockColumn, Row, Score, commands
 from cakdbench.reports.board import BREAK, Cell, Detail, table
-from cakdbench.reports.commands import commands
 from cakdbench.reports.printed import cited, printed_averages, printed_values
 from cakdbench.reports.text import MISSING, REFUSED, plain, points, span
 
@@ -19,6 +18,12 @@ MARKS = {
 }
 NOT_INSTALLED = "not installed"
 """The kind of a method that is known from papers alone."""
+UNMEASURED = ("Top-1 accuracy in percent, last epoch",)
+MEASURED = (
+    "Top-1 accuracy in percent, last epoch: mean ± standard deviation over seeds (gain over scratch in points)",
+    "Bold: the best of a pair and what cannot be told apart from it; methods that share a letter cannot be told apart",
+)
+"""How a caption says the cells are read."""
 ENDINGS = ("average gain", "rank", "group", "seeds")
 
 
@@ -37,7 +42,7 @@ def _teacher_cell(column: BlockColumn) -> Cell:
         span(values, ".2f") or MISSING,
         measured=values[0] if len(values) == 1 else None,
         marks=(MISMATCH,) if column.runs["teacher_mismatch"].any() else (),
-        printed=printed_values(column.printed.get(TEACHER, ()), column.column),
+        printed=printed_values(column, TEACHER),
     )
 
 
@@ -61,14 +66,14 @@ def method_cell(row: Row) -> Cell:
 
 def _score_cell(row: Row, place: int, block: Block) -> Cell:
     score = row.scores[place]
-    printed, detail = printed_values(score.printed, score.column.column), _detail(row, score, block)
-    if not score.records:
+    printed, detail = printed_values(score.column, row.label), _detail(row, score, block)
+    if not score.seeds:
         return Cell(MISSING if score.refusal is None or printed else REFUSED, printed=printed, detail=detail)
     return Cell(
         measured=score.mean,
         sd=score.sd,
         gain=score.gain,
-        seeds=len(score.records),
+        seeds=len(score.seeds),
         uneven=len(set(row.counts)) > 1,
         marks=score_marks(score),
         printed=printed,
@@ -79,7 +84,7 @@ def _score_cell(row: Row, place: int, block: Block) -> Cell:
 
 def score_marks(score: Score) -> tuple[str, ...]:
     """Return the marks of a cell, see `MARKS`."""
-    fewer = score.gain is not None and len(score.gains) < len(score.records)
+    fewer = score.gain is not None and score.runs["gain"].hasnans
     return (MISMATCH,) * bool(score.runs["teacher_mismatch"].any()) + (FEWER_SEEDS,) * fewer
 
 
@@ -97,8 +102,8 @@ def _detail(row: Row, score: Score, block: Block) -> Detail:
     return Detail(
         title=f"{row.title} on {score.column.name}",
         notes=tuple(_notes(row, score)),
-        runs=tuple(_run_facts(run, score) for run in score.runs.itertuples()),
-        printed=tuple(map(_printed_facts, score.printed)),
+        runs=tuple(map(_run_facts, score.runs.itertuples())),
+        printed=tuple(map(_printed_facts, score.printed())),
         command=BREAK.join(commands(block.missing_of(row, score))) or None,
     )
 
@@ -109,14 +114,14 @@ def _notes(row: Row, score: Score) -> Iterator[str]:
         yield "There is no such method here: known from papers alone."
     elif score.refusal is not None:
         yield f"Refused: {score.refusal}"
-    elif not score.records:
+    elif not score.seeds:
         yield "Not measured yet."
 
 
-def _run_facts(run: Any, score: Score) -> tuple[str, ...]:
+def _run_facts(run: Any) -> tuple[str, ...]:
     """Return what `RUN_HEADS` says of a row of the frame of runs."""
-    gain, numbers = points(score.gains.get(run.seed), signed=True), map(points, (run.optimistic_top1, run.ema_top1))
-    return str(run.seed), points(run.top1), gain, *numbers, run.status, run.device, f"{run.seconds:,.0f}"
+    numbers = points(run.gain, signed=True), points(run.optimistic_top1), points(run.ema_top1)
+    return str(run.seed), points(run.top1), *numbers, run.status, run.device, f"{run.seconds:,.0f}"
 
 
 def _printed_facts(printed: Printed) -> tuple[str, ...]:
@@ -128,20 +133,16 @@ def _printed_facts(printed: Printed) -> tuple[str, ...]:
 def caption(title: str, block: Block) -> str:
     """Return what lets a block's table stand alone: its conditions, and how its cells are read."""
     columns = [column.column for column in block.columns]
+    seeds = span(count for row in block.rows for count in row.counts)
     conditions = [
         f"dataset {block.dataset}",
         f"recipe {', '.join(dict.fromkeys(column.recipe for column in columns))}",
         f"{span(column.numbers['epochs'] for column in columns)} epochs",
         f"{span(column.numbers['image_size'] for column in columns)} px",
         f"precision {block.precision}",
+        *([f"seeds: {seeds}"] if seeds else []),
     ]
-    seeds = span(count for row in block.rows for count in row.counts)
-    conditions += [f"seeds: {seeds}"] if seeds else []
-    text = f"{plain(title)} ({plain('; '.join(conditions))}). Top-1 accuracy in percent, last epoch"
-    if seeds:
-        text += (
-            ": mean ± standard deviation over seeds (gain over scratch in points). Bold: the best of a pair and what "
-            "cannot be told apart from it; methods that share a letter cannot be told apart"
-        )
-    letters = ", ".join(f"{sources()[key].mark}: {key}" for key in cited(block))
-    return text + (f". *Italics: printed in papers, not measured here* ({letters})." if letters else ".")
+    sentences = [f"{plain(title)} ({plain('; '.join(conditions))})", *(MEASURED if seeds else UNMEASURED)]
+    if letters := ", ".join(f"{sources()[key].mark}: {key}" for key in cited(block)):
+        sentences.append(f"*Italics: printed in papers, not measured here* ({letters})")
+    return ". ".join(sentences) + "."

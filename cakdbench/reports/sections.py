@@ -1,47 +1,25 @@
 """The sections of a board, made of its results: what stands on the page, in what order."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 
 import pandas as pd
 
-from cakdbench.reports.blocks import TEACHER, Block, BoardResults, Score
+from cakdbench.reports.blocks import TEACHER, Block, BoardResults, commands
 from cakdbench.reports.board import Board, Cell, Section, table
-from cakdbench.reports.commands import commands
-from cakdbench.reports.conditions import conditions_table, runs_table, versions
 from cakdbench.reports.eligibility import Excluded
 from cakdbench.reports.plots import board_plots
 from cakdbench.reports.printed import printed_values, protocol_lines, source_lines
 from cakdbench.reports.results_table import MARKS, caption, method_cell, results_table, score_marks
-from cakdbench.reports.text import MISSING, REFUSED, plain, points
-from cakdbench.results.stats import indistinguishable, resolution, standard_error
+from cakdbench.reports.text import MISSING, REFUSED, bullets, plain, points, prose, span
+from cakdbench.results.stats import ALPHA, indistinguishable, resolution, standard_error
 from cakdbench.submissions.entry import ExternalEntry
 
-HEAD = "*Made from the records by `cakdbench leaderboard`; changes by hand are overwritten.*"
-HOW_TO_READ = (
-    "Top-1 accuracy on the test set in percent, of the last epoch: mean ± standard deviation over seeds "
-    "(no ± with one seed). In brackets the gain in points over our own scratch student of the same recipe "
-    "and the same seeds. *In italics: printed in a paper, not measured here*, with a letter for the source."
+TEXTS = prose("board", alpha=ALPHA)
+CONDITIONS = ("pair", "dataset, fingerprint", "recipe", "epochs", "batch (local)", "image", "teacher's weights")
+RUNS = (
+    *("method", "pair", "status", "device", "processes", "threads", "time s", "images/s", "peak MB", "energy Wh"),
+    *("student parameters", "extra parameters", "lanes", "options"),
 )
-TOP5 = "Mean over the seeds, of the last epoch; *in italics: printed in a paper*. Papers print it for these pairs."
-NOTES = """\
-- Order: scratch, KD, then the other methods by the number of pairs they have a gain on, and by average gain.
-  An average over fewer pairs says so; it must not be compared with one over all.
-- Rank: mean over the pairs of the method's rank by accuracy (1 is best), among the methods measured on all pairs with
-  three seeds or more.
-- Group: methods that share a letter cannot be told apart in average accuracy. Bold: the best of a pair, and what
-  cannot be told apart from it. Both by a paired test on the stored predictions: its standard error holds the choice of
-  the test images (paired, image by image) and the chance of training (the residual of method + seed over all methods
-  of the pair); degrees of freedom by Welch and Satterthwaite; Holm's correction over all comparisons at 5 %. With fewer
-  than three seeds there is no test. The rules: [RULES.md](RULES.md).
-- One image is the least by which an accuracy can change. The standard error is the binomial one of a single
-  accuracy, the largest of the column; the last column of that table is for two scores taken as independent, which is
-  what a reader of printed accuracies can know (95 %).
-- Optimistic numbers are of the best epoch, chosen on the test set. Some papers print this; it is too high by
-  construction and ranks nothing here.
-- Times and speeds are means over the seeds, of the method's own steps and evaluations; data and teacher,
-  which all methods of a group share, are left out. Extra parameters are trained beside the student and
-  dropped afterwards. Lanes are students trained side by side in one pass over the data. Status: see the rules."""
 
 
 def board_of(results: BoardResults) -> Board:
@@ -50,20 +28,16 @@ def board_of(results: BoardResults) -> Board:
 
 
 def _sections(results: BoardResults) -> Iterator[Section]:
-    yield Section(label="About", notes=(HEAD, HOW_TO_READ))
+    yield Section(label="About", notes=TEXTS["about"])
     for block in results.blocks:
         yield from _block_sections(block, results)
     if plots := board_plots(results):
         yield Section("Plots", plots=tuple(plots.values()))
-    yield Section("Notes", notes=(NOTES,))
+    yield Section("Notes", notes=TEXTS["notes"])
     if results.missing:
         count = f"{len(results.missing)} runs"
-        yield Section(
-            "Not measured yet",
-            label=f"Not measured yet: {count}",
-            notes=(f"{count}. To make them:",),
-            code=tuple(commands(results.missing)),
-        )
+        lines, title = tuple(commands(results.missing)), "Not measured yet"
+        yield Section(title, label=f"{title}: {count}", notes=(f"{count}. To make them:",), code=lines)
     if results.excluded:
         title = "Runs with changed settings (not comparable)"
         yield Section(title, frame=_excluded_table(results.excluded), brief=True)
@@ -94,9 +68,9 @@ def _block_sections(block: Block, results: BoardResults) -> Iterator[Section]:
 
 def _parts(block: Block) -> Iterator[tuple[str, dict]]:
     """Yield what stands below a block's results: titles, and the other fields of their sections."""
-    if any(column.printed_top5 for column in block.columns):
-        yield "Top-5 accuracy", {"notes": (TOP5,), "frame": _top5_table(block)}
-    if any(column.printed for column in block.columns):
+    if any(column.printed["top5"] for column in block.columns):
+        yield "Top-5 accuracy", {"notes": TEXTS["top5"], "frame": _top5_table(block)}
+    if any(column.printed["top1"] for column in block.columns):
         yield "How the printed numbers were made", {"notes": source_lines(block) + protocol_lines(block)}
     if not block.records:
         return
@@ -112,10 +86,10 @@ def _parts(block: Block) -> Iterator[tuple[str, dict]]:
 def _legend(block: Block) -> tuple[str, ...]:
     used = {mark for row in block.rows for score in row.scores for mark in score_marks(score)}
     lines = [f"{mark} {meaning}" for mark, meaning in MARKS.items() if mark in used]
-    if any(not score.records and score.refusal is None for row in block.rows for score in row.scores):
+    if any(not score.seeds and score.refusal is None for row in block.rows for score in row.scores):
         lines.append(f"{MISSING} not measured yet")
     lines += [f"{REFUSED} {plain(reason)}: {plain(', '.join(cells))}" for reason, cells in _refusals(block).items()]
-    return ("\n".join(f"- {line}" for line in lines),) if lines else ()
+    return bullets(lines)
 
 
 def _refusals(block: Block) -> dict[str, list[str]]:
@@ -148,41 +122,85 @@ def _side_table(block: Block, number: str) -> pd.DataFrame:
 
 def _top5_table(block: Block) -> pd.DataFrame:
     """Return top-5 accuracies beside the printed ones, for the pairs and methods with a printed one."""
-    columns = [column for column in block.columns if column.printed_top5]
-    teachers = (printed_values(column.printed_top5.get(TEACHER, ()), column.column) for column in columns)
-    rows = [[Cell(TEACHER, emphasis=True), *(Cell(MISSING, printed=printed) for printed in teachers)]]
+    columns = [column for column in block.columns if column.printed["top5"]]
+    teachers = (Cell(MISSING, printed=printed_values(column, TEACHER, "top5")) for column in columns)
+    rows = [[Cell(TEACHER, emphasis=True), *teachers]]
     for row in block.rows:
-        scores = [score for score in row.scores if score.column.printed_top5]
-        if any(score.records or score.printed_top5 for score in scores):
-            rows.append([method_cell(row), *map(_top5_cell, scores)])
+        scores = [score for score in row.scores if score.column.printed["top5"]]
+        cells = [_number_cell(s.top5, printed_values(s.column, s.label, "top5")) for s in scores]
+        if any(cell.printed or cell.measured is not None for cell in cells):
+            rows.append([method_cell(row), *cells])
     return table(["method", *(column.head for column in columns)], rows)
 
 
-def _top5_cell(score: Score) -> Cell:
-    return replace(_number_cell(score.top5), printed=printed_values(score.printed_top5, score.column.column))
-
-
-def _number_cell(value: float | None) -> Cell:
-    return Cell(MISSING) if value is None else Cell(measured=value)
+def _number_cell(value: float | None, printed: tuple[tuple[str, str], ...] = ()) -> Cell:
+    return Cell(MISSING if value is None else "", measured=value, printed=printed)
 
 
 def _excluded_table(runs: Iterable[Excluded]) -> pd.DataFrame:
     rows = []
     for run in runs:
-        identity, top1 = run.record.identity, points(run.record.result.top1)
-        facts = run.record.label, run.pair, str(identity.seed), identity.precision, top1
+        identity = run.record.identity
+        facts = run.record.label, run.pair, str(identity.seed), identity.precision, points(run.record.result.top1)
         rows.append((*facts, "; ".join(run.reasons)))
     return table(["method", "pair", "seed", "precision", "top-1", "what differs"], rows)
 
 
 def _external_table(entries: Iterable[ExternalEntry]) -> pd.DataFrame:
     heads = ["method", "pair", "top-1", "epoch", "seeds", "differs from the recipe in", "source", "submitted by"]
-    ordered = sorted(entries, key=lambda entry: (entry.pair, entry.method, entry.accuracy, entry.source))
-    return table(heads, map(_external_row, ordered))
+    rows = []
+    for entry in sorted(entries, key=lambda entry: (entry.pair, entry.method, entry.accuracy, entry.source)):
+        accuracy, seeds = Cell(measured=entry.accuracy, sd=entry.deviation), str(entry.seeds or MISSING)
+        place = entry.method, entry.pair, accuracy, entry.metric, seeds
+        rows.append((*place, "; ".join(entry.differences), entry.source, entry.submitted_by))
+    return table(heads, rows)
 
 
-def _external_row(entry: ExternalEntry) -> tuple[Cell | str, ...]:
-    accuracy = Cell(measured=entry.accuracy, sd=entry.deviation)
-    seeds = MISSING if entry.seeds is None else str(entry.seeds)
-    differences = "; ".join(entry.differences)
-    return entry.method, entry.pair, accuracy, entry.metric, seeds, differences, entry.source, entry.submitted_by
+def conditions_table(block: Block) -> pd.DataFrame:
+    """Return the recipe, the data and the teacher's weights of each pair."""
+    rows = []
+    for place in block.columns:
+        column, numbers = place.column, place.column.numbers
+        skipped = sorted(filter(None, {record.identity.dataset.skipped for record in place.records}))
+        left_out = (f"(unreadable and left out: {count})" for count in skipped)
+        prints = (f"`{text[:8]}`" for text in place.runs["fingerprint"][:1])
+        dataset = " ".join([column.dataset, *prints, *left_out])
+        batch = f"{numbers['global_batch']} ({numbers['local_batch']})"
+        sizes = str(numbers["epochs"]), batch, str(numbers["image_size"])
+        rows.append((place.name, dataset, column.recipe, *sizes, _teacher_facts(place.runs)))
+    return table(CONDITIONS, rows)
+
+
+def _teacher_facts(runs: pd.DataFrame) -> str:
+    taught = runs[runs["teacher"].notna()]
+    if taught.empty:
+        return MISSING
+    first = taught.iloc[0]
+    expected = "" if pd.isna(first["teacher_expected"]) else f", entry says {points(first['teacher_expected'])}"
+    return f"{first['teacher_source']} `{first['teacher_sha256'][:8]}`{expected}"
+
+
+def versions(block: Block) -> list[str]:
+    """Return the software of the runs, with counts if they differ."""
+    counts = pd.concat([column.runs["versions"] for column in block.columns]).value_counts()
+    if len(counts) == 1:
+        return list(counts.index)
+    return [f"{count} runs with {text}" for text, count in sorted(counts.items())]
+
+
+def runs_table(block: Block) -> pd.DataFrame:
+    """Return how the runs of each cell were computed, and their status."""
+    cells = ((row.label, score) for row in block.rows for score in row.scores if score.seeds)
+    return table(RUNS, ((label, score.column.name, *_run_facts(score.runs)) for label, score in cells))
+
+
+def _run_facts(runs: pd.DataFrame) -> list[str]:
+    means = runs[["seconds", "images_per_second", "peak_memory_mb", "energy_wh"]].mean()
+    options = {"compiled": runs["compiled"], "channels last": runs["channels_last"]}
+    return [
+        *(", ".join(sorted(set(runs[name]))) for name in ("status", "device")),
+        *(span(runs[name]) for name in ("processes", "threads")),
+        *(MISSING if pd.isna(mean) else f"{mean:,.0f}" for mean in means),
+        *(span(runs[name]) for name in ("student_parameters", "extra_parameters", "lanes")),
+        ", ".join(name if values.all() else f"{name} in part" for name, values in options.items() if values.any()),
+    ]

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import pandas as pd
 from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -16,21 +15,16 @@ BORDER = 3
 """What a column needs beside its text: a space on both sides, and a line."""
 
 
-class BoardView:
-    """A board for `console.print`: its brief sections, and the names of the others."""
-
-    def __init__(self, board: Board):
-        self.board = board
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield Text(self.board.title, style="bold")
-        brief = [section for section in self.board.sections if section.brief]
-        if not any(section.interactive for section in brief):
-            yield Text("no standard run yet")
-        for section in brief:
-            yield from _section(section, options.max_width)
-        others = [section.name for section in self.board.sections if section not in brief]
-        yield Text(f"on the page: {', '.join(others)}", style="dim")
+def board_terminal(board: Board, width: int) -> Iterator[Text | Table]:
+    """Yield what a console prints: the brief sections of a board, and the names of the others."""
+    yield Text(board.title, style="bold")
+    brief = [section for section in board.sections if section.brief]
+    if not any(section.interactive for section in brief):
+        yield Text("no standard run yet")
+    for section in brief:
+        yield from _section(section, width)
+    others = [section.name for section in board.sections if section not in brief]
+    yield Text(f"on the page: {', '.join(others)}", style="dim")
 
 
 def _section(section: Section, width: int) -> Iterator[Text | Table]:
@@ -44,7 +38,10 @@ def _section(section: Section, width: int) -> Iterator[Text | Table]:
 
 def _pieces(frame: pd.DataFrame, width: int) -> Iterator[pd.DataFrame]:
     """Yield parts of a table that fit the width, each with the first column."""
-    widths = [_width(frame, place) for place in range(frame.shape[1])]
+    widths = []
+    for place, head in enumerate(frame.columns):
+        texts = [_head(head), *map(_text, frame.iloc[:, place])]
+        widths.append(BORDER + max(cell_len(line) for text in texts for line in text.plain.split(BREAK)))
     places: list[int] = []
     for place in range(1, frame.shape[1]):
         if places and 1 + widths[0] + sum(widths[p] for p in places) + widths[place] > width:
@@ -52,11 +49,6 @@ def _pieces(frame: pd.DataFrame, width: int) -> Iterator[pd.DataFrame]:
             places = []
         places.append(place)
     yield frame.iloc[:, [0, *places]]
-
-
-def _width(frame: pd.DataFrame, place: int) -> int:
-    texts = [_head(frame.columns[place]), *map(_text, frame.iloc[:, place])]
-    return BORDER + max(cell_len(line) for text in texts for line in text.plain.split(BREAK))
 
 
 def _table(frame: pd.DataFrame) -> Table:

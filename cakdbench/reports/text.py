@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from importlib.resources import files
 from typing import NamedTuple
 
 MISSING, REFUSED = "–", "n/a"
@@ -35,6 +36,21 @@ def plain(text: str) -> str:
     return "<br>".join(line.replace("|", "\\|").replace("[", "\\[").replace("<", "&lt;") for line in lines if line)
 
 
+def template(name: str) -> str:
+    """Return a file of `templates/`."""
+    return files("cakdbench.reports").joinpath("templates", name).read_text(encoding="utf-8")
+
+
+def prose(page: str, **values: object) -> dict[str, tuple[str, ...]]:
+    """Return what never changes on a page, `templates/<page>.md`: by heading its paragraphs and lists.
+
+    Args:
+        values: of the names in braces.
+    """
+    _, *parts = re.split(r"^# (.*)\n", template(f"{page}.md").format(**values), flags=re.MULTILINE)
+    return {name: tuple(re.split(r"\n{2,}", text.strip())) for name, text in zip(parts[::2], parts[1::2], strict=True)}
+
+
 class Span(NamedTuple):
     """A part of a text and its style.
 
@@ -65,6 +81,12 @@ def blocks(note: str) -> list[list[Span]]:
     """Return the paragraph of a note, or its list items, an entry each."""
     items = re.split(r"^- ", note, flags=re.MULTILINE)
     return [inline(" ".join(item.split())) for item in items if item.strip()]
+
+
+def bullets(lines: Iterable[str]) -> tuple[str, ...]:
+    """Return a note that lists some lines; nothing for no lines."""
+    note = "\n".join(f"- {line}" for line in lines)
+    return (note,) if note else ()
 
 
 def is_list(note: str) -> bool:

@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from statistics import fmean, stdev
 from typing import Any
 
@@ -87,20 +87,26 @@ def place_on_pairs(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([taught, placed[runs.columns]], ignore_index=True)
 
 
-def pair_scores(runs: pd.DataFrame, baseline: Mapping[int, float]) -> dict[str, Any]:
+def add_gains(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs of one pair with `gain`: over the scratch run of the same seed, missing where there is none."""
+    is_scratch = runs["method"] == BASELINE
+    top1 = dict(zip(runs["seed"][is_scratch], runs["top1"][is_scratch]))
+    return runs.assign(gain=(runs["top1"] - runs["seed"].map(top1)).astype(float).mask(is_scratch))
+
+
+def pair_scores(runs: pd.DataFrame) -> dict[str, Any]:
     """Return the numbers of one cell: n, seeds, and in percent or points mean, sd, gain, top5, optimistic, ema.
 
     Args:
-        baseline: top-1 of the scratch student by seed; the gain is the mean over the seeds that both have.
+        runs: of `add_gains`, of one method; the gain is the mean over the seeds that scratch has too.
     """
-    runs = runs.sort_values("seed")
-    gains = [top1 - baseline[seed] for seed, top1 in zip(runs["seed"], runs["top1"]) if seed in baseline]
+    gains = runs["gain"].dropna()
     return {
         "n": len(runs),
-        "seeds": " ".join(map(str, runs["seed"])),
+        "seeds": " ".join(map(str, sorted(runs["seed"]))),
         "mean": fmean(runs["top1"]),
         "sd": stdev(runs["top1"]) if len(runs) > 1 else None,
-        "gain": fmean(gains) if gains else None,
+        "gain": fmean(gains) if len(gains) else None,
         "top5": fmean(runs["top5"]),
         "optimistic": fmean(runs["optimistic_top1"]),
         "ema": fmean(runs["ema_top1"]),
@@ -130,13 +136,10 @@ def _block_rows(block: pd.DataFrame, answers: Answers) -> list[dict[str, Any]]:
 
 
 def _pair_rows(runs: pd.DataFrame) -> list[dict[str, Any]]:
-    scratch = runs[runs["method"] == BASELINE]
-    baseline = dict(zip(scratch["seed"], scratch["top1"]))
     shared = ["variant", "teacher", "student", "pair", "dataset", "recipe", "precision"]
     rows = []
-    for method, cell in runs.groupby("method"):
-        facts = {name: cell[name].iloc[0] for name in shared}
-        rows.append({"method": method} | facts | pair_scores(cell, {} if method == BASELINE else baseline))
+    for method, cell in add_gains(runs).groupby("method"):
+        rows.append({"method": method} | cell.iloc[0][shared].to_dict() | pair_scores(cell))
     return sorted(rows, key=lambda row: (-row["mean"], row["method"]))
 
 

@@ -14,6 +14,7 @@ from cakdbench.results.predictions import CorrectAnswers
 from cakdbench.store import RunFolder, Store, one_key
 from cakdbench.submissions.entry import ExternalEntry
 from cakdbench.submissions.evidence import read_entry, read_results
+from cakdbench.submissions.status import status_of
 from cakdbench.utils.errors import StoreError, UsageError
 
 STORE, RESULTS = Path("runs"), Path("leaderboards/results")
@@ -113,12 +114,16 @@ class Evidence:
             self.damage.append(str(error))
 
     def _add_results(self, folder: Path) -> None:
-        submitted = read_results(folder)
-        for record in submitted.records:
-            path = folder / record.identity.method.id / f"{record.key}.json"
-            self._take(record, path, submitted.statuses[record.key])
-        self.external += submitted.external
-        self.damage += submitted.damage
+        try:
+            bundle = read_results(folder)
+        except StoreError as error:
+            self.damage.append(f"{folder}: {error}")
+            return
+        verdicts = bundle.verdicts.by_key()
+        for entry in bundle.entries:
+            self._take(entry.record, folder / entry.file, status_of(verdicts.get(entry.key)))
+        self.external += tuple(bundle.external.values())
+        self.damage += [f"{folder}/{finding}" for finding in bundle.findings]
 
     def _add_entry(self, path: Path) -> None:
         try:

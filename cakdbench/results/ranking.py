@@ -50,12 +50,16 @@ def standings(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]], answers: Ans
     means = {name: [fmean(part["top1"]) for part in by_method[name]] for name in complete}
     testable = {name: known[name] for name in complete if min(map(len, known[name])) >= len(SEEDS)}
     alike = frozenset(stats.inseparable(testable))
+    level = []
+    for place in range(len(pairs)):
+        column = {name: cells[place] for name, cells in known.items() if len(cells[place]) >= len(SEEDS)}
+        level.append(frozenset(stats.level_with_best(column)))
     order = sorted(testable, key=lambda name: (-fmean(means[name]), name))
     return Standings(
         ranks=stats.average_ranks(means) if len(means) > 1 else {},
         letters=stats.letters(order, alike) if len(order) > 1 else {},
         inseparable=alike,
-        level=tuple(_level([known[name][place] for name in known], list(known)) for place in range(len(pairs))),
+        level=tuple(level),
     )
 
 
@@ -67,8 +71,3 @@ def correct_by_seed(runs: pd.DataFrame, answers: Answers) -> stats.Correct:
 
 def _of_pair(runs: pd.DataFrame, pair: tuple[str, str]) -> pd.DataFrame:
     return runs[(runs["pair"] == pair[0]) & (runs["recipe"] == pair[1])]
-
-
-def _level(column: Sequence[stats.Correct], names: Sequence[str]) -> frozenset[str]:
-    testable = {name: correct for name, correct in zip(names, column) if len(correct) >= len(SEEDS)}
-    return frozenset(stats.level_with_best(testable))

@@ -8,13 +8,14 @@ results/entry.schema.json      the schema of the entries
 """
 
 import hashlib
-from collections.abc import Iterator
+import os
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from cakdbench.records import Record
+from cakdbench.records import Identity, Record
 from cakdbench.submissions.entry import Entry, ExternalEntry
 from cakdbench.submissions.findings import Finding, Problem, Refused
 from cakdbench.submissions.reading import JSON_BYTES, NPY_BYTES, parse_classes, read_file, read_model, scan
@@ -45,6 +46,10 @@ class EntryFile:
         return self.entry.record
 
     @property
+    def identity(self) -> Identity:
+        return self.entry.record.identity
+
+    @property
     def key(self) -> str:
         return self.entry.key
 
@@ -62,24 +67,24 @@ class Bundle:
 
 def read_bundle(root: Path) -> Bundle:
     """Read a results folder; nothing raises but a folder that cannot be listed or is too large (`Refused`)."""
-    files, findings = scan(root)
-    bundle = Bundle(findings=findings)
+    problems = dict(scan(root))
+    bundle = Bundle(findings=[Finding(file, problem) for file, problem in problems.items() if problem])
     try:
         bundle.verdicts = read_verdicts(root)
     except Refused as error:
         bundle.findings.append(Finding(STATUS_FILE, error.problem))
-    # A file that cannot be read is there: its partner must not be told that it is missing.
-    known = set(files) | {finding.file for finding in findings}
+    files = [file for file, problem in problems.items() if not problem]
     for file in files:
         try:
-            _take(root, file, known, bundle)
+            # A file that cannot be read is there: its partner must not be told that it is missing.
+            _take(root, file, problems.keys(), bundle)
         except Refused as error:
             bundle.findings.append(Finding(file, error.problem))
     bundle.findings += _same_names(files)
     return bundle
 
 
-def _take(root: Path, file: str, known: set[str], bundle: Bundle) -> None:
+def _take(root: Path, file: str, known: Collection[str], bundle: Bundle) -> None:
     folder, _, name = file.rpartition("/")
     stem, _, kind = name.rpartition(".")
     if not folder:
@@ -105,9 +110,8 @@ def read_entry_file(root: Path, file: str) -> EntryFile:
     if b'"schema_version"' in content:  # a field of format 1 that no later one has
         raise Refused("is of an earlier cakdbench", f"`cakdbench migrate {root}` brings it up to date")
     entry = read_model(content, Entry)
-    beside = root / file.removesuffix(".json")
-    beside = beside.with_name(beside.name + ".npy")
-    if not (beside.exists() or beside.is_symlink()):
+    beside = (root / file).with_suffix(".npy")
+    if not os.path.lexists(beside):
         raise Refused(f"has no predictions: {beside.name} is missing", "submit both files")
     try:
         raw = read_file(beside, NPY_BYTES)

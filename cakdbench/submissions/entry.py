@@ -18,11 +18,13 @@ Line = Annotated[str, StringConstraints(pattern=r"^[^<>|`\\\x00-\x1f\x7f]+$", mi
 Percent = Annotated[float, Field(ge=0, le=100)]
 
 
-class _Outside(BaseModel):
+class Outside(BaseModel):
+    """A table of a file that others wrote: unknown fields and values of other types are errors."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class Entry(_Outside):
+class Entry(Outside):
     """A run of this code: its record, unchanged, and who submits it."""
 
     format: Literal[1] = FORMAT
@@ -36,7 +38,7 @@ class Entry(_Outside):
         return self.record.key
 
 
-class ExternalEntry(_Outside):
+class ExternalEntry(Outside):
     """A number measured with other code: never re-scored, never ranked, shown as external.
 
     Attributes:

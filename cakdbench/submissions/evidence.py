@@ -1,59 +1,35 @@
 """The results folder for the boards: records and their statuses, predictions and labels."""
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import re
 from pathlib import Path
 
 import numpy as np
 
 from cakdbench.records import Record
 from cakdbench.store import run_key
-from cakdbench.submissions.bundle import EntryFile, read_bundle, read_entry_file
-from cakdbench.submissions.entry import ExternalEntry
-from cakdbench.submissions.findings import Refused
-from cakdbench.submissions.reading import NAME, NPY_BYTES, parse_classes, read_file
-from cakdbench.submissions.status import CLAIMED, Verdict, read_verdicts
+from cakdbench.submissions.bundle import Bundle, EntryFile, read_bundle, read_entry_file
+from cakdbench.submissions.findings import Finding, Problem, Refused
+from cakdbench.submissions.reading import NAME, NPY_BYTES, parse_classes, read_classes, read_file
+from cakdbench.submissions.status import Verdict, read_verdicts, status_of
 from cakdbench.utils.errors import StoreError
 
 
-@dataclass
-class Submitted:
-    """The content of a results folder.
-
-    Attributes:
-        statuses: by key of the record.
-        damage: the faults of the files that were left out.
-    """
-
-    records: list[Record] = field(default_factory=list)
-    statuses: dict[str, str] = field(default_factory=dict)
-    external: tuple[ExternalEntry, ...] = ()
-    damage: list[str] = field(default_factory=list)
-
-
-def read_results(folder: Path) -> Submitted:
-    """Read a results folder; one that does not exist holds nothing.
+def read_results(folder: Path) -> Bundle:
+    """Read a results folder for boards; one that does not exist holds nothing.
 
     Only what a board needs is checked: that an entry is readable, has its own key and predictions, and is as the
-    maintainers listed it. `validate` checks the rest.
+    maintainers listed it. `validate` checks the rest. What is left out is among the findings.
+
+    Raises:
+        Refused: the folder is too large, or cannot be listed.
     """
-    if not folder.is_dir():
-        return Submitted()
-    try:
-        bundle = read_bundle(folder)
-    except Refused as error:
-        return Submitted(damage=[f"{folder}: {error}"])
-    damage = [f"{folder}/{finding}" for finding in bundle.findings]
-    submitted = Submitted(external=tuple(bundle.external.values()), damage=damage)
+    bundle = read_bundle(folder) if folder.is_dir() else Bundle()
     verdicts = bundle.verdicts.by_key()
-    for entry in bundle.entries:
-        try:
-            submitted.statuses[entry.key] = _status(entry, verdicts)
-            submitted.records.append(entry.record)
-        except StoreError as error:
-            damage.append(f"{folder}/{entry.file}: {error}")
-    return submitted
+    problems = {entry.file: _problem(entry, verdicts.get(entry.key)) for entry in bundle.entries}
+    bundle.entries = [entry for entry in bundle.entries if not problems[entry.file]]
+    bundle.findings += [Finding(file, problem) for file, problem in problems.items() if problem]
+    return bundle
 
 
 def read_entry(file: Path) -> tuple[Record, str]:
@@ -64,29 +40,20 @@ def read_entry(file: Path) -> tuple[Record, str]:
     """
     folder = file.parent.parent
     entry = read_entry_file(folder, f"{file.parent.name}/{file.name}")
-    return entry.record, _status(entry, read_verdicts(folder).by_key())
+    verdict = read_verdicts(folder).by_key().get(entry.key)
+    if problem := _problem(entry, verdict):
+        raise StoreError(str(problem))
+    return entry.record, status_of(verdict)
 
 
-def _status(entry: EntryFile, verdicts: Mapping[str, Verdict]) -> str:
-    """Return the status of an entry that is as it should be.
-
-    Raises:
-        StoreError: it is not.
-    """
-    verdict = verdicts.get(entry.key)
-    if wrong := _wrong(entry, verdict):
-        raise StoreError(f"{wrong}; `cakdbench validate` says more")
-    return verdict.status if verdict else CLAIMED
-
-
-def _wrong(entry: EntryFile, verdict: Verdict | None) -> str | None:
-    record = entry.record
+def _problem(entry: EntryFile, verdict: Verdict | None) -> Problem | None:
+    record, hint = entry.record, "`cakdbench validate` says more"
     if record.key != run_key(record.identity) or entry.file != f"{record.identity.method.id}/{record.key}.json":
-        return "its key or its place is not its own"
+        return Problem("its key or its place is not its own", hint)
     if entry.predictions_sha256 != record.predictions_sha256:
-        return "its predictions are not those of the record"
+        return Problem("its predictions are not those of the record", hint)
     if verdict and verdict.sha256 != entry.sha256:
-        return f"was changed after it had been found {verdict.status}"
+        return Problem(f"was changed after it had been found {verdict.status}", hint)
     return None
 
 
@@ -115,24 +82,22 @@ def labels_folder(results: Path) -> Path:
     return results.parent / "labels"
 
 
-def load_labels(folder: Path, dataset: str, fingerprint: str) -> np.ndarray | None:
-    """Return the `(N,)` uint16 classes of a dataset's test images, from the folder of labels or the embedded dataset.
+def labels_name(dataset: str, fingerprint: str) -> str:
+    """Return the name of a dataset's file of test labels."""
+    return f"{re.sub(r'[^A-Za-z0-9_.]+', '-', dataset)}-{fingerprint[:16]}.npy"
 
-    None if they are not at hand.
+
+def load_labels(folder: Path, dataset: str, fingerprint: str) -> np.ndarray | None:
+    """Return the `(N,)` uint16 classes of a dataset's test images from the folder of labels; None if not there.
 
     Raises:
         StoreError: the file is damaged.
     """
-    from cakdbench.submissions.truth import Truth, labels_name
-
     path = folder / labels_name(dataset, fingerprint)
-    if NAME.fullmatch(path.name) and path.parent == folder and path.exists():
-        try:
-            return parse_classes(read_file(path, NPY_BYTES))
-        except Refused as error:
-            hint = "restore it, or remove it and keep the dataset at hand"
-            raise StoreError(f"damaged file {path}: {error.problem.what}; {hint}") from error
-    data = Truth(folder).dataset(dataset)
-    if data is None or data.fingerprint != fingerprint:
+    if not NAME.fullmatch(path.name) or path.parent != folder or not path.exists():
         return None
-    return data.test.labels.astype(np.uint16)
+    try:
+        return read_classes(path)
+    except Refused as error:
+        hint = "restore it, or remove it and keep the dataset at hand"
+        raise StoreError(f"damaged file {path}: {error.problem.what}; {hint}") from error

@@ -4,14 +4,19 @@ from dataclasses import dataclass
 
 from cakdbench.utils.errors import StoreError
 
+ANEW = "submit the run as it was recorded"
+
 
 @dataclass(frozen=True)
 class Problem:
     """Something that does not add up. A `note` is worth knowing, and no reason to refuse."""
 
     what: str
-    hint: str
+    hint: str = ANEW
     note: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.what}; {self.hint}"
 
 
 @dataclass(frozen=True)
@@ -26,12 +31,12 @@ class Finding:
         return not self.problem.note
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.problem.what}; {self.problem.hint}"
+        return f"{self.file}: {self.problem}"
 
 
 class Refused(StoreError):
     """A file of a bundle that is not read any further."""
 
-    def __init__(self, what: str, hint: str):
-        super().__init__(f"{what}; {hint}")
+    def __init__(self, what: str, hint: str = ANEW):
         self.problem = Problem(what, hint)
+        super().__init__(str(self.problem))

@@ -4,6 +4,7 @@ Every function here either gives what the file holds or raises `Refused`, whatev
 """
 
 import errno
+import itertools
 import json
 import math
 import os
@@ -16,7 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 from pydantic import BaseModel, ValidationError
 
-from cakdbench.submissions.findings import Finding, Problem, Refused
+from cakdbench.submissions.findings import Problem, Refused
 
 JSON_BYTES = 2**20
 CLASSES = 1_000_000
@@ -152,49 +153,40 @@ def parse_classes(content: bytes) -> np.ndarray:
     return np.frombuffer(content, "<u2", count, header.end()).astype(np.uint16)
 
 
-def scan(root: Path) -> tuple[list[str], list[Finding]]:
-    """Return the files of a results folder, as `name` or `folder/name`, and what must not be in it.
+def read_classes(path: Path) -> np.ndarray:
+    """Return `(N,)` uint16 of a file of predictions or labels."""
+    return parse_classes(read_file(path, NPY_BYTES))
+
+
+def scan(root: Path) -> Iterator[tuple[str, Problem | None]]:
+    """Yield the files of a results folder, as `name` or `folder/name`, each with why it must not be there, if so.
 
     Raises:
         Refused: there are too many files, or they are too large together.
     """
-    files, findings = [], []
-    for name, problem in _walk(root):
-        if problem:
-            findings.append(Finding(name, problem))
-        else:
-            files.append(name)
-    return files, findings
-
-
-def _walk(root: Path) -> Iterator[tuple[str, Problem | None]]:
     count, size = 0, 0
-    for inside in ("", *_folders(root)):
+    folders = [item.name for item in _listing(root) if _is_folder(item) and NAME.fullmatch(item.name)]
+    for inside in ("", *folders):
         for item in _listing(root / inside):
             count += 1
             size += min(item.stat(follow_symlinks=False).st_size, NPY_BYTES)
             if count > FILES or size > TOTAL_BYTES:
                 raise Refused(f"holds more than {FILES:,} files or {TOTAL_BYTES:,} bytes", "submit less at once")
-            if inside or not item.is_dir(follow_symlinks=False) or not NAME.fullmatch(item.name):
+            if inside or item.name not in folders:
                 yield (f"{inside}/" if inside else "") + _printable(item.name), _strange(item)
 
 
-def _folders(root: Path) -> list[str]:
-    items = _listing(root)
-    return [item.name for item in items if item.is_dir(follow_symlinks=False) and NAME.fullmatch(item.name)]
+def _is_folder(item: os.DirEntry) -> bool:
+    return item.is_dir(follow_symlinks=False)
 
 
 def _listing(folder: Path) -> list[os.DirEntry]:
-    items: list[os.DirEntry] = []
     try:
-        with os.scandir(folder) as scanned:
-            for item in scanned:
-                items.append(item)
-                if len(items) > FILES:  # `_walk` refuses the folder; no need to list all of it first
-                    break
+        with os.scandir(folder) as items:
+            # More than `scan` refuses need not be listed.
+            return sorted(itertools.islice(items, FILES + 1), key=lambda item: item.name)
     except OSError as error:
         raise Refused(f"{folder.name}: cannot be read ({error.strerror})", "name a readable folder") from error
-    return sorted(items, key=lambda item: item.name)
 
 
 def _printable(name: str) -> str:
@@ -207,7 +199,7 @@ def _strange(item: os.DirEntry) -> Problem | None:
         return Problem("has a name that is not allowed", "use letters, digits, '_', '-' and '.', not first")
     if item.is_symlink():
         return Problem("is a link", "put the file itself here")
-    if item.is_dir(follow_symlinks=False):
+    if _is_folder(item):
         return Problem("is a folder inside of a method's folder", "keep files only one folder deep")
     if not item.is_file(follow_symlinks=False):
         return Problem("is no regular file", "put a file here, or nothing")

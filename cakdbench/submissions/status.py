@@ -1,31 +1,28 @@
 """The maintainers' list: which entries they have checked, as they were, and which teachers' weights they accept."""
 
 import json
+import os
 import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic import BaseModel, StringConstraints, ValidationError
 
 from cakdbench.store import write_atomic
+from cakdbench.submissions.entry import Outside
 from cakdbench.submissions.findings import Refused
 from cakdbench.submissions.reading import read_file
 
 STATUS_FILE = "status.toml"
 CLAIMED, EXTERNAL = "claimed", "external"
 RESCORED: Literal["re-scored"] = "re-scored"
-RERUN: Literal["re-run"] = "re-run"
 LIMIT = 2**23
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Date = Annotated[str, StringConstraints(pattern=r"^\d{4}-\d\d-\d\d$")]
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class Verdict(_Table):
+class Verdict(Outside):
     """The maintainers' judgement of an entry: `sha256` is its file's."""
 
     key: str
@@ -35,7 +32,7 @@ class Verdict(_Table):
     note: str = ""
 
 
-class AcceptedTeacher(_Table):
+class AcceptedTeacher(Outside):
     """Weights that entries on a teacher may have been taught by."""
 
     model: str
@@ -45,12 +42,17 @@ class AcceptedTeacher(_Table):
     note: str = ""
 
 
-class Verdicts(_Table):
+class Verdicts(Outside):
     entries: tuple[Verdict, ...] = ()
     teachers: tuple[AcceptedTeacher, ...] = ()
 
     def by_key(self) -> dict[str, Verdict]:
         return {verdict.key: verdict for verdict in self.entries}
+
+
+def status_of(verdict: Verdict | None) -> str:
+    """Return the status of an entry: claimed as long as it is not listed."""
+    return verdict.status if verdict else CLAIMED
 
 
 def read_verdicts(root: Path) -> Verdicts:
@@ -60,7 +62,7 @@ def read_verdicts(root: Path) -> Verdicts:
         Refused: the file is not readable or malformed.
     """
     path = root / STATUS_FILE
-    if not path.exists() and not path.is_symlink():
+    if not os.path.lexists(path):
         return Verdicts()
     try:
         table = tomllib.loads(read_file(path, LIMIT).decode("utf-8"))

@@ -15,8 +15,9 @@ from cakdbench.data.datasets import OnBadImage, load_dataset
 from cakdbench.store import RunFolder, Store, find_keys, write_atomic
 from cakdbench.submissions.bundle import SCHEMA_FILE, Bundle, read_bundle
 from cakdbench.submissions.entry import Entry, entry_bytes, entry_schema
+from cakdbench.submissions.evidence import labels_folder, labels_name
 from cakdbench.submissions.findings import Finding
-from cakdbench.submissions.truth import Truth, labels_name
+from cakdbench.submissions.truth import Truth
 from cakdbench.submissions.validate import examine
 from cakdbench.utils.errors import StoreError, UsageError
 
@@ -85,34 +86,21 @@ def submit(runs: list[RunFolder], results: Path, submitter: Submitter, data_dir:
     there = tuple(run.key for run in runs if run.key in keys)
     if not new:
         return Submission((), there, ())
-    with tempfile.TemporaryDirectory(prefix="cakdbench-submit-") as draft:
-        labels = _labels(new, results.parent / "labels", data_dir)
-        files = _write(new, Path(draft) / "results", submitter)
-        findings = _examined(Path(draft) / "results", present, labels, results.parent / "labels", data_dir)
-        if any(finding.refused for finding in findings):
-            return Submission((), there, findings)
-        for file, content in files.items():
-            write_atomic(results / file, content)
-    for path, content in labels.items():
+    labels = _labels(new, labels_folder(results), data_dir)
+    files = {results / file: content for run in new for file, content in _entry_files(run, submitter)}
+    findings = _examined(files, labels, present, results, data_dir)
+    if any(finding.refused for finding in findings):
+        return Submission((), there, findings)
+    for path, content in {**files, **labels, results / SCHEMA_FILE: schema_bytes()}.items():
         write_atomic(path, content)
-    write_atomic(results / SCHEMA_FILE, schema_bytes())
-    return Submission((*(results / file for file in files), *labels), there, findings)
+    return Submission((*files, *labels), there, findings)
 
 
-def _write(runs: list[RunFolder], draft: Path, submitter: Submitter) -> dict[str, bytes]:
-    """Write the entries to a folder of their own; return their contents by file."""
-    files: dict[str, bytes] = {}
-    for run in runs:
-        files |= dict(_files(run, submitter))
-    for file, content in files.items():
-        write_atomic(draft / file, content)
-    return files
-
-
-def _files(run: RunFolder, submitter: Submitter) -> Iterator[tuple[str, bytes]]:
+def _entry_files(run: RunFolder, submitter: Submitter) -> Iterator[tuple[str, bytes]]:
+    """Yield the two files of an entry, relative to the results folder."""
     record = run.record()
     try:
-        entry = Entry(record=record, submitted_by=submitter.submitted_by, paper=submitter.paper, code=submitter.code)
+        entry = Entry(record=record, **vars(submitter))
     except ValidationError as error:
         told = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise UsageError(f"{told}; give --by NAME, and https addresses as --paper and --code") from error
@@ -154,13 +142,16 @@ def schema_bytes() -> bytes:
 
 
 def _examined(
-    draft: Path, present: Bundle, labels: dict[Path, bytes], folder: Path, data_dir: Path | None
+    files: dict[Path, bytes], labels: dict[Path, bytes], present: Bundle, results: Path, data_dir: Path | None
 ) -> tuple[Finding, ...]:
-    """Return the findings against the new entries, checked beside those that are there."""
-    for path in (*labels, *folder.glob("*.npy")):
-        write_atomic(draft.parent / "labels" / path.name, labels.get(path) or path.read_bytes())
-    bundle = read_bundle(draft)
-    files = {entry.file for entry in bundle.entries} | {finding.file for finding in bundle.findings}
-    both = Bundle([*present.entries, *bundle.entries], {}, present.verdicts, bundle.findings)
-    report = examine(both, Truth(draft.parent / "labels", data_dir), datetime.now(UTC))
-    return tuple(finding for finding in report.findings if finding.file in files)
+    """Return the findings against new entries, read back from a folder of their own, beside those that are there."""
+    known = {path: path.read_bytes() for path in labels_folder(results).glob("*.npy")}
+    with tempfile.TemporaryDirectory(prefix="cakdbench-submit-") as draft:
+        for path, content in (files | known | labels).items():
+            write_atomic(Path(draft) / path.relative_to(results.parent), content)
+        root = Path(draft) / results.name
+        bundle = read_bundle(root)
+        own = {entry.file for entry in bundle.entries} | {finding.file for finding in bundle.findings}
+        both = Bundle([*present.entries, *bundle.entries], {}, present.verdicts, bundle.findings)
+        report = examine(both, Truth(labels_folder(root), data_dir), datetime.now(UTC))
+    return tuple(finding for finding in report.findings if finding.file in own)

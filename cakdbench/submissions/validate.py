@@ -5,24 +5,25 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cakdbench.submissions.bundle import SCHEMA_FILE, Bundle, EntryFile, read_bundle
+from cakdbench.grid.suites import Pair
+from cakdbench.submissions.bundle import SCHEMA_FILE, Bundle, read_bundle
 from cakdbench.submissions.checks import CHECKS
-from cakdbench.submissions.checks.case import Case, open_case
-from cakdbench.submissions.checks.crossing import cross_checks, teacher_name
-from cakdbench.submissions.checks.external import check_external
+from cakdbench.submissions.checks.case import Case
+from cakdbench.submissions.checks.crossing import cross_checks, teacher_name, teacher_of
+from cakdbench.submissions.evidence import labels_name
 from cakdbench.submissions.findings import Finding, Problem
 from cakdbench.submissions.reading import NAME
 from cakdbench.submissions.status import (
-    CLAIMED,
     EXTERNAL,
     RESCORED,
     STATUS_FILE,
     AcceptedTeacher,
     Verdict,
     Verdicts,
+    status_of,
     write_verdicts,
 )
-from cakdbench.submissions.truth import Truth, labels_name
+from cakdbench.submissions.truth import Truth
 from cakdbench.utils.errors import UsageError
 
 
@@ -93,7 +94,8 @@ def validate(path: Path, truth: Truth, now: datetime | None = None) -> Report:
 def examine(bundle: Bundle, truth: Truth, now: datetime) -> Report:
     """Run all checks on all entries."""
     listed = bundle.verdicts.by_key()
-    cases = [open_case(entry, truth, now, _accepted(entry, listed)) for entry in bundle.entries]
+    accepted = {verdict.sha256 for verdict in bundle.verdicts.entries}
+    cases = [Case(entry, truth, now, entry.sha256 in accepted) for entry in bundle.entries]
     findings = [*bundle.findings, *_altered(bundle), *_external(bundle), *_labels(bundle, truth)]
     for case in cases:
         findings += _findings(case)
@@ -111,19 +113,13 @@ def _findings(case: Case) -> Iterator[Finding]:
             problems = list(check(case))
         except Exception as error:  # the numbers are a stranger's: what nobody thought of is refused too
             what = f"{check.__name__} fails on it ({type(error).__name__}: {ascii(str(error))[:200]})"
-            problems = [Problem(what, "submit the run as it was recorded")]
-        for problem in problems:
-            yield Finding(case.entry.file, problem)
+            problems = [Problem(what)]
+        yield from (Finding(case.entry.file, problem) for problem in problems)
 
 
 def _line(case: Case, listed: dict[str, Verdict]) -> Line:
-    status = listed[case.record.key].status if case.record.key in listed else CLAIMED
+    status = status_of(listed.get(case.record.key))
     return Line(case.entry.file, case.record.result.top1, status, case.labels is not None)
-
-
-def _accepted(entry: EntryFile, listed: dict[str, Verdict]) -> bool:
-    verdict = listed.get(entry.key)
-    return verdict is not None and verdict.sha256 == entry.sha256
 
 
 def _altered(bundle: Bundle) -> Iterator[Finding]:
@@ -147,8 +143,11 @@ def _labels(bundle: Bundle, truth: Truth) -> Iterator[Finding]:
 
 def _external(bundle: Bundle) -> Iterator[Finding]:
     for file, entry in bundle.external.items():
-        for problem in check_external(entry):
-            yield Finding(file, problem)
+        try:
+            Pair.parse(entry.pair)
+        except UsageError as error:
+            what = f"its pair does not exist: {error}"
+            yield Finding(file, Problem(what, "name a pair as in swin_t>resnet18@cifar100"))
 
 
 def accept(root: Path, report: Report, today: str) -> int:
@@ -163,16 +162,13 @@ def accept(root: Path, report: Report, today: str) -> int:
     chosen = [entry for entry in bundle.entries if entry.file in good]
     new = [entry for entry in chosen if entry.key not in listed]
     verdicts = [Verdict(key=e.key, sha256=e.sha256, status=RESCORED, date=today) for e in new]
-    teachers = dict.fromkeys((*bundle.verdicts.teachers, *_new_teachers(chosen, bundle.verdicts.teachers)))
+    teachers = list(bundle.verdicts.teachers)
+    named = {(line.model, line.dataset, line.image_size) for line in teachers}
+    for identity in (entry.identity for entry in chosen if entry.identity.teacher):
+        if (name := teacher_name(identity)) not in named:
+            named.add(name)
+            sha256 = teacher_of(identity).sha256
+            teachers.append(AcceptedTeacher(model=name[0], dataset=name[1], image_size=name[2], sha256=sha256))
     entries = sorted((*bundle.verdicts.entries, *verdicts), key=lambda verdict: verdict.key)
     write_verdicts(root, Verdicts(entries=tuple(entries), teachers=tuple(teachers)))
     return len(new)
-
-
-def _new_teachers(entries: list[EntryFile], known: tuple[AcceptedTeacher, ...]) -> Iterator[AcceptedTeacher]:
-    named = {(line.model, line.dataset, line.image_size) for line in known}
-    for entry in entries:
-        identity = entry.record.identity
-        if identity.teacher and teacher_name(identity) not in named:
-            model, dataset, size = teacher_name(identity)
-            yield AcceptedTeacher(model=model, dataset=dataset, image_size=size, sha256=identity.teacher.sha256)

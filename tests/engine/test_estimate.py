@@ -10,7 +10,9 @@ from accelerate.state import AcceleratorState
 from cakdbench.costs.bench import CountingBench
 from cakdbench.costs.method_costs import method_cost
 from cakdbench.engine import estimate as estimates
-from cakdbench.engine.estimate import Speed, add_up, count_macs, estimate, list_work
+from cakdbench.engine import work as works
+from cakdbench.engine.estimate import Speed, add_up, estimate
+from cakdbench.engine.work import count_macs, list_work
 from cakdbench.grid.plan import Settings, make_plan
 from cakdbench.grid.suites import resolve_pairs
 from cakdbench.registry import get_method
@@ -51,8 +53,8 @@ def test_a_method_that_looks_into_its_tensors_is_counted_on_real_ones(monkeypatc
             raise NotImplementedError("a method that asks for values")
         return _count(work, device)
 
-    _count = estimates._count
-    monkeypatch.setattr(estimates, "_count", count)
+    _count = works._count
+    monkeypatch.setattr(works, "_count", count)
     assert count_macs(work) == counted and devices == ["meta", "cpu"]
 
 

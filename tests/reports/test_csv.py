@@ -27,7 +27,7 @@ def test_measured_cells_hold_the_numbers_of_the_board():
     for number, row in enumerate(block.rows, 2):
         for column, score in zip(block.columns, row.scores, strict=True):
             line = cells.loc[number, f"{column.column.teacher} → {column.column.student}"]
-            assert (line["name"], line.n) == (row.title, str(len(score.records)) if score.records else "")
+            assert (line["name"], line.n) == (row.title, str(len(score.seeds)) if score.seeds else "")
             for name, value in {"value": score.mean, "sd": score.sd, "gain": score.gain}.items():
                 assert line[name] == "" if value is None else float(line[name]) == pytest.approx(value, abs=1e-6)
         for name, value in {"average gain": row.average_gain, "rank": block.standings.ranks.get(row.label)}.items():

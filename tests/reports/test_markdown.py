@@ -6,8 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from cakdbench.reports.blocks import board_results
-from cakdbench.reports.commands import commands
+from cakdbench.reports.blocks import board_results, commands
 from cakdbench.reports.markdown import board_markdown
 from cakdbench.reports.sections import board_of
 from cakdbench.reports.text import points, span

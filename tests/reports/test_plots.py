@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cakdbench.reports.figures import groups
 from cakdbench.reports.plots import (
     REFUSED,
     board_plots,
@@ -15,7 +16,6 @@ from cakdbench.reports.plots import (
     curves,
     digest,
     draw,
-    groups,
     heat,
     pareto_front,
     plot_digest,

@@ -9,7 +9,7 @@ from cakdbench.grid.suites import suites
 from cakdbench.published.frame import load_published
 from cakdbench.recipes import load_recipe
 from cakdbench.reports.blocks import board_results
-from cakdbench.reports.eligibility import Column, Standard
+from cakdbench.reports.eligibility import Column
 from cakdbench.reports.markdown import board_markdown
 from cakdbench.reports.page_reproduction import Verdict, comparisons, reproduction_board
 from cakdbench.reports.pages import FORMATS, suite_board
@@ -36,7 +36,7 @@ def board(accuracies, value="78.74", source="tas", method="kd", changes=None):
 
 def compared(*args, **options):
     method = options.get("method", "kd")
-    return next(each for each in comparisons(board(*args, **options).blocks[0]) if each.method == method)
+    return next(each for each in comparisons(board(*args, **options).blocks[0]) if each.printed.method == method)
 
 
 def bound(accuracies, repeated=1, rounding=0.005):
@@ -114,7 +114,7 @@ def top5_board(ours, base):
 def test_a_printed_top_5_value_is_compared_with_our_top_5():
     ours = [94.0, 94.1, 94.3]
     block = top5_board(ours, [92.1, 92.1, 92.2]).blocks[0]
-    (found,) = [each for each in comparisons(block, "top5") if each.method == "kd"]
+    (found,) = [each for each in comparisons(block, "top5") if each.printed.method == "kd"]
     assert found.difference == pytest.approx(statistics.fmean(ours) - 94.20)
     assert found.tolerance == pytest.approx(bound(ours))
     assert found.gain == pytest.approx((1.9 + 2.0 + 2.1) / 3)
@@ -133,9 +133,9 @@ def test_top_5_has_a_section_of_its_own():
 def test_every_printed_top_5_value_of_a_known_student_is_on_the_page():
     """All of the ledger but teachers, and the student of PCA/GL's tables that cannot be made out."""
     known = list(suites().values())
-    boards = [suite_board(name, known, Evidence(), Standard()) for name in {s.board for s in known if s.protocol}]
+    boards = [suite_board(name, Evidence()) for name in {s.board for s in known if s.protocol}]
     blocks = [block for made in boards for block in made.blocks]
-    shown = {(c.column.pair, c.method, c.printed.value) for block in blocks for c in comparisons(block, "top5")}
+    shown = {(c.column.pair, c.printed.method, c.printed.value) for block in blocks for c in comparisons(block, "top5")}
     frame = load_published()
     students = frame[(frame["metric"] == "top5") & (frame["method"] != "teacher") & (frame["student"] != "unknown")]
     assert len(students) == 122

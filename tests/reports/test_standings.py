@@ -60,5 +60,5 @@ def test_printed_methods_have_rows_and_printed_pairs_columns():
     assert [c.column.pair for c in found.columns] == [A, B]
     rows = {row.label: row for row in found.rows}
     assert list(rows) == ["scratch", "kd", "afd"] and rows["afd"].kind is None
-    assert rows["kd"].scores[1].printed == values[B]["kd"] and rows["kd"].scores[0].printed == ()
+    assert rows["kd"].scores[1].printed() == values[B]["kd"] and rows["kd"].scores[0].printed() == ()
     assert {m.label for m in board.missing} == {"scratch", "kd"}

@@ -1,22 +1,21 @@
-"""Boards and run states as the terminal shows them."""
+"""Boards as the terminal shows them."""
 
 import io
 
 import pytest
-from rich.console import Console
+from rich.console import Console, Group
 
-from cakdbench.cli.status import RunStatus, runs_table
 from cakdbench.reports.blocks import board_results
 from cakdbench.reports.sections import board_of
-from cakdbench.reports.terminal import BoardView
+from cakdbench.reports.terminal import board_terminal
 from tests.reports.synthetic import CONFIGS, RECIPE, TestRules, column, record
 
 PAIRS = [f"{teacher}>{student}@demo" for teacher in ("cnn_mini", "msa_mini") for student in ("vit_mini", "mlp_mini")]
 
 
-def shown(renderable, width):
+def shown(board, width):
     console = Console(file=io.StringIO(), width=width, color_system=None)
-    console.print(renderable)
+    console.print(Group(*board_terminal(board, width)))
     return console.file.getvalue()
 
 
@@ -32,7 +31,7 @@ def make_board(pairs=PAIRS):
 
 @pytest.mark.parametrize("width", [60, 80, 200])
 def test_every_pair_is_shown_once_whatever_the_width(width):
-    text = shown(BoardView(make_board()), width)
+    text = shown(make_board(), width)
     assert max(map(len, text.splitlines())) <= width
     for student in ("vit_mini", "mlp_mini"):
         assert text.partition("How sure")[0].count(f"→ {student}") == 2
@@ -41,12 +40,12 @@ def test_every_pair_is_shown_once_whatever_the_width(width):
 
 
 def test_a_wide_terminal_has_one_table_and_a_narrow_one_several():
-    assert shown(BoardView(make_board()), 200).count("teacher") == 1
-    assert shown(BoardView(make_board()), 60).count("teacher") > 1
+    assert shown(make_board(), 200).count("teacher") == 1
+    assert shown(make_board(), 60).count("teacher") > 1
 
 
 def test_changed_runs_are_listed_with_what_differs():
-    text = shown(BoardView(make_board()), 120)
+    text = shown(make_board(), 120)
     assert "Runs with changed settings (not comparable)" in text
     assert "recipe.epochs = 1 (standard 8)" in text
 
@@ -54,14 +53,14 @@ def test_changed_runs_are_listed_with_what_differs():
 def test_a_board_without_standard_runs_says_so_instead_of_an_empty_table():
     odd = record("kd", PAIRS[0], 0, 12.5, recipe=RECIPE | {"epochs": 1})
     board = page([odd])
-    text = shown(BoardView(board), 60)
+    text = shown(board, 60)
     assert "no standard run yet" in text and "average" not in text
     assert "12.50" in text
 
 
 def test_titles_with_brackets_and_missing_runs_are_text():
     board = page([record("ofa", PAIRS[0])], PAIRS[:1])
-    text = shown(BoardView(board), 80)
+    text = shown(board, 80)
     assert text.startswith("Demo [x]\n")
     assert "Not measured yet: 2 runs" in " ".join(text.split())
 
@@ -69,17 +68,4 @@ def test_titles_with_brackets_and_missing_runs_are_text():
 def test_all_methods_fit_sixty_columns():
     records = [record(m, PAIRS[0], s) for m in CONFIGS for s in range(3)]
     board = page(records, PAIRS[:1])
-    assert max(map(len, shown(BoardView(board), 60).splitlines())) <= 60
-
-
-def test_run_states():
-    runs = [
-        RunStatus("kd-vit-demo-s0-0123456789abcdef", "kd", PAIRS[0], 0, "done", "8/8 epochs", 81.25),
-        RunStatus("ofa-vit-demo-s1-fedcba9876543210", "ofa", PAIRS[0], 1, "failed", reason="loss [ofa] is nan"),
-    ]
-    lines = shown(runs_table(runs), 100).splitlines()
-    (done,) = [line for line in lines if "01234567" in line]
-    assert [cell.strip() for cell in done.split("│")[1:-1]] == [
-        *("kd", PAIRS[0], "0", "done", "8/8 epochs", "81.25", "01234567"),
-    ]
-    assert lines[-1] == "ofa-vit-demo-s1-fedcba9876543210: loss [ofa] is nan"
+    assert max(map(len, shown(board, 60).splitlines())) <= 60

@@ -10,8 +10,7 @@ from rich.console import Console
 from cakdbench.cli.status import print_status, run_status
 from cakdbench.grid.plan import Settings, make_plan
 from cakdbench.grid.suites import Pair, PairSpec, resolve_pairs, suites
-from cakdbench.reports.pages import Page, board_names
-from cakdbench.reports.write import _strays, check_boards, write_boards
+from cakdbench.reports.pages import _strays, board_names, check_boards, write_boards
 from cakdbench.results.load import Evidence
 from cakdbench.store import Store
 from cakdbench.utils.errors import UsageError
@@ -80,9 +79,9 @@ def test_every_format_is_a_file_of_its_own(store, console, tmp_path):
 
 def test_boards_with_printed_numbers_and_boards_with_runs_are_those_written_by_default(store):
     printed = ["cifar100", "imagenet1k", "pcagl", "sakd"]
-    assert sorted(board_names(Evidence(store, None), suites().values(), None)) == printed
+    assert sorted(board_names(Evidence(store, None), None)) == printed
     fill(store, (PairSpec(Pair.parse("resnet_m>vit_xs@fashion_demo"), "demo"),))
-    assert sorted(board_names(Evidence(store, None), suites().values(), None)) == sorted([*printed, "demo"])
+    assert sorted(board_names(Evidence(store, None), None)) == sorted([*printed, "demo"])
 
 
 class TestCheck:
@@ -126,7 +125,7 @@ class TestCheck:
         for name in ("RULES.md", "old.md", "plots/old.svg"):
             (written / name).parent.mkdir(exist_ok=True)
             (written / name).write_text("x")
-        made = [Page(path.relative_to(written).as_posix(), "") for path in written.rglob("cifar100*")]
+        made = [path.relative_to(written).as_posix() for path in written.rglob("cifar100*")]
         assert list(_strays(made, written)) == [
             "old.md: nothing generates this; delete it",
             "plots/old.svg: nothing generates this; delete it",

@@ -69,10 +69,9 @@ def test_validate_says_of_format_1_how_it_is_brought_up_to_date(results):
 
 def test_what_was_computed_stays_as_it_was(results):
     list(migrate(results))
-    submitted = read_results(results)
-    records, damage = submitted.records, submitted.damage
-    assert damage == []
-    new = {(r.label, r.identity.seed): r for r in records}
+    bundle = read_results(results)
+    assert bundle.findings == []
+    new = {(entry.record.label, entry.record.identity.seed): entry.record for entry in bundle.entries}
     assert {label for label, _ in new} == {"scratch", "kd", "irg:free_maximum"}
     for old in old_records():
         method = old["identity"]["method"]

@@ -285,7 +285,7 @@ def test_any_file_in_a_folder_is_read_or_refused(tmp_path_factory, content, name
     (root / name).write_bytes(content)
     bundle = read_bundle(root)
     assert not bundle.entries and all(str(finding).isprintable() for finding in bundle.findings)
-    assert read_results(root).records == []
+    assert read_results(root).entries == []
 
 
 @pytest.mark.parametrize("key", ["../../secret", "/etc/passwd", "*", ""])

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from cakdbench.costs.counting import Meter
 from cakdbench.data.datasets import load_dataset
 from cakdbench.data.stream import LocalBatches
-from cakdbench.engine.estimate import Bench, Work
+from cakdbench.engine.work import Bench, Work
 from cakdbench.grid.plan import Settings, make_plan
 from cakdbench.grid.suites import resolve_pairs
 from cakdbench.methods.ofd import margin_from_norm

@@ -2,40 +2,16 @@
 
 from collections.abc import Callable, Iterator
 
+from cakdbench.submissions.checks import conditions, history, identity, methods, scores, teachers
 from cakdbench.submissions.checks.case import Case
-from cakdbench.submissions.checks.conditions import check_conditions, check_pace
-from cakdbench.submissions.checks.costs import check_costs
-from cakdbench.submissions.checks.history import check_history, check_losses, check_rates
-from cakdbench.submissions.checks.identity import check_data, check_hashes, check_place, check_text
-from cakdbench.submissions.checks.methods import check_method, check_settings, check_source
-from cakdbench.submissions.checks.protocol import check_recipe, check_seed
-from cakdbench.submissions.checks.scores import check_best_epoch, check_predictions, check_result, check_steps
-from cakdbench.submissions.checks.teachers import check_gate, check_teacher, check_teacher_entry
 from cakdbench.submissions.findings import Problem
 
-Check = Callable[[Case], Iterator[Problem]]
-
-CHECKS: tuple[Check, ...] = (
-    check_place,
-    check_text,
-    check_hashes,
-    check_data,
-    check_method,
-    check_settings,
-    check_source,
-    check_recipe,
-    check_seed,
-    check_teacher,
-    check_gate,
-    check_teacher_entry,
-    check_predictions,
-    check_result,
-    check_best_epoch,
-    check_steps,
-    check_history,
-    check_losses,
-    check_rates,
-    check_costs,
-    check_conditions,
-    check_pace,
+CHECKS: tuple[Callable[[Case], Iterator[Problem]], ...] = (
+    *(identity.check_place, identity.check_text, identity.check_hashes, identity.check_data),
+    *(methods.check_method, methods.check_settings, methods.check_source),
+    *(identity.check_recipe, identity.check_seed),
+    *(teachers.check_teacher, teachers.check_gate, teachers.check_teacher_entry),
+    *(scores.check_predictions, scores.check_result, scores.check_steps),
+    *(history.check_history, history.check_losses, history.check_rates),
+    *(methods.check_costs, conditions.check_conditions, conditions.check_pace),
 )

@@ -1,58 +1,50 @@
 """An entry under examination, beside what the receiving side knows of it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
 
-import numpy as np
-
-from cakdbench.data.datasets import DatasetFacts
+from cakdbench.data.datasets import FACTS
 from cakdbench.grid.suites import TIMM
 from cakdbench.method import Method
 from cakdbench.models.staged import StagedModel
-from cakdbench.recipes import Recipe
-from cakdbench.records import Identity, Record
 from cakdbench.registry import get_method
 from cakdbench.submissions.bundle import EntryFile
 from cakdbench.submissions.findings import Problem, Refused
-from cakdbench.submissions.truth import Truth, bare_model, known_facts, read_recipe
+from cakdbench.submissions.truth import Truth, bare_model, read_recipe
 from cakdbench.utils.errors import UsageError
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
 class Case:
     """An entry and its context: what is unknown is None, with a problem if it should be known.
 
+    Args:
+        accepted: maintainers have listed the entry as it is.
+
     Attributes:
-        recipe: the record's numbers.
-        method: the installed method of the record's id.
-        labels: `(N,)` uint16 classes of the test images.
-        images: in the training and the test set, if known.
-        student: without weights; so is the teacher.
-        accepted: whether maintainers have listed the entry as it is.
+        facts: of the dataset. labels: `(N,)` uint16 classes of the test images.
+        recipe: the record's numbers. method: the installed method of the record's id.
+        student, teacher: without weights.
     """
 
-    entry: EntryFile
-    now: datetime
-    accepted: bool
-    problems: tuple[Problem, ...]
-    recipe: Recipe | None
-    method: type[Method] | None
-    facts: DatasetFacts | None
-    labels: np.ndarray | None
-    student: StagedModel | None
-    teacher: StagedModel | None
-
-    @property
-    def record(self) -> Record:
-        return self.entry.record
-
-    @property
-    def identity(self) -> Identity:
-        return self.record.identity
+    def __init__(self, entry: EntryFile, truth: Truth, now: datetime, accepted: bool):
+        self.entry = entry
+        self.record = entry.record
+        self.identity = identity = entry.record.identity
+        self.now = now
+        self.accepted = accepted
+        self.problems: list[Problem] = []
+        data = identity.dataset
+        self.facts = FACTS.get(data.name)
+        if self.facts is None and not data.name.startswith(TIMM):
+            self.problems.append(Problem(f"the dataset {data.name} is unknown", "see `cakdbench list datasets`"))
+        self.labels = self._attempt(truth.test_labels, data.name, data.fingerprint)
+        self.recipe = self._attempt(read_recipe, entry.record.recipe_name, identity.recipe)
+        self.method = _method(identity.method.id)
+        self.student = self._model(identity.student)
+        self.teacher = self._model(model_of(identity.teacher.model)) if identity.teacher else None
 
     @property
     def test_images(self) -> int:
@@ -63,7 +55,9 @@ class Case:
 
     @property
     def classes(self) -> int | None:
-        return class_count(self.facts, self.labels)
+        if self.facts:
+            return self.facts.num_classes
+        return None if self.labels is None or not len(self.labels) else int(self.labels.max()) + 1
 
     @property
     def steps_per_epoch(self) -> int | None:
@@ -71,39 +65,17 @@ class Case:
             return None
         return self.facts.n_train // self.recipe.global_batch or None
 
-
-def class_count(facts: DatasetFacts | None, labels: np.ndarray | None) -> int | None:
-    if facts:
-        return facts.num_classes
-    return None if labels is None or not len(labels) else int(labels.max()) + 1
-
-
-def open_case(entry: EntryFile, truth: Truth, now: datetime, accepted: bool) -> Case:
-    """Look up all that is known of an entry's data, method, recipe and models."""
-    identity = entry.record.identity
-    problems: list[Problem] = []
-    data = identity.dataset
-
-    def attempt(look: Callable[..., T], *arguments: object) -> T | None:
+    def _attempt(self, look: Callable[..., T], *arguments: object) -> T | None:
         try:
             return look(*arguments)
         except Refused as error:
-            problems.append(error.problem)
+            self.problems.append(error.problem)
             return None
 
-    facts = known_facts(data.name)
-    if facts is None and not data.name.startswith(TIMM):
-        problems.append(Problem(f"the dataset {data.name} is unknown", "see `cakdbench list datasets`"))
-    labels = attempt(truth.test_labels, data.name, data.fingerprint)
-    recipe = attempt(read_recipe, entry.record.recipe_name, identity.recipe)
-    student = teacher = None
-    if recipe and (classes := class_count(facts, labels)):
-        sizes = classes, recipe.image_size, recipe.split
-        student = attempt(bare_model, identity.student, *sizes)
-        if identity.teacher:
-            teacher = attempt(bare_model, model_of(identity.teacher.model), *sizes)
-    method = _method(identity.method.id)
-    return Case(entry, now, accepted, tuple(problems), recipe, method, facts, labels, student, teacher)
+    def _model(self, name: str) -> StagedModel | None:
+        if self.recipe is None or not self.classes:
+            return None
+        return self._attempt(bare_model, name, self.classes, self.recipe.image_size, self.recipe.split)
 
 
 def model_of(teacher: str) -> str:

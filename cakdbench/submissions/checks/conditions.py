@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 from cakdbench.submissions.checks.case import Case
-from cakdbench.submissions.checks.identity import ANEW
 from cakdbench.submissions.findings import Problem
 
 PACKAGES = ("python", "cakdbench", "torch", "torchvision", "timm", "accelerate")
@@ -18,17 +17,17 @@ def check_conditions(case: Case) -> Iterator[Problem]:
     """Check versions, processes, lanes and the time of the end."""
     conditions, identity = case.record.conditions, case.identity
     if missing := [name for name in PACKAGES if not conditions.versions.get(name)]:
-        yield Problem(f"it does not say which version it ran with of {', '.join(missing)}", ANEW)
+        yield Problem(f"it does not say which version it ran with of {', '.join(missing)}")
     if conditions.processes < 1 or conditions.threads < 1:
-        yield Problem("it ran in less than one process or thread", ANEW)
+        yield Problem("it ran in less than one process or thread")
     label = case.record.label
     if not {label, f"{label} > {identity.student}"} & set(conditions.lanes):
-        yield Problem(f"{label[:100]} is not among the lanes it was trained in", ANEW)
+        yield Problem(f"{label[:100]} is not among the lanes it was trained in")
     numbers = (conditions.seconds, conditions.images_per_second, conditions.peak_memory_mb)
     if not all(value is None or (math.isfinite(value) and value > 0) for value in numbers):
-        yield Problem("its seconds, images per second or memory are not positive", ANEW)
+        yield Problem("its seconds, images per second or memory are not positive")
     if conditions.energy_wh is not None and not 0 <= conditions.energy_wh < math.inf:
-        yield Problem("its energy is negative", ANEW)
+        yield Problem("its energy is negative")
     yield from _time(conditions.finished, case.now)
 
 
@@ -36,10 +35,10 @@ def _time(text: str, now: datetime) -> Iterator[Problem]:
     try:
         finished = datetime.fromisoformat(text)
     except ValueError:
-        yield Problem("`finished` is no time in ISO 8601", ANEW)
+        yield Problem("`finished` is no time in ISO 8601")
         return
     if finished.utcoffset() != timedelta():
-        yield Problem("`finished` is not in UTC", ANEW)
+        yield Problem("`finished` is not in UTC")
     elif finished > now.astimezone(UTC) + CLOCKS_DIFFER:
         yield Problem(f"finished in the future ({text[:40]})", "set the clock right, and run it again")
 
@@ -58,4 +57,4 @@ def check_pace(case: Case) -> Iterator[Problem]:
     training = images / conditions.images_per_second
     if not LEAST_TRAINING * conditions.seconds <= training <= 1.001 * conditions.seconds + 0.01:
         what = f"{images:.0f} images at {conditions.images_per_second:.6g} a second take {training:.1f} s"
-        yield Problem(f"{what}, which does not go with {conditions.seconds:.1f} s in all", ANEW)
+        yield Problem(f"{what}, which does not go with {conditions.seconds:.1f} s in all")

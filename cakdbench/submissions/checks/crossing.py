@@ -1,4 +1,4 @@
-"""Checks of entries against entry other."""
+"""Checks of entries against each other."""
 
 import json
 from collections import Counter, defaultdict
@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from cakdbench.grid.plan import ALWAYS
-from cakdbench.records import Identity, Record, TeacherIdentity
+from cakdbench.records import Identity, TeacherIdentity
 from cakdbench.submissions.bundle import EntryFile
 from cakdbench.submissions.checks.case import model_of
 from cakdbench.submissions.findings import Finding, Problem
@@ -18,11 +18,15 @@ from cakdbench.submissions.status import AcceptedTeacher
 FEW_IMAGES = 500
 """Two students that agree on 98 % of images each for itself agree on all of as many with a chance of 0.00004."""
 K = TypeVar("K", bound=Hashable)
-TeacherName = tuple[str, str, int]
-"""Model, dataset and image size."""
 
+SCRATCH = ALWAYS[0]
 FEW_CLASSES = 3
 """Students that predict fewer classes than this have collapsed, and may well agree."""
+CODE_AND_FILES = (
+    *("engine_version", "method.version", "method.source"),
+    *("dataset.fingerprint", "teacher.sha256", "teacher.statistics"),
+)
+"""Parts of an identity that two runs of one cell may differ in."""
 
 
 def cross_checks(entries: list[EntryFile], teachers: Iterable[AcceptedTeacher]) -> Iterator[Finding]:
@@ -36,11 +40,10 @@ def cross_checks(entries: list[EntryFile], teachers: Iterable[AcceptedTeacher]) 
 
 def check_seeds(entries: list[EntryFile]) -> Iterator[Finding]:
     """Check that a method is run once on a pair, by a recipe, with a seed."""
-    for group in _alike(entries, _cell).values():
-        for entry in group[1:] if len(group) > 1 else ():
-            seed, other = entry.record.identity.seed, group[0].file
-            what = f"duplicate seed: {other} is a run of the same method, pair and recipe with seed {seed}"
-            yield Finding(entry.file, Problem(what, "submit one run of a seed"))
+    for first, *others in _alike(entries, lambda entry: _without(entry, *CODE_AND_FILES)).values():
+        for entry in others:
+            run = f"a run of the same method, pair and recipe with seed {entry.identity.seed}"
+            yield Finding(entry.file, Problem(f"duplicate seed: {first.file} is {run}", "submit one run of a seed"))
 
 
 def _alike(entries: Iterable[EntryFile], key: Callable[[EntryFile], K]) -> dict[K, list[EntryFile]]:
@@ -50,22 +53,9 @@ def _alike(entries: Iterable[EntryFile], key: Callable[[EntryFile], K]) -> dict[
     return groups
 
 
-def _cell(entry: EntryFile) -> str:
-    """Return the run without its code, its teacher's weights and the copy of its data."""
-    return _without(
-        entry,
-        "engine_version",
-        "method.version",
-        "method.source",
-        "dataset.fingerprint",
-        "teacher.sha256",
-        "teacher.statistics",
-    )
-
-
 def _without(entry: EntryFile, *left_out: str) -> str:
     """Return the identity as JSON, without some of its fields."""
-    values = entry.record.identity.model_dump(mode="json")
+    values = entry.identity.model_dump(mode="json")
     for name in left_out:
         table, _, field = name.rpartition(".")
         holder = values[table] if table else values
@@ -77,12 +67,11 @@ def _without(entry: EntryFile, *left_out: str) -> str:
 def check_copies(entries: list[EntryFile]) -> Iterator[Finding]:
     """Check that no two runs end in the same weights or predictions."""
     for name in ("weights_sha256", "predictions_sha256"):
-        for group in _alike(entries, attrgetter(f"record.{name}")).values():
-            first = group[0]
+        for first, *others in _alike(entries, attrgetter(f"record.{name}")).values():
             if name == "predictions_sha256" and _may_agree(first.predictions):
                 continue
-            for entry in group[1:]:
-                if entry.record.identity != first.record.identity:
+            for entry in others:
+                if entry.identity != first.identity:
                     what = f"copied run: it has the {name.partition('_')[0]} of {first.file}"
                     yield Finding(entry.file, Problem(what, "submit every run once, under its own name"))
 
@@ -97,34 +86,33 @@ def check_weights(entries: list[EntryFile], accepted: Iterable[AcceptedTeacher])
 
     These are the accepted ones; before any are, those of the runs that trained it; else the most used.
     """
-    known: dict[TeacherName, set[str]] = defaultdict(set)
+    known: dict[tuple[str, str, int], set[str]] = defaultdict(set)
     for line in accepted:
         known[line.model, line.dataset, line.image_size].add(line.sha256)
-    trained = _alike(entries, _training_name)
-    taught = [entry for entry in entries if entry.record.identity.teacher]
-    for name, group in _alike(taught, lambda entry: teacher_name(entry.record.identity)).items():
+    trained = _alike(entries, _training)
+    taught = [entry for entry in entries if entry.identity.teacher]
+    for name, group in _alike(taught, lambda entry: teacher_name(entry.identity)).items():
+        counts = Counter(teacher_of(entry.identity).sha256 for entry in group)
+        most = {sha256 for sha256, count in counts.items() if count == max(counts.values())}
         for entry in group:
-            runs = {run.record.weights_sha256 for run in trained.get(_trained_by(entry.record), ())}
-            allowed = known.get(name) or runs or _most_used(group)
-            sha256 = teacher_of(entry.record.identity).sha256
+            source = entry.record.teacher.source if entry.record.teacher else ""
+            training = model_of(name[0]), entry.identity.dataset.name, source
+            runs = {run.record.weights_sha256 for run in trained.get(training, ())}
+            allowed = known.get(name) or runs or (most if len(most) == 1 else set())
+            sha256 = teacher_of(entry.identity).sha256
             if sha256 not in allowed:
                 what = f"other teacher: its weights {sha256[:16]} of {name[0]} are not those of the other entries"
                 others = ", ".join(sorted(other[:16] for other in allowed)) or "none has a majority"
-                problem = Problem(f"{what} ({others})", "train with the accepted weights: see RULES.md")
-                yield Finding(entry.file, problem)
+                yield Finding(
+                    entry.file, Problem(f"{what} ({others})", "train with the accepted weights: see RULES.md")
+                )
 
 
-def _training_name(entry: EntryFile) -> tuple[str, str, str] | None:
+def _training(entry: EntryFile) -> tuple[str, str, str] | None:
     """Return the teacher a run may have trained: model, dataset, and the recipe as the teachers' records name it."""
-    record = entry.record
-    if record.identity.method.id != ALWAYS[0] or record.identity.seed:
+    if entry.identity.method.id != SCRATCH or entry.identity.seed:
         return None
-    return record.identity.student, record.identity.dataset.name, f"trained by {record.recipe_name}"
-
-
-def _trained_by(record: Record) -> tuple[str, str, str]:
-    source = record.teacher.source if record.teacher else ""
-    return model_of(teacher_of(record.identity).model), record.identity.dataset.name, source
+    return entry.identity.student, entry.identity.dataset.name, f"trained by {entry.record.recipe_name}"
 
 
 def teacher_of(identity: Identity) -> TeacherIdentity:
@@ -133,46 +121,34 @@ def teacher_of(identity: Identity) -> TeacherIdentity:
     return identity.teacher
 
 
-def teacher_name(identity: Identity) -> TeacherName:
+def teacher_name(identity: Identity) -> tuple[str, str, int]:
     """Return the things that decide a teacher's weights: model, dataset and image size."""
     size = identity.recipe.get("image_size")
     return teacher_of(identity).model, identity.dataset.name, size if isinstance(size, int) else 0
 
 
-def _most_used(group: list[EntryFile]) -> set[str]:
-    counts = Counter(teacher_of(entry.record.identity).sha256 for entry in group)
-    best = max(counts.values())
-    winners = {sha256 for sha256, count in counts.items() if count == best}
-    return winners if len(winners) == 1 else set()
-
-
 def check_trained_teachers(entries: list[EntryFile]) -> Iterator[Finding]:
     """Check that a teacher is expected to reach what the run that trained it reached, where that run is here."""
-    trainings = {e.record.weights_sha256: e for e in entries if e.record.identity.method.id == ALWAYS[0]}
+    trainings = {e.record.weights_sha256: e for e in entries if e.identity.method.id == SCRATCH}
     for entry in entries:
-        identity, facts = entry.record.identity, entry.record.teacher
-        training = trainings.get(identity.teacher.sha256) if identity.teacher else None
-        if training is None or facts is None:
+        teacher, facts = entry.identity.teacher, entry.record.teacher
+        training = trainings.get(teacher.sha256) if teacher and facts else None
+        if not (teacher and facts and training):
             continue
-        record = training.record
-        if model_of(teacher_of(identity).model) != record.identity.student:
-            what = f"other teacher: its weights are those of {record.identity.student}, trained in {training.file}"
-            yield Finding(entry.file, Problem(what, "submit the run as it was recorded"))
-        elif facts.source.startswith("trained by") and facts.expected != record.result.top1:
-            what = (
-                f"expects {facts.expected} % of its teacher, whose own run {training.file} has {record.result.top1} %"
-            )
-            yield Finding(entry.file, Problem(what, "submit the run as it was recorded"))
+        student, top1 = training.identity.student, training.record.result.top1
+        if model_of(teacher.model) != student:
+            what = f"other teacher: its weights are those of {student}, trained in {training.file}"
+            yield Finding(entry.file, Problem(what))
+        elif facts.source.startswith("trained by") and facts.expected != top1:
+            what = f"expects {facts.expected} % of its teacher, whose own run {training.file} has {top1} %"
+            yield Finding(entry.file, Problem(what))
 
 
 def check_baselines(entries: list[EntryFile]) -> Iterator[Finding]:
     """Note entries without a scratch student of the same recipe and seed: a gain needs one."""
-    scratch = {_student(entry) for entry in entries if entry.record.identity.method.id == ALWAYS[0]}
-    for entry in entries:
-        if entry.record.identity.method.id != ALWAYS[0] and _student(entry) not in scratch:
-            what = f"no {ALWAYS[0]} run of its student, recipe and seed is here: boards cannot give its gain"
-            yield Finding(entry.file, Problem(what, f"submit the {ALWAYS[0]} run too", note=True))
-
-
-def _student(entry: EntryFile) -> str:
-    return _without(entry, "method", "teacher", "engine_version")
+    students = {entry.file: _without(entry, "method", "teacher", "engine_version") for entry in entries}
+    scratch = {students[entry.file] for entry in entries if entry.identity.method.id == SCRATCH}
+    for file, student in students.items():
+        if student not in scratch:
+            what = f"no {SCRATCH} run of its student, recipe and seed is here: boards cannot give its gain"
+            yield Finding(file, Problem(what, f"submit the {SCRATCH} run too", note=True))

@@ -7,8 +7,7 @@ import torch
 
 from cakdbench.recipes import Recipe
 from cakdbench.submissions.checks.case import Case
-from cakdbench.submissions.checks.identity import ANEW
-from cakdbench.submissions.findings import Problem
+from cakdbench.submissions.findings import ANEW, Problem
 from cakdbench.train.lane import make_schedule
 
 MOST_LOSSES = 64
@@ -21,21 +20,21 @@ def check_history(case: Case) -> Iterator[Problem]:
     history, epochs = case.record.history, case.recipe.epochs
     if [line.epoch for line in history] != list(range(epochs)):
         what = f"its history has {len(history)} epochs, numbered otherwise than 0 to {epochs - 1} as its recipe says"
-        yield Problem(what, ANEW)
+        yield Problem(what)
         return
     for line in history:
         due = (line.epoch + 1) % case.recipe.evaluation.every == 0 or line.epoch == epochs - 1
         if due != (line.top1 is not None):
-            yield Problem(f"epoch {line.epoch} is {'not ' * due}evaluated, which its recipe says otherwise", ANEW)
+            yield Problem(f"epoch {line.epoch} is {'not ' * due}evaluated, which its recipe says otherwise")
         if (line.ema_top1 is not None) != (due and case.recipe.ema_decay is not None):
-            yield Problem(f"epoch {line.epoch}: its EMA accuracy does not go with its recipe", ANEW)
+            yield Problem(f"epoch {line.epoch}: its EMA accuracy does not go with its recipe")
 
 
 def check_losses(case: Case) -> Iterator[Problem]:
     """Check that every epoch has losses, finite ones."""
     for line in case.record.history:
         if not 0 < len(line.losses) <= MOST_LOSSES or not all(map(math.isfinite, line.losses.values())):
-            yield Problem(f"epoch {line.epoch}: its losses are missing or not finite", ANEW)
+            yield Problem(f"epoch {line.epoch}: its losses are missing or not finite")
 
 
 def check_rates(case: Case) -> Iterator[Problem]:

@@ -1,16 +1,17 @@
-"""Check that an entry is where and what it says it is."""
+"""Check that an entry is where and what it says it is, of data, a recipe and a seed that exist."""
 
 import re
 from collections.abc import Iterator
 
+from cakdbench.recipes import load_recipe, recipe_names
 from cakdbench.records import ENGINE_VERSION
 from cakdbench.store import run_key
 from cakdbench.submissions.checks.case import Case
 from cakdbench.submissions.findings import Problem
+from cakdbench.utils.diff import changes
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _FORBIDDEN = re.compile(r"[<>|`\\]")
-ANEW = "submit the run as it was recorded"
 
 
 def check_place(case: Case) -> Iterator[Problem]:
@@ -18,7 +19,7 @@ def check_place(case: Case) -> Iterator[Problem]:
     record, file = case.record, case.entry.file
     key = run_key(case.identity)
     if key != record.key:
-        yield Problem(f"its key is {record.key[:120]} and its identity's is {key[:120]}: one was changed", ANEW)
+        yield Problem(f"its key is {record.key[:120]} and its identity's is {key[:120]}: one was changed")
     place = f"{case.identity.method.id}/{record.key}.json"
     if file != place:
         yield Problem("its folder and name are not those of its method and key", f"name it {place[:250]}")
@@ -43,7 +44,7 @@ def check_text(case: Case) -> Iterator[Problem]:
     }
     for name, text in texts.items():
         if _FORBIDDEN.search(text) or len(text) > 200:
-            yield Problem(f"{name[:60]} holds characters that are not allowed, or is too long", ANEW)
+            yield Problem(f"{name[:60]} holds characters that are not allowed, or is too long")
 
 
 def check_hashes(case: Case) -> Iterator[Problem]:
@@ -59,9 +60,24 @@ def check_hashes(case: Case) -> Iterator[Problem]:
         hashes["teacher.sha256"] = case.identity.teacher.sha256
     for name, value in hashes.items():
         if not _SHA256.fullmatch(value):
-            yield Problem(f"invalid {name}: it is no sha256", ANEW)
+            yield Problem(f"invalid {name}: it is no sha256")
 
 
 def check_data(case: Case) -> Iterator[Problem]:
     """Pass on the problems that opening the case met: something unknown or out of bounds."""
     yield from case.problems
+
+
+def check_recipe(case: Case) -> Iterator[Problem]:
+    """Check that the recipe's name is known; numbers that are not its own are named."""
+    name = case.record.recipe_name
+    if name not in recipe_names():
+        yield Problem(f"the recipe {name[:100]} is unknown", "add it under pairs/recipes first")
+        return
+    for change in changes(case.record.recipe, load_recipe(name).numbers(), "recipe"):
+        yield Problem(f"changed settings: {change[:200]}", "boards set it aside", note=True)
+
+
+def check_seed(case: Case) -> Iterator[Problem]:
+    if not 0 <= case.identity.seed < 2**31:
+        yield Problem(f"the seed {case.identity.seed} is out of range")

@@ -1,15 +1,14 @@
-"""Check that the method is the installed one, with settings that it has for the pair."""
+"""Check that the method is the installed one, with settings that it has for the pair, and the costs those of both."""
 
 import json
 from collections.abc import Iterator
 
-from cakdbench.build import refusal
+from cakdbench.build import count_extra_parameters, refusal
 from cakdbench.method import Method
 from cakdbench.models.staged import ModelInfo, StagedModel
 from cakdbench.registry import all_settings, canonical_label, config_identity, resolve_config
 from cakdbench.source_hash import is_built_in, known_sources, source_hash
 from cakdbench.submissions.checks.case import Case
-from cakdbench.submissions.checks.identity import ANEW
 from cakdbench.submissions.findings import Problem
 from cakdbench.utils.diff import changes
 from cakdbench.utils.errors import CakdError, UsageError
@@ -36,11 +35,11 @@ def check_settings(case: Case) -> Iterator[Problem]:
     settings, canonical = case.identity.method.config, config_identity(config)
     if json.dumps(settings, sort_keys=True) != json.dumps(canonical, sort_keys=True):
         wrong = (changes(settings, canonical, "settings") or ["a number of another type"])[0]
-        yield Problem(f"its settings are incomplete or written in another way: {wrong[:200]}", ANEW)
+        yield Problem(f"its settings are incomplete or written in another way: {wrong[:200]}")
     teacher, student, dataset = _pair(case, case.student)
     label = canonical_label(case.method, config, teacher, student, dataset)
     if case.record.label != label:
-        yield Problem(f"its settings are named {case.record.label[:100]}, their name is {label[:100]}", ANEW)
+        yield Problem(f"its settings are named {case.record.label[:100]}, their name is {label[:100]}")
     reason = refusal(case.method, teacher, student, config)
     if reason:
         yield Problem(f"{case.method.id} refuses this pair: {reason}", "leave the run out")
@@ -79,7 +78,7 @@ def check_source(case: Case) -> Iterator[Problem]:
     if not is_built_in(method):
         yield from _other_source(case, method, identity.source or "")
     elif identity.version is None or not 1 <= identity.version <= method.version:
-        yield Problem(f"it has no version of {method.id}, which now is {method.version}", ANEW, note=case.accepted)
+        yield Problem(f"it has no version of {method.id}, which now is {method.version}", note=case.accepted)
     elif identity.version < method.version:
         what = f"was computed by version {identity.version} of {method.id}, which now is {method.version}"
         yield Problem(what, "run it again", note=case.accepted)
@@ -95,3 +94,30 @@ def _other_source(case: Case, method: type[Method], source: str) -> Iterator[Pro
     if source != installed:
         what = f"other source: {source[:16]} is not the code of the installed {method.id} ({installed[:16]})"
         yield Problem(what, "run it again with that code", note=case.accepted)
+
+
+def check_costs(case: Case) -> Iterator[Problem]:
+    """Check the parameters of the student, and those the method adds, counted on models built anew."""
+    method, student = case.method, case.student
+    if student is None:
+        return
+    yield from _compared(
+        "student_parameters", case.record.student_parameters, sum(p.numel() for p in student.parameters())
+    )
+    if method is None or (method.needs and case.teacher is None):
+        return
+    try:
+        config = config_of(case, method, student)
+    except CakdError:
+        return  # said by check_settings
+    try:
+        count = count_extra_parameters(method, student, case.teacher, config)
+    except Exception as error:  # the settings are a stranger's, and a method may raise anything
+        yield Problem(f"{method.id} cannot be built with its settings ({str(error)[:200]})")
+    else:
+        yield from _compared("extra_parameters", case.record.extra_parameters, count)
+
+
+def _compared(name: str, stated: int, true: int) -> Iterator[Problem]:
+    if stated != true:
+        yield Problem(f"{name} is {stated:,}; built anew it is {true:,}")

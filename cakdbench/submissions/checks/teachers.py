@@ -5,7 +5,6 @@ from collections.abc import Iterator
 
 from cakdbench.grid.teachers import TeacherEntry, load_teachers
 from cakdbench.submissions.checks.case import Case
-from cakdbench.submissions.checks.identity import ANEW
 from cakdbench.submissions.findings import Problem
 from cakdbench.utils.errors import UsageError
 
@@ -16,9 +15,9 @@ def check_teacher(case: Case) -> Iterator[Problem]:
     """Check that there is a teacher where the method needs one, and none where it does not."""
     taught = case.identity.teacher is not None
     if taught != (case.record.teacher is not None):
-        yield Problem("its identity and its record do not agree on whether it had a teacher", ANEW)
+        yield Problem("its identity and its record do not agree on whether it had a teacher")
     if case.method and bool(case.method.needs) != taught:
-        yield Problem(f"{case.method.id} {'has a teacher and needs none' if taught else 'has no teacher'}", ANEW)
+        yield Problem(f"{case.method.id} {'has a teacher and needs none' if taught else 'has no teacher'}")
 
 
 def check_gate(case: Case) -> Iterator[Problem]:
@@ -27,11 +26,11 @@ def check_gate(case: Case) -> Iterator[Problem]:
     if facts is None:
         return
     if facts.tolerance < 0 or not 0 <= facts.measured <= 100 or not 0 <= (facts.expected or 0) <= 100:
-        yield Problem("its teacher's accuracies are no percentages", ANEW)
+        yield Problem("its teacher's accuracies are no percentages")
     off = facts.expected is not None and abs(facts.measured - facts.expected) > facts.tolerance + ROUNDING
     if facts.expected is not None and off != facts.mismatch_allowed:
         said = "is off" if off else "is as"
-        yield Problem(f"its teacher {said} expected, and the record says the contrary", ANEW)
+        yield Problem(f"its teacher {said} expected, and the record says the contrary")
 
 
 def check_teacher_entry(case: Case) -> Iterator[Problem]:
@@ -50,11 +49,11 @@ def check_teacher_entry(case: Case) -> Iterator[Problem]:
     stated = facts.source, facts.tolerance, facts.expected
     if stated != (entry.source, entry.allowed, expected) or (entry.train and facts.expected is None):
         what = f"other teacher: {facts.source[:100]}, {facts.expected} ± {facts.tolerance} % is not the registry's"
-        yield Problem(f"{what}, {entry.source}, {expected} ± {entry.allowed} %", ANEW)
+        yield Problem(f"{what}, {entry.source}, {expected} ± {entry.allowed} %")
     data = case.facts and (case.facts.mean, case.facts.std)
     fed = identity.teacher.statistics, identity.teacher.image_size
     if case.recipe and data and fed != (entry.statistics_beside(data, case.recipe), entry.image_size):
-        yield Problem("its teacher was fed with other input statistics than its entry says", ANEW)
+        yield Problem("its teacher was fed with other input statistics than its entry says")
 
 
 _registry = functools.cache(load_teachers)
