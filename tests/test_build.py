@@ -163,7 +163,7 @@ def test_settings_come_from_the_label_the_dataset_and_the_call():
         ("kd", "resnet_z", plain_teacher, {}, UsageError, "resnet_z"),
         ("kd", plain_student, plain_teacher, {}, UsageError, "176 px.*64 px"),
         ("kd", plain_student, plain_teacher, {"image_size": SIZE, "num_classes": 7}, UsageError, "10 classes"),
-        ("kd", lambda: torchvision.models.resnet18(), plain_teacher, {}, UsageError, "no network of timm"),
+        ("kd", lambda: torchvision.models.resnet18(), plain_teacher, {}, UsageError, "1000 classes.* 10 classes"),
         ("kdd", plain_student, plain_teacher, {"image_size": SIZE}, UsageError, "kdd"),
         ("pcagl", f"timm:{TEACHER}", lambda: plain_student(), {"image_size": 224}, UsageError, "refuses"),
     ],

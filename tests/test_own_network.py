@@ -79,7 +79,7 @@ def test_the_code_is_part_of_the_key_of_every_run_with_the_network(my_net):
         source = model_source("my_net")
         teacher = TeacherIdentity(model="my_net", sha256="a" * 64, source=source)
         plans = [make_plan(["kd"], resolve_pairs(p, "demo"), [0], Settings()).cells for p in pairs]
-        dataset = type("D", (), {"name": "fashion_demo", "fingerprint": "f" * 64})
+        dataset = type("D", (), {"name": "fashion_demo", "fingerprint": "f" * 64, "skipped": None})
         return [run_key(c.identity(dataset, teacher if c.needs_teacher else None)) for cells in plans for c in cells]
 
     pairs = ["resnet_m>my_net@fashion_demo", "my_net>vit_xs@fashion_demo"]

@@ -20,7 +20,7 @@ from cakdbench.method import Method
 from cakdbench.models.staged import StagedModel, meta_model
 from cakdbench.recipes import load_recipe
 from cakdbench.registry import methods_in_order, resolve_config, setting_docs
-from cakdbench.utils.errors import UsageError
+from cakdbench.utils.errors import UsageError, describe_error, file_of
 
 
 def all_methods(pair: str) -> Listing:
@@ -32,12 +32,12 @@ def all_methods(pair: str) -> Listing:
 
 
 def _method_row(method: type[Method], spec: PairSpec) -> dict[str, Any]:
-    refusal, count = refusal_of(method, spec), extra_parameters(method, spec)
+    count, reason = _extra(method, spec)
     return {
         "method": method.id,
         "aliases": method.aliases or None,
-        "extra parameters": count if refusal is None else None,
-        "refused because": refusal,
+        "extra parameters": count,
+        "refused because": reason,
         "kind": method.kind,
         "year": method.year,
         "title": method.title,
@@ -63,12 +63,12 @@ def one_pair(name: str) -> PairSpec:
     return specs[0]
 
 
-def _extra(method: type[Method], spec: PairSpec) -> str:
+def _extra(method: type[Method], spec: PairSpec) -> tuple[int | None, str | None]:
+    """Return the extra parameters of a method on a pair, or why there is no number."""
     try:
-        count = extra_parameters(method, spec)
-    except Exception:  # a method of the user's own may raise anything; a run or `check` says what
-        return "fails"
-    return "refused" if count is None else f"{count:,}"
+        return extra_parameters(method, spec), refusal_of(method, spec)
+    except Exception as error:  # a method of the user's own may raise anything
+        return None, f"it fails: {describe_error(error, file_of(method))}"
 
 
 def extra_parameters(method: type[Method], spec: PairSpec) -> int | None:
@@ -117,12 +117,13 @@ def _flowing(text: str) -> str:
 
 
 def _facts(method: type[Method], spec: PairSpec) -> Table:
-    table, refusal = Table.grid(padding=(0, 2)), refusal_of(method, spec)
-    count = f"refused on {spec.pair}: {refusal}" if refusal else f"{extra_parameters(method, spec):,} on {spec.pair}"
+    table, (count, reason) = Table.grid(padding=(0, 2)), _extra(method, spec)
     table.add_row("paper", Text(" ".join(filter(None, (method.paper, method.url)))))
     table.add_row("kind", method.kind)
     table.add_row("uses of the teacher", ", ".join(sorted(method.needs)) or "nothing")
-    table.add_row("extra parameters", Text(count))
+    table.add_row(
+        "extra parameters", Text(f"refused on {spec.pair}: {reason}" if reason else f"{count:,} on {spec.pair}")
+    )
     return table
 
 

@@ -5,8 +5,10 @@ the record of any other run, and lives in the same store.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock
@@ -25,7 +27,7 @@ from cakdbench.models.checkpoints import read_checkpoint
 from cakdbench.models.staged import StagedModel
 from cakdbench.models.weights import load_weights, permute_classes, state_sha256, weights_sha256
 from cakdbench.recipes import Recipe, load_recipe
-from cakdbench.records import Statistics, TeacherFacts, TeacherIdentity
+from cakdbench.records import Identity, Statistics, TeacherFacts, TeacherIdentity
 from cakdbench.registry import get_method
 from cakdbench.source_hash import model_source
 from cakdbench.store import RunFolder, Store
@@ -95,11 +97,7 @@ class Teachers:
 
     def training_cell(self, model: str, dataset: str) -> Cell | None:
         """Return the run that makes a teacher; None for one whose weights come from elsewhere."""
-        entry = self.entry(model, dataset)
-        if entry.train is None:
-            return None
-        recipe = entry.training_recipe().override(self.settings.teacher)
-        return self._scratch(entry, recipe, entry.seed, entry.precision or self.precision)
+        return self._as_entered(self.entry(model, dataset), self.settings.teacher)
 
     def new_cell(self, model: str, dataset: str, recipe: str | None, seed: int | None) -> Cell | None:
         """Return the run that trains a teacher anew; None for one whose weights come from elsewhere.
@@ -124,6 +122,18 @@ class Teachers:
         precision = entry.precision or self.precision
         return self._scratch(entry, changed, entry.seed if seed is None else seed, precision)
 
+    def _as_entered(self, entry: TeacherEntry, changed: Mapping[str, Any] = {}) -> Cell | None:
+        """Return the run that an entry says, with changed numbers of its recipe; None without training."""
+        if entry.train is None:
+            return None
+        recipe = entry.training_recipe().override(changed)
+        return self._scratch(entry, recipe, entry.seed, entry.precision or self.precision)
+
+    def _place(self, cell: Cell, dataset: ImageDataset) -> tuple[Identity, RunFolder]:
+        """Return what a teacher's training is, and its folder."""
+        identity = cell.identity(dataset, None, self.inits.key(cell.recipe, cell.seed))
+        return identity, self.store.run(identity)
+
     @staticmethod
     def _scratch(entry: TeacherEntry, recipe: Recipe, seed: int, precision: str) -> Cell:
         scratch = get_method(ALWAYS[0])
@@ -137,10 +147,9 @@ class Teachers:
             The numbers in which it differs from its entry of before; empty if nothing was written or it had none.
         """
         before = self.entries.get((model, cell.pair.dataset))
-        known = self.training_cell(model, cell.pair.dataset) if before else None
-        identity = cell.identity(dataset, None, self.inits.key(cell.recipe, cell.seed))
-        run, made = self.run(model, dataset) if known else None, self.store.run(identity)
-        if run and run.key == made.key:
+        known = self._as_entered(before) if before else None
+        identity, made = self._place(cell, dataset)
+        if known and self._place(known, dataset)[1].key == made.key:
             return []
         entry = TeacherEntry(
             model=model,
@@ -168,9 +177,7 @@ class Teachers:
     def run(self, model: str, dataset: ImageDataset) -> RunFolder | None:
         """Return the run folder of a trained teacher, finished or not; None for one from elsewhere."""
         cell = self.training_cell(model, dataset.name)
-        if cell is None:
-            return None
-        return self.store.run(cell.identity(dataset, None, self.inits.key(cell.recipe, cell.seed)))
+        return None if cell is None else self._place(cell, dataset)[1]
 
     def identity(self, model: str, dataset: ImageDataset, recipe: Recipe) -> TeacherIdentity:
         """Return the part of a run's key that is the teacher's; a trained one must have been trained."""

@@ -277,7 +277,7 @@ BROKEN = [
     Broken(RunsTheTeacher, "needs what it declares", "uses model of the teacher"),
     Broken(DeclaresMore, "needs what it declares", "declares to need stages, and never uses it"),
     Broken(ReadsMoreOfSome, "needs what it declares", "cnn > cnn: uses stages"),
-    Broken(OtherLogits, "finite in fp32", "the logits are 4x5, not 4x10"),
+    Broken(OtherLogits, "finite in fp32", "the logits are (4, 5), not (4, 10)"),
     Broken(Opposed, "an adversary keeps to itself", "critic reach student."),
     Broken(TrainsItsOpponent, "an adversary keeps to itself", "more reach critic."),
     Broken(OneOptimizerTooMany, "an adversary keeps to itself", "parameters of the student"),
@@ -391,7 +391,7 @@ def test_two_processes_that_do_not_end_are_killed(tmp_path, monkeypatch):
         os.killpg(*groups, 0)
 
 
-@pytest.mark.parametrize("name, words", [("nope", "unknown method"), ("nope.py", "no method file")])
+@pytest.mark.parametrize("name, words", [("nope", "unknown method"), ("nope.py", "no file at nope.py")])
 def test_an_unknown_method_or_file_is_named(shell, name, words):
     code, output = shell("check", name)
     assert code == 2 and words in output

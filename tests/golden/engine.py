@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from cakdbench.data.splits import ImageDataset, from_arrays
 from cakdbench.data.stream import Samples
 from cakdbench.engine.group import Group, Task
+from cakdbench.engine.inits import Inits
 from cakdbench.grid.plan import Cell, Settings, make_plan
 from cakdbench.grid.suites import Pair, PairSpec
 from cakdbench.method import Method
 from cakdbench.records import TeacherIdentity
-from cakdbench.store import RunFolder
+from cakdbench.store import RunFolder, Store
 from cakdbench.train.lane import Lane
 from cakdbench.train.runtime import Runtime
 from cakdbench.utils.device import make_accelerator
@@ -97,7 +98,7 @@ class WatchedGroup(Group):
         data, cell = blocks(), _cell(direction)
         identity = cell.identity(data, TeacherIdentity(model=teacher.name, sha256="0" * 64))
         tasks = [Task(cell, identity, RunFolder(folder))]
-        super().__init__(tasks, data, teacher, None, Runtime(make_accelerator(cpu=True)))
+        super().__init__(tasks, data, teacher, None, Runtime(make_accelerator(cpu=True)), Inits(Store(folder)))
         self.epochs: list[Values] = []
 
     def _method(self, cell: Cell) -> Method:

@@ -198,7 +198,7 @@ SUITE = 'board = "mine"\n[suites.a]\ntitle = "A"\nrecipe = "demo"\npairs = ["res
         ("[suites", ["not valid TOML"]),
         (SUITE.replace("board", "bord"), ["'bord'", "board: missing"]),
         (SUITE.replace("recipe =", "recpe ="), ["'suites.a.recpe'", "suites.a.recipe"]),
-        (SUITE.replace('title = "A"', "title = 3"), ["suites.a.title", "string"]),
+        (SUITE.replace('title = "A"', "title = 3"), ["suites.a.title", "must be text"]),
         (
             SUITE.replace("resnet_m", "resnet_mm"),
             ["suites.a.pairs[1]", "unknown model 'resnet_mm'", "resnet_m"],

@@ -139,9 +139,6 @@ def test_weights_depend_on_the_seed_alone(name):
         ("vit_b32", 16, "image_size=32 or more"),
         ("mixer_b16", 50, "image_size=48 or 64"),
         ("swin_t", 66, "image_size=64 or 68"),
-        ("timm:levit_128", 224, "more than one classifier"),
-        ("timm:deit_tiny_distilled_patch16_224", 224, "more than one classifier"),
-        ("timm:levit_256d", 224, "features at 3 resolutions"),
     ],
 )
 def test_what_cannot_be_had_is_refused_with_the_way_out(name, size, words):
