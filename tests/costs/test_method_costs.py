@@ -235,8 +235,8 @@ def test_a_method_that_fails_is_an_error_of_one_line_and_no_row(error, hook, mon
     monkeypatch.setattr(Failing, hook, Failing.distill_step if hook == "distill_step" else build_fails)
     with pytest.raises(CountError) as caught:
         method_cost(bench(), Failing)
-    told = f"failing on {DEMO} fails while its costs are counted: {error.__name__}: not on this day (test_method_costs.py, "
-    assert str(caught.value).startswith(told) and "\n" not in str(caught.value)
+    told = f"failing on {DEMO} fails while its costs are counted: {error.__name__}: not on this day"
+    assert str(caught.value).startswith(f"{told} (test_method_costs.py, ") and "\n" not in str(caught.value)
     assert isinstance(caught.value.__cause__, error)
 
 
