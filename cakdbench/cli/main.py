@@ -2,6 +2,7 @@
 
 # Typer reads the options from the signatures below; torch is imported only by the commands that need it.
 
+import codecs
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -283,7 +284,7 @@ def _teacher(name: str) -> tuple[str, str]:
 def main() -> None:
     """Entry point: what users can mend becomes one line and an exit code, without a traceback."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+        if hasattr(stream, "reconfigure") and codecs.lookup(stream.encoding).name != "utf-8":
             stream.reconfigure(errors="replace")  # Windows' code pages have no arrows
     try:
         app()
