@@ -53,6 +53,10 @@ def test_the_page_s_commands_work_as_they_stand_there(text, shell):
             code, output = shell.run(*shlex.split(command.replace("fashion_demo", TINY))[1:], settings=ONCE)
             assert "refused" not in output, output
         assert code == 0, output
+    key = next(record.key for record in Store(shell.store).records()[0] if record.identity.student == "my_net")
+    files = "--model-file", str(shell.work / "my_net.py"), "--store", str(shell.store)
+    code, output = shell("export", key, "--to", str(shell.work / "student"), *files)
+    assert code == 0 and "my_net" in output and (shell.work / "student/model.safetensors").is_file(), output
     assert labels(shell) == {"scratch", "kd"} | ({"fitnet", "ofa"} if staged else {"dkd", "lskd", "cc"})
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cakdbench.cli.options import DataDir, DatasetFiles, StoreDir, console
+from cakdbench.cli.methods import load_files
+from cakdbench.cli.options import DataDir, DatasetFiles, ModelFiles, StoreDir, console
 from cakdbench.cli.tables import Listing
 from cakdbench.utils.errors import UsageError
 
@@ -55,6 +56,7 @@ def predict(
     top: Annotated[int, typer.Option(min=1, help="Classes an image, the likeliest first.")] = 5,
     format: Annotated[Format, typer.Option("--format", help="How to print them.")] = Format.table,
     ema: Ema = False,
+    model_file: ModelFiles = [],
     store: StoreDir = Path("runs"),
     data_dir: DataDir = None,
     datasets: DatasetFiles = [],
@@ -63,7 +65,7 @@ def predict(
     from cakdbench.results.export import frame_text
     from cakdbench.students.predict import predict as predict_images
 
-    frame = predict_images(_student(run, ema, store, data_dir), images, top)
+    frame = predict_images(_student(run, ema, model_file, store, data_dir), images, top)
     if format is not Format.table:
         print(frame_text(frame, format), end="")
         return
@@ -79,6 +81,7 @@ def export(
         bool, typer.Option("--onnx", help="Write model.onnx too; needs the extra cakdbench[onnx].")
     ] = False,
     ema: Ema = False,
+    model_file: ModelFiles = [],
     license: Annotated[str, typer.Option(help="The licence that the card states.")] = "unknown",
     store: StoreDir = Path("runs"),
     data_dir: DataDir = None,
@@ -87,7 +90,7 @@ def export(
     """Write the student of a finished run for others: weights and config that timm loads, a card, ONNX."""
     from cakdbench.students.export import export_student
 
-    reason = export_student(_student(run, ema, store, data_dir), to, onnx, license)
+    reason = export_student(_student(run, ema, model_file, store, data_dir), to, onnx, license)
     for path in sorted(to.iterdir()):
         console.print(f"written: {path}", markup=False, highlight=False, soft_wrap=True)
     how = f'timm.create_model("local-dir:{to}", pretrained=True)'
@@ -95,10 +98,11 @@ def export(
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def _student(run: str, ema: bool, store: Path, data_dir: Path | None) -> "Student":
+def _student(run: str, ema: bool, model_files: list[Path], store: Path, data_dir: Path | None) -> "Student":
     from cakdbench.store import Store
     from cakdbench.students.student import load_student
 
+    load_files([], model_files)
     return load_student(Store(store).find(run), ema, data_dir)
 
 
