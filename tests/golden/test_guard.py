@@ -12,6 +12,7 @@ from cakdbench.methods.kd import kd_loss
 from cakdbench.records import ENGINE_VERSION
 from cakdbench.registry import get_method
 from cakdbench.train import trainer
+from cakdbench.utils.precision import force_fp32
 
 from . import engine
 from .__main__ import rewrite
@@ -136,6 +137,11 @@ def test_a_changed_engine_is_seen(monkeypatch):
     assert "raise records.ENGINE_VERSION and regenerate with `python -m tests.golden engine`" in reason
 
 
+@force_fp32
+def match(student, teacher):
+    return nn.functional.mse_loss(student, teacher)
+
+
 class Projected(Method):
     """Match pooled features through a linear map."""
 
@@ -147,7 +153,7 @@ class Projected(Method):
 
     def distill_step(self, batch):
         student = self.student(batch.images)
-        loss = nn.functional.mse_loss(self.projector(student.pooled), batch.teacher.pooled)
+        loss = match(self.projector(student.pooled), batch.teacher.pooled)
         return Step(student.logits, {"label": batch.label_loss(student.logits), "match": loss})
 
 
@@ -165,7 +171,7 @@ class Rewritten(Method):
         self.maps = nn.ModuleDict({"pooled": nn.Linear(self.student.width, self.teacher.width)})
 
     def _match(self, pooled, teacher):
-        return self.config.scale * nn.functional.mse_loss(self.maps["pooled"](pooled), teacher.pooled)
+        return self.config.scale * match(self.maps["pooled"](pooled), teacher.pooled)
 
     def distill_step(self, batch):
         student = self.student(batch.images, stages=True)
