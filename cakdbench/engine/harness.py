@@ -7,9 +7,10 @@ import torch
 from accelerate.utils import broadcast_object_list
 
 from cakdbench.data.datasets import ImageDataset, load_dataset
+from cakdbench.engine.gate import verify_teacher
 from cakdbench.engine.group import Group, GroupOutcome, Task
 from cakdbench.engine.share import ALL, Share
-from cakdbench.engine.teachers import Teachers, verify_teacher
+from cakdbench.engine.teachers import Teachers
 from cakdbench.grid.plan import Cell
 from cakdbench.models.staged import StagedModel
 from cakdbench.records import TeacherFacts

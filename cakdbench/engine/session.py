@@ -12,12 +12,13 @@ import torch
 
 from cakdbench.data.datasets import forget_datasets, register_datasets
 from cakdbench.engine.estimate import Estimate, estimate
+from cakdbench.engine.gate import verify_teacher
 from cakdbench.engine.harness import Harness, Outcome
 from cakdbench.engine.launch.launcher import Launcher
 from cakdbench.engine.launch.local import LocalLauncher
 from cakdbench.engine.options import RunOptions
 from cakdbench.engine.preview import Preview, make_preview
-from cakdbench.engine.teachers import Teachers, verify_teacher
+from cakdbench.engine.teachers import Teachers
 from cakdbench.grid.plan import Plan, make_plan
 from cakdbench.grid.suites import PairSpec, resolve_pairs
 from cakdbench.grid.teacher_file import OWN_FILE

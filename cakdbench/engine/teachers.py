@@ -1,4 +1,4 @@
-"""Teachers and their verification: where the weights come from, and proof that they are what the entry says.
+"""Teachers: where their weights come from, and the check that they are those of the entry.
 
 A trained teacher is a `scratch` run whose student is the teacher's model: it has the lock, the checkpoints and
 the record of any other run, and lives in the same store.
@@ -15,7 +15,6 @@ from filelock import FileLock
 
 from cakdbench.data.classes import class_order
 from cakdbench.data.datasets import ImageDataset, check_dataset
-from cakdbench.data.stream import EvalStream
 from cakdbench.engine.inits import Inits
 from cakdbench.grid.plan import ALWAYS, Cell, Settings
 from cakdbench.grid.suites import Pair
@@ -27,12 +26,10 @@ from cakdbench.models.checkpoints import read_checkpoint
 from cakdbench.models.staged import StagedModel
 from cakdbench.models.weights import load_weights, permute_classes, state_sha256, weights_sha256
 from cakdbench.recipes import Recipe, load_recipe
-from cakdbench.records import Identity, Statistics, TeacherFacts, TeacherIdentity
+from cakdbench.records import Identity, Statistics, TeacherIdentity
 from cakdbench.registry import get_method
 from cakdbench.source_hash import model_source
 from cakdbench.store import RunFolder, Store
-from cakdbench.train.evaluate import evaluate
-from cakdbench.train.runtime import Runtime
 from cakdbench.utils.diff import changes
 from cakdbench.utils.errors import TeacherError, UsageError, WeightsError
 
@@ -319,46 +316,3 @@ def _order(entry: TeacherEntry, dataset: ImageDataset) -> list[int]:
         return class_order(dataset.class_names, entry.classes or (), f"the teacher {entry.model}")
     except UsageError as error:
         raise TeacherError(f"the teacher {entry.model} on {dataset.name}: {error}") from error
-
-
-NEAR_CHANCE = 1.5
-"""A teacher of whom nothing is stated must be right this many times as often as one that guesses."""
-
-
-def verify_teacher(teacher: Teacher, dataset: ImageDataset, recipe: Recipe, runtime: Runtime) -> TeacherFacts:
-    """Evaluate a teacher on the test set as the students will be, before any of them trains.
-
-    Raises:
-        TeacherError: its outputs are not finite; or its accuracy is not the expected one, or near chance where none is
-            stated, and `Options.allow_teacher_mismatch` is off.
-    """
-    model = teacher.model.to(runtime.accelerator.device)
-    test = EvalStream(dataset.test, dataset, recipe, **runtime.rendering)
-    evaluation = evaluate(model, test, runtime.accelerator)
-    name = f"the teacher {model.name} on {dataset.name} ({teacher.source})"
-    if not evaluation.finite:
-        raise TeacherError(f"{name} gives outputs that are not finite; no student was trained: replace its weights")
-    wrong = _mismatch(teacher, evaluation.top1, dataset)
-    if wrong and not runtime.options.allow_teacher_mismatch:
-        raise TeacherError(
-            f"{name} reaches {evaluation.top1:.2f} %, {wrong}; no student was trained. Check the weights, the image "
-            "transform and the order of its classes (classes = [...] in its entry), or accept and record it with "
-            "--allow-teacher-mismatch"
-        )
-    return TeacherFacts(
-        measured=evaluation.top1,
-        expected=teacher.expected,
-        tolerance=teacher.tolerance,
-        source=teacher.source,
-        mismatch_allowed=bool(wrong),
-        standard=teacher.standard,
-    )
-
-
-def _mismatch(teacher: Teacher, measured: float, dataset: ImageDataset) -> str:
-    """Return what is wrong with an accuracy in percent; empty if it is as expected."""
-    chance = 100 / dataset.num_classes
-    if teacher.expected is None:
-        return f"and guessing reaches {chance:.2f} %" * (measured < NEAR_CHANCE * chance)
-    off = abs(measured - teacher.expected) > teacher.tolerance + 1e-6
-    return f"its entry says {teacher.expected:.2f} % (tolerance {teacher.tolerance})" * off

@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 
 from cakdbench.data.datasets import ImageDataset, Split
 from cakdbench.data.splits import ArrayImages
-from cakdbench.engine.teachers import Teachers, verify_teacher
+from cakdbench.engine.gate import verify_teacher
+from cakdbench.engine.teachers import Teachers
 from cakdbench.grid.plan import Settings, make_plan
 from cakdbench.grid.suites import Pair, PairSpec
 from cakdbench.models.staged import StagedModel
