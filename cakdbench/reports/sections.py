@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 
 import pandas as pd
 
+from cakdbench.data.classes import some
 from cakdbench.reports.blocks import TEACHER, Block, BoardResults, commands
 from cakdbench.reports.board import Board, Cell, Section, table
 from cakdbench.reports.eligibility import Excluded
@@ -164,7 +165,9 @@ def conditions_table(block: Block) -> pd.DataFrame:
         skipped = sorted(filter(None, {record.identity.dataset.skipped for record in place.records}))
         left_out = (f"(unreadable and left out: {count})" for count in skipped)
         prints = (f"`{text[:8]}`" for text in place.runs["fingerprint"][:1])
-        dataset = " ".join([column.dataset, *prints, *left_out])
+        orders = dict.fromkeys(filter(None, (record.class_names for record in place.records)))
+        classes = (f"(classes: {some(names)})" for names in orders)
+        dataset = " ".join([column.dataset, *prints, *classes, *left_out])
         batch = f"{numbers['global_batch']} ({numbers['local_batch']})"
         sizes = str(numbers["epochs"]), batch, str(numbers["image_size"])
         rows.append((place.name, dataset, column.recipe, *sizes, _teacher_facts(place.runs)))

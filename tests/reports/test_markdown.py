@@ -209,6 +209,10 @@ class TestBeside:
         for run, words in ((whole, "demo ffffffff"), (part, "demo ffffffff (unreadable and left out: 3)")):
             assert tables(section(page([run]), "Conditions"))[0][1][1] == words
 
+    def test_the_order_of_classes_of_ones_own_stands_in_the_conditions(self):
+        run = record("kd", A).model_copy(update={"class_names": ("Cat", "ant|", "bee")})
+        assert "demo `ffffffff` (classes: Cat, ant\\|, bee)" in section(page([run]), "Conditions")
+
     def test_versions_that_differ_are_all_named(self):
         records = [record("kd", A, 0), record("kd", A, 1), record("ofa", A, 0, versions={"torch": "2.6"})]
         assert "Versions: 2 runs with timm 1.0.31, torch 2.9; 1 runs with torch 2.6." in page(records)
