@@ -11,10 +11,11 @@ from cakdbench.reports.board import BREAK, Cell, Detail, table
 from cakdbench.reports.printed import cited, printed_averages, printed_values
 from cakdbench.reports.text import MISSING, REFUSED, plain, points, span
 
-MISMATCH, FEWER_SEEDS = "†", "‡"
+MISMATCH, FEWER_SEEDS, UNSTABLE = "†", "‡", "~"
 MARKS = {
     MISMATCH: "the teacher's accuracy was off its registry entry, and the run allowed it",
     FEWER_SEEDS: "gain over the seeds that scratch has too, not over all seeds of the mean",
+    UNSTABLE: "its seeds differ far more than those of the other methods: not tested, without a letter",
 }
 NOT_INSTALLED = "not installed"
 """The kind of a method that is known from papers alone."""
@@ -66,7 +67,8 @@ def method_cell(row: Row) -> Cell:
 
 def _score_cell(row: Row, place: int, block: Block) -> Cell:
     score = row.scores[place]
-    printed, detail = printed_values(score.column, row.label), _detail(row, score, block)
+    marks = score_marks(row, place, block)
+    printed, detail = printed_values(score.column, row.label), _detail(row, score, block, marks)
     if not score.seeds:
         return Cell(MISSING if score.refusal is None or printed else REFUSED, printed=printed, detail=detail)
     return Cell(
@@ -75,17 +77,22 @@ def _score_cell(row: Row, place: int, block: Block) -> Cell:
         gain=score.gain,
         seeds=len(score.seeds),
         uneven=len(set(row.counts)) > 1,
-        marks=score_marks(score),
+        marks=marks,
         printed=printed,
         best=row.label in block.standings.level[place],
         detail=detail,
     )
 
 
-def score_marks(score: Score) -> tuple[str, ...]:
+def score_marks(row: Row, place: int, block: Block) -> tuple[str, ...]:
     """Return the marks of a cell, see `MARKS`."""
-    fewer = score.gain is not None and score.runs["gain"].hasnans
-    return (MISMATCH,) * bool(score.runs["teacher_mismatch"].any()) + (FEWER_SEEDS,) * fewer
+    score = row.scores[place]
+    holds = {
+        MISMATCH: bool(score.runs["teacher_mismatch"].any()),
+        FEWER_SEEDS: score.gain is not None and score.runs["gain"].hasnans,
+        UNSTABLE: row.label in block.standings.unstable[place],
+    }
+    return tuple(mark for mark, true in holds.items() if true)
 
 
 def _average_cell(row: Row, block: Block) -> Cell:
@@ -98,18 +105,18 @@ def _average_cell(row: Row, block: Block) -> Cell:
     return Cell(points(average, signed=True) + pairs, measured=average, printed=printed)
 
 
-def _detail(row: Row, score: Score, block: Block) -> Detail:
+def _detail(row: Row, score: Score, block: Block, marks: tuple[str, ...]) -> Detail:
     return Detail(
         title=f"{row.title} on {score.column.name}",
-        notes=tuple(_notes(row, score)),
+        notes=tuple(_notes(row, score, marks)),
         runs=tuple(map(_run_facts, score.runs.itertuples())),
         printed=tuple(map(_printed_facts, score.printed())),
         command=BREAK.join(commands(block.missing_of(row, score))) or None,
     )
 
 
-def _notes(row: Row, score: Score) -> Iterator[str]:
-    yield from (f"{mark} {MARKS[mark]}" for mark in score_marks(score))
+def _notes(row: Row, score: Score, marks: tuple[str, ...]) -> Iterator[str]:
+    yield from (f"{mark} {MARKS[mark]}" for mark in marks)
     if row.kind is None:
         yield "There is no such method here: known from papers alone."
     elif score.refusal is not None:

@@ -85,7 +85,8 @@ def _parts(block: Block) -> Iterator[tuple[str, dict]]:
 
 
 def _legend(block: Block) -> tuple[str, ...]:
-    used = {mark for row in block.rows for score in row.scores for mark in score_marks(score)}
+    places = range(len(block.columns))
+    used = {mark for row in block.rows for place in places for mark in score_marks(row, place, block)}
     lines = [f"{mark} {meaning}" for mark, meaning in MARKS.items() if mark in used]
     if any(not score.seeds and score.refusal is None for row in block.rows for score in row.scores):
         lines.append(f"{MISSING} not measured yet")

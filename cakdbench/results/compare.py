@@ -11,7 +11,7 @@ from cakdbench.results.cells import BLOCK, counted_runs, place_on_pairs
 from cakdbench.results.frame import typed_frame
 from cakdbench.results.predictions import CorrectAnswers
 from cakdbench.results.ranking import PAIR, Answers, correct_by_seed
-from cakdbench.results.stats import Correct, Difference, paired_difference, training_noise
+from cakdbench.results.stats import Correct, Difference, paired_difference, training_noise, unstable
 from cakdbench.utils.errors import UsageError, unknown
 
 COMPARISON_TYPES = {
@@ -82,7 +82,14 @@ class _PairTest:
         methods = runs.groupby("method") if self.gaps else ()
         correct = {name: correct_by_seed(own, answers) for name, own in methods}
         self.correct: tuple[Correct, Correct] = correct.get(first, {}), correct.get(second, {})
-        self.noise = training_noise(correct.values())
+        self.noise = training_noise(_alike(correct, first, second))
+
+
+def _alike(correct: dict[str, Correct], first: str, second: str) -> list[Correct]:
+    """Return the answers that tell of the two methods' noise: of the stable ones, or of the two if one is not."""
+    wild = unstable(correct)
+    names = {first, second} if wild & {first, second} else correct.keys() - wild
+    return [correct[name] for name in sorted(names & correct.keys())]
 
 
 def _test(parts: Sequence[_PairTest]) -> dict[str, float | None]:

@@ -26,15 +26,17 @@ class Standings:
     Attributes:
         ranks: average rank over the pairs, of the methods measured on all of them.
         letters: methods that share one cannot be told apart in average accuracy; of the ranked methods whose
-            predictions are known.
+            predictions are known and that are stable on all pairs.
         inseparable: the pairs of those methods that cannot be told apart.
-        level: for each pair, the best method and those that cannot be told apart from it.
+        level: for each pair, the best of the stable methods and those that cannot be told apart from it.
+        unstable: for each pair, the methods whose seeds differ far more than the others' do; they are not tested.
     """
 
     ranks: Mapping[str, float] = field(default_factory=dict)
     letters: Mapping[str, str] = field(default_factory=dict)
     inseparable: frozenset[frozenset[str]] = frozenset()
     level: tuple[frozenset[str], ...] = ()
+    unstable: tuple[frozenset[str], ...] = ()
 
 
 def standings(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]], answers: Answers) -> Standings:
@@ -48,19 +50,24 @@ def standings(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]], answers: Ans
     known = {name: [correct_by_seed(part, answers) for part in parts] for name, parts in by_method.items()}
     complete = [name for name, parts in by_method.items() if parts and min(map(len, parts)) >= len(SEEDS)]
     means = {name: [fmean(part["top1"]) for part in by_method[name]] for name in complete}
-    testable = {name: known[name] for name in complete if min(map(len, known[name])) >= len(SEEDS)}
+    columns = [_tested(known, place) for place in range(len(pairs))]
+    wild = tuple(frozenset(stats.unstable(column)) for column in columns)
+    stable = [{name: cell for name, cell in column.items() if name not in out} for column, out in zip(columns, wild)]
+    testable = {name: known[name] for name in complete if all(name in column for column in stable)}
     alike = frozenset(stats.inseparable(testable))
-    level = []
-    for place in range(len(pairs)):
-        column = {name: cells[place] for name, cells in known.items() if len(cells[place]) >= len(SEEDS)}
-        level.append(frozenset(stats.level_with_best(column)))
     order = sorted(testable, key=lambda name: (-fmean(means[name]), name))
     return Standings(
         ranks=stats.average_ranks(means) if len(means) > 1 else {},
         letters=stats.letters(order, alike) if len(order) > 1 else {},
         inseparable=alike,
-        level=tuple(level),
+        level=tuple(frozenset(stats.level_with_best(column)) for column in stable),
+        unstable=wild,
     )
+
+
+def _tested(known: Mapping[str, Sequence[stats.Correct]], place: int) -> dict[str, stats.Correct]:
+    """Return the answers on one pair of the methods that have the seeds for a test."""
+    return {name: cells[place] for name, cells in known.items() if len(cells[place]) >= len(SEEDS)}
 
 
 def correct_by_seed(runs: pd.DataFrame, answers: Answers) -> stats.Correct:

@@ -14,11 +14,15 @@ from itertools import combinations, count, product
 
 import networkx
 import numpy as np
+from scipy.stats import f as f_ratio
 from scipy.stats import norm, rankdata
 from scipy.stats import t as student_t
 
 ALPHA = 0.05
 """Family-wise error of all comparisons of a block."""
+
+UNSTABLE = 0.001
+"""Chance by which a method of a pair is taken for one whose seeds differ more than the others' do."""
 
 Correct = Mapping[int, np.ndarray]
 """A method on a pair: the test images that were classified right, `(images,)`, by seed."""
@@ -59,6 +63,31 @@ def training_noise(answers: Iterable[Correct]) -> Noise | None:
     fitted = effects @ np.linalg.lstsq(effects, shares, rcond=None)[0]
     degrees = len(runs) - int(np.linalg.matrix_rank(effects))
     return Noise(float(((shares - fitted) ** 2).sum()) / degrees, degrees) if degrees else None
+
+
+def unstable(answers: Mapping[str, Correct]) -> set[str]:
+    """Return the methods of a pair whose accuracy varies between seeds far more than that of the others.
+
+    One training in three that collapses would otherwise enter the noise of every method, and nothing on the pair
+    could be told apart any more. The largest variance is compared with the pooled one of the rest (one-sided F test
+    at `UNSTABLE`, Bonferroni by the number of methods); what it shows is taken out, and the test repeated.
+    """
+    spread = {name: [int(hits.sum()) for hits in cell.values()] for name, cell in answers.items() if len(cell) > 1}
+    found: set[str] = set()
+    while len(rest := {name: counts for name, counts in spread.items() if name not in found}) > 2:
+        wildest = max(rest, key=lambda name: np.var(rest[name], ddof=1))
+        others = [counts for name, counts in rest.items() if name != wildest]
+        degrees = sum(len(counts) - 1 for counts in others)
+        pooled = sum(np.var(counts) * len(counts) for counts in others) / degrees
+        if not pooled or len(rest) * _f_test(rest[wildest], pooled, degrees) > UNSTABLE:
+            break
+        found.add(wildest)
+    return found
+
+
+def _f_test(counts: Sequence[int], pooled: float, degrees: int) -> float:
+    """Return the chance of so large a variance under a pooled one of so many degrees of freedom."""
+    return float(f_ratio.sf(np.var(counts, ddof=1) / pooled, len(counts) - 1, degrees))
 
 
 def paired_difference(

@@ -39,7 +39,8 @@ def noise_of(cells):
 def test_the_difference_its_error_and_p_are_those_of_the_files(runs):
     found, right = cakdbench.compare(runs, "ofd", "kd").set_index("pair"), hits(runs)
     for student, pair in (("vit_xs", "resnet_m>vit_xs@fashion_demo"), ("mixer_xs", "resnet_m>mixer_xs@fashion_demo")):
-        cells = {method: cell for (method, other), cell in right.items() if other == student}
+        # IRG's seeds differ too much there to say anything of the others' noise.
+        cells = {method: cell for (method, other), cell in right.items() if other == student and method != "irg"}
         gaps = np.array([cells["ofd"][seed] * 1.0 - cells["kd"][seed] for seed in (0, 1, 2)])
         noise, degrees = noise_of(cells.values())
         images = gaps.mean(0).var(ddof=1) / gaps.shape[1]
@@ -50,6 +51,15 @@ def test_the_difference_its_error_and_p_are_those_of_the_files(runs):
         assert row.standard_error == pytest.approx(100 * error, rel=1e-9)
         assert row.degrees == pytest.approx(free, rel=1e-9)
         assert row.p == pytest.approx(2 * t.sf(abs(gaps.mean()) / error, free), rel=1e-9)
+
+
+def test_of_an_unstable_method_the_two_alone_tell_the_noise(runs):
+    pair = "resnet_m>mixer_xs@fashion_demo"
+    found, right = cakdbench.compare(runs, "irg", "kd").set_index("pair").loc[pair], hits(runs)
+    gaps = [right["irg", "mixer_xs"][seed].mean() - right["kd", "mixer_xs"][seed].mean() for seed in (0, 1, 2)]
+    assert found.standard_error > 100 * np.std(gaps, ddof=1) / np.sqrt(3) and found.degrees < 3
+    calm = cakdbench.compare(runs, "ofd", "kd").set_index("pair").loc[pair]
+    assert calm.standard_error < found.standard_error / 10
 
 
 def test_the_average_is_that_of_the_pairs(runs):

@@ -64,6 +64,20 @@ def test_the_order_of_runs_changes_nothing():
         assert standings(runs.sample(frac=1, random_state=seed), (A, B), answers) == wanted
 
 
+def test_a_method_whose_seeds_collapse_is_not_tested_and_spoils_no_other():
+    skills = three() | {f"m{n}": (0.6, 0.6) for n in range(3)}
+    runs, answers = made(skills | {"wild": (0.8, 0.8)})
+    collapsed = (runs.method == "wild") & (runs.pair == A[0]) & (runs.seed == 1)
+    key = runs.key[collapsed].item()
+    runs.loc[collapsed, "top1"] = 10.0
+    found = standings(runs, (A, B), lambda name: np.arange(IMAGES) < 200 if name == key else answers(name))
+    assert found.unstable == (frozenset({"wild"}), frozenset())
+    assert "wild" in found.ranks and "wild" not in found.letters
+    assert found.level == (frozenset({"kd", "ofa"}), frozenset({"wild"}))
+    calm = standings(*_with_pairs(made(skills)))
+    assert {name: found.letters[name] for name in calm.letters} == calm.letters
+
+
 def _with_pairs(made):
     runs, answers = made
     return runs, (A, B), answers

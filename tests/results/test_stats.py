@@ -17,6 +17,7 @@ from cakdbench.results.stats import (
     letters,
     level_with_best,
     training_noise,
+    unstable,
 )
 from cakdbench.results.stats import paired_difference as difference
 
@@ -130,6 +131,33 @@ def test_false_alarms_are_as_rare_as_promised_and_true_differences_found():
         alarms += paired_difference([a], [b]).p < 0.05
         found += paired_difference([better], [a]).p < 0.05
     assert alarms <= 14 and found >= 75
+
+
+def shares(*accuracies, images=1000):
+    """A method's answers by seed, that many of them right."""
+    return {seed: np.arange(images) < images * share for seed, share in enumerate(accuracies)}
+
+
+CALM = {f"calm_{n}": shares(0.8 + 0.01 * n, 0.805 + 0.01 * n, 0.81 + 0.01 * n) for n in range(6)}
+
+
+def test_a_collapsed_training_makes_its_method_unstable_and_no_other():
+    assert unstable(CALM) == set()
+    assert unstable(CALM | {"wild": shares(0.8, 0.2, 0.8)}) == {"wild"}
+    assert unstable(CALM | {"wild": shares(0.8, 0.2, 0.8), "restless": shares(0.8, 0.6, 0.7)}) == {"wild", "restless"}
+    assert unstable(CALM | {"one seed": shares(0.1)}) == set()
+
+
+@pytest.mark.parametrize("ratio, expected", [(0.95, set()), (1.05, {"wild"})])
+def test_the_bound_is_that_of_an_f_test(ratio, expected):
+    """7 methods of 3 seeds: F(2, 12) at 0.001 / 7 is 19.6; equal steps give each method its step as deviation."""
+    step = np.sqrt(stats.f.isf(0.001 / 7, 2, 12)) * ratio
+    assert unstable({**CALM, "wild": shares(*(0.7 + 0.005 * step * k for k in (-1, 0, 1)))}) == expected
+
+
+def test_of_two_methods_or_without_any_noise_none_is_unstable():
+    assert unstable({"wild": shares(0.8, 0.2, 0.8), "calm": shares(0.8, 0.81, 0.8)}) == set()
+    assert unstable({n: shares(0.8, 0.8, 0.8) for n in "abc"} | {"other": shares(0.8, 0.7, 0.8)}) == set()
 
 
 @given(st.lists(st.floats(0, 1), max_size=12))
