@@ -5,9 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 os.environ["OMP_NUM_THREADS"] = "1"  # tests run side by side; before torch is imported, for their processes too
 
+settings.register_profile("loaded machine", deadline=None)  # how long an example takes tells of the machine alone
+settings.load_profile("loaded machine")
 
 LONG = (
     "test_kill.py",
