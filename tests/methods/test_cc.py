@@ -109,7 +109,7 @@ class TestPeng:
         assert cc_peng_loss(draw(seed + 2, 5, 4), e_t).item() > 1e-6
 
     @few
-    @given(seeds, st.permutations(range(5)), st.floats(0.01, 100))
+    @given(seeds, st.permutations(range(5)), st.floats(1e-4, 1e3))
     def test_neither_order_nor_lengths_matter(self, seed, order, length):
         e_s, e_t = draw(seed, 5, 4), draw(seed + 1, 5, 4)
         loss = pytest.approx(cc_peng_loss(e_s, e_t).item(), rel=1e-9)
