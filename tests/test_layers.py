@@ -9,6 +9,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (  # the top first; what stands in one line may import from each other
     ("cli", "__main__"),
     ("api", "training", "__init__"),
+    ("analysis",),
     ("reports",),
     ("results",),
     ("engine", "submissions", "checks", "costs", "students"),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cakdbench.cli import analyse as cli_analyse
 from cakdbench.cli import costs as cli_costs
 from cakdbench.cli import data as cli_data
 from cakdbench.cli import methods as cli_methods
@@ -55,6 +56,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 teacher_app = typer.Typer(no_args_is_help=True, help="List, train and check the teachers.")
 app.add_typer(teacher_app, name="teacher")
 app.add_typer(cli_data.app, name="data")
+app.add_typer(cli_analyse.app, name="analyse")
 
 
 @app.command()

@@ -1,0 +1,70 @@
+"""Maps over an image: how strong a network's features are where, and where its last attention looks."""
+
+import torch
+from torch import Tensor
+
+from cakdbench.models.info import NoStages
+from cakdbench.models.staged import StagedModel
+from cakdbench.utils.errors import UsageError
+
+
+@torch.no_grad()
+def feature_maps(model: StagedModel, images: Tensor, groups: int = 1) -> dict[str, Tensor]:
+    """Return the strength of each stage's feature: the mean absolute value over the channels of a group.
+
+    Args:
+        images: `(B, 3, S, S)`, normalised.
+        groups: as many runs of neighbouring channels, each with a map of its own.
+
+    Returns:
+        `(B, groups, H, W)` by stage, on the stage's own grid.
+
+    Raises:
+        UsageError: the network has no stages, or a stage's channels cannot be divided so.
+    """
+    if isinstance(model.layouts, NoStages):
+        raise UsageError(f"{model.name} has no stages to draw: {model.layouts.reason}")
+    stages = model(images, stages=True).stages
+    return {
+        f"stage {number}": _strength(layout.to_map(x), groups)
+        for number, (layout, x) in enumerate(zip(model.layouts, stages), 1)
+    }
+
+
+def _strength(x: Tensor, groups: int) -> Tensor:
+    if not 1 <= groups <= x.shape[1]:
+        raise UsageError(f"{groups} groups of {x.shape[1]} channels: give 1 to {x.shape[1]}")
+    return torch.stack([part.abs().mean(1) for part in x.float().tensor_split(groups, dim=1)], dim=1)
+
+
+@torch.no_grad()
+def attention_maps(model: StagedModel, images: Tensor) -> Tensor:
+    """Return how much of the last attention each position receives, averaged over heads `(B, H, W)`.
+
+    Of a network with a class token it is the attention of that token; of others the mean over all positions. Each map
+    sums to the attention that goes to patches, at most 1. Swin's last block whose windows are not shifted is taken.
+
+    Args:
+        images: `(B, 3, S, S)`, normalised.
+
+    Raises:
+        UsageError: the network has no attention that can be looked into.
+    """
+    layout = model.attention
+    if layout is None:
+        raise UsageError(f"{model.name} has no attention: name a ViT, DeiT or Swin")
+    q, k, _ = model(images, attention=True).attention
+    stage = model.layouts[layout.stage - 1]
+    scores = q.float() @ k.float().mT / q.shape[-1] ** 0.5
+    if layout.window:
+        scores = scores.masked_fill(~_same_window(stage.grid, layout.window).to(scores.device), -torch.inf)
+    weights = scores.softmax(-1).mean(1)
+    received = weights[:, 0] if stage.prefix else weights.mean(1)
+    return received[:, stage.prefix :].unflatten(1, stage.grid)
+
+
+def _same_window(grid: tuple[int, int], window: tuple[int, int]) -> Tensor:
+    """Return which positions of a grid lie in one window `(H*W, H*W)`."""
+    rows, columns = (torch.arange(size) // width for size, width in zip(grid, window))
+    number = (rows[:, None] * len(columns) + columns).flatten()
+    return number[:, None] == number

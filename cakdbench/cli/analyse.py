@@ -1,0 +1,171 @@
+"""The commands that look into trained models: analyse similarity, features, attention, agreement."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cakdbench.cli.methods import load_files
+from cakdbench.cli.options import TEACHERS, DataDir, DatasetFiles, ModelFiles, StoreDir, TeacherDir, console
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
+    from cakdbench.analysis.networks import Gallery
+
+app = typer.Typer(no_args_is_help=True, help="Look into trained models: numbers as CSV, pictures as PNG and SVG.")
+
+
+class Measure(StrEnum):
+    """Choose how layers are compared."""
+
+    cka = "cka"
+    map = "map"
+
+
+Networks = Annotated[
+    list[str], typer.Argument(help="Finished runs (key, start of the key, folder) and teachers as MODEL@DATASET.")
+]
+To = Annotated[Path, typer.Option("--to", help="The folder the files are written to.")]
+Images = Annotated[int, typer.Option(min=1, help="Test images, evenly picked.")]
+
+
+@app.command()
+def similarity(
+    networks: Networks,
+    to: To = Path("analysis"),
+    images: Images = 512,
+    measure: Annotated[
+        Measure, typer.Option(help="Linear CKA, or the cosine after a fitted linear map.")
+    ] = Measure.cka,
+    model_file: ModelFiles = [],
+    store: StoreDir = Path("runs"),
+    teacher_dir: TeacherDir = TEACHERS,
+    data_dir: DataDir = None,
+    datasets: DatasetFiles = [],
+) -> None:
+    """Compare the stages and final features of the first network with those of each other one, or with its own."""
+    from cakdbench.analysis.figures import matrix_figure
+    from cakdbench.analysis.similarity import similarity as compare
+
+    gallery = _gallery(networks, model_file, store, teacher_dir, data_dir)
+    first, *others = gallery.networks
+    what = "linear CKA" if measure is Measure.cka else "cosine after a fitted linear map"
+    for number, second in enumerate(others or [first], 1):
+        frame = compare(first.model, second.model, lambda: gallery.images(images), measure.value)
+        figure = matrix_figure(frame, what, (first.name, second.name), what, (0.0, 1.0))
+        _write(to / f"similarity-{measure.value}-{number}", frame.reset_index(), figure)
+
+
+@app.command()
+def features(
+    networks: Networks,
+    to: To = Path("analysis"),
+    images: Images = 6,
+    groups: Annotated[int, typer.Option(min=1, help="Runs of neighbouring channels, each with its own map.")] = 1,
+    model_file: ModelFiles = [],
+    store: StoreDir = Path("runs"),
+    teacher_dir: TeacherDir = TEACHERS,
+    data_dir: DataDir = None,
+    datasets: DatasetFiles = [],
+) -> None:
+    """Draw how strong the features of each stage are where in the image."""
+    from cakdbench.analysis.maps import feature_maps
+
+    gallery = _gallery(networks, model_file, store, teacher_dir, data_dir)
+    seen = next(gallery.images(images))
+    for number, network in enumerate(gallery.networks, 1):
+        stages = feature_maps(network.model, seen, groups)
+        maps = {
+            f"{name}, group {group + 1}" if groups > 1 else name: values[:, group]
+            for name, values in stages.items()
+            for group in range(groups)
+        }
+        _write_maps(to / f"features-{number}", gallery, seen, maps, network.name, "mean absolute feature, greatest = 1")
+
+
+@app.command()
+def attention(
+    networks: Networks,
+    to: To = Path("analysis"),
+    images: Images = 6,
+    model_file: ModelFiles = [],
+    store: StoreDir = Path("runs"),
+    teacher_dir: TeacherDir = TEACHERS,
+    data_dir: DataDir = None,
+    datasets: DatasetFiles = [],
+) -> None:
+    """Draw where the last attention of each network looks."""
+    from cakdbench.analysis.maps import attention_maps
+
+    gallery = _gallery(networks, model_file, store, teacher_dir, data_dir)
+    seen = next(gallery.images(images))
+    maps = {network.name: attention_maps(network.model, seen) for network in gallery.networks}
+    _write_maps(
+        to / "attention", gallery, seen, maps, "attention of the last block", "attention received, greatest = 1"
+    )
+
+
+@app.command()
+def agreement(
+    results: Annotated[list[Path], typer.Argument(help="Stores and results folders.")],
+    pair: Annotated[str, typer.Option("--pair", help="TEACHER>STUDENT@DATASET.")],
+    to: To = Path("analysis"),
+    data_dir: DataDir = None,
+    datasets: DatasetFiles = [],
+) -> None:
+    """Compare the predictions of all methods of a pair: how often they agree, how many errors they share."""
+    from cakdbench.analysis.agreement import agreement as compare
+    from cakdbench.analysis.figures import matrix_figure
+    from cakdbench.api import load_results
+
+    frame = compare(load_results(*results, data_dir=data_dir), pair, data_dir)
+    for value, what in (("agreement", "equal answers"), ("shared_errors", "errors in common")):
+        table = frame.pivot(index="first", columns="second", values=value)
+        order = list(dict.fromkeys(frame["first"]))
+        figure = matrix_figure(
+            table.loc[order, order], f"{what} on {pair}; on the diagonal: two seeds of a method", ("", ""), f"{what}, %"
+        )
+        _write(to / f"agreement-{value}", frame if value == "agreement" else None, figure)
+
+
+def _gallery(
+    names: list[str], model_files: list[Path], store: Path, teacher_dir: Path, data_dir: Path | None
+) -> "Gallery":
+    from cakdbench.analysis.networks import open_gallery
+    from cakdbench.store import Store
+
+    load_files([], model_files)
+    return open_gallery(names, Store(store), teacher_dir, data_dir)
+
+
+def _write_maps(
+    stem: Path, gallery: "Gallery", seen: "Tensor", maps: dict[str, "Tensor"], title: str, unit: str
+) -> None:
+    import numpy as np
+    import pandas as pd
+
+    from cakdbench.analysis.figures import maps_figure
+
+    rows = []
+    for name, values in maps.items():
+        for (image, y, x), value in np.ndenumerate(values.numpy()):
+            rows.append((name, image, y, x, float(value)))
+    frame = pd.DataFrame(rows, columns=["map", "image", "row", "column", "value"])
+    _write(stem, frame, maps_figure(gallery.pictures(seen), maps, title, unit))
+
+
+def _write(stem: Path, frame: "pd.DataFrame | None", figure: "Figure") -> None:
+    """Write a figure, and the numbers it shows as CSV; say which files."""
+    from cakdbench.analysis.figures import save
+
+    paths = save(figure, stem)
+    if frame is not None:
+        path = stem.with_name(f"{stem.name}.csv")
+        frame.to_csv(path, index=False)
+        paths.append(path)
+    for path in paths:
+        console.print(f"written: {path}", markup=False, highlight=False, soft_wrap=True)
