@@ -23,7 +23,13 @@ def test_every_command_of_the_page_writes_numbers_and_pictures(tmp_path, monkeyp
         few = ["--images", "130"] * (words[1] == "similarity")
         code, text = shell(*words, *few)
         assert code == 0, (words, text)
-    assert {words[1] for words in COMMANDS} == {"similarity", "features", "attention", "agreement"}
+    assert Path("noise.csv").read_text().count("shot_noise") == 2
+    assert {words[1] for words in COMMANDS if words[0] == "analyse"} == {
+        "similarity",
+        "features",
+        "attention",
+        "agreement",
+    }
     written = {path.name for path in Path("analysis").iterdir()}
     assert {f"{name}.{end}" for name in ("similarity-cka-1", "similarity-map-1", "features-1", "attention")
             for end in ("csv", "png", "svg")} <= written  # fmt: skip

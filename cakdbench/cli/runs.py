@@ -1,4 +1,4 @@
-"""The commands about single runs of a store: log, predict, export."""
+"""The commands about single runs of a store: log, predict, evaluate, export."""
 
 import time
 from enum import StrEnum
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cakdbench.cli.methods import load_files
-from cakdbench.cli.options import DataDir, DatasetFiles, ModelFiles, StoreDir, console
+from cakdbench.cli.options import Cpu, DataDir, DatasetFiles, ModelFiles, StoreDir, Workers, console
 from cakdbench.cli.tables import Listing
 from cakdbench.utils.errors import UsageError
 
@@ -71,6 +71,57 @@ def predict(
         return
     rows = frame.assign(probability=frame["probability"].map("{:.2%}".format)).drop(columns="rank").to_dict("records")
     console.print(Listing(rows, right=["index", "probability"]))
+
+
+@app.command()
+def evaluate(
+    runs: Annotated[
+        list[str], typer.Argument(help="Runs: folders, keys, or starts of keys; or one store for all of its runs.")
+    ],
+    corruption: Annotated[
+        list[str], typer.Option(help="gaussian_noise, shot_noise or impulse_noise; KIND:SEVERITY, KIND=STRENGTH.")
+    ] = [],
+    dataset: Annotated[str | None, typer.Option(help="Another dataset whose classes have the same names.")] = None,
+    format: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.table,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="A CSV file to write too.")] = None,
+    ema: Ema = False,
+    cpu: Cpu = False,
+    workers: Workers = None,
+    model_file: ModelFiles = [],
+    store: StoreDir = Path("runs"),
+    data_dir: DataDir = None,
+    datasets: DatasetFiles = [],
+) -> None:
+    """Test finished runs again: on their test images, corrupted ones, or another dataset."""
+    from cakdbench.data.corruptions import parse_corruptions
+    from cakdbench.results.export import frame_text
+    from cakdbench.students.evaluate import evaluate_students
+    from cakdbench.utils.device import make_accelerator
+
+    noises = parse_corruptions(corruption)
+    students = [_student(run, ema, model_file, store, data_dir) for run in _all_runs(runs, store)]
+    place = make_accelerator(cpu=cpu)
+    frame = evaluate_students(students, noises, dataset, data_dir=data_dir, accelerator=place, workers=workers or 0)
+    if output:
+        output.write_text(frame_text(frame, "csv"), encoding="utf-8")
+    if format is not Format.table:
+        print(frame_text(frame, format), end="")
+        return
+    digits = {name: frame[name].map("{:.2f}".format) for name in ("top1", "drop", "top5")}
+    rows = frame.assign(key=frame["key"].str.rpartition("-")[2].str[:8], **digits).astype(object)
+    rows = rows.where(rows.notna(), None).to_dict("records")
+    console.print(Listing(rows, right=["seed", "severity", "strength", "top1", "drop", "top5"]))
+
+
+def _all_runs(names: list[str], store: Path) -> list[str]:
+    """Return the runs that are named; a store stands for all of its finished ones."""
+    from cakdbench.store import Store
+
+    return [
+        found
+        for name in names
+        for found in ([str(run.path) for run in Store(Path(name)).runs() if run.is_done] or [name])
+    ]
 
 
 @app.command()

@@ -7,7 +7,7 @@ global batch is cut into local batches, its micro-batches; process r of w render
 
 import functools
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -257,6 +257,7 @@ class EvalStream:
     Args:
         workers: processes that decode ahead; 0 decodes in this one. The images are the same.
         pin_memory: for asynchronous copies of the images to a GPU.
+        change: of the uint8 images `(B, 3, S, S)`, given their positions too, before they are normalised.
     """
 
     def __init__(
@@ -270,12 +271,14 @@ class EvalStream:
         rank: int = 0,
         world: int = 1,
         pin_memory: bool = False,
+        change: Callable[[Tensor, Tensor], Tensor] | None = None,
     ):
         numbers = range(rank, -(-len(split) // batch_size), world)
         self._loader = _loader(EvalBatches(split, recipe, batch_size), numbers, workers)
         self._keep = len(split) * 3 * recipe.image_size**2 <= CACHE_BYTES
         self._kept: list | None = None
         self._pin_memory = pin_memory
+        self._change = change
         self._mean = torch.tensor(dataset.mean).view(3, 1, 1)
         self._std = torch.tensor(dataset.std).view(3, 1, 1)
 
@@ -283,5 +286,7 @@ class EvalStream:
         if self._keep and self._kept is None:
             self._kept = list(_items(self._loader))
         for images, labels, index in self._kept or _items(self._loader):
+            if self._change:
+                images = self._change(images, index)
             images = (images.float() / 255 - self._mean) / self._std
             yield images.pin_memory() if self._pin_memory else images, labels, index

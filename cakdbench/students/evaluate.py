@@ -1,0 +1,94 @@
+"""Test finished runs again: on their own test images, corrupted ones, or another dataset of the same classes."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+
+import pandas as pd
+import torch
+from accelerate import Accelerator
+
+from cakdbench.data.classes import in_order
+from cakdbench.data.corruptions import Corruption
+from cakdbench.data.datasets import load_dataset
+from cakdbench.data.splits import ImageDataset
+from cakdbench.data.stream import EvalStream
+from cakdbench.students.student import Student
+from cakdbench.train.evaluate import Examiner
+
+CLEAN = "none"
+COLUMNS = ["key", "method", "student", "dataset", "seed", "corruption", "severity", "strength", "top1", "drop", "top5"]
+
+
+def evaluate_students(
+    students: Sequence[Student],
+    corruptions: Sequence[Corruption] = (),
+    dataset: str | None = None,
+    *,
+    data_dir: Path | None = None,
+    accelerator: Accelerator | None = None,
+    workers: int = 0,
+) -> pd.DataFrame:
+    """Return the accuracies of students on a test set as it is and under each corruption, a row each.
+
+    Columns: key, method, student, dataset, seed; corruption ("none" for clean images), severity of ImageNet-C,
+    strength; top1 and top5 in percent; drop, the points of top1 that the corruption costs.
+
+    Args:
+        dataset: instead of each run's own; its classes have the same names.
+
+    Raises:
+        UsageError: the dataset has other classes.
+        CakdError: data are missing.
+    """
+    device = accelerator or Accelerator(cpu=True)
+    rows: list[dict] = []
+    for (name, _), group in groupby(sorted(students, key=_images), key=_images):
+        same = list(group)
+        data = in_order(load_dataset(dataset or name, data_dir), same[0].facts.class_names, same[0].record.key)
+        for student in same:
+            student.model.to(device.device)
+        for corruption in (None, *corruptions):
+            rows += _pass(same, data, corruption, device, workers)
+    frame = pd.DataFrame(rows, columns=[column for column in COLUMNS if column != "drop"])
+    clean = frame[frame["corruption"] == CLEAN].set_index("key")["top1"]
+    frame["drop"] = frame["key"].map(clean) - frame["top1"]
+    order = {student.record.key: place for place, student in enumerate(students)}
+    return frame.sort_values("key", key=lambda keys: keys.map(order), kind="stable")[COLUMNS].reset_index(drop=True)
+
+
+def _images(student: Student) -> tuple[str, str]:
+    """Return what decides which images a student sees, as which classes: students that agree in it share a pass."""
+    return student.record.identity.dataset.name, repr(
+        (student.recipe.image_size, student.recipe.evaluation, student.facts)
+    )
+
+
+@torch.no_grad()
+def _pass(
+    students: Sequence[Student], data: ImageDataset, corruption: Corruption | None, device: Accelerator, workers: int
+) -> Iterator[dict]:
+    """Yield the rows of one pass over the test images, normalised as in the students' training."""
+    facts = students[0].facts
+    seen = replace(data, mean=facts.mean, std=facts.std)
+    stream = EvalStream(seen.test, seen, students[0].recipe, workers=workers, change=corruption)
+    examiners = [Examiner(student.model) for student in students]
+    for images, labels, index in stream:
+        images = images.to(device.device)
+        for examiner in examiners:
+            examiner.see(images, labels, index)
+    noise = {"corruption": CLEAN, "severity": None, "strength": None}
+    if corruption:
+        noise = {"corruption": corruption.kind, "severity": corruption.severity, "strength": corruption.strength}
+    for student, examiner in zip(students, examiners):
+        record, result = student.record, examiner.result()
+        names = {"key": record.key, "method": record.label, "student": record.identity.student}
+        yield (
+            names
+            | {"dataset": data.name, "seed": record.identity.seed, **noise}
+            | {
+                "top1": result.top1,
+                "top5": result.top5,
+            }
+        )
