@@ -1,6 +1,7 @@
 """The classes of data: their names, and the numbers that stand for them."""
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -10,6 +11,8 @@ from cakdbench.data.splits import ImageDataset, Split
 from cakdbench.utils.errors import UsageError
 
 SHOWN = 3
+_WHOLE = re.compile(r"(-?\d+)(?:\.0+)?", re.ASCII)
+"""A number as a table of labels has it; 3.0 where a missing value has made the column one of floats."""
 
 
 def class_order(names: Sequence[str], given: Sequence[str], whose: str) -> list[int]:
@@ -56,24 +59,27 @@ def numbered(
     Raises:
         UsageError: a label is none of the classes, or a class has no training image.
     """
+    if not (train and test):
+        raise UsageError(f"there is no {'test' if train else 'training'} image")
     labels = {*train, *test}
-    if negative := sorted(label for label in labels if label[:1] == "-" and label[1:].isdigit()):
+    numbers = {label: int(found[1]) for label in labels if (found := _WHOLE.fullmatch(label))}
+    if negative := sorted(label for label, number in numbers.items() if number < 0):
         raise UsageError(f"there are images without a label ({some(negative)}): leave them out")
-    positions = all(label.isascii() and label.isdigit() for label in labels) and not labels & set(classes or ())
-    if positions:
-        names = list(classes or map(str, range(1 + max(map(int, labels)))))
+    if len(numbers) == len(labels) and not labels & set(classes or ()):
+        count = min(max(numbers.values()), len(numbers)) + 1  # of numbers that are far apart the first gap will do
+        names = list(classes or map(str, range(count)))
         keys = [str(position) for position in range(len(names))]
-        train, test = ([str(int(label)) for label in half] for half in (train, test))
+        train, test = ([str(numbers[label]) for label in half] for half in (train, test))
     else:
         keys = names = list(classes or sorted(set(train)))
-    if unknown := sorted({*train, *test} - set(keys)):
-        known = "among the classes of the entry" if classes else "in training"
-        raise UsageError(f"labels that are not {known}: {some(unknown)}")
     if (empty := _without(keys, train)) and not classes:
         raise UsageError(
             f"no training image of class {some(empty)}: labels that are numbers count the classes from 0; "
             "name the classes of others in their order with classes = [...]"
         )
+    if unknown := sorted({*train, *test} - set(keys)):
+        known = "among the classes of the entry" if classes else "in training"
+        raise UsageError(f"labels that are not {known}: {some(unknown)}")
     places = {key: place for place, key in enumerate(keys)}
     return names, [places[label] for label in train], [places[label] for label in test]
 

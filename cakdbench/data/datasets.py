@@ -87,6 +87,12 @@ def check_dataset(name: str) -> None:
     if not name.startswith(TIMM) and name not in dataset_names():
         ways = "images of your own: timm:folder/NAME is the folder NAME in --data-dir, --datasets FILE all others"
         raise UsageError(f"{unknown('dataset', name, dataset_names())}; {ways}")
+    place = name.removeprefix(TIMM).removeprefix("folder/")
+    if name.startswith(TIMM) and (Path(place).is_absolute() or place[:1] in ("/", "~") or ".." in Path(place).parts):
+        raise UsageError(
+            f"{name}: the name of a dataset stands in keys and results, so it has no place on this machine in it: "
+            f"give {TIMM}folder/{Path(place).name} and its folder with --data-dir"
+        )
 
 
 def data_root(data_dir: Path | str | None = None) -> Path:

@@ -49,7 +49,7 @@ class ClassFolders(ImageFolder):
         if f"{os.sep}." in path[len(str(self.root)) :]:
             return False
         kind = _kind(path)
-        if kind in _readable_types() or (kind not in NOTES and _opens(path)):
+        if kind in _readable_types() or (kind not in NOTES and os.path.isfile(path) and _opens(path)):
             return True
         self.others.append(path)
         return False

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import os
 import pickle
+import warnings
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,7 @@ from cakdbench.utils.errors import UsageError
 from cakdbench.utils.toml import Table
 
 Classes = Sequence[str] | None
+Row = tuple[str, str, str]
 STATISTICS: Any = {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
 """Until those of the entry come in their place."""
 
@@ -69,8 +72,11 @@ class Place:
     def halves(self, found: Collection[str], read: Callable[[str], H]) -> tuple[H, H]:
         """Read training and test split among those `found`, or take the test split out of the training images."""
         train = self._part(found, self.splits.train, TRAIN_NAMES)
-        if self.test_fraction is None:
-            return read(train), read(self._part(found, self.splits.test, TEST_NAMES))
+        test = None if self.test_fraction else self._part(found, self.splits.test, TEST_NAMES)
+        if unused := sorted(name or "rows of no split" for name in {*found} - {train, test} if name[:1] != "."):
+            warnings.warn(f"{self.name}: not used of {self.path.name}: {some(unused)}", stacklevel=2)
+        if test is not None:
+            return read(train), read(test)
         whole = read(train)
         first, second = held_out(whole.labels, self.test_fraction)
         return whole.take(first), whole.take(second)
@@ -151,8 +157,24 @@ def csv_file(place: Place, classes: Classes) -> ImageDataset:
     return _from_files(place, (first, second), classes)
 
 
-def _rows(place: Place, path: Path) -> Iterator[tuple[str, str, str]]:
-    """Yield split (empty without a column of splits), path and label of each row."""
+def _rows(place: Place, path: Path) -> list[Row]:
+    """Return split (empty without a column of splits), path and label of each row.
+
+    Raises:
+        UsageError: there is none, one is incomplete, or an image has two labels.
+    """
+    rows, labels = list(_read_rows(place, path)), dict[str, str]()
+    if not rows:
+        raise UsageError(f"{path.name} has no rows below its header")
+    for _, image, label in rows:
+        if labels.setdefault(image, label) != label:
+            raise UsageError(f"{path.name} says that {image} is {labels[image]} and {label}: leave one of the two out")
+    if more := [image for (_, image, _), count in Counter(rows).items() if count > 1]:
+        warnings.warn(f"{path.name} has {len(more)} images more than once, such as {more[0]}", stacklevel=2)
+    return rows
+
+
+def _read_rows(place: Place, path: Path) -> Iterator[Row]:
     image, label = place.columns.image or "path", place.columns.label or "label"
     split = place.columns.split or "split"
     try:
@@ -160,6 +182,8 @@ def _rows(place: Place, path: Path) -> Iterator[tuple[str, str, str]]:
             rows = csv.DictReader(file)
             wanted = [image, label, *([split] if place.columns.split else [])]
             must_have(path.name, "columns", wanted, rows.fieldnames or ())
+            if twice := [name for name in wanted if (rows.fieldnames or ()).count(name) > 1]:
+                raise UsageError(f"{path.name} has two columns {twice[0]}: rename one")
             for row in rows:
                 if not (row[image] and row[label]):
                     raise UsageError(f"{path.name}, line {rows.line_num}: no {label if row[image] else image}")
@@ -209,7 +233,11 @@ def arrays(place: Place, classes: Classes) -> ImageDataset:
         )
     names, *labels = numbered(halves[0].labels, halves[1].labels, classes)
     pairs = [(half.images, np.array(numbers)) for half, numbers in zip(halves, labels, strict=True)]
-    return from_arrays(place.name, *pairs, class_names=names, **STATISTICS)
+    data = from_arrays(place.name, *pairs, class_names=names, **STATISTICS)
+    known = {image.tobytes() for image in halves[0].images}
+    if leaked := sum(image.tobytes() in known for image in halves[1].images):
+        warnings.warn(f"{place.name}: {leaked} test images are training images too", stacklevel=2)
+    return data
 
 
 def _prefixes(held: Mapping[str, np.ndarray], name: str) -> list[str]:
@@ -222,13 +250,14 @@ def _tables(path: Path) -> dict[str, np.ndarray]:
             with np.load(path) as file:
                 return dict(file)
         tensors = torch.load(path, map_location="cpu", weights_only=True)
-        return {name: tensor.numpy() for name, tensor in tensors.items()}
+        return {str(name): tensor.numpy() for name, tensor in tensors.items() if isinstance(tensor, torch.Tensor)}
     except (
         OSError,
         ValueError,
         EOFError,
         AttributeError,
         RuntimeError,
+        TypeError,
         zipfile.BadZipFile,
         pickle.UnpicklingError,
     ) as error:

@@ -16,7 +16,7 @@ from PIL import Image
 from cakdbench.data.classes import numbered
 from cakdbench.data.images import read_image
 from cakdbench.data.own_sources import STATISTICS, Classes, Place, must_have
-from cakdbench.data.splits import ImageDataset, Split, assemble, hashed_positions
+from cakdbench.data.splits import HASHED, ImageDataset, Split, assemble, hashed_positions, of_file
 from cakdbench.utils.errors import UsageError
 
 
@@ -27,16 +27,19 @@ class Rows:
     data: Any
     image: str
     label: str
+    sizes: np.ndarray
 
     @property
     def labels(self) -> list[str]:
         names, labels = getattr(self.data.features[self.label], "names", None), list(self.data[self.label])
         if any(label is None or (names and label < 0) for label in labels):
             raise UsageError(f"there are images without a label in column {self.label}")
+        if any(isinstance(label, list | dict) for label in labels):
+            raise UsageError(f"column {self.label} has several labels per image: give one of single labels")
         return [names[label] if names else str(label) for label in labels]
 
     def take(self, positions: list[int]) -> Rows:
-        return Rows(self.data.select(positions), self.image, self.label)
+        return Rows(self.data.select(positions), self.image, self.label, self.sizes[positions])
 
 
 class EncodedImages:
@@ -44,10 +47,14 @@ class EncodedImages:
 
     def __init__(self, rows: Rows, name: str):
         self.data, self.column, self.name = rows.data.select_columns([rows.image]), rows.image, name
+        self.sizes = rows.sizes
 
     def file(self, index: int) -> bytes:
-        cell = self.data[index][self.column]
-        return cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
+        """Return an image as it is encoded; of none, no bytes."""
+        cell = self.data[index][self.column] or {}
+        if cell.get("bytes") is None and cell.get("path"):
+            return of_file(cell["path"], lambda path: Path(path).read_bytes())
+        return cell.get("bytes") or b""
 
     def __call__(self, index: int) -> Image.Image:
         return read_image(io.BytesIO(self.file(index)), f"image {index} of {self.name}")
@@ -61,7 +68,7 @@ def saved_on_disk(place: Place, classes: Classes) -> ImageDataset:
         raise UsageError("a Hugging Face dataset needs the package datasets: pip install 'cakdbench[hf]'") from None
     try:
         opened: Any = datasets.load_from_disk(str(place.path))
-    except (OSError, ValueError) as error:
+    except Exception as error:  # whatever it makes of damaged files
         raise UsageError(f"{place.path} is nothing that save_to_disk of datasets wrote ({error})") from error
     parts = opened if isinstance(opened, dict) else {"": opened}
     halves = place.halves(parts, lambda name: _encoded(place, parts[name], datasets.Image))
@@ -85,10 +92,20 @@ def _encoded(place: Place, data: Any, image_feature: Any) -> Rows:
         raise UsageError(
             f"{place.path.name}: column {image} is of no images ({data.features[image]}): cast it to Image()"
         )
-    return Rows(data.cast_column(image, image_feature(decode=False)), image, label)
+    encoded = data.cast_column(image, image_feature(decode=False))
+    return Rows(encoded, image, label, _sizes(encoded.data.column(image)))
+
+
+def _sizes(column: Any) -> np.ndarray:
+    """Return the bytes of each encoded image, without reading any; 0 for those in files of their own."""
+    from pyarrow import compute
+
+    return compute.binary_length(compute.struct_field(column, "bytes")).fill_null(0).to_numpy()
 
 
 def _content(labels: np.ndarray, images: EncodedImages) -> Iterator[str | np.ndarray]:
-    """Yield all labels, and the hashes of a seeded sample of the images."""
+    """Yield all labels, the hashes of a seeded sample of the images, and, if those are not all, all sizes."""
     yield labels
+    if len(labels) > HASHED:
+        yield images.sizes.astype(np.int64)
     yield from (hashlib.sha256(images.file(index)).hexdigest() for index in hashed_positions(len(labels)))

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -14,6 +15,7 @@ from PIL import Image
 from cakdbench.data.images import FileImages
 from cakdbench.utils.errors import UsageError
 
+T = TypeVar("T")
 Colour = tuple[float, float, float]
 Samples = Sequence[tuple[str, int]]
 HASHED = 512
@@ -110,23 +112,36 @@ def from_files(
     Raises:
         UsageError: a file cannot be read.
     """
-    content = (line for folder, samples in (train, test) for line in _lines(folder, samples))
+    sizes = [[of_file(path, _size) for path, _ in samples] for _, samples in (train, test)]
+    content = (line for half, of_half in zip((train, test), sizes, strict=True) for line in _lines(*half, of_half))
     data = assemble(name, (_file_split(train[1]), _file_split(test[1])), content, class_names, mean, std)
-    if leaked := _in_both(train, test):
+    if leaked := _in_both(train, test, sizes):
         warnings.warn(f"{name}: {len(leaked)} test images are training images too, such as {leaked[0]}", stacklevel=2)
     return data
 
 
-def _lines(folder: Path, samples: Samples) -> Iterator[str]:
+def _lines(folder: Path, samples: Samples, sizes: Sequence[int]) -> Iterator[str]:
     """Yield the text that stands for each sample, behind one that says how many there are."""
     yield f".\0{len(samples)}\n"
     hashed = set(hashed_positions(len(samples)))
-    for number, (path, label) in enumerate(samples):
-        try:
-            digest = file_hash(path).hex() if number in hashed else ""
-            yield f"{_below(folder, path)}\0{label}\0{os.stat(path).st_size}\0{digest}\n"
-        except OSError as error:
-            raise UsageError(f"{path} cannot be read ({error.strerror}); restore or remove it") from error
+    for number, ((path, label), size) in enumerate(zip(samples, sizes, strict=True)):
+        digest = of_file(path, file_hash).hex() if number in hashed else ""
+        yield f"{_below(folder, path)}\0{label}\0{size}\0{digest}\n"
+
+
+def of_file(path: str, read: Callable[[str], T]) -> T:
+    """Return what `read` makes of a file; raises UsageError where it cannot be read."""
+    try:
+        return read(path)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({error.strerror}); restore or remove it") from error
+    except ValueError as error:
+        raise UsageError(f"{path!a} has a name that no file can have in UTF-8: rename or remove it") from error
+
+
+def _size(path: str) -> int:
+    path.encode()  # not every name on disk is text
+    return os.stat(path).st_size
 
 
 def hashed_positions(count: int) -> list[int]:
@@ -138,14 +153,30 @@ def _below(folder: Path, path: str) -> str:
     return Path(path).relative_to(folder).as_posix()
 
 
-def _in_both(train: tuple[Path, Samples], test: tuple[Path, Samples]) -> list[str]:
-    """Return the test images, by their names, that are training images or equal the one of the same name."""
-    folder, names = train[0], [_below(test[0], path) for path, _ in test[1]]
-    if folder == test[0]:
-        known = {_below(folder, path) for path, _ in train[1]}
-        return [name for name in names if name in known]
-    both = (name for name in names if (folder / name).is_file())
-    return [name for name in both if filecmp.cmp(folder / name, test[0] / name, shallow=False)]
+def _in_both(train: tuple[Path, Samples], test: tuple[Path, Samples], sizes: Sequence[Sequence[int]]) -> list[str]:
+    """Return the test images, by their names, that are training images.
+
+    Those are all of the same path, or of the same name and content, and of a sample all of equal content.
+    """
+    folder, paths = train[0], [[path for path, _ in samples] for _, samples in (train, test)]
+    known = {*paths[0], *_copies(*paths, *sizes)}
+    names = {path: _below(test[0], path) for path in paths[1]}
+    return [name for path, name in names.items() if path in known or _is_twin(folder / name, Path(path))]
+
+
+def _is_twin(first: Path, second: Path) -> bool:
+    return first != second and first.is_file() and filecmp.cmp(first, second, shallow=False)
+
+
+def _copies(
+    train: Sequence[str], test: Sequence[str], train_sizes: Sequence[int], test_sizes: Sequence[int]
+) -> set[str]:
+    """Return those among a sample of test images that have the content of a training image; not all of a large one."""
+    sampled = hashed_positions(len(test))
+    sizes = {test_sizes[position] for position in sampled}
+    alike = [path for path, size in zip(train, train_sizes, strict=True) if size in sizes]
+    known = {file_hash(alike[position]) for position in hashed_positions(len(alike))}
+    return {test[position] for position in sampled if file_hash(test[position]) in known}
 
 
 def file_hash(path: str) -> bytes:

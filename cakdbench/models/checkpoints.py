@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cakdbench.utils.errors import WeightsError
 
-AVERAGED = ("state_dict_ema", "model_ema")
+AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "params_ema", "ema")
 """Names of averaged weights. They come before the others, as with `use_ema` in timm's `load_state_dict`."""
 WRAPPERS = (*AVERAGED, "state_dict", "model", "model_state_dict", "net", "network", "module", "weights", "params")
 _PICKLES = 5
@@ -165,7 +165,7 @@ def unwrapped(content: Any, taken: str = "") -> Checkpoint:
         raise WeightsError("holds a whole network, whose code is not run: save its state_dict()")
     for name in WRAPPERS:
         inside = content.get(name)
-        if isinstance(inside, Mapping) and (inside or _is_network(inside)):
+        if isinstance(inside, Mapping) and (name not in AVERAGED or _holds_weights(inside)):
             return unwrapped(inside, f"{taken}.{name}".lstrip("."))
     if _is_state(content):
         return Checkpoint({name: torch.as_tensor(value) for name, value in content.items()}, taken)
@@ -173,6 +173,14 @@ def unwrapped(content: Any, taken: str = "") -> Checkpoint:
     if len(inner) == 1:
         return unwrapped(content[inner[0]], f"{taken}.{inner[0]}".lstrip("."))
     raise WeightsError(f"holds {_described(content, inner)}: save the network's state_dict()")
+
+
+def _holds_weights(content: Mapping[Any, Any]) -> bool:
+    """Return False for what only tells how weights were averaged, and in lists."""
+    try:
+        return _is_network(content) or bool(unwrapped(content).state)
+    except WeightsError:
+        return False
 
 
 def _is_network(content: Any) -> bool:

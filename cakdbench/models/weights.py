@@ -16,6 +16,7 @@ from cakdbench.utils.errors import WeightsError
 PREFIXES = ("module", "_orig_mod", "model", "net", "network")
 """Modules that trainers hang a network into: DDP, torch.compile, Lightning and others, in any order."""
 
+COUNTER = ".num_batches_tracked"
 TRAINED_HERE = "give a checkpoint trained on this dataset"
 
 
@@ -42,7 +43,7 @@ def load_weights(
         raise WeightsError(f"{model.name} has no single layer that gives its logits, which could be drawn anew")
     if new_head:
         state = {k: v for k, v in state.items() if not k.startswith(head)} | _under(head, own)
-    counters = {k: v for k, v in own.items() if k.endswith(".num_batches_tracked")}
+    counters = {k: v for k, v in own.items() if k.endswith(COUNTER)}
     state = counters | state
     _check_head(model, state.get(f"{head}weight") if head else None, hint)
     _check_tensors(model, state)
@@ -53,8 +54,20 @@ def _without_prefixes(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) ->
     """Return the state of the network itself: what stands beside it in a trainer's module (a loss, metrics) is left."""
     state = {name: value for name, value in state.items() if name != "n_averaged"}  # of torch's AveragedModel
     while prefix := next((p for p in PREFIXES if _under(f"{p}.", state) and not _under(f"{p}.", own)), None):
-        state = {name.removeprefix(f"{prefix}."): value for name, value in _under(f"{prefix}.", state).items()}
-    return state
+        state = _inside(f"{prefix}.", state)
+    whole = _holders(state, own)
+    return _inside(whole[0], state) if len(whole) == 1 else state
+
+
+def _holders(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
+    """Return the prefixes under which all tensors of the network lie, as `backbone.` in a module of one's own."""
+    names = [name for name in own if not name.endswith(COUNTER)]
+    found = [name.removesuffix(names[0]) for name in state if name.endswith(f".{names[0]}")] if names else []
+    return [prefix for prefix in found if all(prefix + name in state for name in names)]
+
+
+def _inside(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in _under(prefix, state).items()}
 
 
 def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST
 
-from cakdbench.data.datasets import dataset_facts, dataset_names, load_dataset
+from cakdbench.data.datasets import check_dataset, dataset_facts, dataset_names, load_dataset
 from cakdbench.data.splits import content_hash, from_arrays, from_files
 from cakdbench.utils.errors import UsageError
 from tests.data.data_lab import encoded, grey_halves, image_tree, random_arrays, write_fashion
@@ -75,6 +75,12 @@ def test_facts_need_no_files(monkeypatch):
 def test_unknown_names_get_the_nearest(ask):
     with pytest.raises(UsageError, match="unknown dataset 'cifar_100'; did you mean cifar100"):
         ask("cifar_100")
+
+
+@pytest.mark.parametrize("place", ["folder//data/me/pets", "/data/me/pets", "folder/~/pets", "folder/../me/pets"])
+def test_a_place_on_this_machine_is_no_name(place):
+    with pytest.raises(UsageError, match="no place on this machine in it: give timm:folder/pets and its folder with"):
+        check_dataset(f"timm:{place}")
 
 
 @pytest.mark.parametrize(

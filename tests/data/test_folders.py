@@ -1,6 +1,7 @@
 """Image folders: the classes, order and files of torchvision's ImageFolder, and nothing left out in silence."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,26 @@ def test_test_images_that_were_trained_on_are_told(tmp_path):
     write(tmp_path / "pets" / "val", *PLAIN[:3])
     write(tmp_path / "pets" / "val", "a/1.png", seed=9)
     with pytest.warns(UserWarning, match="2 test images are training images too, such as a/0.png"):
+        load_dataset("timm:pets", tmp_path)
+
+
+def test_test_images_of_the_content_of_a_training_image_are_told_whatever_their_names(tmp_path):
+    write(tmp_path / "pets" / "train", *PLAIN)
+    write(tmp_path / "pets" / "val", "a/x.png", "b/y.png", seed=3)  # the first is the last of training
+    with pytest.warns(UserWarning, match="1 test images are training images too, such as a/x.png"):
+        load_dataset("timm:pets", tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo") or sys.platform == "darwin", reason="no such files there")
+def test_what_is_no_file_or_has_no_name_in_utf_8_is_refused(tmp_path):
+    write(tmp_path, *PLAIN)
+    os.mkfifo(tmp_path / "a/pipe")
+    with pytest.raises(UsageError, match="1 without a type; such as a/pipe"):
+        ClassFolders(tmp_path)
+    write(tmp_path / "pets" / "train", *PLAIN)
+    write(tmp_path / "pets" / "val", *PLAIN)
+    os.rename(tmp_path / "pets/val/a/0.png", os.fsencode(tmp_path / "pets/val/a") + b"/\xe9.png")
+    with pytest.raises(UsageError, match=r"udce9.png' has a name that no file can have in UTF-8"):
         load_dataset("timm:pets", tmp_path)
 
 

@@ -213,6 +213,7 @@ def test_what_does_not_fit_is_named_in_one_line(tmp_path, images, source, more, 
         ([0, 1, -1, 2], r"without a label \(-1\)"),
         ([0.0, 1.0, 2.0, 3.0], "labels is float64"),
         ([0, 1, 2], "give 4 whole numbers or names"),
+        ([0, 0, 10**12, 1], "no training image of class 2"),
     ],
 )
 def test_labels_that_leave_their_classes_open_are_refused(tmp_path, labels, message):
@@ -272,6 +273,128 @@ def test_pictures_in_both_splits_of_a_csv_are_told(tmp_path, images):
         file.write("train/ant/010.png,ant,val\n")
     described(tmp_path, text)
     with pytest.warns(UserWarning, match="mine: 1 test images are training images too, such as train/ant/010.png"):
+        load_dataset("mine")
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("path,label\na.png,x\n./a.png,y\n", "all.csv says that .*a.png is x and y"),
+        ("path,label,label\na.png,x,y\n", "two columns label"),
+        ("path,label\n", "all.csv has no rows"),
+        ("path,label,split\na.png,x,train\na\0.png,x,val\n", r"a\\x00.png' has a name that no file can have"),
+    ],
+)
+def test_a_csv_that_contradicts_itself_is_refused(tmp_path, rows, message):
+    Image.new("L", (4, 4)).save(tmp_path / "a.png")
+    (tmp_path / "all.csv").write_text(rows)
+    described(tmp_path, 'source = "csv"\npath = "all.csv"')
+    with pytest.raises(UsageError, match=message):
+        load_dataset("mine")
+
+
+def test_rows_given_twice_and_splits_left_out_are_told(tmp_path, images):
+    (tmp_path / "data").mkdir()
+    text = one_csv(tmp_path / "data", images)
+    with (tmp_path / "data/all.csv").open("a") as file:
+        file.write("train/ant/010.png,ant,train\ntrain/ant/011.png,ant,more\nval/ant/004.png,ant,\n")
+    described(tmp_path, text)
+    with pytest.warns(UserWarning) as told:
+        load_dataset("mine")
+    first, second = (str(warning.message) for warning in told)
+    assert first.startswith("all.csv has 1 images more than once, such as ") and first.endswith("010.png")
+    assert second == "mine: not used of all.csv: more, rows of no split"
+
+
+def test_whole_numbers_with_a_decimal_point_count_the_classes(tmp_path):
+    labels = [f"{number}.0" for number in range(12)]
+    for split in SIZES:
+        rows = [(f"{split}{label}.png", label) for label in labels]
+        for number, (name, _) in enumerate(rows):
+            Image.new("L", (4, 4), number + 20 * len(split)).save(tmp_path / name)
+        (tmp_path / f"{split}.csv").write_text("path,label\n" + "\n".join(map(",".join, rows)))
+    described(tmp_path, 'source = "csv"\npath = "."')
+    data = load_dataset("mine")
+    assert data.class_names == tuple(map(str, range(12))) and data.test.labels.tolist() == list(range(12))
+
+
+def test_equal_arrays_in_both_splits_are_told(tmp_path, images):
+    images["val"][0][3] = images["train"][0][7]
+    with pytest.warns(UserWarning, match="mine: 1 test images are training images too"):
+        made(tmp_path, images, one_npz)
+
+
+def test_arrays_without_test_images_are_refused(tmp_path, images):
+    images["val"] = images["val"][0][:0], images["val"][1][:0]
+    with pytest.raises(UsageError, match="there is no test image"):
+        made(tmp_path, images, one_npz)
+
+
+@pytest.mark.parametrize(
+    ("name", "held"),
+    [("a.npz", None), ("a.pt", {"images": torch.ones(2, dtype=torch.bfloat16)}), ("a.pt", {0: torch.ones(2)})],
+)
+def test_other_contents_of_archives_are_one_line(tmp_path, name, held):
+    if held is None:
+        with (tmp_path / name).open("wb") as file:
+            np.save(file, np.zeros((4, 5, 5), np.uint8))
+    else:
+        torch.save(held, tmp_path / name)
+    described(tmp_path, f'source = "npz"\npath = "{name}"')
+    with pytest.raises(UsageError, match=f"{name} (cannot be read as|has the arrays 0, and not images)") as caught:
+        load_dataset("mine")
+    assert "\n" not in str(caught.value)
+
+
+def saved(place: Path, label, kinds) -> None:
+    hf = pytest.importorskip("datasets")
+    pictures = [Image.fromarray(np.full((4, 4, 3), number, np.uint8)) for number in range(8)]
+    features = hf.Features(image=hf.Image(), label=kinds(hf))
+    rows = {"image": pictures, "label": [label(number) for number in range(8)]}
+    hf.Dataset.from_dict(rows, features).save_to_disk(str(place / "saved"))
+
+
+HF = 'source = "hf"\npath = "saved"\ntest_fraction = 0.5'
+
+
+def test_several_labels_an_image_are_no_class(tmp_path):
+    saved(tmp_path, lambda number: [number % 2], lambda hf: [hf.Value("int64")])
+    described(tmp_path, HF)
+    with pytest.raises(UsageError, match="column label has several labels per image"):
+        load_dataset("mine")
+
+
+def test_a_row_without_an_image_is_one_that_cannot_be_read(tmp_path):
+    hf = pytest.importorskip("datasets")
+    pictures = [None] + [Image.new("RGB", (4, 4), (number, 0, 0)) for number in range(7)]
+    features = hf.Features(image=hf.Image(), label=hf.Value("int64"))
+    rows = hf.Dataset.from_dict({"image": pictures, "label": [0, 1] * 4}, features)
+    rows.save_to_disk(str(tmp_path / "saved"))
+    described(tmp_path, HF)
+    data = load_dataset("mine", on_bad_image="skip")
+    assert (len(data.train) + len(data.test), data.skipped) == (7, 1)
+
+
+def test_of_many_encoded_images_all_sizes_are_in_the_fingerprint(tmp_path, monkeypatch):
+    monkeypatch.setattr("cakdbench.data.splits.HASHED", 2)
+    monkeypatch.setattr("cakdbench.data.saved.HASHED", 2)
+    hf = pytest.importorskip("datasets")
+    pictures, found = [Image.new("RGB", (4, 4), (number, 0, 0)) for number in range(16)], set()
+    for changed in (None, *range(16)):
+        altered = [Image.new("RGB", (90, 90)) if number == changed else each for number, each in enumerate(pictures)]
+        features = hf.Features(image=hf.Image(), label=hf.Value("int64"))
+        rows = hf.Dataset.from_dict({"image": altered, "label": [0, 1] * 8}, features)
+        rows.save_to_disk(str(tmp_path / f"s{changed}"))
+        described(tmp_path, HF.replace("saved", f"s{changed}"))
+        found.add(load_dataset("mine").fingerprint)
+    assert len(found) == 17
+
+
+def test_a_damaged_folder_of_hugging_face_is_one_line(tmp_path):
+    saved(tmp_path, lambda number: number % 2, lambda hf: hf.Value("int64"))
+    (tmp_path / "saved/state.json").write_text("{}")
+    described(tmp_path, HF)
+    with pytest.raises(UsageError, match="saved is nothing that save_to_disk of datasets wrote"):
         load_dataset("mine")
 
 
