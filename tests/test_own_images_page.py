@@ -59,6 +59,7 @@ def test_the_page_leads_from_a_folder_to_a_board(place):
     for words in COMMANDS:
         code, said[words[0], words[1]] = shell(*words, *["--cpu"] * (words[0] in ("run", "teacher")))
         assert code == 0, (words, said[words[0], words[1]])
+    assert "Apart from the boards" not in said["run", "--methods"]  # its own recipe is its board's
     assert "57 training and 15 test images of 3 classes: cat, dog, owl" in said["data", "check"]
     assert re.search(r"statistics = \{mean = \[0\.\d+, ", said["data", "stats"])
     board = (place / "pages/pets.md").read_text()

@@ -118,6 +118,7 @@ def test_a_network_in_timm_s_registry_needs_no_config(tmp_path):
         (PLAIN.replace("(64, num_classes)", "(64, 5)"), "my_net gives 5 logits for 10 classes"),
         (PLAIN.replace("x.mean((2, 3))", "x"), r"my_net does not run at 64 px"),
         (PLAIN.replace("return self.head(x.mean((2, 3)))", "return x"), r"MyNet gives \(1, 64, 2, 2\): let it"),
+        (f"{PLAIN}\n@register_model('x')\ndef make(num_classes): MyNet(num_classes)\n", "x is made as NoneType"),
         (PLAIN.replace("super().__init__()", "raise KeyError('no')"), r"cannot be made with .*KeyError.*my_net.py"),
         (PLAIN + ADAPTER.replace("mean", "amax"), "MyStages does not run my_net as"),
         (PLAIN + ADAPTER.replace("number - 1", "number"), r"stages of my_net at 64 px: .*\(my_net.py"),
@@ -127,7 +128,7 @@ def test_what_cannot_be_used_is_refused_in_one_line(text, words, my_net):
     my_net.write_text(text)
     with pytest.raises(UsageError, match=words) as caught:
         load_models(my_net)
-        StagedModel("my_net", 10, 64)
+        StagedModel("x" if "'x'" in text else "my_net", 10, 64)
     assert "\n" not in str(caught.value)
 
 

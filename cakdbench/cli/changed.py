@@ -1,9 +1,10 @@
 """Results of a run with changed settings, which stand on no board: a table of their own for each recipe."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from cakdbench.cli.tables import Listing
+from cakdbench.grid.suites import PairSpec
 from cakdbench.recipes import Recipe, load_recipe, recipe_names
 from cakdbench.utils.diff import changes
 
@@ -13,11 +14,11 @@ if TYPE_CHECKING:
     from cakdbench.engine.session import Session
 
 
-def changed_numbers(recipe: Recipe) -> list[str]:
-    """Return what a recipe has otherwise than cakdbench's own of its name, as `epochs = 1 (standard 8)`."""
-    if recipe.name not in recipe_names():
-        return []
-    differences = changes(recipe.numbers(), load_recipe(recipe.name).numbers(), "recipe")
+def changed_numbers(recipe: Recipe, specs: Iterable[PairSpec]) -> list[str]:
+    """Return what a recipe has otherwise than that of its name in the plan, as `epochs = 1 (standard 8)`."""
+    named = [load_recipe(name) for name in dict.fromkeys(spec.recipe for spec in specs)]
+    standard = next((each for each in named if each.name == recipe.name), recipe)
+    differences = changes(recipe.numbers(), standard.numbers(), "recipe")
     return [change.removeprefix("recipe.") for change in differences]
 
 
@@ -33,6 +34,8 @@ def changed_listings(session: "Session") -> Iterator[Listing]:
     runs = runs.assign(recipe_of=runs["key"].map(recipes))[runs["key"].isin(recipes)]
     for recipe in dict.fromkeys(recipes.values()):
         own = runs[runs["recipe_of"] == recipe]
+        if recipe.name not in recipe_names():  # results are judged by cakdbench's own recipes
+            own = own.assign(excluded="; ".join(changed_numbers(recipe, session.specs)) or None)
         if own["excluded"].notna().any():
             yield _listing(own, recipe)
 

@@ -189,6 +189,7 @@ def teacher_train(
     datasets: DatasetFiles = [],
     on_bad_image: BadImages = OnBadImage.refuse,
     teacher_dir: TeacherDir = TEACHERS,
+    precision: Precision = "fp32",
     workers: Workers = None,
     threads: Threads = 1,
     cpu: Cpu = False,
@@ -209,6 +210,7 @@ def teacher_train(
         cpu,
         model_file,
         settings=[*set, *more],
+        precision=precision,
     )
     train_teacher(options, *_teacher(name), recipe, seed, teachers[-1] if teachers else store / "teachers.toml")
 
@@ -250,11 +252,13 @@ def _teacher_options(
     model_file: list[Path],
     recipe: str | None = None,
     settings: list[str] = [],
+    precision: str = "fp32",
 ) -> "RunOptions":
     from cakdbench.engine.options import run_options
 
     return run_options(
         settings=settings,
+        precision=precision,
         model_files=model_file,
         store=store,
         data_dir=data_dir,

@@ -109,7 +109,7 @@ def show_results(
     cells: Annotated[
         bool, typer.Option("--cells", help="A row a cell (means over seeds) instead of a row a run.")
     ] = False,
-    columns: Annotated[str, typer.Option(help="Which columns, comma-separated; default: all.")] = "",
+    columns: Annotated[str, typer.Option(help="Which columns, comma-separated; default: all but path.")] = "",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The file to write; default: print.")] = None,
     method_file: MethodFiles = [],
     model_file: ModelFiles = [],
@@ -130,7 +130,7 @@ def show_results(
     for warning in damage:
         errors.print(str(warning.message), style="yellow", markup=False, highlight=False, soft_wrap=True)
     frame = export.choose_rows(frame, where) if where else frame
-    frame = export.choose_columns(frame, columns) if columns else frame
+    frame = export.choose_columns(frame, columns) if columns else frame.drop(columns="path", errors="ignore")
     if output is None:
         print(export.frame_text(frame, form), end="")
     else:

@@ -96,7 +96,7 @@ def _plan_listing(session: Session) -> Listing:
             "seed": seed,
             "methods": labels,
             "recipe": recipe.name,
-            "changed": changed_numbers(recipe) or None,
+            "changed": changed_numbers(recipe, session.specs) or None,
         }
         for (pair, recipe, seed), labels in methods.items()
     ]

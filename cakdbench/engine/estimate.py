@@ -83,41 +83,47 @@ def model_speeds(works: Sequence[Work], accelerator: Accelerator, batch: int, re
     """
     kinds = {work.key: work for work in works}
     macs, failed = _try_each(kinds, count_macs)
-    kinds = {key: kinds[key] for key in macs}
-    if not kinds:
+    rates: dict[tuple, float] = {}
+    while macs and not rates:
+        work = probe(kinds, macs)
+        rates, more = _try_each({work.key: work}, lambda work: measure_rate(work, macs[work.key], accelerator, batch))
+        if more:
+            del macs[work.key]
+        failed += more
+    if not macs:
         return Speeds({}, "nothing that could be counted", failed)
-    rate, probe = measure_rate(kinds, macs, accelerator, batch)
+    (rate,), kinds = rates.values(), {key: kinds[key] for key in macs}
+    name = f"{work.cell.label} on {work.cell.pair.student}"
     recorded = _recorded_seconds(records, kinds, accelerator)
     speeds = {}
     for key, (student, teacher) in macs.items():
         seconds = recorded.get(key, student / rate)
         speeds[key] = Speed(seconds, teacher / rate, RECORDED if key in recorded else COUNTED)
     known = f"{len(recorded)} of {len(kinds)} kinds of runs as earlier ones on this device; " if recorded else ""
-    return Speeds(
-        speeds, f"{known}counted multiply-adds at {rate / 1e9:,.1f} G/s, timed with a step of {probe}", failed
-    )
+    return Speeds(speeds, f"{known}counted multiply-adds at {rate / 1e9:,.1f} G/s, timed with a step of {name}", failed)
 
 
 _rates: dict[tuple, float] = {}
 """Multiply-adds per second by device, precision, threads and probe, once per process."""
 
 
-def measure_rate(
-    kinds: dict[tuple, Work], macs: dict[tuple, tuple[float, float]], accelerator: Accelerator, batch: int
-) -> tuple[float, str]:
-    """Time a step of the middle one of the plan's students; return multiply-adds per second, and its name.
+def probe(kinds: dict[tuple, Work], macs: dict[tuple, tuple[float, float]]) -> Work:
+    """Return the work of the middle one of the students that `macs` has.
 
     Of a student's methods the first is taken, which is scratch as long as there is work for it.
     """
-    students = {work.cell.pair.student: key for key, work in reversed(kinds.items())}
+    students = {kinds[key].cell.pair.student: key for key in reversed(macs)}
     keys = sorted(students.values(), key=lambda key: macs[key][0])
-    work = kinds[keys[len(keys) // 2]]
-    name = f"{work.cell.label} on {work.cell.pair.student}"
+    return kinds[keys[len(keys) // 2]]
+
+
+def measure_rate(work: Work, macs: tuple[float, float], accelerator: Accelerator, batch: int) -> float:
+    """Time a step; return its multiply-adds per second."""
     place = str(accelerator.device), accelerator.mixed_precision, torch.get_num_threads(), batch, work.key
     if place not in _rates:
         seconds, _ = measure(work, accelerator, batch)
-        _rates[place] = macs[work.key][0] / seconds
-    return _rates[place], name
+        _rates[place] = macs[0] / seconds
+    return _rates[place]
 
 
 def measure_speeds(works: Sequence[Work], accelerator: Accelerator, batch: int) -> Speeds:

@@ -4,6 +4,8 @@ from pathlib import Path
 
 from torch import Tensor
 
+from cakdbench.models.catalog import entry as model_entry
+from cakdbench.models.catalog import hub_weights_are_here
 from cakdbench.models.checkpoints import read_checkpoint
 from cakdbench.models.staged import StagedModel
 from cakdbench.models.weights import load_weights, state_sha256
@@ -14,6 +16,18 @@ from cakdbench.utils.rng import seeded
 
 BY_NAME = ("random", "hub")
 """Inits that a key has as they are written; of the others it has the content."""
+
+
+def hub_at_hand(name: str) -> None:
+    """Check, without fetching any, that the hub weights of a student are in this machine's cache.
+
+    Raises:
+        WeightsError: they are not, or there are none.
+    """
+    tag = model_entry(name).hub
+    if not (tag and hub_weights_are_here(tag)):
+        reason = f"the weights {tag} of timm's hub are not here yet: a run downloads them" if tag else "it has none"
+        raise WeightsError(f"the student {name} cannot start from hub: {reason}")
 
 
 class Inits:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from cakdbench.data.datasets import ImageDataset
 from cakdbench.data.stream import check_batches
 from cakdbench.engine.harness import Harness
+from cakdbench.engine.inits import hub_at_hand
 from cakdbench.engine.share import MIN_LANES_PER_WORKER
 from cakdbench.grid.plan import Cell
 from cakdbench.records import Identity
@@ -109,9 +110,10 @@ def _but_for_data(identity: Identity) -> str:
 
 def _student(harness: Harness, cell: Cell, preview: Preview) -> bool:
     """Return True if the weights that the cell's student starts from can be had and fit; else note the obstacle."""
-    if cell.recipe.init == "hub" and not harness.runtime.options.download:
-        return True  # a dry run fetches nothing
     try:
+        if cell.recipe.init == "hub" and not harness.runtime.options.download:
+            hub_at_hand(cell.pair.student)  # a dry run fetches nothing
+            return True
         classes = harness.dataset(cell.pair.dataset).num_classes
         harness.inits.student(cell.pair.student, classes, cell.recipe, cell.seed)
     except CakdError as error:

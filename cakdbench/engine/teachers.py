@@ -116,8 +116,8 @@ class Teachers:
         if not entry.train:
             return None
         changed = entry.training_recipe().override(self.settings.recipe | self.settings.teacher)
-        precision = entry.precision or self.precision
-        return self._scratch(entry, changed, entry.seed if seed is None else seed, precision)
+        self._must_train_in(entry)
+        return self._scratch(entry, changed, entry.seed if seed is None else seed, self.precision)
 
     def _as_entered(self, entry: TeacherEntry, changed: Mapping[str, Any] = {}) -> Cell | None:
         """Return the run that an entry says, with changed numbers of its recipe; None without training."""
@@ -169,6 +169,16 @@ class Teachers:
             raise TeacherError(
                 f"the weights {entry.sha256[:16]}... of {model}@{dataset} are not in {self.store.root}: train it with "
                 f"`cakdbench teacher train {model}@{dataset}`, or copy its run folder there"
+            )
+        self._must_train_in(entry)
+
+    def _must_train_in(self, entry: TeacherEntry) -> None:
+        """Raise TeacherError for an entry of another precision than the one that this process computes in."""
+        if entry.precision not in (None, self.precision):
+            raise TeacherError(
+                f"the entry of {entry.model}@{entry.dataset} has the precision {entry.precision}, and this command "
+                f"computes in {self.precision}: train it with `cakdbench teacher train {entry.model}@{entry.dataset} "
+                f"--precision {entry.precision}`"
             )
 
     def run(self, model: str, dataset: ImageDataset) -> RunFolder | None:

@@ -247,6 +247,8 @@ def create(
     if pretrained and made.hub is None:
         raise TeacherError(f"no hub weights exist for {name}; train it, or give weights by path or URL")
     net = _build(name, made, options, tag)
+    if not isinstance(net, nn.Module):
+        raise UsageError(f"{name} is made as {type(net).__name__}: let what is registered return an nn.Module")
     if not drop_path:
         for module in net.modules():
             if isinstance(module, DropPath):

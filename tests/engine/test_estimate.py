@@ -58,6 +58,17 @@ def test_a_method_that_looks_into_its_tensors_is_counted_on_real_ones(monkeypatc
     assert count_macs(work) == counted and devices == ["meta", "cpu"]
 
 
+def test_a_method_whose_timed_step_raises_does_not_take_the_others_with_it(cpu, monkeypatch):
+    def step_end(self):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(get_method("scratch"), "step_end", step_end)
+    monkeypatch.setattr(estimates, "_rates", {})
+    found = estimate(cells(), cpu)
+    assert found.seconds > 0 and "with a step of kd on mobilenet_s" in found.basis
+    assert len(found.failed) == 1 and found.failed[0].startswith(f"scratch on {PAIR}: OSError: no space left")
+
+
 def test_students_add_up_and_a_teacher_runs_once_for_those_who_share_it():
     works = list_work(cells(seeds=(0, 1)))
     speeds = {work.key: Speed(2.0, 0.0 if work.cell.label == "scratch" else 1.0, 2.0) for work in works}

@@ -4,8 +4,9 @@ import pytest
 
 from cakdbench.data.datasets import load_dataset
 from cakdbench.data.stream import check_batches
+from cakdbench.engine.inits import hub_at_hand
 from cakdbench.recipes import load_recipe
-from cakdbench.utils.errors import UsageError
+from cakdbench.utils.errors import UsageError, WeightsError
 
 
 @pytest.fixture
@@ -47,12 +48,34 @@ def test_a_run_stops_at_the_first_of_them(shell, entries):
     assert code != 0 and "cifar-100-python" in output and not shell.store.exists()
 
 
+@pytest.mark.parametrize(
+    ("student", "words"), [("vit_xs", "it has none"), ("timm:resnet10t", "resnet10t of timm's hub are not here yet")]
+)
+def test_hub_weights_of_a_student_that_are_not_here_are_named_before_the_run(monkeypatch, tmp_path, student, words):
+    monkeypatch.setattr("cakdbench.models.catalog.try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
+    with pytest.raises(WeightsError, match=f"the student {student} cannot start from hub: .*{words}"):
+        hub_at_hand(student)
+
+
 @pytest.mark.parametrize("changes", [{"global_batch": 6000, "local_batch": 50}, {"global_batch": 50}])
 @pytest.mark.parametrize("owner", ["recipe", "teacher"])
 def test_batches_that_do_not_fit_name_the_setting_that_mends_it(changes, owner):
     recipe = load_recipe("demo_teacher").override(changes)
     with pytest.raises(UsageError, match=f"the {owner}'s global_batch .* set {owner}[.](global|local)_batch"):
         check_batches(load_dataset("fashion_demo"), recipe, 2, owner)
+
+
+def test_a_teacher_of_another_precision_is_not_trained_in_this_one(shell, tmp_path):
+    (tmp_path / "own.toml").write_text(
+        '[[teachers]]\nmodel = "resnet_s"\ndataset = "fashion_demo"\ntrain = "demo_teacher"\nprecision = "bf16"\n'
+    )
+    own = [*shell.places(), "--cpu", "--teachers", str(tmp_path / "own.toml")]
+    advice = "computes in fp32: train it with `cakdbench teacher train resnet_s@fashion_demo --precision bf16`"
+    code, output = shell("run", "--pairs", "resnet_s>vit_xs@fashion_demo", "--recipe", "demo", "--methods", "kd", *own)
+    assert code == 1 and advice in output
+    code, output = shell("teacher", "train", "resnet_s@fashion_demo", *own)
+    assert code == 1 and advice in output and not list(shell.store.glob("scratch-*"))
 
 
 def test_a_teacher_that_is_not_trained_yet_is_not_called_damaged(shell):

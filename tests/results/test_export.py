@@ -10,6 +10,7 @@ import pytest
 import cakdbench
 from cakdbench.results import export
 from cakdbench.utils.errors import UsageError
+from tests.cli_lab import Shell
 from tests.results.lab import DEMO, copy_results
 
 
@@ -124,3 +125,10 @@ def test_the_command_prints_and_writes(tmp_path):
     cells = pd.read_json(file)
     assert list(cells.columns) == ["method", "pair", "n", "gain"] and len(cells) == 3 and (cells.n == 3).all()
     assert "3 rows" in done.stdout and "broken.json" in done.stderr
+
+
+def test_a_printed_table_does_not_say_where_runs_lie_unless_asked(tmp_path):
+    shell, results = Shell(tmp_path, tmp_path), str(copy_results(tmp_path, "kd"))
+    _, plain = shell("results", results)
+    _, asked = shell("results", results, "--columns", "key,path")
+    assert "kd-" in plain and str(tmp_path) not in plain and str(tmp_path) in asked
