@@ -32,6 +32,8 @@ IMPORTS = {
     "a module": ("import helper", "helper.f()"),
     "a module of a folder": ("import pkg.helper", "pkg.helper.f()"),
     "from a folder": ("from pkg import helper as h", "h.f()"),
+    "of a folder without __init__.py": ("from bare.helper import f", "f()"),
+    "of a package in one": ("import bare.deep.inner", "bare.deep.inner.f()"),
     "relative": ("from .helper import ALPHA", "ALPHA"),
     "a relative module": ("from . import helper", "helper.f()"),
     "relative, in a folder": ("from .pkg.helper import f", "f()"),
@@ -53,7 +55,8 @@ def write(folder: Path, name: str, text: str) -> Path:
 def project(request, tmp_path):
     """A method file, and its helper in both places where it may lie."""
     imports, use = IMPORTS[request.param]
-    helper = "pkg/helper.py" if "pkg" in imports else "helper.py"
+    places = {"pkg": "pkg/helper.py", "deep": "bare/deep/inner/__init__.py", "bare": "bare/helper.py"}
+    helper = next((place for name, place in places.items() if name in imports), "helper.py")
     write(tmp_path, helper, HELPER)
     write(tmp_path, "pkg/__init__.py", "")
     write(tmp_path, "pkg/between.py", "from .helper import f\n")

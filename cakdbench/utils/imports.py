@@ -197,7 +197,19 @@ class _HelperFinder:
 
     @staticmethod
     def find_spec(name: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        return importlib.util.spec_from_file_location(name, _helpers[name].file) if name in _helpers else None
+        if name in _helpers:
+            return importlib.util.spec_from_file_location(name, _helpers[name].file)
+        if inside := [helper for helper in _helpers if helper.startswith(f"{name}.")]:  # a folder without __init__.py
+            return _folder_spec(name, inside[0], _helpers[inside[0]].file)
+        return None
+
+
+def _folder_spec(name: str, helper: str, file: Path) -> ModuleSpec:
+    """Return the spec of the folder `name`, in which a helper has its file."""
+    spec = ModuleSpec(name, None, is_package=True)
+    file = file.parent if file.name == "__init__.py" else file
+    spec.submodule_search_locations = [str(file.parents[helper.count(".") - name.count(".") - 1])]
+    return spec
 
 
 def _forget_helpers(path: Path, name: str) -> None:
