@@ -72,14 +72,18 @@ class Place:
     def halves(self, found: Collection[str], read: Callable[[str], H]) -> tuple[H, H]:
         """Read training and test split among those `found`, or take the test split out of the training images."""
         train = self._part(found, self.splits.train, TRAIN_NAMES)
-        test = None if self.test_fraction else self._part(found, self.splits.test, TEST_NAMES)
-        if unused := sorted(name or "rows of no split" for name in {*found} - {train, test} if name[:1] != "."):
-            warnings.warn(f"{self.name}: not used of {self.path.name}: {some(unused)}", stacklevel=2)
-        if test is not None:
+        if self.test_fraction is None:
+            test = self._part(found, self.splits.test, TEST_NAMES)
+            self._tell_unused({*found} - {train, test})
             return read(train), read(test)
+        self._tell_unused({*found} - {train})
         whole = read(train)
         first, second = held_out(whole.labels, self.test_fraction)
         return whole.take(first), whole.take(second)
+
+    def _tell_unused(self, names: Collection[str]) -> None:
+        if unused := sorted(name or "rows of no split" for name in names if name[:1] != "."):
+            warnings.warn(f"{self.name}: not used of {self.path.name}: {some(unused)}", stacklevel=3)
 
     def _part(self, found: Collection[str], named: str | None, usual: Sequence[str]) -> str:
         part = named or next((name for name in usual if name in found), None)

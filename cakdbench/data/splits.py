@@ -158,10 +158,10 @@ def _in_both(train: tuple[Path, Samples], test: tuple[Path, Samples], sizes: Seq
 
     Those are all of the same path, or of the same name and content, and of a sample all of equal content.
     """
-    folder, paths = train[0], [[path for path, _ in samples] for _, samples in (train, test)]
-    known = {*paths[0], *_copies(*paths, *sizes)}
-    names = {path: _below(test[0], path) for path in paths[1]}
-    return [name for path, name in names.items() if path in known or _is_twin(folder / name, Path(path))]
+    first, second = ([path for path, _ in samples] for _, samples in (train, test))
+    known = {*first, *_copies(first, second, *sizes)}
+    names = {path: _below(test[0], path) for path in second}
+    return [name for path, name in names.items() if path in known or _is_twin(train[0] / name, Path(path))]
 
 
 def _is_twin(first: Path, second: Path) -> bool:
