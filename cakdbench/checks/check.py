@@ -28,7 +28,7 @@ CHECKS: dict[str, Callable[[Lab], str]] = {
     "extra parameters move": training.optimized,
     "state survives a checkpoint": training.checkpoint,
     "alone as beside others": training.beside_others,
-    "on a device": device.on_device,
+    "device": device.on_device,
 }
 
 

@@ -40,7 +40,7 @@ COPIES = {aten._to_copy.default, aten.copy_.default}
 BY_INDEX = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default}
 DEPENDS_ON_CONTENT = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 PRINTED = {Tensor.__repr__, Tensor.__format__}
-NUMPY = {Tensor.numpy, Tensor.__array__}
+NUMPY: set[Any] = {Tensor.numpy, Tensor.__array__}
 UPLOADED = {torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor}
 
 
@@ -65,7 +65,7 @@ class GpuRules(TorchDispatchMode):
     anew at every step. Random draws are none: what is drawn on the CPU decides which way a step goes without a wait.
 
     Args:
-        host: functions within which code may wait for the device and work on the CPU.
+        host: functions within which code may wait for the device and work on the CPU; the two still must not meet.
 
     Attributes:
         faults: each once, in the order of their first time.
@@ -99,11 +99,14 @@ class GpuRules(TorchDispatchMode):
         if func in COPIES:
             broken = _copy_fault(func, args, kwargs)
         else:
-            broken = (not self.fills and _content_fault(func, args)) or (on_cpu and _meeting(func, given))
+            broken = None if self.fills else _content_fault(func, args)
         if broken:
             self.note(*broken)
-            return _on_zeros(func, args, kwargs)
-        return _on_device(func, args, kwargs)
+        elif on_cpu and func not in COPIES:
+            self.note(_meeting(func, given), MEETS, everywhere=any(x.ndim for x in on_cpu))
+        else:
+            return _on_device(func, args, kwargs)
+        return _on_zeros(func, args, kwargs)
 
     def _on_cpu(self, func: Any, args: tuple, kwargs: dict, given: list[Tensor]) -> Any:
         """Run an operator on tensors of the CPU, or one that makes a tensor."""
@@ -115,11 +118,16 @@ class GpuRules(TorchDispatchMode):
             self.note("makes a tensor on the CPU", MEETS, made=True)
         return made
 
-    def note(self, what: str, hint: str, made: bool = False) -> None:
-        """Note a fault of the code that runs, unless it is within `host`; `made`: or within an optimizer."""
+    def note(self, what: str, hint: str, made: bool = False, everywhere: bool = False) -> None:
+        """Note a fault of the code that runs, unless it is within `host`.
+
+        Args:
+            made: it is none within an optimizer either.
+            everywhere: it is one within `host` too.
+        """
         place = None
         for frame in _frames():
-            if frame.f_code in self._host:
+            if frame.f_code in self._host and not everywhere:
                 self.reads += hint is WAITS
                 return
             if made and frame.f_code.co_filename.startswith(OPTIMIZERS):  # they count steps on the CPU
@@ -206,13 +214,11 @@ def _content_fault(func: Any, args: tuple) -> tuple[str, str] | None:
     return None
 
 
-def _meeting(func: Any, given: list[Tensor]) -> tuple[str, str]:
+def _meeting(func: Any, given: list[Tensor]) -> str:
     """Return the fault of an operator that gets tensors of two devices."""
-    shapes = {"CPU": [], "device": []}
-    for x in given:
-        shapes["device" if x.is_meta else "CPU"].append(tuple(x.shape))
+    here, there = (next(tuple(x.shape) for x in given if x.is_meta is meta) for meta in (False, True))
     name = func._schema.name.removeprefix("aten::").strip("_")
-    return f"a tensor {shapes['CPU'][0]} of the CPU meets one {shapes['device'][0]} of the device in {name}", MEETS
+    return f"a tensor {here} of the CPU meets one {there} of the device in {name}"
 
 
 def _on_device(func: Any, args: tuple, kwargs: dict) -> Any:

@@ -41,10 +41,10 @@ def test_no_method_on_any_direction_and_no_variant_breaks_a_rule(id):
     cases = [(lab, direction) for direction in DIRECTIONS]
     cases += [(replace(lab, variant=name), direction) for name in lab.method.variants for direction in SOME]
     accepted = [(lab, direction) for lab, direction in cases if lab.refusal(direction) is None]
-    assert {f"{lab.label}, {direction}": said(steps_on_device(lab, direction)) for lab, direction in accepted} == {
-        f"{lab.label}, {direction}": [] for lab, direction in accepted
-    }
-    assert {lab.variant for lab, _ in accepted} == {None, *lab.method.variants}
+    tried = {lab.variant for lab, _ in accepted}
+    assert {name for name in lab.method.variants if name not in tried} == ({"heads_6"} if id == "fbt" else set())
+    found = {f"{lab.label}, {direction}": said(steps_on_device(lab, direction)) for lab, direction in accepted}
+    assert {where: faults for where, faults in found.items() if faults} == {}
 
 
 @pytest.mark.parametrize("id", method_ids())
@@ -237,6 +237,14 @@ class Leaves(KD):
         return replace(step, losses=step.losses | {"scaled": (step.logits * self.scale).mean()})
 
 
+class BuildsOfBoth(KD):
+    """Starts from the teacher's weights, which are on the device where the student is not yet."""
+
+    def build(self):
+        weights = [next(model.parameters()).detach().flatten()[:8] for model in (self.student, self.teacher)]
+        self.register_buffer("start", sum(weights))
+
+
 class LeavesInAVariant(KD):
     """Makes its weights on the CPU, in a variant."""
 
@@ -282,6 +290,7 @@ class Swallows(KD):
     "method, words",
     [
         (Leaves, "a tensor (10,) of the CPU meets one (10, 10) of the device in mul (test_device.py, line"),
+        (BuildsOfBoth, "a tensor (8,) of the CPU meets one (8,) of the device in add (test_device.py, line"),
         (LeavesInAVariant, "kd:t4, cnn > cnn: makes a tensor on the CPU (test_device.py, line"),
         (Resumes, "of the CPU meets one (10,) of the device in sub (test_device.py, line"),
         (Swallows, "copies a tensor of the device to the CPU, and waits for it (test_device.py, line"),
