@@ -183,7 +183,6 @@ KEEPS = {
     "drawn there": lambda x: torch.rand(3, device=x.device) + torch.randn_like(x) + nn.functional.dropout(x),
     "drawn on the CPU": lambda x: torch.randperm(3)[:2].tolist(),
     "inverted": lambda x: torch.linalg.inv_ex(x.outer(x)),
-    "decomposed": lambda x: torch.linalg.svdvals(x.outer(x)),
     "repeated": lambda x: x.repeat_interleave(2),
     "in losses": lambda x: nn.functional.cross_entropy(x[None], torch.zeros(1, dtype=torch.long, device=x.device)),
 }
