@@ -120,9 +120,10 @@ class Memory(nn.Module):
         return raw[0] / self.z[0], raw[1] / self.z[1]
 
     def _scale(self, *raw: Tensor) -> None:
-        """Set Z if it is not known; looks at the device in the first step after start or load only."""
-        if not self._scaled and not self.z.any():
-            self.z.copy_(broadcast(len(self.student) * torch.stack([scores.detach().mean() for scores in raw])))
+        """Set Z if it is not known, which only the first step after start or load asks; it does not wait to know."""
+        if not self._scaled:
+            means = broadcast(len(self.student) * torch.stack([scores.detach().mean() for scores in raw]))
+            self.z.copy_(torch.where(self.z.any(), self.z, means))
         self._scaled = True
 
     @torch.no_grad()

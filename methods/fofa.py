@@ -196,7 +196,7 @@ class FOFA(Method):
         known = self._feedback.get(batch.micro_batch)
         if known is None or len(known[0]) != len(batch.images):
             return {}
-        return {stage: x.to(batch.images.device) for stage, x in zip(self.config.prompted, known)}
+        return {stage: x.to(batch.images.device, non_blocking=True) for stage, x in zip(self.config.prompted, known)}
 
     def _collect(self, batch: Batch, aligned: Sequence[Tensor], target: Sequence[Tensor]) -> None:
         if self.config.prompted and self.config.feedback:

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from cakdbench.checks import steps, training
+from cakdbench.checks import device, steps, training
 from cakdbench.checks.lab import Fault, Lab
 from cakdbench.utils.errors import file_of, frame_of
 
@@ -28,6 +28,7 @@ CHECKS: dict[str, Callable[[Lab], str]] = {
     "extra parameters move": training.optimized,
     "state survives a checkpoint": training.checkpoint,
     "alone as beside others": training.beside_others,
+    "device": device.on_device,
 }
 
 

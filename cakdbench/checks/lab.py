@@ -162,8 +162,9 @@ class Lab:
         """Return the method in training as the engine trains it."""
         recipe, accelerator = recipe or short_recipe(), accelerator or make_accelerator(cpu=True)
         local = recipe.global_batch // recipe.local_batch
+        teacher = teacher_model(MODELS[direction.teacher]).to(accelerator.device)
         return Lane(
-            self.make(direction),
+            self.make(direction, teacher),
             recipe,
             0,
             accelerator,
@@ -215,14 +216,20 @@ def streams(recipe: Recipe, rank: int = 0, world: int = 1) -> tuple[SampleStream
     )
 
 
-def train(lanes: list[Lane], direction: Direction, rank: int = 0) -> list[str]:
-    """Train lanes to the end of their recipe in one pass; returns the reasons of those that fail."""
-    accelerator, recipe, keeper = lanes[0].accelerator, lanes[0].recipe, Keeper()
+def make_trainer(lanes: list[Lane], direction: Direction, rank: int = 0, keeper: Keeper | None = None) -> Trainer:
+    """Return what trains lanes to the end of their recipe in one pass; it labels them by their number."""
+    accelerator, recipe = lanes[0].accelerator, lanes[0].recipe
     stream, evaluation = streams(recipe, rank, accelerator.num_processes)
     views = [LaneView(str(number)) for number, _ in enumerate(lanes)]
     for number, lane in enumerate(lanes):
         lane.label = str(number)
     view = GroupView("check", recipe.name, 0, recipe.epochs, stream.steps_per_epoch, views)
-    teacher = teacher_model(MODELS[direction.teacher])
-    Trainer(lanes, teacher, stream, evaluation, Runtime(accelerator), keeper, view).run()
-    return list(keeper.failed.values())
+    teacher = teacher_model(MODELS[direction.teacher]).to(accelerator.device)
+    return Trainer(lanes, teacher, stream, evaluation, Runtime(accelerator), keeper or Keeper(), view)
+
+
+def train(lanes: list[Lane], direction: Direction, rank: int = 0) -> list[str]:
+    """Train lanes to the end of their recipe in one pass; returns the reasons of those that fail."""
+    trainer = make_trainer(lanes, direction, rank)
+    trainer.run()
+    return list(trainer.keeper.failed.values())

@@ -8,9 +8,8 @@ them, by the formulas of torch's FlopCounterMode over 2. Norms, activations, sof
 from __future__ import annotations
 
 import contextlib
-import functools
-from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from cakdbench.utils.meta import VALUES
+from cakdbench.utils.meta import VALUES, call, meta_as_device
 
 
 class Meter(TorchDispatchMode):
@@ -46,7 +45,7 @@ class Meter(TorchDispatchMode):
         for module in self._modules:
             self._around.callback(module.register_forward_pre_hook(self._enter_module).remove)
             self._around.callback(module.register_forward_hook(self._leave_module).remove)
-        self._around.enter_context(_autocast_knows_meta())
+        self._around.enter_context(meta_as_device())
         # torch has no formula for the CPU's fused attention; taken apart, it is two products everywhere.
         self._around.enter_context(sdpa_kernel(SDPBackend.MATH))
         return super().__enter__()
@@ -58,8 +57,9 @@ class Meter(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if func in VALUES and args[0].is_meta:
             return VALUES[func]
-        out, macs = _call(func, args, kwargs or {})
-        self.total += macs
+        out = call(func, args, kwargs or {})
+        if formula := flop_registry.get(func._overloadpacket):
+            self.total += formula(*args, **(kwargs or {}), out_val=out) // 2
         return out
 
     def _enter_module(self, module: nn.Module, inputs: Any) -> None:
@@ -71,78 +71,6 @@ class Meter(TorchDispatchMode):
         self._depth -= 1
         if not self._depth:
             self.inside += self.total - self._entered
-
-
-class _Form(NamedTuple):
-    """All there is to a meta tensor."""
-
-    shape: torch.Size
-    stride: tuple[int, ...]
-    dtype: torch.dtype
-
-    @classmethod
-    def of(cls, x: Tensor) -> _Form:
-        return cls(x.shape, x.stride(), x.dtype)
-
-    def empty(self) -> Tensor:
-        return torch.empty_strided(self.shape, self.stride, dtype=self.dtype, device="meta")
-
-
-_known: dict[Any, tuple[tuple[_Form, ...], int]] = {}
-"""Outputs and multiply-adds of calls: torch works out a form in Python, which takes much longer than to look it up."""
-
-
-def _call(func: Any, args: tuple, kwargs: dict) -> tuple[Any, int]:
-    """Return the operator's output and its multiply-adds; both from memory if it was called alike before."""
-    try:
-        key = (func, _signature(args), _signature(kwargs.items())) if _makes_tensors(func) else None
-        known = _known.get(key)
-    except TypeError:  # tensors with content, or arguments without a hash
-        key = known = None
-    if known:
-        made = tuple(form.empty() for form in known[0])
-        return made if len(func._schema.returns) > 1 else made[0], known[1]
-    out = func(*args, **kwargs)
-    formula = flop_registry.get(func._overloadpacket)
-    macs = formula(*args, **kwargs, out_val=out) // 2 if formula else 0
-    tensors = out if isinstance(out, tuple) else (out,)
-    if key and all(x.is_meta for x in tensors):
-        _known[key] = tuple(map(_Form.of, tensors)), macs
-    return out, macs
-
-
-@functools.cache
-def _makes_tensors(func: Any) -> bool:
-    """Return True if all that the operator does is to return new tensors."""
-    schema = func._schema
-    made = [r.alias_info is None and isinstance(r.type, torch.TensorType) for r in schema.returns]
-    return not schema.is_mutable and bool(made) and all(made)
-
-
-def _signature(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        if not value.is_meta:
-            raise TypeError("a tensor with content is more than its form")
-        return _Form.of(value)
-    if isinstance(value, Iterable) and not isinstance(value, str):
-        return tuple(map(_signature, value))
-    return type(value), value
-
-
-@contextlib.contextmanager
-def _autocast_knows_meta() -> Iterator[None]:
-    """Let `torch.autocast("meta")` pass, which losses in float32 call and torch refuses."""
-    autocast: Any = torch.autocast
-
-    class Autocast(autocast):
-        def __init__(self, device_type: str, *args: Any, **kwargs: Any):
-            super().__init__("cpu" if device_type == "meta" else device_type, *args, **kwargs)
-
-    torch.autocast = Autocast  # type: ignore[misc]
-    try:
-        yield
-    finally:
-        torch.autocast = autocast  # type: ignore[misc]
 
 
 def zeros(*shape: int) -> Tensor:

@@ -247,6 +247,11 @@ class WritesToTheBatch(Sound):
         return super().more(batch, student)
 
 
+class StaysBehind(Sound):
+    def more(self, batch, student):
+        return {"more": (student.logits - batch.teacher.logits).square().mean() * torch.ones(1)}
+
+
 class Shares(Sound):
     seen = 0
 
@@ -294,6 +299,7 @@ BROKEN = [
     Broken(Idle, "extra parameters move", "idle.bias got no gradient"),
     Broken(Forgets, "state survives a checkpoint", "after a resume"),
     Broken(CannotLoad, "state survives a checkpoint", "its state cannot be loaded"),
+    Broken(StaysBehind, "device", "makes a tensor on the CPU (test_findings.py, line"),
     Broken(Shares, "alone as beside others", "beside other methods it trains to another"),
 ]
 

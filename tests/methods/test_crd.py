@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from cakdbench.methods import crd
 from cakdbench.methods.crd import CRD, Memory, OtherClasses, crd_loss, unit
@@ -343,28 +342,6 @@ def test_two_processes_do_what_one_does_with_the_same_local_batches(monkeypatch)
         assert torch.equal(method.memory.z, one.memory.z)
         assert torch.allclose(method.memory.student, one.memory.student, atol=1e-6)
         assert torch.allclose(method.memory.teacher, one.memory.teacher, atol=1e-6)
-
-
-class Waits(TorchDispatchMode):
-    """Counts how often the host asks for a tensor's value."""
-
-    count = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        name = str(function)
-        self.count += any(part in name for part in ("_local_scalar_dense", "nonzero", "masked_select"))
-        return function(*args, **(kwargs or {}))
-
-
-def test_only_the_first_step_waits_for_the_device():
-    frozen = teacher("cnn")
-    method, counts = make(CRD, frozen, student("cnn"), negatives=8), []
-    for _ in range(3):
-        with Waits() as waits:
-            method(batch_for(frozen)).total.backward()
-            method.step_end()
-        counts.append(waits.count)
-    assert counts[0] > 0 and counts[1:] == [0, 0]
 
 
 def test_negatives_are_of_other_classes_than_the_label_of_the_image_whatever_the_target(monkeypatch):
