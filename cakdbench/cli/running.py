@@ -46,6 +46,8 @@ def run_plan(options: RunOptions, boards: Path, jobs: int | None, yes: bool) -> 
     if not yes:
         confirm(session)
     _say_refusals(session)
+    if session.tapes:
+        _say(f"tapes to record: {session.tapes}")
     with command.interrupt, command.progress:
         outcome = session.run(LocalLauncher(session.processes(jobs)))
     if session.accelerator.is_main_process:
@@ -75,6 +77,9 @@ def show_plan(options: RunOptions, measured: bool = False) -> None:
         _say(f"teacher to train first: {cell.pair.student} ({cell.recipe.name})")
     for obstacle in preview.obstacles:
         _say(f"missing before it can start: {obstacle}")
+    if session.tapes:
+        _say(f"tapes to record: {session.tapes}")
+        _say_lack(session)
     if preview.obstacles:
         _say("nothing was downloaded: a run fetches what it can where there is a connection")
     counts = Counter(state for _, state in preview.states)
@@ -83,6 +88,14 @@ def show_plan(options: RunOptions, measured: bool = False) -> None:
     for line in estimate.failed if estimate else ():
         _say(f"a step fails: {line}")
     _say(f"estimate: {_describe(session, estimate)}")
+
+
+def _say_lack(session: Session) -> None:
+    """Say so if the disk has no room for the tapes."""
+    try:
+        session.tapes.require_room(session.store.root)
+    except UsageError as error:
+        _say(f"missing before it can start: {error}")
 
 
 def _plan_listing(session: Session) -> Listing:

@@ -33,6 +33,7 @@ from cakdbench.train.evaluate import Evaluation, evaluate
 from cakdbench.train.events import GroupView, LaneView
 from cakdbench.train.lane import Lane
 from cakdbench.train.runtime import Runtime
+from cakdbench.train.teaching import Taping
 from cakdbench.train.trainer import Interrupted, Keeper, Trainer
 from cakdbench.utils.device import device_name
 from cakdbench.utils.errors import describe_error, file_of
@@ -72,9 +73,10 @@ class Group(Keeper):
     """Trains the tasks of one group and writes their records.
 
     Args:
-        teacher: verified, frozen, on the device; None if no task needs one.
+        teacher: verified, frozen, on the device; None if no task needs one; without content if all comes from a tape.
         facts: measured by the verification.
         inits: makes the students.
+        taping: the teacher's tape, if there is to be one.
     """
 
     def __init__(
@@ -85,8 +87,10 @@ class Group(Keeper):
         facts: TeacherFacts | None,
         runtime: Runtime,
         inits: Inits,
+        taping: Taping | None = None,
     ):
         super().__init__()
+        self.taping = taping
         self.inits = inits
         first = tasks[0].cell
         self.recipe = first.recipe
@@ -127,7 +131,8 @@ class Group(Keeper):
     def _train(self, lanes: list[Lane]) -> list[Task]:
         view = self._view(lanes)
         self._start_logs(lanes, view)
-        trainer = Trainer(lanes, self.teacher, self.stream, self.evaluation, self.runtime, self, view)
+        data = self.stream, self.evaluation
+        trainer = Trainer(lanes, self.teacher, *data, self.runtime, self, view, self.taping)
         try:
             trainer.run()
         except Interrupted:

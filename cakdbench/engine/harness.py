@@ -1,7 +1,7 @@
 """The harness: works through the cells of a plan, each once, group by group."""
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from accelerate.utils import broadcast_object_list
@@ -10,12 +10,15 @@ from cakdbench.data.datasets import ImageDataset, load_dataset
 from cakdbench.engine.gate import verify_teacher
 from cakdbench.engine.group import Group, GroupOutcome, Task
 from cakdbench.engine.share import ALL, Share
+from cakdbench.engine.tapes import find_tape, needs_of
 from cakdbench.engine.teachers import Teachers
 from cakdbench.grid.plan import Cell
 from cakdbench.models.staged import StagedModel
 from cakdbench.records import TeacherFacts
 from cakdbench.store import Store, checkpoint_step
 from cakdbench.train.runtime import Runtime
+from cakdbench.train.tape import Tape
+from cakdbench.train.teaching import Taping
 from cakdbench.train.trainer import Interrupted
 from cakdbench.utils.errors import TeacherError
 
@@ -178,24 +181,45 @@ class Harness:
             for task in tasks:
                 if self.accelerator.is_main_process:
                     task.folder.open(task.identity, task.cell.label, task.cell.recipe.name)
-            teacher, facts = self._teacher(tasks)
+            teacher, facts, taping = self._teacher(tasks)
             if self.accelerator.device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats()
             dataset = self.dataset(tasks[0].cell.pair.dataset)
-            return Group(tasks, dataset, teacher, facts, self.runtime, self.inits).train()
+            return Group(tasks, dataset, teacher, facts, self.runtime, self.inits, taping).train()
         finally:
             self.accelerator.free_memory()
             for task in tasks:
                 task.folder.release()
 
-    def _teacher(self, tasks: list[Task]) -> tuple[StagedModel | None, TeacherFacts | None]:
-        """Return the teacher of a group, on the device, and what its verification measured."""
+    def _teacher(self, tasks: list[Task]) -> tuple[StagedModel | None, TeacherFacts | None, Taping | None]:
+        """Return the teacher of a group, on the device, what its verification measured, and its tape.
+
+        Of a teacher whose tape is enough only the shapes are made.
+        """
         cell = next((task.cell for task in tasks if task.cell.needs_teacher), None)
         if cell is None:
-            return None, None
+            return None, None, None
+        dataset, device = self.dataset(cell.pair.dataset), self.accelerator.device
         facts = self._facts(cell)
-        teacher = self.teachers.load(cell.pair.teacher, self.dataset(cell.pair.dataset), cell.recipe)
-        return teacher.model.to(self.accelerator.device), facts
+
+        def load() -> StagedModel:
+            return self.teachers.load(cell.pair.teacher, dataset, cell.recipe).model.to(device)
+
+        if not self.runtime.options.tape:
+            return load(), facts, None
+        taping = Taping(self.tape(cell), load, self.runtime.events.say)
+        needs = frozenset().union(*(needs_of(task.cell, dataset.num_classes) for task in tasks))
+        if taping.replays(needs) and "model" not in needs:
+            return self.teachers.shapes(cell.pair.teacher, dataset, cell.recipe), facts, taping
+        teacher = load()
+        return teacher, facts, replace(taping, load=lambda: teacher)
+
+    def tape(self, cell: Cell) -> Tape:
+        """Return the tape of a cell's teacher, which must be at hand."""
+        dataset = self.dataset(cell.pair.dataset)
+        identity = self.teachers.identity(cell.pair.teacher, dataset, cell.recipe)
+        width = self.teachers.shapes(cell.pair.teacher, dataset, cell.recipe).width
+        return find_tape(self.store, cell, dataset, identity, width, self.runtime)
 
 
 def _acquire(task: Task) -> bool:

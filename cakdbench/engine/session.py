@@ -18,6 +18,7 @@ from cakdbench.engine.launch.launcher import Launcher
 from cakdbench.engine.launch.local import LocalLauncher
 from cakdbench.engine.options import RunOptions
 from cakdbench.engine.preview import Preview, make_preview
+from cakdbench.engine.tape_plan import TapePlan, plan_tapes
 from cakdbench.engine.teachers import Teachers
 from cakdbench.grid.plan import Plan, make_plan
 from cakdbench.grid.suites import PairSpec, resolve_pairs
@@ -94,9 +95,16 @@ class Session:
         return make_preview(self.harness, self.plan.cells)
 
     def require_ready(self) -> None:
-        """Raise the first obstacle: missing data, a missing teacher, a batch that does not fit."""
+        """Raise the first obstacle: missing data, a missing teacher, a batch that does not fit, no room for tapes."""
         for obstacle in self.preview.obstacles:
             raise obstacle
+        if self.tapes:
+            self.tapes.require_room(self.store.root)
+
+    @cached_property
+    def tapes(self) -> TapePlan | None:
+        """Return what of the teachers' outputs is still to be recorded; None without tape."""
+        return plan_tapes(self.harness, self.preview.left) if self.options.computing.tape else None
 
     def estimate(self, measured: bool = False) -> Estimate | None:
         """Return how long one process takes for what is not done; None if nothing is left.

@@ -9,14 +9,15 @@ from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
 
 from cakdbench.data.stream import EvalStream, Samples, SampleStream
-from cakdbench.method import Batch, forward_options
-from cakdbench.models.staged import Output, StagedModel
+from cakdbench.method import Batch
+from cakdbench.models.staged import StagedModel
 from cakdbench.recipes import Recipe
 from cakdbench.records import Epoch
 from cakdbench.train.evaluate import Evaluation, Examiner
 from cakdbench.train.events import FLUSH_EVERY, GroupView, LaneView
 from cakdbench.train.lane import Lane, LaneFailure
 from cakdbench.train.runtime import Runtime
+from cakdbench.train.teaching import TapedPass, Taping, TeacherPass
 from cakdbench.utils.errors import CakdError, StoreError, describe_error, file_of
 from cakdbench.utils.precision import force_fp32
 
@@ -87,6 +88,7 @@ class Trainer:
 
     Args:
         teacher: frozen, in eval mode, on the device; None if no lane needs one.
+        taping: in its place, a tape to replay and to record.
     """
 
     def __init__(
@@ -98,9 +100,9 @@ class Trainer:
         runtime: Runtime,
         keeper: Keeper,
         view: GroupView,
+        taping: Taping | None = None,
     ):
         self.lanes = lanes
-        self.teacher = teacher
         self.stream = stream
         self.evaluation = evaluation
         self.runtime = runtime
@@ -109,7 +111,9 @@ class Trainer:
         self.view = view
         self.recipe = stream.recipe
         self.criterion = label_criterion(self.recipe)
-        self.needs: frozenset[str] = frozenset().union(*(lane.method.needs for lane in lanes))
+        needs: frozenset[str] = frozenset().union(*(lane.method.needs for lane in lanes))
+        live = TeacherPass(needs, teacher, self.accelerator)
+        self.teaching = TapedPass(needs, taping, stream, self.accelerator) if taping else live
         self.flush_every = FLUSH_EVERY if self.accelerator.device.type == "cuda" else 1
         self.results: dict[str, Evaluation] = {}
         self._saved = time.monotonic()
@@ -120,6 +124,12 @@ class Trainer:
         Raises:
             Interrupted: `Runtime.stop` became true; the lanes have been saved.
         """
+        try:
+            self._run()
+        finally:
+            self.teaching.close()
+
+    def _run(self) -> None:
         self.runtime.events.group(self.view)
         per_epoch, first = self.stream.steps_per_epoch, self.lanes[0].step
         for epoch in range(first // per_epoch, self.recipe.epochs):
@@ -133,6 +143,7 @@ class Trainer:
 
     def _train(self, epoch: int, first: int) -> None:
         self.each(lambda lane: lane.start_epoch(epoch))
+        self.teaching.start_epoch(epoch, first)
         for step, batches in enumerate(self.stream.epoch(epoch, first), first):
             for local_index, samples in enumerate(batches):
                 batch = self._batch(samples)
@@ -140,6 +151,7 @@ class Trainer:
             at_end = step == self.stream.steps_per_epoch - 1
             if at_end or step % self.flush_every == 0:
                 self.each(Lane.flush_metrics)
+                self.teaching.flush()
                 self._show(epoch * self.stream.steps_per_epoch + step + 1)
                 if not self.lanes:
                     return
@@ -147,20 +159,15 @@ class Trainer:
                     for lane in self.lanes:
                         self.keeper.log(lane, self.view)
                     self._pause()
+        self.teaching.end_epoch()
 
     def _batch(self, samples: Samples) -> Batch:
         """Move a local batch to the device and run the teacher on it, once for all lanes."""
         images, target, index = (
             t.to(self.accelerator.device, non_blocking=True) for t in (samples.images, samples.target, samples.index)
         )
-        teacher = self._teach(images) if self.needs - {"model"} else None
+        teacher = self.teaching(samples, images)
         return Batch(images, target, index, samples.epoch, samples.step, self.criterion, teacher, samples.micro_batch)
-
-    @torch.no_grad()
-    def _teach(self, images: Tensor) -> Output:
-        assert self.teacher is not None, "a lane needs a teacher, and the group has none"
-        with self.accelerator.autocast():
-            return self.teacher(images, **forward_options(self.needs))
 
     def each(self, act: Callable[[Lane], None]) -> None:
         """Let every lane act; one that raises is closed with its reason, where no other process waits for it.
