@@ -84,6 +84,7 @@ class TapedPass(TeacherPass):
         self._recording: Recording | None = None
         self._pending: list[tuple[int, Output]] = []
         self._written = 0
+        self._failed = False
         self._records = self._of_main(self._acquire)
 
     def _of_main(self, act: Callable[[], T]) -> T:
@@ -98,6 +99,7 @@ class TapedPass(TeacherPass):
             return False
 
     def _cannot_record(self, error: OSError) -> None:
+        self._failed = True
         self.taping.say(f"the tape {self.tape.folder} is not recorded further: {error.strerror}; training goes on")
 
     def start_epoch(self, epoch: int, first: int) -> None:
@@ -146,14 +148,14 @@ class TapedPass(TeacherPass):
     def flush(self) -> None:
         """Write what the teacher has said since the last call; on a GPU this waits for it."""
         pending, self._pending = self._pending, []
+        if not self._recording or self._failed:
+            return
         try:
             for row, output in pending:
-                assert self._recording is not None, "outputs are kept while an epoch is recorded"
                 self._recording.add(row, output)
                 self._written += 1
         except OSError as error:
             self._cannot_record(error)
-            self._written = -self.rows  # never whole
 
     def end_epoch(self) -> None:
         if not self._recording:
@@ -170,13 +172,12 @@ class TapedPass(TeacherPass):
 
     def _closes(self) -> bool:
         """Return True if this process has written all that is its own."""
-        assert self._recording is not None, "asked while an epoch is recorded"
-        try:
-            self._recording.close()
-        except OSError as error:
-            self._cannot_record(error)
-            return False
-        return self._written == self.rows
+        if self._recording and not self._failed:
+            try:
+                self._recording.close()
+            except OSError as error:
+                self._cannot_record(error)
+        return self._written == self.rows and not self._failed
 
     def close(self) -> None:
         if self._recording:

@@ -1,57 +1,81 @@
-"""Teachers' tapes: the same students with a tape, without, with a damaged one, resumed, and over several groups."""
+"""Tapes on the command line: one teacher pass for all groups to come, announced, listed and dropped."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
-from cakdbench.engine.tapes import stored_tapes
-from cakdbench.models.staged import StagedModel
 from cakdbench.store import Store
-from tests.cli_lab import PAIR, Shell
+from cakdbench.train.teaching import TeacherPass
+from tests.cli_lab import Shell
 
 METHODS = ("--methods", "dkd,rkd,cc")
-TEACHER_FORWARDS = "teacher forwards"
 
 
 def weights(store: Path) -> dict[str, str]:
     """Return the hash of every student by its method."""
     records, damage = Store(store).records()
     assert not damage
-    return {record.label: record.weights_sha256 for record in records if record.identity.teacher or record.label}
-
-
-def tape_files(store: Path) -> list[Path]:
-    return sorted(store.glob("tapes/*/*.npy"))
+    return {record.label: record.weights_sha256 for record in records}
 
 
 @pytest.fixture(scope="module")
-def plain(tiny, tmp_path_factory) -> dict[str, str]:
-    """The students of live teachers, all in one group."""
+def plain(tiny, tmp_path_factory) -> tuple[Shell, dict[str, str]]:
+    """A store, and the students in it: a live teacher taught them, all in one group."""
     shell = Shell(tiny, tmp_path_factory.mktemp("plain"))
     code, output = shell.run(*METHODS)
     assert code == 0, output
-    return weights(shell.store)
+    return shell, weights(shell.store)
 
 
 @pytest.fixture
-def passes(monkeypatch) -> list[bool]:
-    """Counts the images that a teacher looks at in training, by wrapping its real forward pass."""
-    from cakdbench.train.teaching import TeacherPass
+def taught(shell, plain):
+    """A store with nothing but the trained teacher."""
+    for run in Store(plain[0].store).runs():
+        if not run.identity().teacher and run.identity().student == "resnet_m":
+            shutil.copytree(run.path, shell.store / run.key)
+    return shell
 
-    seen: list[bool] = []
+
+@pytest.fixture
+def passes(monkeypatch) -> list[int]:
+    """A 1 for every local batch that a teacher looks at in training."""
+    seen: list[int] = []
     teach = TeacherPass.teach
-    monkeypatch.setattr(TeacherPass, "teach", lambda self, images: seen.append(True) or teach(self, images))
+    monkeypatch.setattr(TeacherPass, "teach", lambda self, images: seen.append(1) or teach(self, images))
     return seen
 
 
-def test_students_of_a_tape_are_those_of_the_teacher(shell, plain, passes):
-    code, output = shell.run("--methods", "kd", "--tape")
+def test_one_pass_of_the_teacher_serves_all_groups_to_come(taught, plain, passes, monkeypatch):
+    code, output = taught.run(*METHODS, "--tape", "--dry-run")
+    assert code == 0 and not (taught.store / "tapes").exists()
+    # 2 epochs of 4 local batches of 20: 10 logits and 320 features of 4 bytes
+    assert "tapes to record: up to 211 kB of 1 teachers and seeds (logits 6.4 kB, pooled 205 kB)" in output, output
+    code, output = taught.run("--methods", "kd", "--tape")
     assert code == 0, output
-    assert "tapes to record: up to 14.1 kB" in output or "tapes to record: up to" in output
-    recorded = len(passes)
-    assert recorded == 8 and len(tape_files(shell.store)) == 4  # 2 epochs of 4 local batches; 2 parts
-    code, output = shell.run(*METHODS, "--tape")
-    assert code == 0, output
-    assert len(passes) == recorded and "tapes to record: nothing left" in output
-    assert weights(shell.store) == plain
+    assert len(passes) == 8
+    code, output = taught.run(*METHODS, "--tape", "--max-lanes", "2")
+    assert code == 0 and "tapes to record: nothing left to record" in output, output
+    assert len(passes) == 8 and weights(taught.store) == plain[1]
+    _see_and_drop(taught)
+
+
+def _see_and_drop(shell):
+    code, output = shell("tape", "list", "--store", str(shell.store), "--format", "json")
+    (tape,) = json.loads(output)
+    assert (tape["seed"], tape["epochs"], tape["parts"]) == (0, 2, ["logits", "pooled"])
+    assert shell("tape", "drop", "--store", str(shell.store))[0] == 2
+    code, output = shell("tape", "drop", tape["tape"][:8], "--store", str(shell.store))
+    assert code == 0 and "dropped 1 tapes" in output and not list((shell.store / "tapes").iterdir())
+
+
+def test_no_room_is_a_line_before_anything_starts(taught, monkeypatch):
+    usage = shutil.disk_usage(taught.store)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100_000))
+    code, output = taught.run("--methods", "kd", "--tape")
+    assert code == 2 and "the disk of" in output and "--tape-logits: 6.4 kB" in output, output
+    assert not (taught.store / "tapes").exists()
+    assert taught.run("--methods", "kd", "--tape", "--dry-run")[0] == 0
+    code, output = taught.run("--methods", "kd", "--tape-logits")
+    assert code == 0 and {path.name[:6] for path in taught.store.glob("tapes/*/*.npy")} == {"logits"}
