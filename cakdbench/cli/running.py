@@ -15,9 +15,12 @@ from cakdbench.grid.suites import own_suites
 from cakdbench.recipes import Recipe
 from cakdbench.utils.errors import UsageError
 from cakdbench.utils.interrupt import GracefulInterrupt
+from cakdbench.utils.sizes import size_text
 
 LONG = 2 * 3600
 """Seconds on a CPU above which a run asks before it starts."""
+PATIENCE = 30
+"""Seconds that a dry run spends on predicting memory."""
 
 
 class Command:
@@ -84,6 +87,7 @@ def show_plan(options: RunOptions, measured: bool = False) -> None:
         _say("nothing was downloaded: a run fetches what it can where there is a connection")
     counts = Counter(state for _, state in preview.states)
     _say(", ".join(f"{count} {state}" for state, count in sorted(counts.items())))
+    _show_peaks(session)
     estimate = _estimate(session, measured)
     for line in estimate.failed if estimate else ():
         _say(f"a step fails: {line}")
@@ -114,6 +118,21 @@ def _plan_listing(session: Session) -> Listing:
         for (pair, recipe, seed), labels in methods.items()
     ]
     return Listing(rows, ["methods", "changed"], ["seed"], "plan")
+
+
+def _show_peaks(session: Session) -> None:
+    """Print how much memory each method will take on each pair."""
+    with console.status("predicting memory"):
+        peaks, left_out = session.predict_peaks(PATIENCE)
+    rows: dict[str, list[str]] = {}
+    for work, peak in peaks:
+        text = f"{work.cell.label} {size_text(peak.total) if peak else '?'}"
+        rows.setdefault(str(work.cell.pair), []).append(text)
+    if rows:
+        title = "predicted peak memory of each student alone, its teacher included; a device adds its own"
+        console.print(Listing([{"pair": pair, "peaks": texts} for pair, texts in rows.items()], ["peaks"], (), title))
+    if left_out:
+        _say(f"no prediction of {left_out} further kinds of runs in {PATIENCE} s; `cakdbench cost` has all")
 
 
 def _say_refusals(session: Session) -> None:

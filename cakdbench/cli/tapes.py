@@ -8,6 +8,7 @@ import typer
 from cakdbench.cli.options import StoreDir, console
 from cakdbench.cli.tables import AsFormat, Layout, print_rows
 from cakdbench.utils.errors import UsageError
+from cakdbench.utils.sizes import size_text
 
 app = typer.Typer(no_args_is_help=True, help="List and drop the recorded outputs of teachers (run --tape).")
 
@@ -34,7 +35,6 @@ def drop(
     store: StoreDir = Path("runs"),
 ) -> None:
     """Remove tapes; what they are of is recorded again when a run with --tape needs it."""
-    from cakdbench.engine.tape_plan import size_text
     from cakdbench.engine.tapes import drop_tape, stored_tapes
 
     if all == bool(names):

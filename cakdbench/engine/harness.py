@@ -45,6 +45,7 @@ class Harness:
         self.runtime = runtime
         self.accelerator = runtime.accelerator
         self._verified: dict[tuple[object, ...], TeacherFacts] = {}
+        self._most: dict[str, int] = {}  # lanes of a group with a task, by its key, where memory bounds them
         self._started = 0.0
 
     def dataset(self, name: str) -> ImageDataset:
@@ -122,8 +123,9 @@ class Harness:
                 result = self._train(group)
                 outcome.add(result)
                 for task in group:
-                    if task not in result.behind:
+                    if task.key not in result.left:
                         del pending[task.key]
+                self._most |= result.crowded
                 events.grid(len(outcome.done), len(outcome.failed), len(tasks))
             elif pending:
                 if not waiting:
@@ -164,15 +166,24 @@ class Harness:
         self.accelerator.wait_for_everyone()
 
     def _lock(self, pending: list[Task], share: Share) -> list[Task]:
+        """Lock the tasks of one group; those that found no memory come last, in ever smaller groups."""
+        bounds: dict[int, list[Task]] = {}
+        for task in pending:
+            bounds.setdefault(self._most.get(task.key, self.runtime.options.max_lanes), []).append(task)
+        for most in sorted(bounds, reverse=True):
+            if group := self._lock_up_to(min(most, share.lanes(len(pending))), bounds[most], share):
+                return _same_step(group)
+        return []
+
+    def _lock_up_to(self, most: int, pending: list[Task], share: Share) -> list[Task]:
         names = list(dict.fromkeys(task.cell.shared for task in pending))
-        most = min(self.runtime.options.max_lanes, share.lanes(len(pending)))
         for shared in reversed(names) if share.from_the_end else names:
             group: list[Task] = []
             for task in pending:
                 if task.cell.shared == shared and len(group) < most and _acquire(task):
                     group.append(task)
             if group:
-                return _same_step(group)
+                return group
         return []
 
     def _train(self, tasks: list[Task]) -> GroupOutcome:

@@ -12,6 +12,7 @@ from cakdbench.engine.tapes import stream_numbers
 from cakdbench.grid.plan import Cell, pair_info
 from cakdbench.train.tape import Part
 from cakdbench.utils.errors import CakdError, UsageError
+from cakdbench.utils.sizes import size_text
 
 NUMBER = 4
 """Bytes of a number on tape, at most: in bf16 some take two."""
@@ -44,15 +45,6 @@ class TapePlan:
                 f"the tapes take {self}, and the disk of {root} has {size_text(free)} left: free some, {shorter}, "
                 "or run without --tape"
             )
-
-
-def size_text(size: float) -> str:
-    """Return bytes as readers have them: 52.1 GB."""
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:,.1f} GB"
 
 
 def plan_tapes(harness: Harness, cells: Iterable[Cell]) -> TapePlan:

@@ -52,7 +52,7 @@ def costs_board(records: Iterable[Record] = ()) -> Board:
 
 def methods_board(costs: pd.DataFrame) -> Board:
     """Return a frame of `count_costs`, with or without measured columns, as a page."""
-    columns = ["pair", "method", *COUNTED, *(name for name in MEASURED if name in costs)]
+    columns = ["pair", "method", *COUNTED, *(name for name in ("predicted_peak_mb", *MEASURED) if name in costs)]
     section = Section(label="Costs", frame=cost_table(costs, columns), footer=bullets(map(plain, _notes(costs))))
     return Board("costs", "Costs of methods", (section,))
 

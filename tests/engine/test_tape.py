@@ -50,8 +50,8 @@ def passes(monkeypatch) -> list[int]:
 def test_one_pass_of_the_teacher_serves_all_groups_to_come(taught, plain, passes, monkeypatch):
     code, output = taught.run(*METHODS, "--tape", "--dry-run")
     assert code == 0 and not (taught.store / "tapes").exists()
-    # 2 epochs of 4 local batches of 20: 10 logits and 320 features of 4 bytes
-    assert "tapes to record: up to 211 kB of 1 teachers and seeds (logits 6.4 kB, pooled 205 kB)" in output, output
+    # 2 epochs of 80 images: 10 logits and 192 features of 4 bytes
+    assert "tapes to record: up to 129 kB of 1 teachers and seeds (logits 6.4 kB, pooled 123 kB)" in output, output
     code, output = taught.run("--methods", "kd", "--tape")
     assert code == 0, output
     assert len(passes) == 8
