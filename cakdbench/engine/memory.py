@@ -7,6 +7,8 @@ context, workspaces of its kernels, fragmentation.
 
 from __future__ import annotations
 
+import math
+import time
 import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass

@@ -1,5 +1,6 @@
 """The trainer: one pass over the data, one teacher, many lanes."""
 
+import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -183,7 +184,7 @@ class Trainer:
 
     def _halve(self) -> None:
         """Let the later half of the lanes leave, or the only one."""
-        most = max(1, len(self.lanes) // 2)
+        most = math.ceil(len(self.lanes) / 2)
         for lane in self.lanes[most:] or self.lanes[:]:
             self._postpone(lane, f"in the teacher's pass at step {lane.step}", most)
         del lane
