@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from cakdbench.cli.options import StoreDir, console
-from cakdbench.cli.tables import AsFormat, Layout, print_rows
+from cakdbench.cli.tables import AsFormat, Layout, Listing, print_rows
 from cakdbench.utils.errors import UsageError
 from cakdbench.utils.sizes import size_text
 
@@ -25,7 +25,8 @@ def list_tapes(store: StoreDir = Path("runs"), format: AsFormat = Layout.table) 
         size = {"epochs": tape.epochs, "parts": list(tape.parts), "MB": round(tape.size / 1e6, 1)}
         return {"tape": tape.name, **facts, "device": device, **size}
 
-    print_rows(console, [row(tape) for tape in stored_tapes(store)], format)
+    listing = Listing([row(tape) for tape in stored_tapes(store)], right=["seed", "epochs", "MB"], title="tapes")
+    print_rows(console, listing, format)
 
 
 @app.command()

@@ -1,6 +1,8 @@
 """The harness: works through the cells of a plan, each once, group by group."""
 
+import contextlib
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -20,7 +22,8 @@ from cakdbench.train.runtime import Runtime
 from cakdbench.train.tape import Tape
 from cakdbench.train.teaching import Taping
 from cakdbench.train.trainer import Interrupted
-from cakdbench.utils.errors import TeacherError
+from cakdbench.utils.device import is_out_of_memory
+from cakdbench.utils.errors import TeacherError, describe_error
 
 
 @dataclass
@@ -89,7 +92,8 @@ class Harness:
         if name not in self._verified:
             dataset = self.dataset(pair.dataset)
             teacher = self.teachers.load(pair.teacher, dataset, recipe)
-            self._verified[name] = verify_teacher(teacher, dataset, recipe, self.runtime)
+            with _room_for(cell, self.accelerator.device):
+                self._verified[name] = verify_teacher(teacher, dataset, recipe, self.runtime)
         return self._verified[name]
 
     def _trainings(self, cells: list[Cell]) -> list[Task]:
@@ -216,14 +220,12 @@ class Harness:
         def load() -> StagedModel:
             return self.teachers.load(cell.pair.teacher, dataset, cell.recipe).model.to(device)
 
-        if not self.runtime.options.tape:
-            return load(), facts, None
-        taping = Taping(self.tape(cell), load, self.runtime.events.say)
-        needs = frozenset().union(*(needs_of(task.cell, dataset.num_classes) for task in tasks))
-        if taping.replays(needs) and "model" not in needs:
+        taping = Taping(self.tape(cell), load, self.runtime.events.say) if self.runtime.options.tape else None
+        if taping and taping.replaces_teacher(needs_of(task.cell, dataset.num_classes) for task in tasks):
             return self.teachers.shapes(cell.pair.teacher, dataset, cell.recipe), facts, taping
-        teacher = load()
-        return teacher, facts, replace(taping, load=lambda: teacher)
+        with _room_for(cell, device):
+            teacher = load()
+        return teacher, facts, taping and replace(taping, load=lambda: teacher)
 
     def tape(self, cell: Cell) -> Tape:
         """Return the tape of a cell's teacher, which must be at hand."""
@@ -231,6 +233,20 @@ class Harness:
         identity = self.teachers.identity(cell.pair.teacher, dataset, cell.recipe)
         width = self.teachers.shapes(cell.pair.teacher, dataset, cell.recipe).width
         return find_tape(self.store, cell, dataset, identity, width, self.runtime)
+
+
+@contextlib.contextmanager
+def _room_for(cell: Cell, device: torch.device) -> Iterator[None]:
+    """Say which teacher finds no memory even before a student is there."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise TeacherError(
+            f"the teacher {cell.pair.teacher} finds no memory on {device} by itself ({describe_error(error, None)}): "
+            "take a device with more, or end what else uses it"
+        ) from None
 
 
 def _acquire(task: Task) -> bool:

@@ -1,6 +1,6 @@
 """The teacher's part of a step: one pass for all lanes, made by the teacher or replayed from its tape."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -69,6 +69,11 @@ class Taping:
     def replays(self, needs: frozenset[str]) -> bool:
         """Return True if the shared pass of lanes with these needs can come from the tape."""
         return needs - {"model"} <= {*self.tape.parts}
+
+    def replaces_teacher(self, needs: Iterable[frozenset[str]]) -> bool:
+        """Return True if lanes with these needs can do without the teacher, but for epochs that are not on tape."""
+        together: frozenset[str] = frozenset().union(*needs)
+        return self.replays(together) and "model" not in together
 
 
 class TapedPass(TeacherPass):

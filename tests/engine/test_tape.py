@@ -17,7 +17,7 @@ def weights(store: Path) -> dict[str, str]:
     """Return the hash of every student by its method."""
     records, damage = Store(store).records()
     assert not damage
-    return {record.label: record.weights_sha256 for record in records}
+    return {record.label: record.weights_sha256 for record in records if record.identity.student == "vit_xs"}
 
 
 @pytest.fixture(scope="module")
