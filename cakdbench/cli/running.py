@@ -11,6 +11,7 @@ from cakdbench.engine.launch.local import LocalLauncher
 from cakdbench.engine.options import RunOptions
 from cakdbench.engine.progress import duration, progress_on
 from cakdbench.engine.session import Session
+from cakdbench.engine.tape_plan import TapePlan
 from cakdbench.grid.suites import own_suites
 from cakdbench.recipes import Recipe
 from cakdbench.utils.errors import UsageError
@@ -82,7 +83,7 @@ def show_plan(options: RunOptions, measured: bool = False) -> None:
         _say(f"missing before it can start: {obstacle}")
     if session.tapes:
         _say(f"tapes to record: {session.tapes}")
-        _say_lack(session)
+        _say_lack(session.tapes, session.store.root)
     if preview.obstacles:
         _say("nothing was downloaded: a run fetches what it can where there is a connection")
     counts = Counter(state for _, state in preview.states)
@@ -94,10 +95,10 @@ def show_plan(options: RunOptions, measured: bool = False) -> None:
     _say(f"estimate: {_describe(session, estimate)}")
 
 
-def _say_lack(session: Session) -> None:
+def _say_lack(tapes: TapePlan, root: Path) -> None:
     """Say so if the disk has no room for the tapes."""
     try:
-        session.tapes.require_room(session.store.root)
+        tapes.require_room(root)
     except UsageError as error:
         _say(f"missing before it can start: {error}")
 

@@ -20,7 +20,7 @@ def list_tapes(store: StoreDir = Path("runs"), format: AsFormat = Layout.table) 
 
     def row(tape: StoredTape) -> dict[str, Any]:
         about = tape.about
-        facts = {name: about[name] for name in ("seed", "precision") if name in about}
+        facts: dict[str, Any] = {name: about.get(name) for name in ("seed", "precision")}
         device = about.get("device", {}).get("name")
         size = {"epochs": tape.epochs, "parts": list(tape.parts), "MB": round(tape.size / 1e6, 1)}
         return {"tape": tape.name, **facts, "device": device, **size}

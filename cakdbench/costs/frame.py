@@ -71,9 +71,11 @@ def _rows(
         names = {"pair": str(pair), "teacher": pair.teacher, "student": pair.student}
         names |= {"dataset": pair.dataset, "recipe": spec.recipe}
         for cost in method_costs(labels, [spec], classes, data_dir):
-            counts = {"refusal": cost.reason} if isinstance(cost, Refusal) else asdict(cost) | {"refusal": None}
-            if memory and counts["refusal"] is None:
-                counts[PEAK] = _peak_mb(cost.label, spec, classes, data_dir)
+            if isinstance(cost, Refusal):
+                counts: dict[str, Any] = {"refusal": cost.reason}
+            else:
+                counts = asdict(cost) | {"refusal": None}
+                counts |= {PEAK: _peak_mb(cost.label, spec, classes, data_dir)} if memory else {}
             yield counts | names | {"method": cost.label}
 
 
