@@ -20,8 +20,8 @@ from cakdbench.utils.sizes import size_text
 
 LONG = 2 * 3600
 """Seconds on a CPU above which a run asks before it starts."""
-PATIENCE = 30
-"""Seconds that a dry run spends on predicting memory."""
+PATIENCE = 60
+"""Seconds of computing that a dry run spends on predicting memory: some sixty kinds of runs."""
 
 
 class Command:
@@ -133,7 +133,7 @@ def _show_peaks(session: Session) -> None:
         title = "predicted peak memory of each student alone, its teacher included; a device adds its own"
         console.print(Listing([{"pair": pair, "peaks": texts} for pair, texts in rows.items()], ["peaks"], (), title))
     if left_out:
-        _say(f"no prediction of {left_out} further kinds of runs in {PATIENCE} s; `cakdbench cost` has all")
+        _say(f"no prediction of {left_out} further kinds of runs, for time; `cakdbench cost` has all")
 
 
 def _say_refusals(session: Session) -> None:

@@ -1,8 +1,8 @@
-"""The memory that training a method will take at its peak, predicted within a second and without a device.
+"""The memory that training a method will take at its peak, predicted in about a second and without a device.
 
-A step is made on fake tensors, which have shapes and no content, while the bytes of all that is alive are counted: in
-two megabytes the number of torch's MemTracker, in an eighth of its time. What a device takes besides is not in it: its
-context, workspaces of its kernels, fragmentation.
+A step is made on fake tensors, which have shapes and no content, while the bytes of all that is alive are counted. For
+ResNet18 on 128 images this gives the number of torch's MemTracker (2,955 MB) in an eighth of its time. What a device
+takes besides is not in it: its context, workspaces of its kernels, fragmentation.
 """
 
 from __future__ import annotations
@@ -107,13 +107,13 @@ def predict_peaks(works: Iterable[Work], seconds: float = math.inf) -> tuple[lis
     """Return works and their peaks, each kind of work once; and how many kinds no time was left for.
 
     Args:
-        seconds: after which no further prediction is begun.
+        seconds: of this process's computing time, after which no further prediction is begun.
     """
-    end = time.monotonic() + seconds
+    end = time.process_time() + seconds
     kinds = list({_kind(work): work for work in works}.values())
     peaks = []
     for work in kinds:
-        if time.monotonic() < end:
+        if time.process_time() < end:
             peaks.append((work, predict_peak(work)))
     return peaks, len(kinds) - len(peaks)
 
