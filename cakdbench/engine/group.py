@@ -20,7 +20,7 @@ from cakdbench.data.datasets import FACTS, ImageDataset
 from cakdbench.data.stream import EvalStream, SampleStream
 from cakdbench.engine.energy import PowerMeter, energy_counter
 from cakdbench.engine.inits import Inits
-from cakdbench.engine.memory import predict_peak
+from cakdbench.engine.memory import advice
 from cakdbench.engine.run_log import RunLog
 from cakdbench.engine.work import Work
 from cakdbench.grid.plan import Cell
@@ -39,7 +39,6 @@ from cakdbench.train.teaching import Taping
 from cakdbench.train.trainer import Interrupted, Keeper, Trainer
 from cakdbench.utils.device import device_name, is_out_of_memory
 from cakdbench.utils.errors import describe_error, file_of
-from cakdbench.utils.sizes import size_text
 
 FRAMES = 12
 """Of a traceback, that are kept of a failed run."""
@@ -191,19 +190,12 @@ class Group(Keeper):
         """Leave a task that found no memory to a smaller group; one that was alone fails."""
         task = self.tasks[label]
         if len(self.tasks) == 1:
-            return self.fail(label, f"out of memory {reason}; {self._advice(task.cell)}")
+            hint = advice(Work(task.cell, self.dataset.num_classes, len(self.dataset.train)))
+            return self.fail(label, f"out of memory {reason}; nothing ran beside it: {hint}")
         self.crowded[task.key] = most
         again = "alone" if most == 1 else f"in a group of {most} at most"
         self.runtime.events.say(f"{label} found no memory {reason}; it is tried again {again}, after the others")
         self._say(label, f"no memory beside the others {reason}; to be tried again {again}")
-
-    def _advice(self, cell: Cell) -> str:
-        """Return what may help a task that does not fit by itself."""
-        peak = predict_peak(Work(cell, self.dataset.num_classes, len(self.dataset.train)))
-        predicted = f"its predicted peak is {size_text(peak.total)}" if peak else "its peak could not be predicted"
-        smaller = f"a recipe.local_batch below {self.recipe.local_batch} (another protocol)"
-        half = "" if cell.precision == "bf16" else "--precision bf16, "
-        return f"nothing ran beside it, and {predicted}: take {half}a device with more memory, or {smaller}"
 
     def _lane(self, label: str, task: Task) -> Lane | None:
         """Return the lane as its last checkpoint left it; None if it cannot be built, which fails the task."""

@@ -27,6 +27,7 @@ from cakdbench.models.staged import StagedModel
 from cakdbench.train.lane import make_optimizer
 from cakdbench.train.trainer import label_criterion
 from cakdbench.utils.rng import seeded
+from cakdbench.utils.sizes import size_text
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,15 @@ def predict_peaks(works: Iterable[Work], seconds: float = math.inf) -> tuple[lis
         if time.process_time() < end:
             peaks.append((work, predict_peak(work)))
     return peaks, len(kinds) - len(peaks)
+
+
+def advice(work: Work) -> str:
+    """Return how much memory a lane takes by the prediction, and what helps one that does not find it."""
+    peak, recipe = predict_peak(work), work.cell.recipe
+    predicted = f"its predicted peak is {size_text(peak.total)}" if peak else "its peak cannot be predicted"
+    half = "" if work.cell.precision == "bf16" else "--precision bf16, "
+    smaller = f"a recipe.local_batch below {recipe.local_batch} (another protocol)"
+    return f"{predicted}; take {half}{smaller} or a device with more memory"
 
 
 def _kind(work: Work) -> tuple[object, ...]:

@@ -20,7 +20,7 @@ NUMBER = 4
 
 @dataclass(frozen=True)
 class TapePlan:
-    """What a plan still has to record, in bytes by part, at most; over `tapes` teachers and seeds."""
+    """What a plan still has to record, in bytes by part, at most; on `tapes` tapes, one a teacher, stream and seed."""
 
     tapes: int
     bytes: dict[Part, int]
@@ -33,7 +33,7 @@ class TapePlan:
         if not self.total:
             return "nothing left to record"
         parts = ", ".join(f"{part} {size_text(size)}" for part, size in self.bytes.items())
-        return f"up to {size_text(self.total)} of {self.tapes} teachers and seeds ({parts})"
+        return f"up to {size_text(self.total)} on {self.tapes} tape{'s' * (self.tapes > 1)} ({parts})"
 
     def require_room(self, root: Path) -> None:
         """Raise UsageError if the disk of the store `root` has not the room."""
@@ -42,7 +42,7 @@ class TapePlan:
         if self.total > free:
             shorter = f"record less (--tape-logits: {size_text(self.bytes.get('logits', 0))})"
             raise UsageError(
-                f"the tapes take {self}, and the disk of {root} has {size_text(free)} left: free some, {shorter}, "
+                f"no room for tapes: they take {self}, and the disk of {root} has {size_text(free)} left: free some, {shorter}, "
                 "or run without --tape"
             )
 
