@@ -40,10 +40,10 @@ class TapePlan:
         place = next(path for path in (root.absolute(), *root.absolute().parents) if path.exists())
         free = shutil.disk_usage(place).free
         if self.total > free:
-            shorter = f"record less (--tape-logits: {size_text(self.bytes.get('logits', 0))})"
+            less = f"--tape-logits records {size_text(self.bytes.get('logits', 0))}"
             raise UsageError(
-                f"no room for tapes: they take {self}, and the disk of {root} has {size_text(free)} left: free some, {shorter}, "
-                "or run without --tape"
+                f"no room for tapes: they take {self}, and the disk of {root} has {size_text(free)} left; "
+                f"free some ({less}), or run without --tape"
             )
 
 

@@ -74,7 +74,7 @@ def test_no_room_is_a_line_before_anything_starts(taught, monkeypatch):
     usage = shutil.disk_usage(taught.store)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100_000))
     code, output = taught.run("--methods", "kd", "--tape")
-    assert code == 2 and "no room for tapes" in output and "--tape-logits: 6.4 kB" in output, output
+    assert code == 2 and "no room for tapes" in output and "--tape-logits records 6.4 kB" in output, output
     assert not (taught.store / "tapes").exists()
     assert taught.run("--methods", "kd", "--tape", "--dry-run")[0] == 0
     code, output = taught.run("--methods", "kd", "--tape-logits")
