@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from cakdbench.engine.tapes import needs_of, stream_numbers
+from cakdbench.grid.plan import Settings, make_plan
+from cakdbench.grid.suites import resolve_pairs
+from cakdbench.recipes import load_recipe
 from cakdbench.store import Store
 from cakdbench.train.teaching import TeacherPass
 from tests.cli_lab import Shell
@@ -79,3 +83,17 @@ def test_no_room_is_a_line_before_anything_starts(taught, monkeypatch):
     assert taught.run("--methods", "kd", "--tape", "--dry-run")[0] == 0
     code, output = taught.run("--methods", "kd", "--tape-logits")
     assert code == 0 and {path.name[:6] for path in taught.store.glob("tapes/*/*.npy")} == {"logits"}
+
+
+def test_a_variant_that_needs_less_than_its_class_can_be_taught_from_tape():
+    plan = make_plan(["fitnet:pooled", "fitnet"], resolve_pairs("resnet_m>vit_xs@fashion_demo"), (0,), Settings())
+    needs = {cell.label: needs_of(cell, 10) for cell in plan.cells}
+    assert needs["fitnet:pooled"] <= {"logits", "pooled"} and "stages" in needs["fitnet"]
+
+
+def test_recipes_that_show_the_teacher_the_same_images_share_a_tape():
+    recipe = load_recipe("ofa_cifar_msa")
+    same = {"optimizer.lr": 0.3, "epochs": 7, "schedule.warmup_epochs": 1, "label_smoothing": 0.2, "drop_path": 0.3}
+    assert stream_numbers(recipe.override(same)) == stream_numbers(recipe)
+    for name, value in {"augment.mixup": 0.1, "image_size": 96, "local_batch": 64, "augment.hflip": 0.1}.items():
+        assert stream_numbers(recipe.override({name: value})) != stream_numbers(recipe)
