@@ -32,7 +32,10 @@ from torch import Tensor, nn
 from cakdbench.models.staged import Layout, ModelInfo, Output, StagedModel
 
 TEACHER_PARTS = frozenset({"logits", "pooled", "stages", "preacts", "attention", "model"})
-"""The parts of the teacher a method may need: fields of `batch.teacher`, or `model`, to call `self.teacher` itself."""
+"""The parts of the teacher a method may need: fields of `batch.teacher`, or `model`, to call `self.teacher` itself.
+
+Without `model`, `self.teacher` may have shapes and no content, as when its outputs come from a tape.
+"""
 
 KINDS = ("labels", "logits", "features", "relations", "fused", "adversarial")
 """The kinds of methods, by the thing they transfer or the way they do; in the order of the lists."""

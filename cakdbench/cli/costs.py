@@ -54,7 +54,7 @@ def cost(
     load_files(method_file, model_file)
     pairs = pairs or ",".join(PAIRS)
     with errors.status("counting"):
-        costs = count_costs(methods, pairs, recipe, classes, data_dir)
+        costs = count_costs(methods, pairs, recipe, classes, data_dir, memory=True)
     if store is not None:
         measured = _measured(store, resolve_pairs(pairs, recipe), data_dir)
         costs = costs.merge(measured.drop(columns="recipe"), "left", ["method", "pair"])

@@ -16,6 +16,7 @@ from cakdbench.cli import methods as cli_methods
 from cakdbench.cli import results as cli_reports
 from cakdbench.cli import runs as cli_runs
 from cakdbench.cli import submissions as cli_submissions
+from cakdbench.cli import tapes as cli_tapes
 from cakdbench.cli.options import (
     TEACHERS,
     AnyRecipe,
@@ -38,6 +39,8 @@ from cakdbench.cli.options import (
     Seeds,
     Set,
     StoreDir,
+    Tape,
+    TapeLogits,
     TeacherDir,
     TeacherFiles,
     TeacherName,
@@ -57,6 +60,7 @@ teacher_app = typer.Typer(no_args_is_help=True, help="List, train and check the 
 app.add_typer(teacher_app, name="teacher")
 app.add_typer(cli_data.app, name="data")
 app.add_typer(cli_analyse.app, name="analyse")
+app.add_typer(cli_tapes.app, name="tape")
 
 
 @app.command()
@@ -83,6 +87,8 @@ def run(
     keep: Annotated[
         Keep | None, typer.Option(help="Keep the averaged weights too, of recipes with ema_decay; for export --ema.")
     ] = None,
+    tape: Tape = False,
+    tape_logits: TapeLogits = False,
     compile: Annotated[bool, typer.Option("--compile", help="torch.compile the training step.")] = False,
     channels_last: Annotated[bool, typer.Option("--channels-last", help="Use the NHWC memory layout.")] = False,
     allow_teacher_mismatch: Mismatch = False,
@@ -118,6 +124,7 @@ def run(
         workers=workers,
         max_lanes=max_lanes,
         checkpoint_seconds=checkpoint_seconds,
+        tape=("logits",) if tape_logits else ("logits", "pooled") if tape else (),
         keep_ema=keep is Keep.ema,
         compile=compile,
         channels_last=channels_last,

@@ -75,6 +75,12 @@ TeacherDir = Annotated[
     Path, typer.Option("--teacher-dir", envvar="CAKDBENCH_TEACHERS", help="Where teachers' weight files lie.")
 ]
 Results = Annotated[Path, typer.Option("--results", help="The submitted results.")]
+Tape = Annotated[
+    bool, typer.Option("--tape", help="Record what teachers say in the store, and replay it for later students.")
+]
+TapeLogits = Annotated[
+    bool, typer.Option("--tape-logits", help="As --tape, without pooled features: less disk, for fewer methods.")
+]
 Boards = Annotated[Path, typer.Option("--boards", help="Where the boards are written.")]
 TeacherFiles = Annotated[list[Path], typer.Option("--teachers", help="TOML file with teacher entries of your own.")]
 MethodFiles = Annotated[list[Path], typer.Option("--method-file", help="Python file with methods of your own.")]

@@ -11,13 +11,17 @@ from cakdbench.engine.launch.local import LocalLauncher
 from cakdbench.engine.options import RunOptions
 from cakdbench.engine.progress import duration, progress_on
 from cakdbench.engine.session import Session
+from cakdbench.engine.tape_plan import TapePlan
 from cakdbench.grid.suites import own_suites
 from cakdbench.recipes import Recipe
 from cakdbench.utils.errors import UsageError
 from cakdbench.utils.interrupt import GracefulInterrupt
+from cakdbench.utils.sizes import size_text
 
 LONG = 2 * 3600
 """Seconds on a CPU above which a run asks before it starts."""
+PATIENCE = 60
+"""Seconds of computing that a dry run spends on predicting memory: some sixty kinds of runs."""
 
 
 class Command:
@@ -46,6 +50,8 @@ def run_plan(options: RunOptions, boards: Path, jobs: int | None, yes: bool) -> 
     if not yes:
         confirm(session)
     _say_refusals(session)
+    if session.tapes:
+        _say(f"tapes to record: {session.tapes}")
     with command.interrupt, command.progress:
         outcome = session.run(LocalLauncher(session.processes(jobs)))
     if session.accelerator.is_main_process:
@@ -75,14 +81,26 @@ def show_plan(options: RunOptions, measured: bool = False) -> None:
         _say(f"teacher to train first: {cell.pair.student} ({cell.recipe.name})")
     for obstacle in preview.obstacles:
         _say(f"missing before it can start: {obstacle}")
+    if session.tapes:
+        _say(f"tapes to record: {session.tapes}")
+        _say_lack(session.tapes, session.store.root)
     if preview.obstacles:
         _say("nothing was downloaded: a run fetches what it can where there is a connection")
     counts = Counter(state for _, state in preview.states)
     _say(", ".join(f"{count} {state}" for state, count in sorted(counts.items())))
+    _show_peaks(session)
     estimate = _estimate(session, measured)
     for line in estimate.failed if estimate else ():
         _say(f"a step fails: {line}")
     _say(f"estimate: {_describe(session, estimate)}")
+
+
+def _say_lack(tapes: TapePlan, root: Path) -> None:
+    """Say so if the disk has no room for the tapes."""
+    try:
+        tapes.require_room(root)
+    except UsageError as error:
+        _say(f"missing before it can start: {error}")
 
 
 def _plan_listing(session: Session) -> Listing:
@@ -101,6 +119,21 @@ def _plan_listing(session: Session) -> Listing:
         for (pair, recipe, seed), labels in methods.items()
     ]
     return Listing(rows, ["methods", "changed"], ["seed"], "plan")
+
+
+def _show_peaks(session: Session) -> None:
+    """Print how much memory each method will take on each pair."""
+    with console.status("predicting memory"):
+        peaks, left_out = session.predict_peaks(PATIENCE)
+    rows: dict[str, list[str]] = {}
+    for work, peak in peaks:
+        text = f"{work.cell.label} {size_text(peak.total) if peak else '?'}"
+        rows.setdefault(str(work.cell.pair), []).append(text)
+    if rows:
+        title = "predicted peak memory of each student alone, its teacher included; a device adds its own"
+        console.print(Listing([{"pair": pair, "peaks": texts} for pair, texts in rows.items()], ["peaks"], (), title))
+    if left_out:
+        _say(f"no prediction of {left_out} further kinds of runs, for time; `cakdbench cost` has all")
 
 
 def _say_refusals(session: Session) -> None:

@@ -20,7 +20,9 @@ from cakdbench.data.datasets import FACTS, ImageDataset
 from cakdbench.data.stream import EvalStream, SampleStream
 from cakdbench.engine.energy import PowerMeter, energy_counter
 from cakdbench.engine.inits import Inits
+from cakdbench.engine.memory import advice
 from cakdbench.engine.run_log import RunLog
+from cakdbench.engine.work import Work
 from cakdbench.grid.plan import Cell
 from cakdbench.method import Method
 from cakdbench.models.staged import StagedModel
@@ -33,8 +35,9 @@ from cakdbench.train.evaluate import Evaluation, evaluate
 from cakdbench.train.events import GroupView, LaneView
 from cakdbench.train.lane import Lane
 from cakdbench.train.runtime import Runtime
+from cakdbench.train.teaching import Taping
 from cakdbench.train.trainer import Interrupted, Keeper, Trainer
-from cakdbench.utils.device import device_name
+from cakdbench.utils.device import device_name, is_out_of_memory
 from cakdbench.utils.errors import describe_error, file_of
 
 FRAMES = 12
@@ -60,21 +63,29 @@ class GroupOutcome:
 
     Attributes:
         failed: the reasons, by the tasks' keys.
+        crowded: tasks that found no memory beside the others, by their keys: of how many lanes their next group may be.
         behind: tasks whose newest checkpoint was damaged; they wait at an earlier step, for a group of their own.
     """
 
     done: list[Task] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    crowded: dict[str, int] = field(default_factory=dict)
     behind: list[Task] = field(default_factory=list)
+
+    @property
+    def left(self) -> list[str]:
+        """Return the keys of the tasks that wait for another group."""
+        return [*self.crowded, *(task.key for task in self.behind)]
 
 
 class Group(Keeper):
     """Trains the tasks of one group and writes their records.
 
     Args:
-        teacher: verified, frozen, on the device; None if no task needs one.
+        teacher: verified, frozen, on the device; None if no task needs one; without content if all comes from a tape.
         facts: measured by the verification.
         inits: makes the students.
+        taping: the teacher's tape, if there is to be one.
     """
 
     def __init__(
@@ -85,8 +96,10 @@ class Group(Keeper):
         facts: TeacherFacts | None,
         runtime: Runtime,
         inits: Inits,
+        taping: Taping | None = None,
     ):
         super().__init__()
+        self.taping = taping
         self.inits = inits
         first = tasks[0].cell
         self.recipe = first.recipe
@@ -101,6 +114,7 @@ class Group(Keeper):
         self.evaluation = EvalStream(dataset.test, dataset, self.recipe, **runtime.rendering)
         self.tasks = {self._label(task, tasks): task for task in tasks}
         self.logs: dict[str, RunLog] = {}
+        self.crowded: dict[str, int] = {}
 
     @staticmethod
     def _label(task: Task, tasks: list[Task]) -> str:
@@ -117,17 +131,19 @@ class Group(Keeper):
         lanes = [lane for label, task in self.tasks.items() if (lane := self._lane(label, task))]
         # A damaged checkpoint throws a lane back; one pass over the data serves those that stand at the same step.
         step = max((lane.step for lane in lanes), default=0)
-        together = [lane for lane in lanes if lane.step == step]
         outcome = GroupOutcome(behind=[self.tasks[lane.label] for lane in lanes if lane.step != step])
-        if together:
-            outcome.done = self._train(together)
+        lanes[:] = [lane for lane in lanes if lane.step == step]  # the one list: who leaves it gives back its memory
+        if lanes:
+            outcome.done = self._train(lanes)
+        outcome.crowded = self.crowded
         outcome.failed = {self.tasks[label].key: reason for label, reason in self.failed.items()}
         return outcome
 
     def _train(self, lanes: list[Lane]) -> list[Task]:
         view = self._view(lanes)
         self._start_logs(lanes, view)
-        trainer = Trainer(lanes, self.teacher, self.stream, self.evaluation, self.runtime, self, view)
+        data = self.stream, self.evaluation
+        trainer = Trainer(lanes, self.teacher, *data, self.runtime, self, view, self.taping)
         try:
             trainer.run()
         except Interrupted:
@@ -170,6 +186,17 @@ class Group(Keeper):
             task.folder.fail(reason, "".join(traceback.format_exception(error, limit=-FRAMES)) if error else "")
             self._say(label, f"failed: {reason}")
 
+    def postpone(self, label: str, reason: str, most: int) -> None:
+        """Leave a task that found no memory to a smaller group; one that was alone fails."""
+        task = self.tasks[label]
+        if len(self.tasks) == 1:
+            hint = advice(Work(task.cell, self.dataset.num_classes, len(self.dataset.train)))
+            return self.fail(label, f"out of memory {reason}; nothing ran beside it: {hint}")
+        self.crowded[task.key] = most
+        again = "alone" if most == 1 else f"in a group of {most} at most"
+        self.runtime.events.say(f"{label} found no memory {reason}; it is tried again {again}, after the others")
+        self._say(label, f"no memory beside the others {reason}; to be tried again {again}")
+
     def _lane(self, label: str, task: Task) -> Lane | None:
         """Return the lane as its last checkpoint left it; None if it cannot be built, which fails the task."""
         try:
@@ -181,9 +208,15 @@ class Group(Keeper):
             if state and not self._loaded(lane, state, task):
                 lane = self._build(label, task.cell)
         except Exception as error:  # a method may raise anything, and must not take the others with it
-            self.fail(label, f"while building: {describe_error(error, file_of(task.cell.method))}", error)
-            return None
-        return lane
+            reason = f"while building: {describe_error(error, file_of(task.cell.method))}"
+            if self.accelerator.num_processes == 1 and is_out_of_memory(error):
+                self.postpone(label, reason, 1)
+            else:
+                self.fail(label, reason, error)
+        else:
+            return lane
+        self.accelerator.free_memory()
+        return None
 
     def _loaded(self, lane: Lane, state: dict[str, Any], task: Task) -> bool:
         """Put a lane where its checkpoint was; one that does not fit the code is set aside, and the run begins anew."""

@@ -1,7 +1,9 @@
 """The harness: works through the cells of a plan, each once, group by group."""
 
+import contextlib
 import time
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 
 import torch
 from accelerate.utils import broadcast_object_list
@@ -10,14 +12,18 @@ from cakdbench.data.datasets import ImageDataset, load_dataset
 from cakdbench.engine.gate import verify_teacher
 from cakdbench.engine.group import Group, GroupOutcome, Task
 from cakdbench.engine.share import ALL, Share
+from cakdbench.engine.tapes import find_tape, needs_of
 from cakdbench.engine.teachers import Teachers
 from cakdbench.grid.plan import Cell
 from cakdbench.models.staged import StagedModel
 from cakdbench.records import TeacherFacts
 from cakdbench.store import Store, checkpoint_step
 from cakdbench.train.runtime import Runtime
+from cakdbench.train.tape import Tape
+from cakdbench.train.teaching import Taping
 from cakdbench.train.trainer import Interrupted
-from cakdbench.utils.errors import TeacherError
+from cakdbench.utils.device import is_out_of_memory
+from cakdbench.utils.errors import TeacherError, describe_error
 
 
 @dataclass
@@ -42,6 +48,7 @@ class Harness:
         self.runtime = runtime
         self.accelerator = runtime.accelerator
         self._verified: dict[tuple[object, ...], TeacherFacts] = {}
+        self._most: dict[str, int] = {}  # lanes of a group with a task, by its key, where memory bounds them
         self._started = 0.0
 
     def dataset(self, name: str) -> ImageDataset:
@@ -85,7 +92,8 @@ class Harness:
         if name not in self._verified:
             dataset = self.dataset(pair.dataset)
             teacher = self.teachers.load(pair.teacher, dataset, recipe)
-            self._verified[name] = verify_teacher(teacher, dataset, recipe, self.runtime)
+            with _room_for(cell, self.accelerator.device):
+                self._verified[name] = verify_teacher(teacher, dataset, recipe, self.runtime)
         return self._verified[name]
 
     def _trainings(self, cells: list[Cell]) -> list[Task]:
@@ -119,8 +127,9 @@ class Harness:
                 result = self._train(group)
                 outcome.add(result)
                 for task in group:
-                    if task not in result.behind:
+                    if task.key not in result.left:
                         del pending[task.key]
+                self._most |= result.crowded
                 events.grid(len(outcome.done), len(outcome.failed), len(tasks))
             elif pending:
                 if not waiting:
@@ -161,15 +170,24 @@ class Harness:
         self.accelerator.wait_for_everyone()
 
     def _lock(self, pending: list[Task], share: Share) -> list[Task]:
+        """Lock the tasks of one group; those that found no memory come last, in ever smaller groups."""
+        bounds: dict[int, list[Task]] = {}
+        for task in pending:
+            bounds.setdefault(self._most.get(task.key, self.runtime.options.max_lanes), []).append(task)
+        for most in sorted(bounds, reverse=True):
+            if group := self._lock_up_to(min(most, share.lanes(len(pending))), bounds[most], share):
+                return _same_step(group)
+        return []
+
+    def _lock_up_to(self, most: int, pending: list[Task], share: Share) -> list[Task]:
         names = list(dict.fromkeys(task.cell.shared for task in pending))
-        most = min(self.runtime.options.max_lanes, share.lanes(len(pending)))
         for shared in reversed(names) if share.from_the_end else names:
             group: list[Task] = []
             for task in pending:
                 if task.cell.shared == shared and len(group) < most and _acquire(task):
                     group.append(task)
             if group:
-                return _same_step(group)
+                return group
         return []
 
     def _train(self, tasks: list[Task]) -> GroupOutcome:
@@ -178,24 +196,57 @@ class Harness:
             for task in tasks:
                 if self.accelerator.is_main_process:
                     task.folder.open(task.identity, task.cell.label, task.cell.recipe.name)
-            teacher, facts = self._teacher(tasks)
+            teacher, facts, taping = self._teacher(tasks)
             if self.accelerator.device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats()
             dataset = self.dataset(tasks[0].cell.pair.dataset)
-            return Group(tasks, dataset, teacher, facts, self.runtime, self.inits).train()
+            return Group(tasks, dataset, teacher, facts, self.runtime, self.inits, taping).train()
         finally:
             self.accelerator.free_memory()
             for task in tasks:
                 task.folder.release()
 
-    def _teacher(self, tasks: list[Task]) -> tuple[StagedModel | None, TeacherFacts | None]:
-        """Return the teacher of a group, on the device, and what its verification measured."""
+    def _teacher(self, tasks: list[Task]) -> tuple[StagedModel | None, TeacherFacts | None, Taping | None]:
+        """Return the teacher of a group, on the device, what its verification measured, and its tape.
+
+        Of a teacher whose tape is enough only the shapes are made.
+        """
         cell = next((task.cell for task in tasks if task.cell.needs_teacher), None)
         if cell is None:
-            return None, None
+            return None, None, None
+        dataset, device = self.dataset(cell.pair.dataset), self.accelerator.device
         facts = self._facts(cell)
-        teacher = self.teachers.load(cell.pair.teacher, self.dataset(cell.pair.dataset), cell.recipe)
-        return teacher.model.to(self.accelerator.device), facts
+
+        def load() -> StagedModel:
+            return self.teachers.load(cell.pair.teacher, dataset, cell.recipe).model.to(device)
+
+        taping = Taping(self.tape(cell), load, self.runtime.events.say) if self.runtime.options.tape else None
+        if taping and taping.replaces_teacher(needs_of(task.cell, dataset.num_classes) for task in tasks):
+            return self.teachers.shapes(cell.pair.teacher, dataset, cell.recipe), facts, taping
+        with _room_for(cell, device):
+            teacher = load()
+        return teacher, facts, taping and replace(taping, load=lambda: teacher)
+
+    def tape(self, cell: Cell) -> Tape:
+        """Return the tape of a cell's teacher, which must be at hand."""
+        dataset = self.dataset(cell.pair.dataset)
+        identity = self.teachers.identity(cell.pair.teacher, dataset, cell.recipe)
+        width = self.teachers.shapes(cell.pair.teacher, dataset, cell.recipe).width
+        return find_tape(self.store, cell, dataset, identity, width, self.runtime)
+
+
+@contextlib.contextmanager
+def _room_for(cell: Cell, device: torch.device) -> Iterator[None]:
+    """Say which teacher finds no memory even before a student is there."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise TeacherError(
+            f"the teacher {cell.pair.teacher} finds no memory on {device} by itself ({describe_error(error, None)}): "
+            "take a device with more, or end what else uses it"
+        ) from None
 
 
 def _acquire(task: Task) -> bool:

@@ -3,6 +3,7 @@
 Nothing here prints or asks: what happens is told to `Events`, results are returned, problems are raised.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,9 +17,12 @@ from cakdbench.engine.gate import verify_teacher
 from cakdbench.engine.harness import Harness, Outcome
 from cakdbench.engine.launch.launcher import Launcher
 from cakdbench.engine.launch.local import LocalLauncher
+from cakdbench.engine.memory import Peak, predict_peaks
 from cakdbench.engine.options import RunOptions
 from cakdbench.engine.preview import Preview, make_preview
+from cakdbench.engine.tape_plan import TapePlan, plan_tapes
 from cakdbench.engine.teachers import Teachers
+from cakdbench.engine.work import Work, list_work
 from cakdbench.grid.plan import Plan, make_plan
 from cakdbench.grid.suites import PairSpec, resolve_pairs
 from cakdbench.grid.teacher_file import OWN_FILE
@@ -94,9 +98,16 @@ class Session:
         return make_preview(self.harness, self.plan.cells)
 
     def require_ready(self) -> None:
-        """Raise the first obstacle: missing data, a missing teacher, a batch that does not fit."""
+        """Raise the first obstacle: missing data, a missing teacher, a batch that does not fit, no room for tapes."""
         for obstacle in self.preview.obstacles:
             raise obstacle
+        if self.tapes:
+            self.tapes.require_room(self.store.root)
+
+    @cached_property
+    def tapes(self) -> TapePlan | None:
+        """Return what of the teachers' outputs is still to be recorded; None without tape."""
+        return plan_tapes(self.harness, self.preview.left) if self.options.computing.tape else None
 
     def estimate(self, measured: bool = False) -> Estimate | None:
         """Return how long one process takes for what is not done; None if nothing is left.
@@ -110,6 +121,10 @@ class Session:
         records, _ = self.store.records()
         data_dir = self.options.computing.data_dir
         return estimate(cells, self.accelerator, data_dir=data_dir, records=records, measured=measured)
+
+    def predict_peaks(self, seconds: float = math.inf) -> tuple[list[tuple[Work, Peak | None]], int]:
+        """Return the memory that each kind of run that is not done will take alone; see `memory.predict_peaks`."""
+        return predict_peaks(list_work(self.preview.left, self.options.computing.data_dir), seconds)
 
     def processes(self, jobs: int | None = None) -> int:
         """Return how many processes of this machine share the work: `jobs` or one per core of a CPU, never idle ones.

@@ -23,7 +23,7 @@ from cakdbench.grid.teachers import TeacherEntry, load_teachers
 from cakdbench.models.catalog import entry as model_entry
 from cakdbench.models.catalog import hub_classes, hub_weights_are_here
 from cakdbench.models.checkpoints import read_checkpoint
-from cakdbench.models.staged import StagedModel
+from cakdbench.models.staged import StagedModel, meta_model
 from cakdbench.models.weights import load_weights, permute_classes, state_sha256, weights_sha256
 from cakdbench.recipes import Recipe, load_recipe
 from cakdbench.records import Identity, Statistics, TeacherIdentity
@@ -204,6 +204,12 @@ class Teachers:
 
     def _statistics(self, model: str, dataset: ImageDataset, recipe: Recipe) -> Statistics | None:
         return self.entry(model, dataset.name).statistics_beside((dataset.mean, dataset.std), recipe)
+
+    def shapes(self, model: str, dataset: ImageDataset, recipe: Recipe) -> StagedModel:
+        """Return the teacher as `load` does, but without content, on torch's meta device."""
+        entry = self.entry(model, dataset.name)
+        size = entry.image_size or recipe.image_size
+        return meta_model(entry.zoo_model, dataset.num_classes, size, recipe.split).requires_grad_(False).eval()
 
     def load(self, model: str, dataset: ImageDataset, recipe: Recipe) -> Teacher:
         """Return the teacher with its weights, fed with images normalised as in its training or as `recipe` says.

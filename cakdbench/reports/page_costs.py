@@ -24,7 +24,13 @@ MEASURED = ("device", "precision", "runs", "images_per_second", "peak_memory_mb"
 """Columns of the frames of costs that pages show."""
 HEADS = {
     **{"batch_path_macs": "path MACs, batch", "buffers_mb": "buffers MB", "images_per_second": "images/s"},
-    **{"peak_memory_mb": "peak MB", "seconds": "time s", "gpu_hours": "GPU-hours", "energy_wh": "energy Wh"},
+    **{
+        "predicted_peak_mb": "predicted peak MB",
+        "peak_memory_mb": "peak MB",
+        "seconds": "time s",
+        "gpu_hours": "GPU-hours",
+        "energy_wh": "energy Wh",
+    },
 }
 """Heads of columns whose name does not give it."""
 RATIO_HEADS = (
@@ -52,7 +58,7 @@ def costs_board(records: Iterable[Record] = ()) -> Board:
 
 def methods_board(costs: pd.DataFrame) -> Board:
     """Return a frame of `count_costs`, with or without measured columns, as a page."""
-    columns = ["pair", "method", *COUNTED, *(name for name in MEASURED if name in costs)]
+    columns = ["pair", "method", *COUNTED, *(name for name in ("predicted_peak_mb", *MEASURED) if name in costs)]
     section = Section(label="Costs", frame=cost_table(costs, columns), footer=bullets(map(plain, _notes(costs))))
     return Board("costs", "Costs of methods", (section,))
 
@@ -67,8 +73,9 @@ def cost_table(costs: pd.DataFrame, columns: Sequence[str], **heads: str) -> pd.
     chosen = chosen.where(chosen.notna(), None)
     if "refusal" in costs:
         chosen.loc[costs["refusal"].notna(), [name for name in columns if name in COUNTED]] = REFUSED
-    if "buffers_mb" in chosen:
-        chosen["buffers_mb"] = [x if isinstance(x, str) else round(x, 3) for x in chosen["buffers_mb"]]
+    for name, digits in {"buffers_mb": 3, "predicted_peak_mb": 0}.items():
+        if name in chosen:
+            chosen[name] = [x if x is None or isinstance(x, str) else round(x, digits) for x in chosen[name]]
     regular = {name: name.replace("parameters", "params").replace("macs", "MACs").replace("_", " ") for name in columns}
     return chosen.rename(columns=regular | HEADS | heads)
 

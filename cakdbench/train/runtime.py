@@ -9,6 +9,7 @@ from accelerate import Accelerator
 
 from cakdbench.data.datasets import OnBadImage
 from cakdbench.train.events import Events, NoEvents
+from cakdbench.train.tape import Part
 from cakdbench.utils.device import usable_cores
 
 
@@ -23,6 +24,7 @@ class Options:
         workers: processes that render images, per training process; None: none on a CPU, up to eight for a GPU.
         max_lanes: students trained side by side at most.
         checkpoint_seconds: lanes are saved at least this often, besides every epoch.
+        tape: parts of the teachers' outputs that are recorded in the store, and replayed; none without tape.
         keep_ema: keep the averaged weights of runs whose recipe has them, beside the last ones.
     """
 
@@ -32,6 +34,7 @@ class Options:
     workers: int | None = None
     max_lanes: int = 16
     checkpoint_seconds: float = 300.0
+    tape: tuple[Part, ...] = ()
     keep_ema: bool = False
     compile: bool = False
     channels_last: bool = False

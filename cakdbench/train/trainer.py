@@ -1,5 +1,6 @@
 """The trainer: one pass over the data, one teacher, many lanes."""
 
+import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -9,14 +10,16 @@ from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
 
 from cakdbench.data.stream import EvalStream, Samples, SampleStream
-from cakdbench.method import Batch, forward_options
-from cakdbench.models.staged import Output, StagedModel
+from cakdbench.method import Batch
+from cakdbench.models.staged import StagedModel
 from cakdbench.recipes import Recipe
 from cakdbench.records import Epoch
 from cakdbench.train.evaluate import Evaluation, Examiner
 from cakdbench.train.events import FLUSH_EVERY, GroupView, LaneView
 from cakdbench.train.lane import Lane, LaneFailure
 from cakdbench.train.runtime import Runtime
+from cakdbench.train.teaching import TapedPass, Taping, TeacherPass
+from cakdbench.utils.device import is_out_of_memory
 from cakdbench.utils.errors import CakdError, StoreError, describe_error, file_of
 from cakdbench.utils.precision import force_fp32
 
@@ -63,6 +66,10 @@ class Keeper:
         """Note that a lane was closed, by an error of its method if there is one."""
         self.failed[label] = reason
 
+    def postpone(self, label: str, reason: str, most: int) -> None:
+        """Note that a lane was closed for want of memory, to be tried again in a group of `most` lanes at most."""
+        self.fail(label, f"out of memory {reason}")
+
 
 class LaneExaminer:
     """Collects the answers of a lane's student and of its averaged weights, on the lane's own clock."""
@@ -87,6 +94,7 @@ class Trainer:
 
     Args:
         teacher: frozen, in eval mode, on the device; None if no lane needs one.
+        taping: in its place, a tape to replay and to record.
     """
 
     def __init__(
@@ -98,9 +106,9 @@ class Trainer:
         runtime: Runtime,
         keeper: Keeper,
         view: GroupView,
+        taping: Taping | None = None,
     ):
         self.lanes = lanes
-        self.teacher = teacher
         self.stream = stream
         self.evaluation = evaluation
         self.runtime = runtime
@@ -109,9 +117,12 @@ class Trainer:
         self.view = view
         self.recipe = stream.recipe
         self.criterion = label_criterion(self.recipe)
-        self.needs: frozenset[str] = frozenset().union(*(lane.method.needs for lane in lanes))
+        needs: frozenset[str] = frozenset().union(*(lane.method.needs for lane in lanes))
+        live = TeacherPass(needs, teacher, self.accelerator)
+        self.teaching = TapedPass(needs, taping, stream, self.accelerator) if taping else live
         self.flush_every = FLUSH_EVERY if self.accelerator.device.type == "cuda" else 1
         self.results: dict[str, Evaluation] = {}
+        self._examiners: dict[str, LaneExaminer] = {}
         self._saved = time.monotonic()
 
     def run(self) -> None:
@@ -120,6 +131,12 @@ class Trainer:
         Raises:
             Interrupted: `Runtime.stop` became true; the lanes have been saved.
         """
+        try:
+            self._run()
+        finally:
+            self.teaching.close()
+
+    def _run(self) -> None:
         self.runtime.events.group(self.view)
         per_epoch, first = self.stream.steps_per_epoch, self.lanes[0].step
         for epoch in range(first // per_epoch, self.recipe.epochs):
@@ -133,13 +150,15 @@ class Trainer:
 
     def _train(self, epoch: int, first: int) -> None:
         self.each(lambda lane: lane.start_epoch(epoch))
+        self.teaching.start_epoch(epoch, first)
         for step, batches in enumerate(self.stream.epoch(epoch, first), first):
             for local_index, samples in enumerate(batches):
-                batch = self._batch(samples)
-                self.each(partial(Lane.local_step, batch=batch, local_index=local_index))
+                if batch := self._taught(samples):
+                    self.each(partial(Lane.local_step, batch=batch, local_index=local_index))
             at_end = step == self.stream.steps_per_epoch - 1
             if at_end or step % self.flush_every == 0:
                 self.each(Lane.flush_metrics)
+                self.teaching.flush()
                 self._show(epoch * self.stream.steps_per_epoch + step + 1)
                 if not self.lanes:
                     return
@@ -147,20 +166,37 @@ class Trainer:
                     for lane in self.lanes:
                         self.keeper.log(lane, self.view)
                     self._pause()
+        self.teaching.end_epoch()
+
+    def _taught(self, samples: Samples) -> Batch | None:
+        """Return a local batch as all lanes see it; None if no lane is left.
+
+        While the teacher's pass finds no memory, lanes leave.
+        """
+        while self.lanes:
+            try:
+                return self._batch(samples)
+            except Exception as error:
+                if self.accelerator.num_processes > 1 or not is_out_of_memory(error):
+                    raise
+            self._halve()  # behind the handler, whose error holds on to what the teacher had computed
+        return None
+
+    def _halve(self) -> None:
+        """Let the later half of the lanes leave, or the only one."""
+        most = math.ceil(len(self.lanes) / 2)
+        for lane in self.lanes[most:] or self.lanes[:]:
+            self._postpone(lane, f"in the teacher's pass at step {lane.step}", most)
+        del lane
+        self.accelerator.free_memory()
 
     def _batch(self, samples: Samples) -> Batch:
         """Move a local batch to the device and run the teacher on it, once for all lanes."""
         images, target, index = (
             t.to(self.accelerator.device, non_blocking=True) for t in (samples.images, samples.target, samples.index)
         )
-        teacher = self._teach(images) if self.needs - {"model"} else None
+        teacher = self.teaching(samples, images)
         return Batch(images, target, index, samples.epoch, samples.step, self.criterion, teacher, samples.micro_batch)
-
-    @torch.no_grad()
-    def _teach(self, images: Tensor) -> Output:
-        assert self.teacher is not None, "a lane needs a teacher, and the group has none"
-        with self.accelerator.autocast():
-            return self.teacher(images, **forward_options(self.needs))
 
     def each(self, act: Callable[[Lane], None]) -> None:
         """Let every lane act; one that raises is closed with its reason, where no other process waits for it.
@@ -168,25 +204,44 @@ class Trainer:
         Raises:
             StoreError: it is no fault of the lane.
         """
-        for lane in list(self.lanes):
-            try:
-                act(lane)
-            except StoreError:
+        for label in [lane.label for lane in self.lanes]:
+            if not self._acts(label, act):
+                # Here nothing holds on to the lane any more: neither this loop nor the error's frames.
+                self.accelerator.free_memory()
+
+    def _acts(self, label: str, act: Callable[[Lane], None]) -> bool:
+        """Let a lane act; False if it had to be closed."""
+        lane = next(lane for lane in self.lanes if lane.label == label)
+        try:
+            act(lane)
+        except StoreError:
+            raise
+        except LaneFailure as failure:
+            self._drop(lane, str(failure))
+        except Exception as error:  # a method may raise anything, and must not take the others with it
+            if self.accelerator.num_processes > 1:
                 raise
-            except LaneFailure as failure:
-                self._drop(lane, str(failure))
-            except Exception as error:  # a method may raise anything, and must not take the others with it
-                if self.accelerator.num_processes > 1:
-                    raise
-                place = describe_error(error, file_of(type(lane.method)))
+            place = describe_error(error, file_of(type(lane.method)))
+            if is_out_of_memory(error):
+                self._postpone(lane, f"at step {lane.step}: {place}", 1)
+            else:
                 self._drop(lane, f"at step {lane.step}: {place}", error)
+        else:
+            return True
+        return False
 
     def _drop(self, lane: Lane, reason: str, error: Exception | None = None) -> None:
-        self.lanes.remove(lane)
-        self._lane_view(lane).state = "failed"
+        self._close_lane(lane, "failed")
         self.keeper.fail(lane.label, reason, error)
-        if self.accelerator.device.type == "cuda":
-            torch.cuda.empty_cache()
+
+    def _postpone(self, lane: Lane, reason: str, most: int) -> None:
+        self._close_lane(lane, "waiting")
+        self.keeper.postpone(lane.label, reason, most)
+
+    def _close_lane(self, lane: Lane, state: str) -> None:
+        self.lanes.remove(lane)
+        self._examiners.pop(lane.label, None)
+        self._lane_view(lane).state = state
 
     def _pause(self) -> None:
         """Save if it is time and stop if the user wants to, between two steps."""
@@ -216,16 +271,16 @@ class Trainer:
 
     def _evaluate(self) -> None:
         """Evaluate all lanes, and their averaged weights, in one pass over the test images."""
-        examiners = {lane.label: LaneExaminer(lane) for lane in self.lanes}
+        self._examiners = {lane.label: LaneExaminer(lane) for lane in self.lanes}
 
         def see(lane: Lane, images: Tensor, labels: Tensor, index: Tensor) -> None:
-            examiners[lane.label].see(images, labels, index)
+            self._examiners[lane.label].see(images, labels, index)
 
         for images, labels, index in self.evaluation:
             images = images.to(self.accelerator.device, non_blocking=True)
             self.each(partial(see, images=images, labels=labels, index=index))
         for lane in self.lanes:
-            result, averaged = examiners[lane.label].results()
+            result, averaged = self._examiners.pop(lane.label).results()
             self.results[lane.label] = result
             self._write(lane, result.top1, averaged.top1 if averaged else None)
 

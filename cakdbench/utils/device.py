@@ -21,6 +21,16 @@ def device_name(device: torch.device) -> str:
     return f"{device.type.upper()} ({platform.machine()})"
 
 
+NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "_status_alloc_failed")
+"""What RuntimeErrors say where an allocator of the CPU, of Apple's GPUs or of a CUDA library has no memory left."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return True for an error that says that memory is used up."""
+    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return known or isinstance(error, RuntimeError) and any(text in str(error).lower() for text in NO_MEMORY)
+
+
 def usable_cores() -> int:
     """Return how many cores this process may use; macOS and Windows tell no more than how many there are."""
     if hasattr(os, "sched_getaffinity"):

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -17,6 +18,8 @@ from cakdbench.registry import get_method
 from cakdbench.train.events import GroupView, LaneView
 from cakdbench.train.lane import Lane
 from cakdbench.train.runtime import Options, Runtime
+from cakdbench.train.tape import Tape
+from cakdbench.train.teaching import Taping
 from cakdbench.train.trainer import Keeper, Trainer
 from cakdbench.utils.device import make_accelerator
 from cakdbench.utils.rng import seeded
@@ -44,6 +47,7 @@ class Training(Keeper):
     Args:
         methods: ids of registered methods, or classes.
         stop_at: ask the trainer to stop when this many steps have been made.
+        tape: folder of the teacher's tape.
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class Training(Keeper):
         stop_at: int | None = None,
         checkpoint_seconds: float = 1e9,
         accelerator: Accelerator | None = None,
+        tape: Path | None = None,
     ):
         super().__init__()
         self.dataset, self.recipe = small_dataset(), recipe or short_recipe()
@@ -65,6 +70,8 @@ class Training(Keeper):
         with seeded("teacher"):
             self.teacher = StagedModel(teacher, 10, self.recipe.image_size).eval().requires_grad_(False)
         self.lanes = [self._lane(method, seed, student) for method in methods]
+        self.said: list[str] = []
+        self.taping = self._taping(tape) if tape else None
         self.saved: list[tuple[str, dict]] = []
         self.view: GroupView | None = None
         self._stop_at, self._checkpoint_seconds = stop_at, checkpoint_seconds
@@ -83,13 +90,24 @@ class Training(Keeper):
             label=kind.id,
         )
 
+    def _taping(self, folder: Path) -> Taping:
+        self.loads = 0
+
+        def load() -> StagedModel:
+            self.loads += 1
+            return self.teacher
+
+        rows = self.stream.steps_per_epoch * self.recipe.global_batch // self.recipe.local_batch
+        return Taping(Tape(folder, rows), load, self.said.append)
+
     def run(self) -> "Training":
         steps = self.stream.steps_per_epoch
         self.view = GroupView("t", "demo", 0, self.recipe.epochs, steps, [LaneView(lane.label) for lane in self.lanes])
         evaluation = EvalStream(self.dataset.test, self.dataset, self.recipe)
         options = Options(checkpoint_seconds=self._checkpoint_seconds)
         runtime = Runtime(self.accelerator, options, stop=self._should_stop)
-        Trainer(self.lanes, self.teacher, self.stream, evaluation, runtime, self, self.view).run()
+        teacher = None if self.taping else self.teacher
+        Trainer(self.lanes, teacher, self.stream, evaluation, runtime, self, self.view, self.taping).run()
         return self
 
     def save(self, lane: Lane) -> None:
