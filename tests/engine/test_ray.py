@@ -10,7 +10,7 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from cakdbench.store import Store, checkpoint_files
-from tests.cli_lab import PAIR, SHORT, Child, Program, Shell, cakdbench_command
+from tests.cli_lab import SHORT, Child, Program, Shell, cakdbench_command
 
 METHODS = ("--methods", "ofa,rkd,dist", "--seeds", "0,1")
 EPOCHS = ("recipe.epochs=6", "teacher.epochs=2")

@@ -152,7 +152,7 @@ def _executor(folder: Path, settings: dict[str, str], options: RunOptions) -> su
         executor = submitit.AutoExecutor(folder, cluster=settings.get("cluster", "slurm"), **limits)
         executor.update_parameters(**numbers | more)
     except (RuntimeError, ValueError, NameError, AssertionError) as error:
-        raise UsageError(f"--launcher slurm: {_last_line(error)}") from error
+        raise UsageError(f"--launcher slurm: {str(error).splitlines()[0]}") from error
     return executor
 
 
