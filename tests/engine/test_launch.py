@@ -101,7 +101,8 @@ def test_every_worker_sees_a_gpu_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     (tmp_path / "sitecustomize.py").write_text(
         "import os, pathlib\n"
-        f"pathlib.Path({str(tmp_path)!r}, f'seen-{{os.getpid()}}').write_text(os.environ.get('CUDA_VISIBLE_DEVICES', 'all'))\n"
+        f"file = pathlib.Path({str(tmp_path)!r}, f'seen-{{os.getpid()}}')\n"
+        "file.write_text(os.environ.get('CUDA_VISIBLE_DEVICES', 'all'))\n"
         "os._exit(0)\n"
     )
     for count, gpus, seen in (
