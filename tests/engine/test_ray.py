@@ -12,7 +12,7 @@ from ray.cluster_utils import Cluster
 from cakdbench.store import Store, checkpoint_files
 from tests.cli_lab import SHORT, Child, Program, Shell, cakdbench_command
 
-METHODS = ("--methods", "ofa,rkd,dist", "--seeds", "0,1")
+METHODS = ("--methods", "rkd,dist", "--seeds", "0,1")
 EPOCHS = ("recipe.epochs=6", "teacher.epochs=2")
 
 
@@ -69,7 +69,7 @@ def test_a_killed_worker_and_two_lost_nodes_cost_no_run_and_change_no_weights(cl
     code, output = program.finish()
     assert code == 0, output
     assert "a worker was lost" in output
-    assert weights(shell.store) == weights(alone.store) and len(weights(alone.store)) == 11
+    assert weights(shell.store) == weights(alone.store) and len(weights(alone.store)) == 9
 
 
 def blind(words: list[str], place: str) -> None:
@@ -89,19 +89,18 @@ def test_a_node_that_does_not_see_the_store_is_refused_before_anything_starts(cl
     assert not list(shell.store.glob("*/identity.json"))
 
 
-def test_ctrl_c_saves_all_lanes(cluster, tiny, tmp_path):
+def test_ctrl_c_lets_the_tasks_save(cluster, tiny, tmp_path):
     shell = Shell(tiny, tmp_path)
-    program = Program(
-        *command(shell, "--launcher", "ray", "--ray-address", cluster.address, "--checkpoint-seconds", "999")
-    )
-    program.wait_for("1/1 done")
-    while not workers():
+    ray = ("--launcher", "ray", "--ray-address", cluster.address)
+    program = Program(*command(shell, *ray, "--checkpoint-seconds", "999"))
+    while not [log for log in shell.store.glob("*-vit_xs-*/log.txt") if "epoch 1/" in log.read_text()]:
         time.sleep(0.1)
-    time.sleep(5)
     os.kill(program.process.pid, signal.SIGINT)
     code, output = program.finish()
     assert code == 130 and "the same command goes on from here" in output
-    assert not [run for run in Store(shell.store).runs() if run.state() == "running"]
+    ends = [log.read_text().splitlines()[-1] for log in shell.store.glob("*-vit_xs-*/log.txt")]
+    assert any("interrupted; saved" in line for line in ends)
+    assert "running" not in {run.state() for run in Store(shell.store).runs()}
 
 
 def test_an_address_without_a_cluster_is_refused(tiny, tmp_path):
