@@ -7,6 +7,7 @@ import uuid
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import cakdbench
 import cakdbench.methods
@@ -76,7 +77,7 @@ def place_of(options: RunOptions) -> Place:
 def absolute(options: RunOptions) -> RunOptions:
     """Return the options with paths that do not depend on a working folder."""
     files = ("method_files", "model_files", "dataset_files", "teacher_files")
-    paths = {name: tuple(path.absolute() for path in getattr(options, name)) for name in files}
+    paths: dict[str, Any] = {name: tuple(path.absolute() for path in getattr(options, name)) for name in files}
     data_dir = options.computing.data_dir
     return replace(
         options,

@@ -153,11 +153,13 @@ def _connected(address: str | None) -> Iterator[None]:
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     handler = signal.getsignal(signal.SIGTERM)
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    how: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if not address:
+        how["include_dashboard"] = False
     try:
         if address and address != "auto":
             socket.create_connection(_host_and_port(address), CONNECT_SECONDS).close()  # Ray would try for minutes
-        ray.init(address or "local", **quiet, **({} if address else {"include_dashboard": False}))
+        ray.init(address or "local", **how)
     except (OSError, ValueError, RuntimeError) as error:
         hint = "`ray start --head` starts one; without --ray-address one is started for this command"
         raise UsageError(f"no Ray cluster at {address or 'this machine'} ({_reason(error)}): {hint}") from error
