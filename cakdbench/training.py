@@ -14,7 +14,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from cakdbench.build import build_method, staged_pair
-from cakdbench.engine.launch.local import LocalLauncher
+from cakdbench.engine.launch.choice import Launch
 from cakdbench.engine.options import RunOptions, run_options
 from cakdbench.engine.progress import progress_on
 from cakdbench.engine.session import Session
@@ -44,7 +44,12 @@ def run(
     recipe: str | None = None,
     settings: Mapping[str, Any] | None = None,
     precision: str = "fp32",
+    launcher: str = "local",
     jobs: int | None = None,
+    gpus: Sequence[int] = (),
+    ray_address: str | None = None,
+    gpu_share: float = 1.0,
+    slurm: Mapping[str, Any] | None = None,
     progress: bool = True,
     stop: Callable[[], bool] = lambda: False,
     method_files: Iterable[PathLike] = (),
@@ -66,7 +71,12 @@ def run(
         store: folder of the runs; default: CAKDBENCH_STORE, or `runs`.
         recipe: for all pairs, instead of each pair's own.
         settings: changed numbers, as in `{"recipe.epochs": 5, "ofa.gamma": 1.2, "teacher.epochs": 1}`.
-        jobs: processes of this machine that share the work; None: one per core on a CPU, else 1.
+        launcher: where the processes come from: "local", "ray" or "slurm"; docs/cluster.md has more.
+        jobs: processes, tasks or jobs at a time; None: as many as are of use, on one machine one per GPU or core.
+        gpus: those of this machine that work, by number; default: all.
+        ray_address: `auto` or HOST:PORT of a Ray cluster; None starts one on this machine.
+        gpu_share: of a GPU that a task of Ray needs.
+        slurm: settings of the jobs, as `{"partition": "gpu", "time": 240}`.
         progress: print how far it is.
         method_files, model_files: Python files with methods and networks of one's own.
         stop: asked between two steps; once it is true, all lanes are saved and `Interrupted` is raised.
@@ -95,18 +105,20 @@ def run(
         teacher_dir=_folder(teacher_dir, "CAKDBENCH_TEACHERS", cache_path("teachers")),
         data_dir=None if data_dir is None else existing_folder(Path(data_dir)),
         precision=precision,
+        gpus=tuple(gpus),
         **options,
     )
-    return _run(made, jobs, Console(quiet=not progress), stop)
+    launch = Launch(launcher, jobs, ray_address, gpu_share, {name: str(value) for name, value in (slurm or {}).items()})
+    return _run(made, launch, Console(quiet=not progress), stop)
 
 
-def _run(options: RunOptions, jobs: int | None, console: Console, stop: Callable[[], bool]) -> pd.DataFrame:
+def _run(options: RunOptions, launch: Launch, console: Console, stop: Callable[[], bool]) -> pd.DataFrame:
     threads = torch.get_num_threads()
     try:
         display = progress_on(console)
         session = Session(options, display, stop)
         with display:
-            outcome = session.run(LocalLauncher(session.processes(jobs)))
+            outcome = session.run(launch.make(session))
     finally:
         torch.set_num_threads(threads)  # of the caller
     for key, reason in outcome.failed.items():

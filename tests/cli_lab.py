@@ -128,7 +128,7 @@ class Program(Child):
     """
 
     def __init__(self, *arguments: str, site: Path | None = None):
-        super().__init__(_cakdbench, site, *arguments)
+        super().__init__(cakdbench_command, site, *arguments)
 
 
 def _printing(writer, call: Callable[..., int | None], *arguments) -> None:
@@ -138,7 +138,7 @@ def _printing(writer, call: Callable[..., int | None], *arguments) -> None:
     sys.exit(call(*arguments))
 
 
-def _cakdbench(site: Path | None, *arguments: str) -> None:
+def cakdbench_command(site: Path | None, *arguments: str) -> None:
     if site:
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(site), os.environ.get("PYTHONPATH"))))
         sys.path.insert(0, str(site))

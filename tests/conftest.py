@@ -14,6 +14,9 @@ settings.load_profile("loaded machine")
 
 LONG = (
     "test_kill.py",
+    "test_ray.py",
+    "test_slurm.py",
+    "test_cluster_page.py",
     "test_distributed.py",
     "test_every_method.py",
     "test_golden_steps.py",

@@ -26,8 +26,12 @@ from cakdbench.cli.options import (
     DatasetFiles,
     Estimate,
     Estimation,
+    Gpus,
+    GpuShare,
     Jobs,
     Keep,
+    LauncherName,
+    Launchers,
     MethodFiles,
     Methods,
     Mismatch,
@@ -36,8 +40,10 @@ from cakdbench.cli.options import (
     OnBadImage,
     OwnBoards,
     Precision,
+    RayAddress,
     Seeds,
     Set,
+    SlurmSettings,
     StoreDir,
     Tape,
     TapeLogits,
@@ -95,12 +101,18 @@ def run(
     threads: Threads = 1,
     cpu: Cpu = False,
     jobs: Jobs = None,
+    gpus: Gpus = None,
+    launcher: LauncherName = Launchers.local,
+    ray_address: RayAddress = None,
+    gpu_share: GpuShare = 1.0,
+    slurm: SlurmSettings = [],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show plan and time estimate; run nothing.")] = False,
     estimate: Estimate = Estimation.counted,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Start without asking, however long it takes.")] = False,
 ) -> None:
     """Train every cell of methods x pairs x seeds that is not done yet, then write the boards."""
     from cakdbench.cli.running import run_plan, show_plan
+    from cakdbench.engine.launch.choice import Launch, parse_slurm
     from cakdbench.engine.options import run_options
 
     options = run_options(
@@ -110,12 +122,13 @@ def run(
         model_file,
         pairs=pairs,
         recipe=recipe,
-        seeds=_seeds(seeds),
+        seeds=_numbers("--seeds", seeds),
         teacher_files=tuple(teachers),
         store=store,
         teacher_dir=teacher_dir,
         precision=precision,
         cpu=cpu,
+        gpus=_numbers("--gpus", gpus) if gpus else (),
         threads=threads,
         data_dir=data_dir,
         dataset_files=tuple(datasets),
@@ -133,7 +146,8 @@ def run(
     if dry_run:
         show_plan(options, measured=estimate is Estimation.measured)
         return
-    complete = run_plan(options, boards or store / "boards", jobs, yes)
+    launch = Launch(launcher.value, jobs, ray_address, gpu_share, parse_slurm(slurm))
+    complete = run_plan(options, boards or store / "boards", launch, yes)
     raise typer.Exit(0 if complete else 1)
 
 
@@ -280,11 +294,11 @@ def _teacher_options(
     )
 
 
-def _seeds(text: str) -> tuple[int, ...]:
+def _numbers(option: str, text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise UsageError(f"--seeds {text!r}: give whole numbers separated by commas, as in 0,1,2") from None
+        raise UsageError(f"{option} {text!r}: give whole numbers separated by commas, as in 0,1,2") from None
 
 
 def _teacher(name: str) -> tuple[str, str]:

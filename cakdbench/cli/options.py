@@ -23,6 +23,14 @@ class Keep(StrEnum):
     ema = "ema"
 
 
+class Launchers(StrEnum):
+    """Choose where the processes come from."""
+
+    local = "local"
+    ray = "ray"
+    slurm = "slurm"
+
+
 class OnBadImage(StrEnum):
     """Choose what becomes of images that cannot be read."""
 
@@ -42,7 +50,21 @@ Mismatch = Annotated[
     bool, typer.Option("--allow-teacher-mismatch", help="Go on with a teacher off its entry, and record it.")
 ]
 Jobs = Annotated[
-    int | None, typer.Option(min=1, help="Processes that share the lanes; default: one per core on a CPU, else 1.")
+    int | None,
+    typer.Option(min=1, help="Processes, tasks or jobs that share the lanes; default: one per GPU, or per core."),
+]
+LauncherName = Annotated[
+    Launchers, typer.Option("--launcher", help="Where the processes come from: this machine, a Ray cluster, Slurm.")
+]
+Gpus = Annotated[str | None, typer.Option(help="GPUs of this machine that work, as 0,1,3; default: all.")]
+RayAddress = Annotated[
+    str | None, typer.Option(help="With --launcher ray: auto or HOST:PORT; default: one of its own on this machine.")
+]
+GpuShare = Annotated[
+    float, typer.Option(min=0.01, max=1.0, help="With --launcher ray: the share of a GPU that a group needs.")
+]
+SlurmSettings = Annotated[
+    list[str], typer.Option("--slurm", help="Of the jobs: --slurm partition=gpu --slurm time=240; can be repeated.")
 ]
 Estimate = Annotated[
     Estimation, typer.Option(help="With --dry-run: count multiply-adds, or time a step of every kind of run.")

@@ -7,7 +7,7 @@ from cakdbench.cli.changed import changed_listings, changed_numbers
 from cakdbench.cli.options import console, errors
 from cakdbench.cli.tables import Listing
 from cakdbench.engine.estimate import Estimate
-from cakdbench.engine.launch.local import LocalLauncher
+from cakdbench.engine.launch.choice import Launch
 from cakdbench.engine.options import RunOptions
 from cakdbench.engine.progress import duration, progress_on
 from cakdbench.engine.session import Session
@@ -34,11 +34,11 @@ class Command:
         console.quiet = not self.session.accelerator.is_main_process
 
 
-def run_plan(options: RunOptions, boards: Path, jobs: int | None, yes: bool) -> bool:
+def run_plan(options: RunOptions, boards: Path, launch: Launch, yes: bool) -> bool:
     """Run what the options name and write the boards; False if a run failed.
 
     Args:
-        jobs: processes that share the work; None for as many as are of use.
+        launch: where the processes come from.
         yes: start without asking.
 
     Raises:
@@ -47,13 +47,13 @@ def run_plan(options: RunOptions, boards: Path, jobs: int | None, yes: bool) -> 
     command = Command(options)
     session = command.session
     session.require_ready()
-    if not yes:
+    if not yes and launch.launcher == "local":
         confirm(session)
     _say_refusals(session)
     if session.tapes:
         _say(f"tapes to record: {session.tapes}")
     with command.interrupt, command.progress:
-        outcome = session.run(LocalLauncher(session.processes(jobs)))
+        outcome = session.run(launch.make(session))
     if session.accelerator.is_main_process:
         _write_boards(session, boards)
     for key, reason in outcome.failed.items():

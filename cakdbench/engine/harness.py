@@ -55,35 +55,40 @@ class Harness:
         options = self.runtime.options
         return load_dataset(name, options.data_dir, options.download, on_bad_image=options.on_bad_image)
 
-    def run(self, cells: list[Cell], share: Share = ALL) -> Outcome:
+    def run(self, cells: list[Cell], share: Share = ALL, since: float | None = None) -> Outcome:
         """Train the teachers that are missing, verify all of them, then run every cell that is not done.
 
         Args:
-            share: how much of it this process takes at a time, where others on the same store help.
+            share: how much of it this process takes at a time, where others on the same store help. One that does
+                not wait for others verifies a teacher with its first group, and may return with work left.
+            since: failures before it (seconds of the epoch) are tried again; None for now.
 
         Raises:
             TeacherError: a teacher cannot be had or is not what its entry says; no student has been trained.
             Interrupted: the user stopped; all is saved.
             StoreError: the store cannot be written.
         """
-        self._started = time.time()  # failures from before are tried again
-        self._train_teachers(self._trainings(cells), share)
+        self._started = time.time() if since is None else since
+        if self._train_teachers(self.trainings(cells), share) and share.once:
+            return Outcome()
         tasks = self.tasks(cells)
-        self._set_damaged_aside(tasks)
+        self.set_damaged_aside(tasks)
         for task in tasks:
-            if task.cell.needs_teacher and not task.folder.is_done:
+            if task.cell.needs_teacher and not task.folder.is_done and not share.once:
                 self._facts(task.cell)
         return self._work(tasks, share)
 
-    def _train_teachers(self, trainings: list[Task], share: Share) -> None:
-        self._set_damaged_aside(trainings)
+    def _train_teachers(self, trainings: list[Task], share: Share) -> bool:
+        """Train the teachers that are missing; return False if none is."""
+        self.set_damaged_aside(trainings)
         missing = [task for task in trainings if not task.folder.is_done]
         if not missing:
-            return
+            return False
         names = ", ".join(f"{task.cell.pair.student}@{task.cell.pair.dataset}" for task in missing)
         self.runtime.events.say(f"training first the teachers this grid needs: {names}")
         for key, reason in self._work(missing, share).failed.items():
             raise TeacherError(f"training the teacher {key} failed: {reason}")
+        return True
 
     def _facts(self, cell: Cell) -> TeacherFacts:
         """Verify the cell's teacher, once for all runs with the same test images."""
@@ -96,7 +101,8 @@ class Harness:
                 self._verified[name] = verify_teacher(teacher, dataset, recipe, self.runtime)
         return self._verified[name]
 
-    def _trainings(self, cells: list[Cell]) -> list[Task]:
+    def trainings(self, cells: list[Cell]) -> list[Task]:
+        """Return the runs of the teachers that are trained here, done or not."""
         names = dict.fromkeys((c.pair.teacher, c.pair.dataset) for c in cells if c.needs_teacher)
         trainings = filter(None, (self.teachers.training_cell(*name) for name in names))
         return [self._task(cell) for cell in trainings]
@@ -121,7 +127,7 @@ class Harness:
         outcome, pending = Outcome(), {task.key: task for task in tasks}
         waiting, events = False, self.runtime.events
         while pending:
-            group = self._take(pending, outcome, share)
+            group = self._take(pending, outcome, share, len(tasks))
             events.grid(len(outcome.done), len(outcome.failed), len(tasks))
             if group:
                 result = self._train(group)
@@ -131,14 +137,16 @@ class Harness:
                         del pending[task.key]
                 self._most |= result.crowded
                 events.grid(len(outcome.done), len(outcome.failed), len(tasks))
-            elif pending:
+            if share.once:  # but what found no memory is tried again here, where that is known
+                pending = {key: task for key, task in pending.items() if key in self._most}
+            elif not group and pending:
                 if not waiting:
                     events.say(f"waiting for {len(pending)} runs that another process works on")
                 waiting = True
                 time.sleep(1)
         return outcome
 
-    def _take(self, pending: dict[str, Task], outcome: Outcome, share: Share) -> list[Task]:
+    def _take(self, pending: dict[str, Task], outcome: Outcome, share: Share, total: int) -> list[Task]:
         """Lock the tasks of one group. What is done or has failed since the start goes to the outcome.
 
         Empty if nothing is left, or all that is left is locked by other processes.
@@ -150,7 +158,7 @@ class Harness:
         if self.accelerator.is_main_process and not stop:
             failed = {k: r for k, task in pending.items() if (r := task.folder.failure(self._started))}
             left = [task for key, task in pending.items() if key not in failed]
-            keys = [task.key for task in self._lock(left, share)]
+            keys = [task.key for task in self._lock(left, share, total)]
             done = [key for key, task in pending.items() if task.folder.is_done]
         keys, done, failed, stop = broadcast_object_list([keys, done, failed, stop])
         if stop:
@@ -161,7 +169,8 @@ class Harness:
             del pending[key]
         return [pending[key] for key in keys]
 
-    def _set_damaged_aside(self, tasks: list[Task]) -> None:
+    def set_damaged_aside(self, tasks: list[Task]) -> None:
+        """Let runs whose files are not whole count as unfinished, and say so."""
         if self.accelerator.is_main_process:
             for task in tasks:
                 damage = task.folder.set_damaged_aside()
@@ -169,13 +178,14 @@ class Harness:
                     self.runtime.events.say(f"{damage}; kept as record.json.damaged, the run is computed again")
         self.accelerator.wait_for_everyone()
 
-    def _lock(self, pending: list[Task], share: Share) -> list[Task]:
+    def _lock(self, pending: list[Task], share: Share, total: int) -> list[Task]:
         """Lock the tasks of one group; those that found no memory come last, in ever smaller groups."""
+        limit = self._limit(pending, share, total)
         bounds: dict[int, list[Task]] = {}
         for task in pending:
-            bounds.setdefault(self._most.get(task.key, self.runtime.options.max_lanes), []).append(task)
+            bounds.setdefault(self._most.get(task.key, limit), []).append(task)
         for most in sorted(bounds, reverse=True):
-            if group := self._lock_up_to(min(most, share.lanes(len(pending))), bounds[most], share):
+            if group := self._lock_up_to(min(most, limit), bounds[most], share):
                 return _same_step(group)
         return []
 
@@ -189,6 +199,13 @@ class Harness:
             if group:
                 return group
         return []
+
+    def _limit(self, pending: list[Task], share: Share, total: int) -> int:
+        """Return how many lanes a group may have; near the end, where it matters, only those nobody has count."""
+        limit = self.runtime.options.max_lanes
+        if 1 < share.processes and len(pending) < 2 * share.processes * limit:
+            pending = [task for task in pending if task.folder.state() not in ("running", "done")]
+        return min(limit, share.lanes(len(pending), total))
 
     def _train(self, tasks: list[Task]) -> GroupOutcome:
         """Train a group whose tasks are locked, and release them."""

@@ -32,6 +32,7 @@ class RunOptions:
         teacher_dir: folder of the teachers' weight files.
         precision: "fp32", or "bf16" (autocast); part of a run's key.
         cpu: leave a GPU alone.
+        gpus: those of this machine that work, by number; this process takes the first. Empty: all.
         threads: of each process on a CPU.
         computing: how, without any effect on results.
     """
@@ -49,6 +50,7 @@ class RunOptions:
     teacher_dir: Path = Path("teachers")
     precision: str = "fp32"
     cpu: bool = False
+    gpus: tuple[int, ...] = ()
     threads: int = 1
     computing: Options = field(default_factory=Options)
 

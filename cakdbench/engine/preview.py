@@ -1,14 +1,11 @@
 """Describe a plan before anything starts: states, teachers to train, obstacles."""
 
-import math
-from collections import Counter
 from dataclasses import dataclass, field
 
 from cakdbench.data.datasets import ImageDataset
 from cakdbench.data.stream import check_batches
 from cakdbench.engine.harness import Harness
 from cakdbench.engine.inits import hub_at_hand
-from cakdbench.engine.share import MIN_LANES_PER_WORKER
 from cakdbench.grid.plan import Cell
 from cakdbench.records import Identity
 from cakdbench.store import canonical, checkpoint_files
@@ -42,8 +39,7 @@ class Preview:
     @property
     def parts(self) -> int:
         """Count the processes that the work can keep busy, in the teachers' or the students' phase."""
-        students = Counter(cell.shared for cell, state in self.states if state != "done")
-        return max(len(self.trainings), sum(math.ceil(count / MIN_LANES_PER_WORKER) for count in students.values()))
+        return max(len(self.trainings), sum(state != "done" for _, state in self.states))
 
 
 def make_preview(harness: Harness, cells: list[Cell]) -> Preview:

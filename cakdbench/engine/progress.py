@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cakdbench.records import Epoch
-from cakdbench.train.events import GroupView, LaneView
+from cakdbench.train.events import GroupRow, GroupView, LaneView
 
 REDRAWS_PER_SECOND = 4
 PLAIN_PROGRESS_SECONDS = 15.0
@@ -43,6 +43,7 @@ class LiveProgress:
         self._next = float("-inf")
         self._grid = (0, 0, 0)
         self._view: GroupView | None = None
+        self._rows: list[GroupRow] = []
         self._started = clock()
         self._live = Live(console=console, auto_refresh=False, transient=True, get_renderable=self._render)
 
@@ -71,6 +72,10 @@ class LiveProgress:
     def epoch(self, view: GroupView, label: str, line: Epoch) -> None:
         self.tick(view)
 
+    def groups(self, rows: list[GroupRow]) -> None:
+        self._rows = rows
+        self._redraw()
+
     def say(self, text: str) -> None:
         _print(self._live.console, text)
 
@@ -87,6 +92,8 @@ class LiveProgress:
         parts: list[RenderableType] = [_grid_line(*self._grid, self._clock() - self._started)]
         if self._view:
             parts += [*_group_lines(self._view), _lane_table(self._view.lanes)]
+        if self._rows:
+            parts.append(_group_table(self._rows))
         return Group(*parts)
 
 
@@ -133,6 +140,12 @@ class PlainProgress:
         if line.ema_top1 is not None:
             tests.append(f"test (EMA) {line.ema_top1:.2f}")
         self.say(f"  {label}: epoch {line.epoch + 1}/{view.epochs}: {losses}; {', '.join(tests)}")
+
+    def groups(self, rows: list[GroupRow]) -> None:
+        if (now := self._clock()) >= self._next:
+            self._next = now + PLAIN_PROGRESS_SECONDS
+            for row in rows:
+                self.say(f"  {row.name}: {row.lanes} lanes, {row.pace}")
 
     def say(self, text: str) -> None:
         _print(self._console, text)
@@ -206,6 +219,16 @@ def _grid_line(done: int, failed: int, total: int, seconds: float) -> Table:
 def _group_lines(view: GroupView) -> list[RenderableType]:
     name = Text(_group_name(view), style="bold", no_wrap=True, overflow="ellipsis")
     return [name, _bar_line("group", view.step, view.epochs * view.steps_per_epoch, _place(view))]
+
+
+def _group_table(rows: list[GroupRow]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("group")  # the only column that may shrink: its cells are cut, not wrapped
+    table.add_column("lanes", justify="right", no_wrap=True)
+    table.add_column("pace", no_wrap=True)
+    for row in rows:
+        table.add_row(Text(row.name, no_wrap=True, overflow="ellipsis"), str(row.lanes), row.pace)
+    return table
 
 
 def _lane_table(lanes: list[LaneView]) -> Table:

@@ -32,7 +32,7 @@ from cakdbench.records import TeacherFacts
 from cakdbench.store import Store
 from cakdbench.train.events import Events, NoEvents
 from cakdbench.train.runtime import Runtime
-from cakdbench.utils.device import make_accelerator, usable_cores
+from cakdbench.utils.device import make_accelerator, usable_cores, visible_gpus
 from cakdbench.utils.errors import CakdError, TeacherError, UsageError
 
 
@@ -60,7 +60,7 @@ class Session:
         for path in options.dataset_files:
             register_datasets(path)
         self.options = options
-        self.accelerator = make_accelerator(options.precision, options.cpu, options.threads)
+        self.accelerator = make_accelerator(options.precision, options.cpu, options.threads, options.gpus)
         self.runtime = Runtime(self.accelerator, options.computing, events or NoEvents(), stop)
         self.store = Store(options.store)
         self.teachers = Teachers(
@@ -127,14 +127,18 @@ class Session:
         return predict_peaks(list_work(self.preview.left, self.options.computing.data_dir), seconds)
 
     def processes(self, jobs: int | None = None) -> int:
-        """Return how many processes of this machine share the work: `jobs` or one per core of a CPU, never idle ones.
+        """Return how many processes of this machine share the work, never idle ones.
 
-        A GPU, and a run that Accelerate has started in several processes, is one.
+        `jobs`, or one per GPU, or one per core of a CPU; one where Accelerate has started several for one run.
         """
-        if jobs is None:
-            alone_on_cpu = self.accelerator.device.type == "cpu" and self.accelerator.num_processes == 1
-            jobs = usable_cores() // torch.get_num_threads() if alone_on_cpu else 1
-        return max(1, min(jobs, self.preview.parts))
+        return max(1, min(jobs or self._places(), self.preview.parts))
+
+    def _places(self) -> int:
+        if self.accelerator.num_processes > 1:
+            return 1
+        if self.accelerator.device.type == "cpu":
+            return usable_cores() // torch.get_num_threads()
+        return len(visible_gpus(self.options.gpus)) if self.accelerator.device.type == "cuda" else 1
 
     def run(self, launcher: Launcher | None = None) -> Outcome:
         """Compute every cell of the plan that is not done.

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 MIN_LANES_PER_WORKER = 4
-"""Lanes that are worth a pass of their own over the data, by a process that has nothing else to do."""
+"""Lanes that are worth a pass of their own over the data, where there are enough for everybody."""
 
 
 @dataclass(frozen=True)
@@ -14,14 +14,21 @@ class Share:
     Attributes:
         processes: that share the work, this one among them.
         from_the_end: take the last group first, to keep out of the way of those that begin at the front.
+        once: end after one group, or when all that is left is locked; otherwise wait for what others have locked.
     """
 
     processes: int = 1
     from_the_end: bool = False
+    once: bool = False
 
-    def lanes(self, left: int) -> int:
-        """Return how many of the lanes that are left a group of this process may have."""
-        return left if self.processes == 1 else max(MIN_LANES_PER_WORKER, math.ceil(left / self.processes))
+    def lanes(self, left: int, total: int) -> int:
+        """Return how many of the lanes that are left a group of this process may have.
+
+        Args:
+            total: lanes of the grid, done or not. Few of them are spread thin: a core that waits helps nobody.
+        """
+        least = max(1, min(MIN_LANES_PER_WORKER, total // self.processes))
+        return left if self.processes == 1 else max(least, math.ceil(left / self.processes))
 
 
 ALL = Share()

@@ -48,6 +48,15 @@ class GroupView:
         return (time.monotonic() - self.started) / done * left if done else None
 
 
+@dataclass(frozen=True)
+class GroupRow:
+    """A group that another machine trains: what it is, how many lanes, how far and how fast."""
+
+    name: str
+    lanes: int
+    pace: str
+
+
 class Events(Protocol):
     """Listens to a grid. `tick` comes at every step and has to be cheap."""
 
@@ -63,6 +72,9 @@ class Events(Protocol):
     def epoch(self, view: GroupView, label: str, line: Epoch) -> None:
         """Hear that a lane has finished an epoch."""
 
+    def groups(self, rows: list[GroupRow]) -> None:
+        """Hear how all groups stand that other machines train, every few seconds."""
+
     def say(self, text: str) -> None:
         """Hear a sentence for the user."""
 
@@ -77,5 +89,7 @@ class NoEvents:
     def tick(self, view: GroupView) -> None: ...
 
     def epoch(self, view: GroupView, label: str, line: Epoch) -> None: ...
+
+    def groups(self, rows: list[GroupRow]) -> None: ...
 
     def say(self, text: str) -> None: ...

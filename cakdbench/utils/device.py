@@ -2,6 +2,7 @@
 
 import os
 import platform
+from collections.abc import Sequence
 
 import torch
 from accelerate import Accelerator
@@ -38,12 +39,33 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def make_accelerator(precision: str = "fp32", cpu: bool = False, threads: int = 1) -> Accelerator:
+def visible_gpus(chosen: Sequence[int] = ()) -> list[str]:
+    """Return what CUDA_VISIBLE_DEVICES calls each of the GPUs with these numbers; of all, without any.
+
+    Numbers count what this process sees: where CUDA_VISIBLE_DEVICES is "2,3", they are 0 and 1.
+
+    Raises:
+        UsageError: there is no such GPU.
+    """
+    count = torch.cuda.device_count()
+    names = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    names = names if len(names) >= count and names != [""] else [str(number) for number in range(count)]
+    for number in chosen:
+        if not 0 <= number < count:
+            there = f"0 to {count - 1}" if count else "there is none"
+            raise UsageError(f"--gpus {number}: no such GPU on this machine ({there})")
+    return [names[number] for number in chosen or range(count)]
+
+
+def make_accelerator(
+    precision: str = "fp32", cpu: bool = False, threads: int = 1, gpus: Sequence[int] = ()
+) -> Accelerator:
     """Return device, precision and processes, as Accelerate finds them.
 
     Args:
         threads: of each process on a CPU. With one, a result does not depend on the number of cores, bit for bit,
             and a machine that is busy with other things slows it down no more than in proportion.
+        gpus: numbers of GPUs, the first of which this process takes; default: the first there is.
     """
     torch.set_num_threads(threads)
     if precision not in PRECISIONS:
@@ -51,6 +73,9 @@ def make_accelerator(precision: str = "fp32", cpu: bool = False, threads: int = 
     # Buffers stay local: NormStats averages batch norms, and a method's banks must not be overwritten.
     # A method may leave modules unused in some steps.
     _forget_other_settings(PRECISIONS[precision], cpu)
+    if gpus and not cpu:
+        visible_gpus(gpus)
+        torch.cuda.set_device(gpus[0])
     ddp = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=True)
     return Accelerator(mixed_precision=PRECISIONS[precision], cpu=cpu, kwargs_handlers=[ddp])
 

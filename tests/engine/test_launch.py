@@ -1,36 +1,149 @@
-"""How processes of one machine share the work."""
+"""How processes share the work, and what each is told."""
+
+import heapq
+from dataclasses import replace
 
 import pytest
 
+import cakdbench
+from cakdbench.engine.launch.local import workers
+from cakdbench.engine.launch.place import TOKEN, absolute, place_of
+from cakdbench.engine.options import RunOptions, run_options
 from cakdbench.engine.preview import Preview
 from cakdbench.engine.share import Share
 from cakdbench.grid.plan import Settings, make_plan
 from cakdbench.grid.suites import resolve_pairs
+from cakdbench.registry import methods_named
 from cakdbench.store import Store
+from cakdbench.train.events import NoEvents
+from cakdbench.utils import device
+from cakdbench.utils.errors import UsageError
 
 
 @pytest.mark.parametrize(
-    ("lanes", "jobs", "share"),
-    [(12, 1, 12), (12, 2, 6), (13, 2, 7), (12, 3, 4), (12, 6, 4), (3, 2, 4), (400, 2, 200)],
+    ("left", "jobs", "share"),
+    [(12, 1, 12), (12, 2, 6), (13, 2, 7), (12, 3, 4), (5, 3, 4), (12, 6, 2), (3, 2, 4), (400, 2, 200), (12, 24, 1)],
 )
-def test_no_process_takes_more_than_its_share_nor_less_than_is_worth_a_pass(lanes, jobs, share):
-    assert Share(jobs).lanes(lanes) == share
+def test_no_process_takes_more_than_its_share_and_few_lanes_are_spread_thin(left, jobs, share):
+    assert Share(jobs).lanes(left, max(left, 12)) == share
 
 
 @pytest.mark.parametrize(
     ("methods", "pairs", "seeds", "parts"),
     [
-        ([], "resnet_m>vit_xs@fashion_demo", (0,), 1),
-        (["fbt", "ofa"], "resnet_m>vit_xs@fashion_demo", (0,), 1),
-        (["fbt", "ofa", "rkd"], "resnet_m>vit_xs@fashion_demo", (0,), 2),
-        (["fbt", "ofa"], "demo", (0,), 3),  # resnet_m has two students
-        (["fbt", "ofa"], "demo", (0, 1), 6),
+        ([], "resnet_m>vit_xs@fashion_demo", (0,), 2),
+        (["fbt", "ofa"], "resnet_m>vit_xs@fashion_demo", (0,), 4),
+        (["fbt", "ofa"], "demo", (0, 1), 24),
     ],
 )
-def test_a_pass_over_the_data_is_divided_where_that_keeps_processes_busy(methods, pairs, seeds, parts):
+def test_as_many_processes_are_of_use_as_there_are_lanes_left(methods, pairs, seeds, parts):
     plan = make_plan(methods, resolve_pairs(pairs), seeds, Settings())
     assert Preview([(cell, "planned") for cell in plan.cells]).parts == parts
     assert Preview([(cell, "done") for cell in plan.cells]).parts == 0
+
+
+def schedule(lanes: list[tuple[object, float]], processes: int, a_pass: float, most: int = 16) -> float:
+    """Return when the last of several processes ends that take groups as `Harness` does.
+
+    Args:
+        lanes: what they share a pass by, and how long each takes.
+        a_pass: how long the teacher and the rendering take in every group.
+    """
+    left, free, total = list(lanes), [(0.0, number) for number in range(processes)], len(lanes)
+    while left:
+        now, number = heapq.heappop(free)
+        names = list(dict.fromkeys(name for name, _ in left))
+        name = names[-1] if number else names[0]
+        share = min(most, Share(processes).lanes(len(left), total))
+        group = [lane for lane in left if lane[0] == name][:share]
+        for lane in group:
+            left.remove(lane)
+        heapq.heappush(free, (now + a_pass + sum(seconds for _, seconds in group), number))
+    return max(now for now, _ in free)
+
+
+@pytest.mark.parametrize("processes", [2, 3, 4])
+def test_the_demo_grid_takes_little_longer_than_its_work_divided_by_the_processes(processes):
+    """With the seconds that its lanes took by their records; a pass takes as long as half a lane of KD."""
+    runs = cakdbench.load_results("leaderboards/results").query("dataset == 'fashion_demo'")
+    measured = runs.groupby(["method", "student"]).seconds.mean()
+    plan = make_plan(list(methods_named("all")), resolve_pairs("demo"), (0, 1, 2), Settings())
+    lanes = [(cell.shared, measured[cell.label, cell.pair.student]) for cell in plan.cells]
+    alone = schedule(lanes, 1, 35.0)
+    assert schedule(lanes, processes, 35.0) < 1.15 * alone / processes
+
+
+@pytest.fixture
+def four_gpus(monkeypatch):
+    monkeypatch.setattr(device.torch.cuda, "device_count", lambda: 4)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return monkeypatch
+
+
+def test_gpus_are_named_as_the_process_sees_them(four_gpus):
+    assert device.visible_gpus() == ["0", "1", "2", "3"]
+    assert device.visible_gpus((3, 1)) == ["3", "1"]
+    four_gpus.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b,5,7")
+    assert device.visible_gpus((0, 3)) == ["GPU-a", "7"]
+    with pytest.raises(UsageError, match="--gpus 4: no such GPU on this machine .0 to 3."):
+        device.visible_gpus((0, 4))
+
+
+def test_a_gpu_is_asked_for_in_vain_on_a_machine_without(shell):
+    code, output = shell.run("--gpus", "1", "--methods", "kd")
+    assert code == 0, output  # --cpu leaves them alone
+    with pytest.raises(UsageError, match="there is none"):
+        device.make_accelerator(gpus=(1,))
+
+
+def test_every_worker_sees_a_gpu_of_its_own(tmp_path, monkeypatch):
+    """The real processes, which show their environment in place of working."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, pathlib\n"
+        f"file = pathlib.Path({str(tmp_path)!r}, f'seen-{{os.getpid()}}')\n"
+        "file.write_text(os.environ.get('CUDA_VISIBLE_DEVICES', 'all'))\n"
+        "os._exit(0)\n"
+    )
+    for count, gpus, seen in (
+        (3, ["4", "5", "7", "9"], ["5", "7", "9"]),
+        (3, ["4", "5"], ["4", "5", "5"]),
+        (1, [], ["all"]),
+    ):
+        with workers(RunOptions(), count, NoEvents(), gpus) as processes:
+            for process in processes:
+                process.wait()
+        assert sorted(path.read_text() for path in tmp_path.glob("seen-*")) == seen
+        for path in tmp_path.glob("seen-*"):
+            path.unlink()
+
+
+@pytest.fixture
+def options(tmp_path, monkeypatch) -> RunOptions:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.toml").write_text("")
+    options = absolute(run_options("kd", store=tmp_path / "runs", teacher_files=(tmp_path / "mine.toml",)))
+    assert options.teacher_dir == tmp_path / "teachers"
+    return options
+
+
+def test_another_machine_must_have_what_this_one_has(options):
+    place = place_of(options)
+    place.check()
+    assert place_of(options).token == place.token
+    for other, words in (
+        (
+            replace(place, versions=place.versions | {"torch": "2.0.1"}),
+            f"where {place.host} has 2.0.1: install the same",
+        ),
+        (replace(place, files=(options.store / "kd.py",)), "kd.py: put it into a folder that all machines share"),
+        (replace(place, store=options.store.parent / "other"), "does not see the store .*--store"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            other.check()
+    (options.store / TOKEN).write_text("another store on the same path")
+    with pytest.raises(UsageError, match="does not see the store"):
+        place.check()
 
 
 def test_with_two_jobs_lanes_of_one_pass_go_in_two(shell):

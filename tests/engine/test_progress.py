@@ -9,7 +9,7 @@ from rich.console import Console
 
 from cakdbench.engine.progress import LiveProgress, PlainProgress, duration, group_summary, progress_on
 from cakdbench.records import Epoch
-from cakdbench.train.events import GroupView, LaneView, NoEvents
+from cakdbench.train.events import GroupRow, GroupView, LaneView, NoEvents
 
 SHOW_CURSOR, HIDE_CURSOR = "\x1b[?25h", "\x1b[?25l"
 
@@ -191,7 +191,28 @@ class TestChoice:
             events.group(view)
             events.tick(view)
             events.epoch(view, "kd", line())
+            events.groups([GroupRow("a > b @ c", 3, "step 5/9")])
             events.say("text")
+
+
+class TestOtherMachines:
+    rows = [GroupRow("swin_t > resnet18 @ cifar100, demo, seed 0", 11, "step 50/400, 1,234 images/s, 2:00 left")]
+
+    def test_a_terminal_shows_all_groups_at_once(self):
+        console = terminal(100)
+        with LiveProgress(console, Clock()) as events:
+            events.groups([*self.rows, GroupRow("swin_t > resnet18 @ cifar100, demo, seed 1", 11, "begins")])
+            frame = last_frame(console)
+        assert [text for text in frame if "seed 0" in text and "1,234 images/s" in text and " 11 " in text]
+        assert [text for text in frame if "seed 1" in text and "begins" in text]
+
+    def test_a_log_has_a_line_a_group_now_and_then(self):
+        console, clock = log(100), Clock()
+        with PlainProgress(console, clock) as events:
+            for _ in range(5):
+                events.groups(self.rows)
+                clock.now += 5
+        assert console.file.getvalue().count("seed 0: 11 lanes, step 50/400") == 2
 
 
 @pytest.mark.parametrize(

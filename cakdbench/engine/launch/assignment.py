@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from cakdbench.engine.launch.place import Place
 from cakdbench.engine.options import RunOptions
 from cakdbench.engine.share import ALL, Share
 from cakdbench.grid.plan import Cell
@@ -17,12 +18,16 @@ class Assignment:
     Attributes:
         parent: id of the process that the worker ends with; None for one that goes on by itself.
         modules: to be imported, for the methods they register.
+        place: what a worker on another machine must have.
+        since: runs that failed before it (seconds of the epoch) are tried again; None for now.
     """
 
     options: RunOptions
     share: Share = ALL
     parent: int | None = None
     modules: tuple[str, ...] = ()
+    place: Place | None = None
+    since: float | None = None
 
 
 def modules_of(cells: list[Cell]) -> tuple[str, ...]:

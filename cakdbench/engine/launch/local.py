@@ -1,4 +1,4 @@
-"""The launcher for one machine: this process computes, and so do silent workers beside it."""
+"""The launcher for one machine: this process computes, and so do silent workers beside it, each on a GPU of its own."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import IO
 
 from cakdbench.engine.harness import Harness, Outcome
@@ -19,6 +19,7 @@ from cakdbench.engine.share import Share
 from cakdbench.grid.plan import Cell
 from cakdbench.train.events import Events
 from cakdbench.train.trainer import Interrupted
+from cakdbench.utils.device import visible_gpus
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,13 @@ class LocalLauncher:
         """Compute the cells; see `Launcher.launch`. The workers end with this call, or with this process."""
         processes = self.usable_processes(cells, harness.runtime.events)
         assignment = Assignment(
-            options, Share(processes, from_the_end=True), parent=os.getpid(), modules=modules_of(cells)
+            replace(options, gpus=()),
+            Share(processes, from_the_end=True),
+            parent=os.getpid(),
+            modules=modules_of(cells),
         )
-        with workers(assignment, processes - 1, harness.runtime.events):
+        gpus = visible_gpus(options.gpus) if harness.accelerator.device.type == "cuda" else []
+        with workers(assignment, processes - 1, harness.runtime.events, gpus):
             return harness.run(cells, Share(processes))
 
     def usable_processes(self, cells: list[Cell], events: Events) -> int:
@@ -49,11 +54,18 @@ ENDED_ON_REQUEST = (0, Interrupted.exit_code, -signal.SIGTERM, -signal.SIGINT)
 
 
 @contextlib.contextmanager
-def workers(assignment: Assignment, count: int, events: Events) -> Iterator[list[subprocess.Popen]]:
-    """Start `count` workers; they save their work and end when the block is left."""
+def workers(
+    assignment: Assignment, count: int, events: Events, gpus: Sequence[str] = ()
+) -> Iterator[list[subprocess.Popen]]:
+    """Start `count` workers; they save their work and end when the block is left.
+
+    Args:
+        gpus: names for CUDA_VISIBLE_DEVICES, one a worker and in turn; the first is this process's.
+    """
     with contextlib.ExitStack() as logs:
         outputs = [logs.enter_context(tempfile.TemporaryFile("w+")) for _ in range(count)]
-        processes = [_start(assignment, output) for output in outputs]
+        places = [_environment(gpus, number) for number in range(1, count + 1)]
+        processes = [_start(assignment, output, place) for output, place in zip(outputs, places)]
         try:
             yield processes
         finally:
@@ -66,9 +78,14 @@ def workers(assignment: Assignment, count: int, events: Events) -> Iterator[list
                     _report(code, output, events)
 
 
-def _start(assignment: Assignment, output: IO[str]) -> subprocess.Popen:
+def _environment(gpus: Sequence[str], number: int) -> dict[str, str]:
+    """Return the environment of a worker, which sees one GPU, if there is any."""
+    return {**os.environ, **({"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {})}
+
+
+def _start(assignment: Assignment, output: IO[str], environment: dict[str, str]) -> subprocess.Popen:
     command = [sys.executable, "-m", "cakdbench.engine.launch.worker", "-"]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=output, text=True)
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=output, text=True, env=environment)
     assert process.stdin is not None  # it is a pipe
     with contextlib.suppress(BrokenPipeError), process.stdin:  # one that has died already says why in its output
         process.stdin.write(to_json(assignment))

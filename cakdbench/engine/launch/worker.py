@@ -29,11 +29,15 @@ def work_through(assignment: Assignment, stop: Callable[[], bool] = lambda: Fals
     Raises:
         CakdError: the work cannot be read or done here, or was interrupted.
     """
+    if assignment.place:
+        assignment.place.check()
+        if assignment.place.folder.is_dir():
+            os.chdir(assignment.place.folder)  # for relative paths inside of settings and names
     for name in assignment.modules:
         importlib.import_module(name)
     load_files(assignment.options.method_files, assignment.options.model_files)
     session = Session(assignment.options, stop=lambda: stop() or _orphaned(assignment.parent))
-    return session.harness.run(session.plan.cells, assignment.share)
+    return session.harness.run(session.plan.cells, assignment.share, assignment.since)
 
 
 def _orphaned(parent: int | None) -> bool:

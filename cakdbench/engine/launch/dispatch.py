@@ -1,0 +1,184 @@
+"""Work through a grid with workers on other machines: this process starts them, looks at the store, and tells.
+
+A worker computes one group and ends. It is lost at no price but its minutes: what it had locked is free again, and
+the next worker goes on from its last checkpoints.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Protocol
+
+from cakdbench.engine.group import Task
+from cakdbench.engine.harness import Harness, Outcome
+from cakdbench.engine.launch.assignment import Assignment, local_methods, modules_of
+from cakdbench.engine.launch.place import absolute, place_of, touch
+from cakdbench.engine.launch.worker import work_through
+from cakdbench.engine.options import RunOptions, from_json
+from cakdbench.engine.run_log import read_pace
+from cakdbench.engine.share import Share
+from cakdbench.grid.plan import Cell
+from cakdbench.store import checkpoint_step
+from cakdbench.train.events import GroupRow
+from cakdbench.train.trainer import Interrupted
+from cakdbench.utils.errors import CakdError, TeacherError, UsageError
+
+LOOK_SECONDS, SHOW_SECONDS = 1.0, 5.0
+MOST_LOST = 5
+"""Workers that may be lost, besides one for every place, without a step forward between them."""
+
+
+class Crew(Protocol):
+    """Workers of a cluster, each a task or a job of it that calls `labour`."""
+
+    def places(self) -> int:
+        """Return how many workers can be at work at a time; 0 if only the cluster knows."""
+
+    def at_work(self) -> int:
+        """Count the workers that were started and have not ended; some may wait in the cluster's queue."""
+
+    def start(self, count: int) -> None:
+        """Start more of them."""
+
+    def ended(self) -> list[str]:
+        """Return why workers were lost since the last call.
+
+        Raises:
+            CakdError: a worker met it: it cannot be mended by another try.
+        """
+
+    def leave(self) -> str:
+        """Do what is to be done when the user stops; returns it as a sentence."""
+
+
+def assign(cells: list[Cell], harness: Harness, options: RunOptions) -> Assignment:
+    """Return the work for other machines, with what they must have for it.
+
+    Raises:
+        UsageError: others cannot do it.
+    """
+    if local := local_methods(cells):
+        raise UsageError(f"other machines cannot see {', '.join(local)}: write it into a file for --method-file")
+    if harness.accelerator.num_processes > 1:
+        raise UsageError("a run over several processes is started without --launcher: accelerate launch does it")
+    options = replace(absolute(options), gpus=())
+    place = place_of(options)
+    return Assignment(options, Share(once=True), modules=modules_of(cells), place=place, since=touch(options.store))
+
+
+def labour(text: str, processes: int, stop: Callable[[], bool]) -> CakdError | None:
+    """Compute one group of an assignment; returns what no other try can mend, under the name of this machine.
+
+    Args:
+        processes: that share the work.
+    """
+    assignment = from_json(Assignment, text)
+    try:
+        work_through(replace(assignment, share=replace(assignment.share, processes=processes)), stop)
+    except Interrupted:
+        return None
+    except CakdError as error:
+        host = platform.node()
+        return error if host in str(error) else type(error)(f"{host}: {error}")
+    return None
+
+
+class Dispatcher:
+    """Keeps a crew at work until a grid is done.
+
+    Args:
+        since: failures before it (seconds of the epoch) are tried again.
+        jobs: workers at most; None for as many as there are places or groups.
+    """
+
+    def __init__(self, crew: Crew, harness: Harness, since: float, jobs: int | None = None):
+        self.crew = crew
+        self.harness = harness
+        self.events = harness.runtime.events
+        self.since = since
+        self.jobs = jobs
+        self._lost = 0
+        self._stand: tuple[int, int] = (0, 0)
+        self._shown = 0.0
+
+    def run(self, cells: list[Cell]) -> Outcome:
+        """Compute what is not done, teachers first; see `Launcher.launch`."""
+        trainings = self.harness.trainings(cells)
+        self.harness.set_damaged_aside(trainings)
+        for key, reason in self._work([task for task in trainings if not task.folder.is_done]).failed.items():
+            raise TeacherError(f"training the teacher {key} failed: {reason}")
+        tasks = self.harness.tasks(cells)
+        self.harness.set_damaged_aside(tasks)
+        return self._work(tasks)
+
+    def _work(self, tasks: list[Task]) -> Outcome:
+        outcome, pending = Outcome(), {task.key: task for task in tasks}
+        while True:
+            self._settle(pending, outcome)
+            self.events.grid(len(outcome.done), len(outcome.failed), len(tasks))
+            if not pending:
+                return outcome
+            if self.harness.runtime.stop():
+                raise Interrupted(f"interrupted: {self.crew.leave()}")
+            self._note_lost(pending.values())
+            self._start(pending.values())
+            self._show(pending.values())
+            time.sleep(LOOK_SECONDS)
+
+    def _settle(self, pending: dict[str, Task], outcome: Outcome) -> None:
+        """Move what has ended to the outcome."""
+        for key, task in list(pending.items()):
+            if task.folder.is_done:
+                outcome.done.append(pending.pop(key).key)
+            elif reason := task.folder.failure(self.since):
+                outcome.failed[pending.pop(key).key] = reason
+
+    def _note_lost(self, pending: Iterable[Task]) -> None:
+        reasons = self.crew.ended()
+        if not reasons:
+            return
+        stand = len(list(pending)), sum(checkpoint_step(task.folder.checkpoints) for task in pending)
+        self._lost = len(reasons) if stand != self._stand else self._lost + len(reasons)
+        self._stand = stand
+        for reason in reasons:
+            self.events.say(f"a worker was lost ({reason}); its runs go on from their last checkpoints")
+        if self._lost > MOST_LOST + self.crew.places():
+            raise CakdError(f"{self._lost} workers were lost one after the other, the last so: {reasons[-1]}")
+
+    def _start(self, pending: Iterable[Task]) -> None:
+        most = self.jobs or max(self.crew.places(), self._groups(pending))
+        wanted = most - self.crew.at_work()
+        free = sum(task.folder.state() != "running" for task in pending) if wanted > 0 else 0
+        if free:
+            self.crew.start(min(wanted, free))
+
+    def _groups(self, pending: Iterable[Task]) -> int:
+        counts = Counter(task.cell.shared for task in pending)
+        return sum(math.ceil(count / self.harness.runtime.options.max_lanes) for count in counts.values())
+
+    def _show(self, pending: Iterable[Task]) -> None:
+        if time.monotonic() - self._shown > SHOW_SECONDS:
+            self._shown = time.monotonic()
+            self.events.groups(_rows(task for task in pending if task.folder.state() == "running"))
+
+
+def _rows(tasks: Iterable[Task]) -> list[GroupRow]:
+    """Return how the groups stand that the tasks belong to, each by the lane that is least far."""
+    groups: dict[tuple[object, ...], list[Task]] = {}
+    for task in tasks:
+        groups.setdefault(task.cell.shared, []).append(task)
+    return [_row(group) for group in groups.values()]
+
+
+def _row(group: list[Task]) -> GroupRow:
+    cell = group[0].cell
+    students = ", ".join(dict.fromkeys(task.cell.pair.student for task in group))
+    paces = filter(None, (read_pace(task.folder.path) for task in group))
+    last = min(paces, key=lambda pace: pace.step, default=None)
+    pair = f"{cell.pair.teacher} > {students} @ {cell.pair.dataset}"
+    return GroupRow(f"{pair}, {cell.recipe.name}, seed {cell.seed}", len(group), str(last or "begins"))

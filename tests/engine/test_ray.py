@@ -1,0 +1,109 @@
+"""A real Ray cluster of two nodes on this machine: what dies costs its minutes, what a node lacks is refused."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from ray.cluster_utils import Cluster
+
+from cakdbench.store import Store, checkpoint_files
+from tests.cli_lab import SHORT, Child, Program, Shell, cakdbench_command
+
+METHODS = ("--methods", "rkd,dist", "--seeds", "0,1")
+EPOCHS = ("recipe.epochs=6", "teacher.epochs=2")
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A head without cores, and two nodes of one core each."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    cluster.add_node(num_cpus=1)
+    cluster.add_node(num_cpus=1)
+    yield cluster
+    cluster.shutdown()
+
+
+def command(shell: Shell, *more: str) -> list[str]:
+    return shell.command(*METHODS, "--checkpoint-seconds", "0.2", *more, settings=(*SHORT, *EPOCHS))
+
+
+def weights(store: Path) -> dict[str, tuple]:
+    records, damage = Store(store).records()
+    assert not damage
+    return {record.key: (record.weights_sha256, record.predictions_sha256) for record in records}
+
+
+def steps(store: Path) -> int:
+    """Count the checkpoints by their steps, and finished runs as very many."""
+    runs = list(Store(store).runs())
+    return sum(
+        10**9 * run.is_done + sum(int(path.name[5:14]) for path in checkpoint_files(run.checkpoints)) for run in runs
+    )
+
+
+def wait_for_a_step(store: Path, patience: float = 120) -> None:
+    before, end = steps(store), time.monotonic() + patience
+    while steps(store) <= before:
+        assert time.monotonic() < end, "no step forward"
+        time.sleep(0.05)
+
+
+def workers() -> list[psutil.Process]:
+    return [process for process in psutil.process_iter(["name"]) if "ray::_labour" in (process.info["name"] or "")]
+
+
+def test_a_killed_worker_and_two_lost_nodes_cost_no_run_and_change_no_weights(cluster, tiny, tmp_path):
+    alone, shell = Shell(tiny, tmp_path / "alone"), Shell(tiny, tmp_path / "ray")
+    code, output = alone(*command(alone))
+    assert code == 0, output
+    program = Program(*command(shell, "--launcher", "ray", "--ray-address", cluster.address, "--jobs", "2"))
+    wait_for_a_step(shell.store)
+    os.kill(workers()[0].pid, signal.SIGKILL)
+    for _ in range(2):
+        wait_for_a_step(shell.store)
+        cluster.remove_node(list(cluster.worker_nodes)[0], allow_graceful=False)
+        cluster.add_node(num_cpus=1)
+    code, output = program.finish()
+    assert code == 0, output
+    assert "a worker was lost" in output
+    assert weights(shell.store) == weights(alone.store) and len(weights(alone.store)) == 9
+
+
+def blind(words: list[str], place: str) -> None:
+    """The command on a store by a path that means nothing to other processes."""
+    folder = os.open(place, os.O_RDONLY)
+    words[words.index("--store") + 1] = f"/proc/self/fd/{folder}/runs"
+    cakdbench_command(None, *words)
+
+
+def test_a_node_that_does_not_see_the_store_is_refused_before_anything_starts(cluster, tiny, tmp_path):
+    shell = Shell(tiny, tmp_path)
+    code, output = Child(
+        blind, command(shell, "--launcher", "ray", "--ray-address", cluster.address), str(tmp_path)
+    ).finish()
+    assert code == 2, output
+    assert "does not see the store /proc/self/fd/" in output and "--store" in output
+    assert not list(shell.store.glob("*/identity.json"))
+
+
+def test_ctrl_c_lets_the_tasks_save(cluster, tiny, tmp_path):
+    shell = Shell(tiny, tmp_path)
+    ray = ("--launcher", "ray", "--ray-address", cluster.address)
+    program = Program(*command(shell, *ray, "--checkpoint-seconds", "999"))
+    while not [log for log in shell.store.glob("*-vit_xs-*/log.txt") if "epoch 1/" in log.read_text()]:
+        time.sleep(0.1)
+    os.kill(program.process.pid, signal.SIGINT)
+    code, output = program.finish()
+    assert code == 130 and "the same command goes on from here" in output
+    ends = [log.read_text().splitlines()[-1] for log in shell.store.glob("*-vit_xs-*/log.txt")]
+    assert any("interrupted; saved" in line for line in ends)
+    assert "running" not in {run.state() for run in Store(shell.store).runs()}
+
+
+def test_an_address_without_a_cluster_is_refused(tiny, tmp_path):
+    shell = Shell(tiny, tmp_path)
+    code, output = Program(*command(shell, "--launcher", "ray", "--ray-address", "127.0.0.1:1")).finish()
+    assert code == 2 and "no Ray cluster at 127.0.0.1:1" in output and "ray start --head" in output

@@ -1,0 +1,89 @@
+"""Jobs through submitit, whose local executor runs them as processes of this machine as Slurm would on its nodes."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cakdbench.engine.launch.choice import parse_slurm
+from cakdbench.engine.run_log import log_file
+from cakdbench.store import Store, checkpoint_files
+from cakdbench.utils.errors import UsageError
+from tests.cli_lab import SHORT, Program, Shell
+
+GRID = ("--checkpoint-seconds", "999", "--launcher", "slurm")
+EPOCHS = ("recipe.epochs=8", "teacher.epochs=1")
+
+
+def command(shell: Shell, *more: str) -> list[str]:
+    return shell.command(*GRID, *more, settings=(*SHORT, *EPOCHS))
+
+
+def jobs(store: Path) -> list[psutil.Process]:
+    """Return the processes that compute; each is the child of one that plays Slurm."""
+    programs = psutil.process_iter(["cmdline"])
+    return [p for p in programs if {"submitit.core._submit"} & set(p.info["cmdline"] or ()) and _of(p, store)]
+
+
+def _of(process: psutil.Process, store: Path) -> bool:
+    return any(str(store) in word for word in process.info["cmdline"])
+
+
+def wait_for(condition, patience: float = 200) -> None:
+    end = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < end, "nothing happens"
+        time.sleep(0.05)
+
+
+def lanes_in_training(store: Path) -> list:
+    return [run for run in Store(store).runs() if "-vit_xs-" in run.key and checkpoint_files(run.checkpoints)]
+
+
+def weights(store: Path) -> dict[str, str]:
+    return {record.key: record.weights_sha256 for record in Store(store).records()[0]}
+
+
+def test_a_preempted_job_saves_goes_back_to_the_queue_and_ends_in_the_same_weights(tiny, tmp_path):
+    alone, shell = Shell(tiny, tmp_path / "alone"), Shell(tiny, tmp_path / "slurm")
+    code, output = alone.run(settings=(*SHORT, *EPOCHS))
+    assert code == 0, output
+    first = Program(*command(shell, "--slurm", "cluster=local"))
+    wait_for(lambda: lanes_in_training(shell.store))
+    (job,) = jobs(shell.store)
+    job.send_signal(signal.SIGUSR2)
+    wait_for(lambda: not job.is_running() or job.status() == psutil.STATUS_ZOMBIE)
+    logs = "".join(path.read_text() for path in (shell.store / ".slurm").rglob("*_log.err"))
+    assert "preempted" in logs and "interrupted; saved" in log_file(lanes_in_training(shell.store)[0].path).read_text()
+    wait_for(lambda: jobs(shell.store))
+    os.kill(first.process.pid, signal.SIGINT)
+    first.wait_for("1 jobs go on", "scancel")
+    assert jobs(shell.store)
+    code, output = Program(*command(shell, "--slurm", "cluster=local")).finish()
+    assert code == 0, output
+    assert first.finish()[0] == 130  # its output ends with the jobs
+    assert weights(shell.store) == weights(alone.store) and len(weights(alone.store)) == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ((), "slurm"),
+        (("--slurm", "cluster=local", "--slurm", "partitoin=gpu"), "partitoin"),
+        (("--slurm", "gpu"), "KEY=VALUE"),
+    ],
+)
+def test_what_no_job_can_be_made_of_is_refused_in_one_line(tiny, tmp_path, settings, words):
+    code, output = Program(*command(Shell(tiny, tmp_path), *settings)).finish()
+    assert code == 2 and words in output.splitlines()[0] and "Traceback" not in output, output
+
+
+def test_settings_of_jobs_are_read():
+    assert parse_slurm(["partition=gpu", "constraint=a100|h100", "comment=a=b"]) == {
+        "partition": "gpu", "constraint": "a100|h100", "comment": "a=b",
+    }  # fmt: skip
+    with pytest.raises(UsageError, match="KEY=VALUE"):
+        parse_slurm(["=3"])

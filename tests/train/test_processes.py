@@ -1,0 +1,33 @@
+"""Eight local batches a step: one process with 8, two with 4 and four with 2 go the same way."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.train.ranks import moves
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def alone():
+    return moves()
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_gradients_do_not_depend_on_how_the_local_batches_are_spread(alone, tmp_path, processes):
+    command = [sys.executable, "-m", "tests.train.ranks", str(tmp_path), str(processes)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    for rank in range(processes):
+        spread = torch.load(tmp_path / f"{processes}-{rank}.pt", weights_only=True)
+        assert spread.keys() == alone.keys()
+        for name, move in alone.items():
+            assert (spread[name] - move).norm() <= 1e-4 * move.norm() + 1e-7, (rank, name)
+
+
+def test_the_step_is_one_and_goes_somewhere(alone):
+    assert sum(move.norm() > 0 for move in alone.values()) > 50
