@@ -19,6 +19,7 @@ LONG = (
     "test_cluster_page.py",
     "test_distributed.py",
     "test_every_method.py",
+    "test_device.py",
     "test_golden_steps.py",
     "test_stranger.py",
     "test_main.py",
