@@ -1,7 +1,8 @@
 """Draw analyses: matrices of numbers, and maps beside the images they are of."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -84,8 +85,8 @@ def _scaled(values: Tensor) -> list[np.ndarray]:
     return list((values / values.max().clamp(min=1e-12)).cpu().numpy())
 
 
-def _column(axes: Sequence, name: str, pictures: Sequence[np.ndarray]) -> None:
-    for place, picture in zip(axes, pictures, strict=True):
+def _column(axes: Iterable[Any], name: str, pictures: Sequence[np.ndarray]) -> None:
+    for number, (place, picture) in enumerate(zip(axes, pictures, strict=True)):
         place.imshow(picture, cmap="magma", vmin=0, vmax=1, extent=(0, 1, 0, 1))
         place.set_axis_off()
-    axes[0].set_title(name, size=7)
+        place.set_title("" if number else name, size=7)

@@ -78,7 +78,7 @@ def unstable(answers: Mapping[str, Correct]) -> set[str]:
         wildest = max(rest, key=lambda name: np.var(rest[name], ddof=1))
         others = [counts for name, counts in rest.items() if name != wildest]
         degrees = sum(len(counts) - 1 for counts in others)
-        pooled = sum(np.var(counts) * len(counts) for counts in others) / degrees
+        pooled = float(sum(np.var(counts) * len(counts) for counts in others)) / degrees
         if not pooled or len(rest) * _f_test(rest[wildest], pooled, degrees) > UNSTABLE:
             break
         found.add(wildest)

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
+from typing import cast
 
 import pandas as pd
 import torch
@@ -12,7 +13,7 @@ from accelerate import Accelerator
 from cakdbench.data.classes import in_order
 from cakdbench.data.corruptions import Corruption
 from cakdbench.data.datasets import load_dataset
-from cakdbench.data.splits import ImageDataset
+from cakdbench.data.splits import Colour, ImageDataset
 from cakdbench.data.stream import EvalStream
 from cakdbench.students.student import Student
 from cakdbench.train.evaluate import Examiner
@@ -71,14 +72,14 @@ def _pass(
 ) -> Iterator[dict]:
     """Yield the rows of one pass over the test images, normalised as in the students' training."""
     facts = students[0].facts
-    seen = replace(data, mean=facts.mean, std=facts.std)
+    seen = replace(data, mean=cast(Colour, facts.mean), std=cast(Colour, facts.std))
     stream = EvalStream(seen.test, seen, students[0].recipe, workers=workers, change=corruption)
     examiners = [Examiner(student.model) for student in students]
     for images, labels, index in stream:
         images = images.to(device.device)
         for examiner in examiners:
             examiner.see(images, labels, index)
-    noise = {"corruption": CLEAN, "severity": None, "strength": None}
+    noise: dict[str, object] = {"corruption": CLEAN, "severity": None, "strength": None}
     if corruption:
         noise = {"corruption": corruption.kind, "severity": corruption.severity, "strength": corruption.strength}
     for student, examiner in zip(students, examiners):
