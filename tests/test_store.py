@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import resource
 import signal
 import subprocess
@@ -98,9 +99,11 @@ def test_a_run_held_by_another_process_cannot_be_taken_until_that_process_dies(t
     holder = subprocess.Popen([sys.executable, "-c", HOLD, str(run.path)], stdout=subprocess.PIPE, text=True)
     assert holder.stdout.readline() == "held\n"
     assert not run.acquire()
-    assert run.state() == "running"
+    assert run.state() == "running" and run.holder().pid == holder.pid
+    assert f"{run.path / 'lock'} is held by process {holder.pid} on {platform.node()}" in run.lock.describe()
     os.kill(holder.pid, signal.SIGKILL)
     holder.wait()
+    assert run.state() == "planned" and run.holder() is None
     assert run.acquire()
     run.release()
 

@@ -1,7 +1,10 @@
 """Damage in a store: told once with what to do, healed by the next run, checked by fsck; clean takes what is left."""
 
 import json
+import os
+import platform
 import shutil
+import signal
 
 import pytest
 import torch
@@ -10,7 +13,7 @@ from cakdbench.records import Record
 from cakdbench.store import Store, canonical
 from cakdbench.train.checkpoint import load_checkpoint, save_checkpoint
 from cakdbench.utils.errors import StoreError
-from tests.cli_lab import Shell
+from tests.cli_lab import Program, Shell
 from tests.results.lab import entries
 
 RECORDS = [(path, Record.model_validate(entry["record"])) for path, entry in list(entries("kd").items())[:3]]
@@ -141,6 +144,23 @@ def unfinished(shell, seed, **changes):
     run.open(identity, "kd", "demo")
     save_checkpoint(run.checkpoints, 3, {"step": 3}, run.key)
     return run
+
+
+def test_watch_shows_what_runs_where_until_ctrl_c(shell):
+    running, failed = unfinished(shell, 91), unfinished(shell, 92)
+    failed.fail("NaN at step 4")
+    assert running.acquire("a small GPU")
+    (running.path / "log.txt").write_text(
+        "2026-01-01 00:00:00Z step 7/90: epoch 1/9: loss kd 1.0; 120 images/s; 12:05 left\n"
+    )
+    program = Program("status", "--watch", "--store", str(shell.store))
+    program.wait_for("3 done, 1 running, 1 failed")
+    program.wait_for("step 7/90, 120 images/s, 12:05 left", platform.node(), "a small GPU", str(os.getpid()))
+    program.wait_for("failed", "NaN at step 4")
+    os.kill(program.process.pid, signal.SIGINT)
+    code, output = program.finish()
+    running.release()
+    assert code == 0 and "Traceback" not in output, output
 
 
 def test_clean_shows_and_removes_what_nothing_needs_and_keeps_the_rest(shell):
