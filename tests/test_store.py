@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import resource
 import signal
 import subprocess
@@ -73,7 +74,7 @@ def test_a_new_run_is_planned_then_interrupted_then_failed(tmp_path):
     assert run.state() == "planned"
     assert run.acquire()
     run.open(identity(), "kd", "demo")
-    save_checkpoint(run.checkpoints, 3, {"step": 3})
+    save_checkpoint(run.checkpoints, 3, {"step": 3}, run.key)
     run.release()
     assert run.state() == "interrupted"
     run.fail("NaN at step 4")
@@ -98,9 +99,11 @@ def test_a_run_held_by_another_process_cannot_be_taken_until_that_process_dies(t
     holder = subprocess.Popen([sys.executable, "-c", HOLD, str(run.path)], stdout=subprocess.PIPE, text=True)
     assert holder.stdout.readline() == "held\n"
     assert not run.acquire()
-    assert run.state() == "running"
+    assert run.state() == "running" and run.holder().pid == holder.pid
+    assert f"{run.path / 'lock'} is held by process {holder.pid} on {platform.node()}" in run.lock.describe()
     os.kill(holder.pid, signal.SIGKILL)
     holder.wait()
+    assert run.state() == "planned" and run.holder() is None
     assert run.acquire()
     run.release()
 
@@ -127,7 +130,7 @@ def test_a_record_that_cannot_be_read_is_set_aside_and_named(tmp_path):
     (run.path / "record.json").write_text('{"key": 3}')
     records, damage = Store(tmp_path).records()
     assert records == [] and "record.json" in damage[0]
-    assert "record.json" in run.set_damaged_aside()
+    assert "record.json" in run.mend()
     assert run.state() == "planned"
     assert json.loads((run.path / "record.json.damaged").read_text()) == {"key": 3}
 
@@ -143,24 +146,24 @@ def test_half_written_files_of_a_killed_process_are_swept_away(tmp_path):
 
 def test_the_last_two_checkpoints_are_kept_and_the_newest_whole_one_is_loaded(tmp_path):
     for step in (1, 2, 3):
-        save_checkpoint(tmp_path, step, {"step": step, "weights": torch.arange(step)})
+        save_checkpoint(tmp_path, step, {"step": step, "weights": torch.arange(step)}, "kd")
     assert len(list(tmp_path.iterdir())) == 2
     assert checkpoint_step(tmp_path) == 3
     newest = max(tmp_path.iterdir())
     newest.write_bytes(newest.read_bytes()[:-7])
-    state, damage = load_checkpoint(tmp_path)
+    state, damage = load_checkpoint(tmp_path, "kd")
     assert state["step"] == 2 and torch.equal(state["weights"], torch.arange(2))
     assert checkpoint_step(tmp_path) == 2 and (tmp_path / f"{newest.name}.damaged").exists()
     assert len(damage) == 1 and newest.name in damage[0]
 
 
 def test_one_flipped_bit_in_a_checkpoint_is_noticed(tmp_path):
-    save_checkpoint(tmp_path, 1, {"weights": torch.zeros(100)})
+    save_checkpoint(tmp_path, 1, {"weights": torch.zeros(100)}, "kd")
     (path,) = tmp_path.iterdir()
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    state, damage = load_checkpoint(tmp_path)
+    state, damage = load_checkpoint(tmp_path, "kd")
     assert state is None and damage
     assert checkpoint_step(tmp_path) == 0
 
@@ -173,7 +176,7 @@ def test_a_checkpoint_of_another_format_is_set_aside_with_its_reason(tmp_path):
     torch.save({"step": 5, "tally": {}}, buffer)  # as the first format had it
     name = f"step-000000005-{hashlib.sha256(buffer.getvalue()).hexdigest()[:16]}.pt"
     (tmp_path / name).write_bytes(buffer.getvalue())
-    state, problems = load_checkpoint(tmp_path)
+    state, problems = load_checkpoint(tmp_path, "kd")
     assert state is None and f"is of format 1, and this cakdbench reads format {FORMAT}" in problems[0]
 
 
@@ -182,7 +185,7 @@ def test_a_whole_file_that_is_no_checkpoint_is_set_aside(tmp_path, content):
     import hashlib
 
     (tmp_path / f"step-000000005-{hashlib.sha256(content).hexdigest()[:16]}.pt").write_bytes(content)
-    state, problems = load_checkpoint(tmp_path)
+    state, problems = load_checkpoint(tmp_path, "kd")
     assert state is None and len(problems) == 1 and "\n" not in problems[0] and checkpoint_step(tmp_path) == 0
 
 
@@ -193,7 +196,7 @@ def test_a_record_of_a_newer_cakdbench_is_neither_damaged_nor_computed_again(tmp
     with pytest.raises(StoreError, match="of format 3, which this cakdbench does not read"):
         run.record()
     with pytest.raises(StoreError, match="of format 3"):
-        run.set_damaged_aside()
+        run.mend()
     assert (run.path / "record.json").exists()
 
 
@@ -203,5 +206,5 @@ def test_the_step_is_read_from_the_name_alone(tmp_path):
 
 
 def test_without_checkpoints_there_is_nothing_to_load(tmp_path):
-    assert load_checkpoint(tmp_path / "none") == (None, [])
+    assert load_checkpoint(tmp_path / "none", "kd") == (None, [])
     assert checkpoint_step(tmp_path / "none") == 0

@@ -17,6 +17,7 @@ from cakdbench.cli import results as cli_reports
 from cakdbench.cli import runs as cli_runs
 from cakdbench.cli import submissions as cli_submissions
 from cakdbench.cli import tapes as cli_tapes
+from cakdbench.cli import upkeep as cli_upkeep
 from cakdbench.cli.options import (
     TEACHERS,
     AnyRecipe,
@@ -51,9 +52,11 @@ from cakdbench.cli.options import (
     TeacherFiles,
     TeacherName,
     Threads,
+    Track,
     Workers,
     console,
     errors,
+    existing_store,
 )
 from cakdbench.cli.tables import AsFormat, Layout, print_rows
 from cakdbench.utils.errors import CakdError, UsageError
@@ -95,6 +98,7 @@ def run(
     ] = None,
     tape: Tape = False,
     tape_logits: TapeLogits = False,
+    track: Track = "",
     compile: Annotated[bool, typer.Option("--compile", help="torch.compile the training step.")] = False,
     channels_last: Annotated[bool, typer.Option("--channels-last", help="Use the NHWC memory layout.")] = False,
     allow_teacher_mismatch: Mismatch = False,
@@ -139,6 +143,7 @@ def run(
         checkpoint_seconds=checkpoint_seconds,
         tape=("logits",) if tape_logits else ("logits", "pooled") if tape else (),
         keep_ema=keep is Keep.ema,
+        track=track,
         compile=compile,
         channels_last=channels_last,
         allow_teacher_mismatch=allow_teacher_mismatch,
@@ -151,19 +156,29 @@ def run(
     raise typer.Exit(0 if complete else 1)
 
 
-for commands in (cli_methods, cli_reports, cli_runs, cli_costs, cli_submissions):
+for commands in (cli_methods, cli_reports, cli_runs, cli_costs, cli_submissions, cli_upkeep):
     app.add_typer(commands.app)
 
 
 @app.command()
-def status(store: StoreDir = Path("runs"), format: AsFormat = Layout.table) -> None:
+def status(
+    store: StoreDir = Path("runs"),
+    format: AsFormat = Layout.table,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Show what runs where and what has failed, until Ctrl-C.")
+    ] = False,
+) -> None:
     """Show every run of the store and its state."""
     from cakdbench.cli.status import print_status
     from cakdbench.store import Store
 
-    if not store.is_dir():
-        raise UsageError(f"no store at {store}: `cakdbench run` makes one, --store names another")
-    print_status(console, Store(store), format)
+    existing_store(store)
+    if watch:
+        from cakdbench.cli.watch import watch as watch_store
+
+        watch_store(console, Store(store))
+    else:
+        print_status(console, Store(store), format)
 
 
 @teacher_app.command("list")
@@ -318,6 +333,11 @@ def main() -> None:
     except CakdError as error:
         errors.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
+    except OSError as error:  # a disk that fails where nothing can be done about it
+        place = f"{error.filename}: " if error.filename else ""
+        told = f"error: {place}{error.strerror or error}; nothing finished is lost, the same command goes on from here"
+        errors.print(told, style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(CakdError.exit_code)
     except SystemExit as leaving:
         if leaving.code == 130:  # Ctrl-C where nothing was listening for it
             errors.print("interrupted; the same command goes on from the last checkpoints", style="red")

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from cakdbench.cli.tables import make_console
+from cakdbench.utils.errors import UsageError
 from cakdbench.utils.places import cache_path, existing_folder
 
 
@@ -86,6 +87,17 @@ def _register(files: list[Path]) -> list[Path]:
     return files
 
 
+def existing_store(path: Path) -> Path:
+    """Return the folder of a store; a mistyped one is not made.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if not path.is_dir():
+        raise UsageError(f"no store at {path}: `cakdbench run` makes one, --store names another")
+    return path
+
+
 DatasetFiles = Annotated[
     list[Path],
     typer.Option("--datasets", callback=_register, help="TOML file that describes datasets of your own."),
@@ -118,6 +130,9 @@ Seeds = Annotated[str, typer.Option(help="For example 0, or 0,1,2.")]
 Precision = Annotated[str, typer.Option(help="fp32, or bf16 (autocast); part of a run's key.")]
 Workers = Annotated[int | None, typer.Option(min=0, help="Processes that render images; default: 0 on a CPU.")]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads; other numbers may round results differently.")]
+Track = Annotated[
+    str, typer.Option(help="Tell trackers how runs go: tensorboard, wandb (extra cakdbench[track]), csv; with commas.")
+]
 Cpu = Annotated[bool, typer.Option("--cpu", help="Do not use a GPU.")]
 CardPair = Annotated[str, typer.Option("--pair", help="The pair extra parameters are counted on.")]
 TeacherName = Annotated[str, typer.Argument(help="MODEL@DATASET, as in swin_t@cifar100.")]

@@ -1,5 +1,6 @@
 """The runs of a store and their states, for the terminal."""
 
+from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,12 +12,12 @@ from cakdbench.engine.run_log import read_pace
 from cakdbench.store import RunFolder, Store, checkpoint_step
 from cakdbench.utils.errors import StoreError
 
-STATE_STYLES = {"done": "green", "running": "cyan", "failed": "red", "interrupted": "yellow"}
+STATE_STYLES = {"done": "green", "running": "cyan", "failed": "red", "damaged": "red", "interrupted": "yellow"}
 
 
 @dataclass(frozen=True)
 class RunStatus:
-    """A row of the table; `top1` in percent, `reason` why the run failed or cannot be read."""
+    """A row of the table; `top1` in percent, `where` a run is computed, `reason` why it failed or what is damaged."""
 
     key: str
     label: str
@@ -26,38 +27,61 @@ class RunStatus:
     state: str
     progress: str = ""
     top1: float | None = None
+    where: str | None = None
     reason: str | None = None
+
+
+def read_statuses(store: Store) -> list[RunStatus]:
+    """Return the state of every run, in the order of their keys; what is damaged stops no other."""
+    runs = [run_status(run, store) for run in store.runs()]
+    store.index.save()
+    return runs
 
 
 def print_status(console: Console, store: Store, layout: Layout = Layout.table) -> None:
     """Print every run of a store, and below the table the reasons of those that failed; or JSON."""
-    runs = [run_status(run) for run in store.runs()]
+    runs = read_statuses(store)
     if layout is Layout.json:
         return print_rows(console, Listing([asdict(run) for run in runs]), layout)
-    console.print(Listing([_row(run) for run in runs], prose=["progress"], right=["seed", "top-1"]))
+    print_rows(console, Listing([_row(run) for run in runs], prose=["progress"], right=["seed", "top-1"]))
     for run in runs:
         if run.reason is not None:
-            console.print(Text(f"{run.key}: {run.reason}"))
+            console.print(reason_line(run))
+    if len(runs) > 1:
+        console.print(count_line(runs), highlight=False)
 
 
-def run_status(run: RunFolder) -> RunStatus:
-    """Read the state of a run; a file that cannot be read is the reason."""
-    state = run.state()
+def reason_line(run: RunStatus) -> Text:
+    return Text(f"{run.key}: {run.reason}")
+
+
+def count_line(runs: list[RunStatus]) -> str:
+    """Return how many runs there are of each state."""
+    counts = Counter(run.state for run in runs)
+    return ", ".join(f"{counts[state]:,} {state}" for state in STATE_STYLES if counts[state])
+
+
+def run_status(run: RunFolder, store: Store) -> RunStatus:
+    """Read the state of a run; a file that cannot be read, or is not what was written, is the reason."""
     try:
-        identity = run.identity()
-        record = run.record() if state == "done" else None
+        if not run.is_done:
+            return _unfinished(run, run.state())
+        found = store.summary(run)
     except StoreError as error:
-        return RunStatus(run.key, "", "", "", None, state, reason=str(error))
-    epochs = identity.recipe.get("epochs", "?")
-    if record:
-        progress, top1 = f"{epochs}/{epochs} epochs", record.result.top1
-    else:
-        progress, top1 = _unfinished(run, state, epochs), None
+        return RunStatus(run.key, "", "", "", None, "damaged", reason=str(error))
+    progress = f"{found.epochs or '?'}/{found.epochs or '?'} epochs"
+    return RunStatus(run.key, found.label, found.pair, found.recipe, found.seed, "done", progress, found.top1)
+
+
+def _unfinished(run: RunFolder, state: str) -> RunStatus:
+    identity, holder = run.check_identity(), run.holder()
     names = run.label(), identity.pair, run.recipe_name()
-    return RunStatus(run.key, *names, identity.seed, state, progress, top1, run.failure())
+    where = f"{holder.host}, {holder.device or 'process'} ({holder.pid})" if holder else None
+    epochs = identity.recipe.get("epochs", "?")
+    return RunStatus(run.key, *names, identity.seed, state, _progress(run, state, epochs), None, where, run.failure())
 
 
-def _unfinished(run: RunFolder, state: str, epochs: str) -> str:
+def _progress(run: RunFolder, state: str, epochs: str) -> str:
     """Return how far a run is: one that is running by its log, with speed and time left, others as they are saved."""
     pace = read_pace(run.path)
     if pace and state == "running":
@@ -75,5 +99,6 @@ def _row(run: RunStatus) -> dict[str, Any]:
         "top-1": None if run.top1 is None else f"{run.top1:.2f}",
         "progress": run.progress,
         "key": run.key.rpartition("-")[2][:8],
+        "where": run.where,
         "recipe": run.recipe,
     }

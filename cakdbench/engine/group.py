@@ -22,13 +22,14 @@ from cakdbench.engine.energy import PowerMeter, energy_counter
 from cakdbench.engine.inits import Inits
 from cakdbench.engine.memory import advice
 from cakdbench.engine.run_log import RunLog
+from cakdbench.engine.tracking import Tracks
 from cakdbench.engine.work import Work
 from cakdbench.grid.plan import Cell
 from cakdbench.method import Method
 from cakdbench.models.staged import StagedModel
 from cakdbench.models.weights import weights_sha256
 from cakdbench.records import Conditions, Epoch, Identity, Record, Result, TeacherFacts
-from cakdbench.store import RunFolder, checkpoint_files, write_atomic
+from cakdbench.store import RunFolder, checkpoint_files
 from cakdbench.students.weights import ImageFacts, weight_bytes
 from cakdbench.train.checkpoint import load_checkpoint, save_checkpoint, set_aside
 from cakdbench.train.evaluate import Evaluation, evaluate
@@ -38,7 +39,7 @@ from cakdbench.train.runtime import Runtime
 from cakdbench.train.teaching import Taping
 from cakdbench.train.trainer import Interrupted, Keeper, Trainer
 from cakdbench.utils.device import device_name, is_out_of_memory
-from cakdbench.utils.errors import describe_error, file_of
+from cakdbench.utils.errors import StoreError, describe_error, file_of
 
 FRAMES = 12
 """Of a traceback, that are kept of a failed run."""
@@ -115,6 +116,7 @@ class Group(Keeper):
         self.tasks = {self._label(task, tasks): task for task in tasks}
         self.logs: dict[str, RunLog] = {}
         self.crowded: dict[str, int] = {}
+        self.tracks: dict[str, Tracks] = {}
 
     @staticmethod
     def _label(task: Task, tasks: list[Task]) -> str:
@@ -133,8 +135,11 @@ class Group(Keeper):
         step = max((lane.step for lane in lanes), default=0)
         outcome = GroupOutcome(behind=[self.tasks[lane.label] for lane in lanes if lane.step != step])
         lanes[:] = [lane for lane in lanes if lane.step == step]  # the one list: who leaves it gives back its memory
-        if lanes:
-            outcome.done = self._train(lanes)
+        try:
+            outcome.done = self._train(lanes) if lanes else []
+        finally:
+            for track in self.tracks.values():
+                track.close()
         outcome.crowded = self.crowded
         outcome.failed = {self.tasks[label].key: reason for label, reason in self.failed.items()}
         return outcome
@@ -160,6 +165,8 @@ class Group(Keeper):
             task = self.tasks[lane.label]
             title = f"{task.cell.label} on {task.cell.pair}, {self.recipe.name}, seed {self.seed}"
             self.logs[lane.label] = RunLog(task.folder.path, lane.step, view, title)
+            names, say = self.runtime.options.track, self.runtime.events.say
+            self.tracks[lane.label] = Tracks(names, task.folder, title, lane.step, say)
 
     def _say(self, label: str, text: str) -> None:
         if label in self.logs:
@@ -169,12 +176,14 @@ class Group(Keeper):
         """Write how far the lane is."""
         if lane.label in self.logs:
             self.logs[lane.label].update(lane, view, line)
+            self.tracks[lane.label].update(lane, view, line)
 
     def save(self, lane: Lane) -> None:
         """Write a checkpoint of the lane."""
         lane.method.before_save()
         if self.accelerator.is_main_process:
-            save_checkpoint(self.tasks[lane.label].folder.checkpoints, lane.step, lane.state())
+            task = self.tasks[lane.label]
+            save_checkpoint(task.folder.checkpoints, lane.step, lane.state(), task.key)
         self.accelerator.wait_for_everyone()
 
     def fail(self, label: str, reason: str, error: Exception | None = None) -> None:
@@ -183,7 +192,8 @@ class Group(Keeper):
         task = self.tasks[label]
         self.runtime.events.say(f"{task.cell.label} on {task.cell.pair} failed: {reason}")
         if self.accelerator.is_main_process:
-            task.folder.fail(reason, "".join(traceback.format_exception(error, limit=-FRAMES)) if error else "")
+            frames = "".join(traceback.format_exception(error, limit=-FRAMES)) if error else ""
+            task.folder.fail(reason, frames, self.runtime.options.attempt)
             self._say(label, f"failed: {reason}")
 
     def postpone(self, label: str, reason: str, most: int) -> None:
@@ -202,13 +212,14 @@ class Group(Keeper):
         try:
             lane = self._build(label, task.cell)
             with self.accelerator.main_process_first():  # it sets damaged files aside
-                state, damage = load_checkpoint(task.folder.checkpoints)
+                state, damage = load_checkpoint(task.folder.checkpoints, task.key)
             for sentence in damage:
                 self.runtime.events.say(sentence)
             if state and not self._loaded(lane, state, task):
                 lane = self._build(label, task.cell)
         except Exception as error:  # a method may raise anything, and must not take the others with it
-            reason = f"while building: {describe_error(error, file_of(task.cell.method))}"
+            told = str(error) if isinstance(error, StoreError) else describe_error(error, file_of(task.cell.method))
+            reason = f"while building: {told}"
             if self.accelerator.num_processes == 1 and is_out_of_memory(error):
                 self.postpone(label, reason, 1)
             else:
@@ -273,7 +284,7 @@ class Group(Keeper):
         if self.accelerator.is_main_process:
             buffer = io.BytesIO()
             np.save(buffer, result.predictions)
-            write_atomic(task.folder.predictions, buffer.getvalue())
+            task.folder.write(task.folder.predictions, buffer.getvalue())
             self._keep_weights(task.folder, lane)
             self._say(lane.label, f"done: test {result.top1:.2f} %")
             task.folder.finish(self._record(task, lane, result, hashlib.sha256(buffer.getvalue()).hexdigest()))
@@ -281,10 +292,10 @@ class Group(Keeper):
 
     def _keep_weights(self, folder: RunFolder, lane: Lane) -> None:
         facts = ImageFacts.of(self.dataset)
-        write_atomic(folder.student, weight_bytes(lane.method.student.export_state(), facts))
+        folder.write(folder.student, weight_bytes(lane.method.student.export_state(), facts))
         if lane.ema and self.runtime.options.keep_ema:
             averaged = cast(StagedModel, lane.ema.module)
-            write_atomic(folder.ema, weight_bytes(averaged.export_state(), facts))
+            folder.write(folder.ema, weight_bytes(averaged.export_state(), facts))
 
     def _record(self, task: Task, lane: Lane, result: Evaluation, predictions_sha256: str) -> Record:
         evaluated = [line for line in lane.history if line.top1 is not None]

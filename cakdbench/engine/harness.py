@@ -22,8 +22,8 @@ from cakdbench.train.runtime import Runtime
 from cakdbench.train.tape import Tape
 from cakdbench.train.teaching import Taping
 from cakdbench.train.trainer import Interrupted
-from cakdbench.utils.device import is_out_of_memory
-from cakdbench.utils.errors import TeacherError, describe_error
+from cakdbench.utils.device import device_name, is_out_of_memory
+from cakdbench.utils.errors import StoreError, TeacherError, describe_error
 
 
 @dataclass
@@ -49,38 +49,51 @@ class Harness:
         self.accelerator = runtime.accelerator
         self._verified: dict[tuple[object, ...], TeacherFacts] = {}
         self._most: dict[str, int] = {}  # lanes of a group with a task, by its key, where memory bounds them
-        self._started = 0.0
+        self._earlier: set[str] = set()
+        self._has_run = False
 
     def dataset(self, name: str) -> ImageDataset:
         options = self.runtime.options
         return load_dataset(name, options.data_dir, options.download, on_bad_image=options.on_bad_image)
 
-    def run(self, cells: list[Cell], share: Share = ALL, since: float | None = None) -> Outcome:
+    def run(self, cells: list[Cell], share: Share = ALL) -> Outcome:
         """Train the teachers that are missing, verify all of them, then run every cell that is not done.
 
         Args:
             share: how much of it this process takes at a time, where others on the same store help. One that does
                 not wait for others verifies a teacher with its first group, and may return with work left.
-            since: failures before it (seconds of the epoch) are tried again; None for now.
 
         Raises:
             TeacherError: a teacher cannot be had or is not what its entry says; no student has been trained.
             Interrupted: the user stopped; all is saved.
             StoreError: the store cannot be written.
         """
-        self._started = time.time() if since is None else since
-        if self._train_teachers(self.trainings(cells), share) and share.once:
+        trainings = self.trainings(cells)
+        self.remember_failures(trainings)
+        if self._train_teachers(trainings, share) and share.once:
             return Outcome()
         tasks = self.tasks(cells)
-        self.set_damaged_aside(tasks)
-        for task in tasks:
+        self.remember_failures(tasks)
+        self._has_run = True
+        unusable = self.mend(tasks)
+        usable = [task for task in tasks if task.key not in unusable]
+        for task in usable:
             if task.cell.needs_teacher and not task.folder.is_done and not share.once:
                 self._facts(task.cell)
-        return self._work(tasks, share)
+        outcome = self._work(usable, share)
+        outcome.failed |= unusable
+        return outcome
+
+    def remember_failures(self, tasks: list[Task]) -> None:
+        """Take the failures from before this command for what is tried again; in a second call, all there are."""
+        for task in tasks:
+            failure = task.folder.last_failure()
+            if failure and (self._has_run or failure.attempt != self.runtime.options.attempt):
+                self._earlier.add(failure.id)
 
     def _train_teachers(self, trainings: list[Task], share: Share) -> bool:
         """Train the teachers that are missing; return False if none is."""
-        self.set_damaged_aside(trainings)
+        self.mend_teachers(trainings)
         missing = [task for task in trainings if not task.folder.is_done]
         if not missing:
             return False
@@ -125,6 +138,8 @@ class Harness:
     def _work(self, tasks: list[Task], share: Share) -> Outcome:
         """Run what is not done. What another process works on is waited for, and taken over if it dies."""
         outcome, pending = Outcome(), {task.key: task for task in tasks}
+        if self.accelerator.is_main_process and not all(task.folder.is_done for task in tasks):
+            self.store.create()
         waiting, events = False, self.runtime.events
         while pending:
             group = self._take(pending, outcome, share, len(tasks))
@@ -141,7 +156,7 @@ class Harness:
                 pending = {key: task for key, task in pending.items() if key in self._most}
             elif not group and pending:
                 if not waiting:
-                    events.say(f"waiting for {len(pending)} runs that another process works on")
+                    events.say(_waiting(list(pending.values())))
                 waiting = True
                 time.sleep(1)
         return outcome
@@ -156,7 +171,8 @@ class Harness:
         """
         keys, done, failed, stop = [], [], {}, self.runtime.stop()
         if self.accelerator.is_main_process and not stop:
-            failed = {k: r for k, task in pending.items() if (r := task.folder.failure(self._started))}
+            self.store.require()
+            failed = {k: reason for k, task in pending.items() if (reason := self.new_failure(task))}
             left = [task for key, task in pending.items() if key not in failed]
             keys = [task.key for task in self._lock(left, share, total)]
             done = [key for key, task in pending.items() if task.folder.is_done]
@@ -169,14 +185,32 @@ class Harness:
             del pending[key]
         return [pending[key] for key in keys]
 
-    def set_damaged_aside(self, tasks: list[Task]) -> None:
-        """Let runs whose files are not whole count as unfinished, and say so."""
+    def new_failure(self, task: Task) -> str | None:
+        """Return the reason of a failure since this command began, in whichever process; known by identity."""
+        failure = task.folder.last_failure()
+        return failure.reason if failure and failure.id not in self._earlier else None
+
+    def mend_teachers(self, trainings: list[Task]) -> None:
+        """Mend damaged runs of teachers.
+
+        Raises:
+            TeacherError: one cannot be read now.
+        """
+        for key, reason in self.mend(trainings).items():
+            raise TeacherError(f"the teacher {key} cannot be read: {reason}")
+
+    def mend(self, tasks: list[Task]) -> dict[str, str]:
+        """Mend damaged runs, and say so; return the reasons of those that cannot be read or mended now, by key."""
+        unusable: dict[str, str] = {}
         if self.accelerator.is_main_process:
             for task in tasks:
-                damage = task.folder.set_damaged_aside()
-                if damage:
-                    self.runtime.events.say(f"{damage}; kept as record.json.damaged, the run is computed again")
-        self.accelerator.wait_for_everyone()
+                try:
+                    if task.folder.is_done and self.store.fault(task.folder) and (told := task.folder.mend()):
+                        self.runtime.events.say(told)
+                except StoreError as error:
+                    unusable[task.key] = str(error)
+            self.store.index.save()
+        return broadcast_object_list([unusable])[0]
 
     def _lock(self, pending: list[Task], share: Share, total: int) -> list[Task]:
         """Lock the tasks of one group; those that found no memory come last, in ever smaller groups."""
@@ -190,11 +224,12 @@ class Harness:
         return []
 
     def _lock_up_to(self, most: int, pending: list[Task], share: Share) -> list[Task]:
+        device = device_name(self.accelerator.device)
         names = list(dict.fromkeys(task.cell.shared for task in pending))
         for shared in reversed(names) if share.from_the_end else names:
             group: list[Task] = []
             for task in pending:
-                if task.cell.shared == shared and len(group) < most and _acquire(task):
+                if task.cell.shared == shared and len(group) < most and _acquire(task, device):
                     group.append(task)
             if group:
                 return group
@@ -266,9 +301,15 @@ def _room_for(cell: Cell, device: torch.device) -> Iterator[None]:
         ) from None
 
 
-def _acquire(task: Task) -> bool:
+def _waiting(tasks: list[Task]) -> str:
+    """Return whom this process waits for: a sentence with the file and the host of the first lock."""
+    more = f" (and {len(tasks) - 1} more)" if len(tasks) > 1 else ""
+    return f"waiting for {len(tasks)} runs that another process works on: {tasks[0].folder.lock.describe()}{more}"
+
+
+def _acquire(task: Task, device: str) -> bool:
     """Lock a task that is not done; False if it is, or if a live process has it."""
-    if task.folder.is_done or not task.folder.acquire():
+    if task.folder.is_done or not task.folder.acquire(device):
         return False
     if task.folder.is_done:  # another process finished it in between
         task.folder.release()

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from cakdbench.engine.tracking import tracker_names
 from cakdbench.grid.plan import Settings
 from cakdbench.registry import load_files, methods_named
 from cakdbench.train.runtime import Options
@@ -74,6 +75,7 @@ def run_options(
     """
     files = tuple(map(Path, method_files)), tuple(map(Path, model_files))
     load_files(*files)
+    others["track"] = tracker_names(others.get("track", ()))
     names = methods if isinstance(methods, str) else ",".join(methods)
     computing = Options(**{field.name: others.pop(field.name) for field in fields(Options) if field.name in others})
     parsed = Settings.parse(settings)

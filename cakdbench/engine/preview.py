@@ -8,7 +8,7 @@ from cakdbench.engine.harness import Harness
 from cakdbench.engine.inits import hub_at_hand
 from cakdbench.grid.plan import Cell
 from cakdbench.records import Identity
-from cakdbench.store import canonical, checkpoint_files
+from cakdbench.store import canonical, checkpoint_step
 from cakdbench.utils.errors import CakdError, StoreError, UsageError
 
 
@@ -85,9 +85,9 @@ def _refuse_changed_data(harness: Harness, cells: list[Cell], data: dict[str, Im
     identities = [cell.identity(data[cell.pair.dataset], None, init) for cell, init in zip(known, inits)]
     current = {_but_for_data(identity): identity for identity in identities}
     for run in harness.store.runs():
-        if run.is_done or not checkpoint_files(run.checkpoints):
-            continue
         try:
+            if run.is_done or not checkpoint_step(run.checkpoints):
+                continue
             begun = run.identity()
         except StoreError:  # damaged, and written anew when the run goes on
             continue

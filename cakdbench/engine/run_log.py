@@ -6,6 +6,7 @@ again: so no line is lost and none is there twice.
 
 import csv
 import io
+import os
 import re
 import time
 from collections.abc import Iterable
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from cakdbench.engine.progress import duration
 from cakdbench.records import Epoch
-from cakdbench.store import write_atomic
+from cakdbench.store.files import reason, remove, replace_file
 from cakdbench.train.events import FLUSH_EVERY, GroupView
 from cakdbench.utils.errors import StoreError
 
@@ -29,6 +30,8 @@ QUIET_SECONDS = 30.0
 """A line of the log appears at least this often, between the rows of slow steps."""
 COLUMNS = ("epoch", "step", "lr", "train_top1", "top1", "ema_top1", "images_per_second")
 """As in `cakdbench.history`; after them a column a loss, `loss_kd`."""
+TAIL_BYTES = 4096
+"""Of a log, that say how far the run is: some of its last lines."""
 STEP = re.compile(r"step (\d+)/(\d+)")
 PACE = re.compile(r"; ([\d,]+) images/s; (\S+(?: s)?) left$")
 
@@ -80,15 +83,15 @@ class RunLog:
         self._columns = list(rows[0]) if rows else []
         self._rewrite(rows)
         kept = [text for text in _lines(self.text) if step and _step(text) <= step]
-        write_atomic(self.text, "".join(kept).encode())
+        replace_file(self.text, "".join(kept).encode())
 
     def _rewrite(self, rows: Iterable[dict[str, Any]]) -> None:
         """Write the table anew, under a line of the columns; without any there is no table yet."""
         if self._columns:
             head = dict(zip(self._columns, self._columns))
-            write_atomic(self.table, _csv([head, *rows], self._columns).encode())
+            replace_file(self.table, _csv([head, *rows], self._columns).encode())
         else:
-            self.table.unlink(missing_ok=True)
+            remove(self.table)
 
 
 def log_file(folder: Path) -> Path:
@@ -111,13 +114,24 @@ class Pace:
 
 
 def read_pace(folder: Path) -> Pace | None:
-    """Return how far a run is; None before it has a log."""
-    lines = [line for line in _lines(log_file(folder)) if STEP.search(line)]
+    """Return how far a run is; None before it has a log, or where that cannot be read."""
+    lines = [line for line in _last_lines(log_file(folder)) if STEP.search(line)]
     if not lines:
         return None
     found, pace = STEP.search(lines[-1]), PACE.search(lines[-1].rstrip())
     assert found  # as all of these lines
     return Pace(int(found[1]), int(found[2]), *(pace.groups() if pace else ()))
+
+
+def _last_lines(path: Path) -> list[str]:
+    """Return the last whole lines of a log, without reading all of it."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(file.seek(0, os.SEEK_END) - TAIL_BYTES, 0))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return []
+    return [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
@@ -156,11 +170,17 @@ def _step(line: str) -> int:
 
 
 def _lines(path: Path) -> list[str]:
-    """Return the whole lines of a file; none if it is not there. The last may have been cut off by a crash."""
+    """Return the whole lines of a file; none if it is not there. The last may have been cut off by a crash.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return []
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {reason(error)}; nothing finished is lost") from error
     return [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
@@ -169,4 +189,4 @@ def _append(path: Path, text: str) -> None:
         with open(path, "a", encoding="utf-8", newline="") as file:
             file.write(text)
     except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror}; nothing finished is lost") from error
+        raise StoreError(f"cannot write {path}: {reason(error)}; nothing finished is lost") from error

@@ -103,13 +103,14 @@ class Evidence:
             raise UsageError(f"{path} holds no runs: name a store, a results folder, a run's folder or an entry")
 
     def _add_store(self, store: Store) -> None:
-        for run in store.runs():
-            if run.is_done:
-                self._add_run(run)
+        records, damage = store.records()
+        self.damage += damage
+        for record in records:
+            self._take(record, store.root / record.key / "record.json")
 
     def _add_run(self, run: RunFolder) -> None:
         try:
-            self._take(run.record(), run.path / "record.json")
+            self._take(run.check_result(), run.path / "record.json")
         except StoreError as error:
             self.damage.append(str(error))
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from cakdbench.records import Identity, Record
+from cakdbench.records import Identity
 from cakdbench.store import RunFolder, canonical, run_key, write_atomic
 from cakdbench.submissions.bundle import SCHEMA_FILE
 from cakdbench.submissions.status import Verdict, read_verdicts, write_verdicts
@@ -128,7 +128,7 @@ def _adopt(folder: RunFolder) -> None:
 
     adopted = upgrade.adopted(folder.identity())
     if folder.is_done:
-        _write_record(folder, folder.record().model_copy(update={"identity": adopted, "key": run_key(adopted)}))
+        folder.rewrite(folder.record().model_copy(update={"identity": adopted, "key": run_key(adopted)}))
     write_atomic(folder.path / "identity.json", canonical(adopted).encode())
 
 
@@ -137,12 +137,8 @@ def _rewrite(folder: RunFolder, identity: dict[str, Any]) -> None:
 
     old = _json(folder.path / "record.json")
     if OLD in old.get("identity", {}):
-        _write_record(folder, upgraded(old))
+        folder.rewrite(upgraded(old))
     folder.open(identity_now(identity), label_now(identity), old.get("recipe_name", "?"))
-
-
-def _write_record(folder: RunFolder, record: Record) -> None:
-    write_atomic(folder.path / "record.json", (record.model_dump_json(indent=1) + "\n").encode())
 
 
 def _old_entry(path: Path) -> dict[str, Any] | None:

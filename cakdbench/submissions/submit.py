@@ -98,7 +98,7 @@ def submit(runs: list[RunFolder], results: Path, submitter: Submitter, data_dir:
 
 def _entry_files(run: RunFolder, submitter: Submitter) -> Iterator[tuple[str, bytes]]:
     """Yield the two files of an entry, relative to the results folder."""
-    record = run.record()
+    record = run.check()
     try:
         entry = Entry(record=record, **vars(submitter))
     except ValidationError as error:

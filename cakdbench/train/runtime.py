@@ -1,5 +1,6 @@
 """Hold what every part of a run shares: the device, how to compute, who listens, when to stop."""
 
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,8 @@ class Options:
         checkpoint_seconds: lanes are saved at least this often, besides every epoch.
         tape: parts of the teachers' outputs that are recorded in the store, and replayed; none without tape.
         keep_ema: keep the averaged weights of runs whose recipe has them, beside the last ones.
+        track: experiment trackers that hear how runs go, see `engine.tracking`.
+        attempt: of this command; by it all its processes, wherever they are, know the failures that are its own.
     """
 
     data_dir: Path | None = None
@@ -39,6 +42,8 @@ class Options:
     compile: bool = False
     channels_last: bool = False
     allow_teacher_mismatch: bool = False
+    track: tuple[str, ...] = ()
+    attempt: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
 def _never() -> bool:

@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 
 import cakdbench
+from cakdbench.records import Identity
 from cakdbench.results.load import Evidence, find_run
-from cakdbench.store import Store
+from cakdbench.store import Store, run_key
 from cakdbench.utils.errors import UsageError
 from tests.results.lab import DEMO, copy_results, copy_run, entries
 
@@ -106,14 +107,15 @@ def test_runs_with_other_settings_say_so(tmp_path):
     folder = copy_run(tmp_path, one_entry())
     content = json.loads((folder / "record.json").read_bytes())
     content["identity"]["recipe"]["epochs"] = 7
-    content["key"] = "kd-other"
+    content["key"] = key = run_key(Identity.model_validate(content["identity"]))
     (folder / "record.json").write_text(json.dumps(content))
+    folder.rename(tmp_path / key)
     other = copy_run(tmp_path, list(entries("kd"))[1])
     content = json.loads((other / "record.json").read_bytes())
     content["teacher"]["standard"] = False
     (other / "record.json").write_text(json.dumps(content))
     reasons = cakdbench.load_results(tmp_path).set_index("key").excluded
-    assert reasons["kd-other"] == "recipe.epochs = 7 (standard 6)"
+    assert reasons[key] == "recipe.epochs = 7 (standard 6)"
     assert "not the registry's" in reasons[other.name]
 
 

@@ -107,7 +107,7 @@ def test_a_store_says_what_to_do_and_is_done_after_it(tmp_path):
     for run in store.runs():
         assert run.key == run_key(run.identity()) == run.record().key
         assert run.label() == run.record().label
-        assert run.set_damaged_aside() is None and np.load(run.predictions).dtype == np.uint16
+        assert run.mend() is None and np.load(run.predictions).dtype == np.uint16
 
 
 def test_a_migration_that_was_killed_before_the_folder_had_its_name_goes_on(tmp_path, monkeypatch):
@@ -137,7 +137,8 @@ def test_a_run_that_is_worked_on_or_there_already_is_left_alone(tmp_path):
 def test_an_unfinished_run_gets_its_key_and_begins_anew(tmp_path):
     record = old_records()[0]
     folder = tmp_path / record["key"]
-    save_checkpoint(folder / "checkpoints", 4, {"weights": torch.zeros(1)})
+    folder.mkdir()
+    save_checkpoint(folder / "checkpoints", 4, {"weights": torch.zeros(1)}, "kd")
     (folder / "identity.json").write_text(json.dumps(record["identity"]))
     (run,) = migrate(tmp_path)
     assert run.new == run_key(Identity.model_validate_json((tmp_path / run.new / "identity.json").read_bytes()))
@@ -187,6 +188,7 @@ def finished(store, method):
     record = Record.model_validate(upgraded(old_records()[1]).model_dump())
     identity = record.identity.model_copy(update={"method": method})
     record = record.model_copy(update={"identity": identity, "key": run_key(identity), "label": method.id})
+    store.create()
     run = store.run(identity)
     run.open(identity, method.id, "demo")
     run.finish(record)

@@ -19,7 +19,6 @@ class Assignment:
         parent: id of the process that the worker ends with; None for one that goes on by itself.
         modules: to be imported, for the methods they register.
         place: what a worker on another machine must have.
-        since: runs that failed before it (seconds of the epoch) are tried again; None for now.
     """
 
     options: RunOptions
@@ -27,7 +26,6 @@ class Assignment:
     parent: int | None = None
     modules: tuple[str, ...] = ()
     place: Place | None = None
-    since: float | None = None
 
 
 def modules_of(cells: list[Cell]) -> tuple[str, ...]:

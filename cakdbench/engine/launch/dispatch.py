@@ -17,7 +17,7 @@ from typing import Protocol
 from cakdbench.engine.group import Task
 from cakdbench.engine.harness import Harness, Outcome
 from cakdbench.engine.launch.assignment import Assignment, local_methods, modules_of
-from cakdbench.engine.launch.place import absolute, place_of, touch
+from cakdbench.engine.launch.place import absolute, place_of
 from cakdbench.engine.launch.worker import work_through
 from cakdbench.engine.options import RunOptions, from_json
 from cakdbench.engine.run_log import read_pace
@@ -68,7 +68,7 @@ def assign(cells: list[Cell], harness: Harness, options: RunOptions) -> Assignme
         raise UsageError("a run over several processes is started without --launcher: accelerate launch does it")
     options = replace(absolute(options), gpus=())
     place = place_of(options)
-    return Assignment(options, Share(once=True), modules=modules_of(cells), place=place, since=touch(options.store))
+    return Assignment(options, Share(once=True), modules=modules_of(cells), place=place)
 
 
 def labour(text: str, processes: int, stop: Callable[[], bool]) -> CakdError | None:
@@ -92,15 +92,13 @@ class Dispatcher:
     """Keeps a crew at work until a grid is done.
 
     Args:
-        since: failures before it (seconds of the epoch) are tried again.
         jobs: workers at most; None for as many as there are places or groups.
     """
 
-    def __init__(self, crew: Crew, harness: Harness, since: float, jobs: int | None = None):
+    def __init__(self, crew: Crew, harness: Harness, jobs: int | None = None):
         self.crew = crew
         self.harness = harness
         self.events = harness.runtime.events
-        self.since = since
         self.jobs = jobs
         self._lost = 0
         self._stand: tuple[int, int] = (0, 0)
@@ -109,12 +107,16 @@ class Dispatcher:
     def run(self, cells: list[Cell]) -> Outcome:
         """Compute what is not done, teachers first; see `Launcher.launch`."""
         trainings = self.harness.trainings(cells)
-        self.harness.set_damaged_aside(trainings)
+        self.harness.remember_failures(trainings)
+        self.harness.mend_teachers(trainings)
         for key, reason in self._work([task for task in trainings if not task.folder.is_done]).failed.items():
             raise TeacherError(f"training the teacher {key} failed: {reason}")
         tasks = self.harness.tasks(cells)
-        self.harness.set_damaged_aside(tasks)
-        return self._work(tasks)
+        self.harness.remember_failures(tasks)
+        unusable = self.harness.mend(tasks)
+        outcome = self._work([task for task in tasks if task.key not in unusable])
+        outcome.failed |= unusable
+        return outcome
 
     def _work(self, tasks: list[Task]) -> Outcome:
         outcome, pending = Outcome(), {task.key: task for task in tasks}
@@ -135,7 +137,7 @@ class Dispatcher:
         for key, task in list(pending.items()):
             if task.folder.is_done:
                 outcome.done.append(pending.pop(key).key)
-            elif reason := task.folder.failure(self.since):
+            elif reason := self.harness.new_failure(task):
                 outcome.failed[pending.pop(key).key] = reason
 
     def _note_lost(self, pending: Iterable[Task]) -> None:

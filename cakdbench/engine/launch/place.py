@@ -1,7 +1,6 @@
 """Say what a machine must have before it works on a grid, and look whether it has it."""
 
 import hashlib
-import os
 import platform
 import uuid
 from dataclasses import dataclass, replace
@@ -86,12 +85,6 @@ def absolute(options: RunOptions) -> RunOptions:
         teacher_dir=options.teacher_dir.absolute(),
         computing=replace(options.computing, data_dir=data_dir and data_dir.absolute()),
     )
-
-
-def touch(store: Path) -> float:
-    """Return the time, seconds of the epoch, by the clock of the file system: those of machines may differ."""
-    os.utime(store / TOKEN)
-    return (store / TOKEN).stat().st_mtime
 
 
 def installed_versions() -> dict[str, str]:

@@ -49,7 +49,7 @@ class RayLauncher:
             crew = RayCrew(to_json(assignment), self._needs(options))
             crew.ask_nodes()
             try:
-                return Dispatcher(crew, harness, assignment.since or 0.0, self.jobs).run(cells)
+                return Dispatcher(crew, harness, self.jobs).run(cells)
             finally:
                 crew.leave()
 

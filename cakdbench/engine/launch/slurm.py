@@ -48,7 +48,7 @@ class SlurmLauncher:
         folder = assignment.options.store / FOLDER / digest
         crew = SlurmCrew(to_json(assignment), _executor(folder, self.settings, options), folder, self.jobs or 1)
         crew.find_earlier(JOBS[self.settings.get("cluster", "slurm")])
-        outcome = Dispatcher(crew, harness, assignment.since or 0.0, self.jobs).run(cells)
+        outcome = Dispatcher(crew, harness, self.jobs).run(cells)
         crew.cancel_queued()
         return outcome
 

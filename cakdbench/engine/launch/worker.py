@@ -37,7 +37,7 @@ def work_through(assignment: Assignment, stop: Callable[[], bool] = lambda: Fals
         importlib.import_module(name)
     load_files(assignment.options.method_files, assignment.options.model_files)
     session = Session(assignment.options, stop=lambda: stop() or _orphaned(assignment.parent))
-    return session.harness.run(session.plan.cells, assignment.share, assignment.since)
+    return session.harness.run(session.plan.cells, assignment.share)
 
 
 def _orphaned(parent: int | None) -> bool:
@@ -54,6 +54,9 @@ def main(name: str) -> int:
     except CakdError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:  # a disk that fails
+        print(f"error: {error}", file=sys.stderr)
+        return CakdError.exit_code
     return 0
 
 

@@ -1,0 +1,358 @@
+"""One run on disk: its state, its files, and whether they are what was written."""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import uuid
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from cakdbench.records import FORMAT, Identity, Record
+from cakdbench.store.files import (
+    SUMS,
+    file_names,
+    file_sha256,
+    is_there,
+    read_sums,
+    reason,
+    remove,
+    replace_file,
+    sums_text,
+)
+from cakdbench.store.index import append_to_index
+from cakdbench.store.keys import canonical, run_key
+from cakdbench.store.lock import Holder, RunLock
+from cakdbench.store.summary import Summary, take_stamp
+from cakdbench.utils.errors import StoreError
+
+T = TypeVar("T", bound=BaseModel)
+
+CHECKPOINT = re.compile(r"step-(\d{9})-([0-9a-f]{16})\.pt")
+"""Names of checkpoints: the step, and the beginning of the content's sha256."""
+REMEDY = "`cakdbench run` of the same grid mends it"
+
+
+def checkpoint_files(folder: Path) -> list[Path]:
+    """Return the checkpoints in a folder, the newest first.
+
+    Raises:
+        StoreError: the folder cannot be read.
+    """
+    return [folder / name for name in sorted(filter(CHECKPOINT.fullmatch, file_names(folder)), reverse=True)]
+
+
+def checkpoint_step(folder: Path) -> int:
+    """Return the optimizer steps made at the newest checkpoint, from its name; 0 where none can be seen."""
+    with contextlib.suppress(StoreError):
+        for newest in checkpoint_files(folder):
+            return int(newest.name.split("-")[1])
+    return 0
+
+
+def unreadable(path: Path, content: bytes, error: ValidationError) -> str:
+    """Return what is wrong with a file that does not fit its schema: it is of an earlier format, or damaged."""
+    if b'"schema_version"' in content:  # a field of format 1 that format 2 does not have
+        return f"{path} is of an earlier cakdbench: `cakdbench migrate {path.parent.parent}` brings it up to date"
+    if (form := _format_of(content)) > FORMAT:
+        return f"{path} is of format {form}, which this cakdbench does not read: it is of a newer one, update"
+    problem = error.errors()[0]
+    return f"damaged file {path}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}"
+
+
+def _format_of(content: bytes) -> int:
+    """Return the format number that a record says it has; 0 without one."""
+    try:
+        form = json.loads(content)["format"]
+    except (ValueError, KeyError, TypeError):
+        return 0
+    return form if isinstance(form, int) else 0
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why an attempt failed.
+
+    Attributes:
+        id: of this failure alone; by it, and by no clock, a new one is told from one of before.
+        attempt: of the command whose process it was, see `Options.attempt`.
+    """
+
+    reason: str
+    id: str = ""
+    attempt: str = ""
+
+
+class RunFolder:
+    """One run on disk."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.predictions = path / "predictions.npy"
+        self.student = path / "student.safetensors"
+        self.ema = path / "student_ema.safetensors"
+        self._record = path / "record.json"
+        self._failure = path / "failure.json"
+        self._error = path / "error.txt"
+        self._identity = path / "identity.json"
+        self._about = path / "about.json"
+        self._sums: dict[str, str] = {}
+
+    @cached_property
+    def lock(self) -> RunLock:
+        return RunLock(self.path)
+
+    @property
+    def key(self) -> str:
+        return self.path.name
+
+    @property
+    def is_done(self) -> bool:
+        return is_there(self._record)
+
+    def state(self) -> str:
+        """Return one of done, running, failed, interrupted, planned. Nothing is locked or written for it."""
+        if self.is_done:
+            return "done"
+        if self.holder():
+            return "running"
+        if is_there(self._failure):
+            return "failed"
+        return "interrupted" if is_there(self.checkpoints) else "planned"
+
+    def holder(self) -> Holder | None:
+        """Return the other process that works on the run, if one does."""
+        return self.lock.holder()
+
+    def acquire(self, device: str = "") -> bool:
+        """Take the run for this process, which computes on `device`; False if a live process has it.
+
+        Raises:
+            StoreError: there is no store, or its disk does not let it be locked.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"cannot lock {self.path}: {reason(error)}") from error
+        return self.lock.acquire(device)
+
+    def release(self) -> None:
+        self.lock.release()
+
+    def write(self, path: Path, content: bytes) -> None:
+        """Write a file of the run, whole or not at all, and keep its sum for `finish`."""
+        replace_file(path, content)
+        self._sums[path.name] = hashlib.sha256(content).hexdigest()
+
+    def open(self, identity: Identity, label: str, recipe: str) -> None:
+        """Note what the run is and how readers call it; forget what an earlier attempt left half-written."""
+        with contextlib.suppress(OSError):  # the first file will say why
+            self.path.mkdir(parents=True, exist_ok=True)
+        for litter in half_written(self.path):
+            remove(litter)
+        self.write(self._about, json.dumps({"label": label, "recipe": recipe}).encode())
+        self.write(self._identity, canonical(identity).encode())
+        remove(self._failure)
+        remove(self._error)
+
+    def identity(self) -> Identity:
+        return self._read(self._identity, Identity)
+
+    def label(self) -> str:
+        """Return the method's label; its id where nothing says which."""
+        return self._noted("label") or self.identity().method.id
+
+    def recipe_name(self) -> str:
+        """Return the name of the recipe; nothing where nothing says which."""
+        return self._noted("recipe")
+
+    def _noted(self, name: str) -> str:
+        try:
+            return str(json.loads(self._about.read_bytes())[name])
+        except (OSError, ValueError, KeyError, TypeError):
+            return ""
+
+    def record(self) -> Record:
+        return self._read(self._record, Record)
+
+    def _read(self, path: Path, kind: type[T]) -> T:
+        try:
+            return kind.model_validate_json(content := path.read_bytes())
+        except FileNotFoundError as error:
+            raise StoreError(f"missing file {path}") from error
+        except OSError as error:
+            raise StoreError(f"cannot read {path}: {reason(error)}") from error
+        except ValidationError as error:
+            raise StoreError(unreadable(path, content, error)) from error
+
+    @property
+    def has_sums(self) -> bool:
+        """Return True for a run that has noted the sums of its files when it was done."""
+        return bool(read_sums(self.path))
+
+    def check(self) -> Record:
+        """Return the record of a finished run, all of whose files are as they were written.
+
+        Raises:
+            StoreError: one is missing, damaged, or of another run; the message says what helps.
+        """
+        record = self._check_but_identity()
+        self.check_identity()
+        return record
+
+    def _check_but_identity(self) -> Record:
+        record = self.check_result()
+        if not self.key == record.key == run_key(record.identity):
+            raise StoreError(f"damaged file {self._record}: it is of another run, or edited; {REMEDY}")
+        self._check_weights()
+        return record
+
+    def check_result(self) -> Record:
+        """Return the record, if it and the predictions are as they were written: the numbers can be believed.
+
+        A record that was handed over without its predictions and weights has no sums, and is not asked for them.
+
+        Raises:
+            StoreError: they are not.
+        """
+        record, sums = self.record(), read_sums(self.path)
+        self._check_sum(self._record, sums.get(self._record.name))
+        if self.predictions.name in sums or is_there(self.predictions):
+            self._check_sum(self.predictions, record.predictions_sha256)
+        return record
+
+    def _check_weights(self) -> None:
+        sums = read_sums(self.path)
+        if not is_there(self.predictions):
+            raise StoreError(f"missing file {self.predictions}; {REMEDY}")
+        self._check_sum(self.student, sums.get(self.student.name))
+        if self.ema.name in sums:
+            self._check_sum(self.ema, sums[self.ema.name])
+
+    @staticmethod
+    def _check_sum(path: Path, expected: str | None) -> None:
+        found = file_sha256(path)
+        if expected not in (None, found):
+            raise StoreError(f"damaged file {path}: not what the run wrote; {REMEDY}")
+
+    def check_identity(self) -> Identity:
+        """Return what the run is.
+
+        Raises:
+            StoreError: nothing says so, or what does is of another run.
+        """
+        identity = self.identity()
+        if run_key(identity) != self.key:
+            raise StoreError(f"damaged file {self._identity}: it is of the run {run_key(identity)}; {REMEDY}")
+        return identity
+
+    def mend(self) -> str | None:
+        """Make a finished run whole or unfinished; return what was wrong and has been done, None if nothing was.
+
+        An identity is written anew from the record. Any other damage sets the record aside: the run is computed again.
+
+        Raises:
+            StoreError: it is of a newer cakdbench, or cannot be read at present, or not be written.
+        """
+        if not self.is_done or not self.acquire():
+            return None
+        try:
+            return self._mend() if self.is_done else None
+        finally:
+            self.release()
+
+    def _mend(self) -> str | None:
+        try:
+            record = self._check_but_identity()
+        except StoreError as fault:
+            self._require_damage(fault)
+            self.set_aside(self._record)
+            return f"{fault}; kept as record.json.damaged, the run is computed again"
+        try:
+            self.check_identity()
+        except StoreError as fault:
+            self.write(self._identity, canonical(record.identity).encode())
+            return f"{fault}; written anew"
+        self._sweep()
+        return None
+
+    def _require_damage(self, fault: StoreError) -> None:
+        """Raise what is no damage: a disk that fails now may be well again, and newer code may read its own format."""
+        try:
+            content = self._record.read_bytes()
+        except OSError:
+            raise fault from None
+        cause = fault.__cause__
+        if _format_of(content) > FORMAT or (isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError)):
+            raise fault
+
+    def set_aside(self, path: Path) -> None:
+        """Rename a damaged file, so that it counts no more and can still be looked at."""
+        try:
+            os.replace(path, path.with_name(f"{path.name}.damaged"))
+        except FileNotFoundError:  # another process has done it
+            return
+        except OSError as error:
+            raise StoreError(f"cannot rename {path}: {reason(error)}; mend the permissions and try again") from error
+
+    def _sweep(self) -> None:
+        """Remove the checkpoints, which a finished run does not need, as far as the system lets it."""
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+
+    def finish(self, record: Record) -> None:
+        """Make the run done: everything it refers to is on disk before the record appears."""
+        content = (record.model_dump_json(indent=1) + "\n").encode()
+        names = [path.name for path in (self._identity, self.predictions, self.student, self.ema) if is_there(path)]
+        sums = {name: self._sums.get(name) or file_sha256(self.path / name) for name in names}
+        sums[self._record.name] = hashlib.sha256(content).hexdigest()
+        replace_file(self.path / SUMS, sums_text(sums))
+        replace_file(self._record, content)
+        self._sweep()
+        with contextlib.suppress(OSError):
+            append_to_index(self.path.parent, [(self.key, take_stamp(self.path), Summary.of(record))])
+
+    def rewrite(self, record: Record) -> None:
+        """Put another record in the place of a finished run's: the same result by another name."""
+        remove(self.path / SUMS)  # of the record before; without sums a run is checked by what its record says
+        replace_file(self._record, (record.model_dump_json(indent=1) + "\n").encode())
+
+    def fail(self, reason: str, frames: str = "", attempt: str = "") -> None:
+        """Note why the attempt failed, and the last frames of the traceback."""
+        if frames:
+            self.write(self._error, frames.encode())
+        failure = {"reason": reason, "id": uuid.uuid4().hex, "attempt": attempt}
+        self.write(self._failure, json.dumps(failure).encode())
+
+    def last_failure(self) -> Failure | None:
+        """Return how the last attempt failed; None if it did not."""
+        try:
+            content = json.loads(self._failure.read_bytes())
+            return Failure(str(content["reason"]), str(content.get("id", "")), str(content.get("attempt", "")))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            return Failure(f"cannot read {self._failure}: {reason(error)}")
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return Failure(f"unreadable {self._failure}")
+
+    def failure(self) -> str | None:
+        """Return the reason why the last attempt failed."""
+        failure = self.last_failure()
+        return failure.reason if failure else None
+
+
+def half_written(folder: Path) -> list[Path]:
+    """Return what killed processes have left of files they were writing, as far as the disk can be read."""
+    litter: list[Path] = []
+    for place in (folder, folder / "checkpoints"):
+        with contextlib.suppress(StoreError):
+            names = file_names(place)
+            litter += [place / name for name in names if name.startswith(".") and name.endswith(".tmp")]
+    return litter
