@@ -28,7 +28,7 @@ from typing import Any
 
 import torch
 
-from cakdbench.engine.speed import Limit, measure_group
+from cakdbench.engine.speed import Limit, SpeedBench
 from cakdbench.grid.plan import Settings, make_plan
 from cakdbench.grid.suites import resolve_pairs
 from cakdbench.reports.page_speed import draw_speed, speed_page
@@ -39,6 +39,10 @@ ROOT = Path(__file__).parents[1]
 TIER_1 = "scratch,kd,dkd,dist,fitnet,cc,rkd,crd,ofa,fofa,pcagl,fbt"
 BATCH = "recipe.global_batch=128"
 SWIN, CONVNEXT, MIXER = "swin_t>resnet18@cifar100", "convnext_t>deit_t@cifar100", "mixer_b16>mobilenetv2@cifar100"
+
+
+class OutOfTime(BaseException):
+    """Ends a section; no Exception, so that nothing takes it for a lane's failure."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,7 @@ class Report:
         try:
             with _alarm(box):
                 act(section, box)
-        except Exception as error:
+        except (Exception, OutOfTime) as error:
             section.error = f"{type(error).__name__}: {error}"
             self.say(traceback.format_exc())
         section.seconds = time.monotonic() - started
@@ -203,11 +207,15 @@ def measure(report: Report, case: Measurement) -> Callable[[Section, float], Non
         plan = make_plan(case.methods.split(","), resolve_pairs(case.pair), (0,), Settings.parse(case.settings))
         chosen = case.methods.split(",")
         cells = [cell for cell in plan.cells if cell.label in chosen]
-        limit = Limit(8, 2) if report.tiny else Limit(48, 5 if len(cells) > 1 else 8)
+        limit = Limit(8, 2) if report.tiny else Limit(48, 3) if len(cells) > 1 else Limit(160, 6)
         with _flags(case.flags):
-            runtime = Runtime(accelerator, Options(**case.options))
-            speed = measure_group(cells, runtime, limit)
-        section.group = speed.to_json()
+            bench = SpeedBench(cells, Runtime(accelerator, Options(**case.options)), limit)
+            try:
+                bench.measure()
+            finally:  # a group that ran out of time leaves what it has
+                speed = bench.speed
+                section.group = speed.to_json()
+                bench.close()
         report.say(
             f"trainer {speed.trainer:,.0f} images/s, ceiling {speed.ceiling:,.0f}, ratio {speed.ratio:.3f}, "
             f"rendering {speed.rendering:,.0f}, together saves {speed.saved:.2f}, binds: {speed.binds}; {speed.failed}"
@@ -236,10 +244,10 @@ def _flags(values: dict[str, bool]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _alarm(seconds: float) -> Iterator[None]:
-    """Raise TimeoutError in the block after so many seconds, where the system has alarms."""
+    """Raise OutOfTime in the block after so many seconds, where the system has alarms."""
 
     def ring(*_: Any) -> None:
-        raise TimeoutError(f"took longer than {seconds:.0f} s")
+        raise OutOfTime(f"took longer than {seconds:.0f} s")
 
     if not hasattr(signal, "setitimer"):
         yield

@@ -1,4 +1,4 @@
-"""Time the parts of a training step: each between two waits for the device, an inner part taken out of the outer one."""
+"""Time the parts of a training step, each between two waits for the device; inner parts are taken out of outer ones."""
 
 import contextlib
 import functools

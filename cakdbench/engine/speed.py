@@ -1,4 +1,4 @@
-"""Measure the speed of a group: its step in parts, the whole trainer, and the ceiling of the same step on resident data.
+"""Measure a group's speed: its step in parts, the whole trainer, and the ceiling of the same step on resident data.
 
 Networks have random weights, since speed does not depend on them. Where a dataset is not at hand, its images are noise
 in its form.
@@ -58,7 +58,7 @@ class LaneSpeed:
     """One lane's numbers; seconds are of one local batch.
 
     Attributes:
-        first_step: seconds of the first local batch, compilation and the choice of kernels included.
+        first_step: seconds of the first step, compilation and the choice of kernels included.
         phases: seconds by part, each bracketed by waits for the device; medians.
         alone: images/s of the lane alone with its teacher on resident data.
         macs: multiply-adds per image of student and method, forward and backward; None if they cannot be counted.
@@ -86,7 +86,7 @@ class GroupSpeed:
         transfer, teacher: seconds of one local batch.
         ceiling: images/s of the bare step of all lanes on resident data.
         trainer: images/s of the real trainer: rendered, moved, taught, trained, metrics read.
-        issue: seconds in which the bare step's kernels are issued, of a GPU.
+        issue: seconds in which the host issues the bare step's kernels to a GPU.
         matrix_rate: multiply-adds/s of a large product in the precision. teacher_macs: per image.
         failed: lanes that raise, with their reasons.
     """
@@ -209,7 +209,7 @@ class SpeedBench:
         self.teacher = self._teacher() if any(cell.needs_teacher for cell in cells) else None
         self.speed = self._conditions(rendering["workers"])
         self.lanes = [lane for cell in cells if (lane := self._try(cell.label, lambda c=cell: self._lane(c)))]
-        self.trainer = self._trainer(self.lanes, runtime)
+        self._solo: dict[str, Trainer] = {}
         self.samples = self.stream.batches[MicroBatch(0, 0, 0)]
 
     def _dataset(self, synthetic: bool) -> tuple[ImageDataset, str]:
@@ -286,40 +286,50 @@ class SpeedBench:
 
     def measure(self) -> GroupSpeed:
         """Return all numbers of the group."""
-        self.measure_lanes()
+        self.warm_up()
         if self.lanes:
-            self.measure_shared()
             self.measure_ceiling()
             self.measure_trainer()
+            self.measure_shared()
+        self.measure_lanes()
         self.count()
         self.speed.finished = datetime.now(UTC).isoformat(timespec="seconds")
         return self.speed
 
-    def measure_lanes(self) -> None:
-        """Time every lane by itself; one that raises leaves the group."""
+    def warm_up(self) -> None:
+        """Make the first steps of every lane; one that raises leaves the group."""
         resident = self._resident()
+        self._solo = {lane.label: self._trainer([lane], self.runtime) for lane in self.lanes}
         for lane in list(self.lanes):
-            speed = self._try(lane.label, lambda lane=lane: self._measure_lane(lane, resident))
-            if speed:
-                self.speed.lanes.append(speed)
+            seconds = self._try(lane.label, lambda lane=lane: self._first_step(lane, resident))
+            if seconds:
+                self.speed.lanes.append(LaneSpeed(lane.label, seconds))
             else:
                 self.lanes.remove(lane)
+        self.trainer = self._trainer(self.lanes, self.runtime)
 
-    def _measure_lane(self, lane: Lane, resident: Samples) -> LaneSpeed:
-        speed = LaneSpeed(lane.label)
-        trainer = self._trainer([lane], self.runtime)
-        batch = trainer._batch(resident)
-        speed.first_step = self._seconds(lambda: self._local_batches(lane, batch))
-        for _ in range(WARM_UP - 1):
-            self._local_batches(lane, batch)
+    def _first_step(self, lane: Lane, resident: Samples) -> float:
+        batch = self._solo[lane.label]._batch(resident)
+        seconds = [self._seconds(lambda: self._local_batches(lane, batch)) for _ in range(WARM_UP)]
+        lane.flush_metrics()
+        return seconds[0]
+
+    def measure_lanes(self) -> None:
+        """Time every lane by itself."""
+        resident = self._resident()
+        for lane, speed in zip(self.lanes, self.speed.lanes):
+            self._try(lane.label, lambda lane=lane, speed=speed: self._measure_lane(lane, speed, resident))
+
+    def _measure_lane(self, lane: Lane, speed: LaneSpeed, resident: Samples) -> None:
+        trainer = self._solo[lane.label]
         _reset_peak(self.device)
-        speed.alone = self._rate(lambda: self._bare_step([lane], trainer, resident), len(resident.index))
+        images = len(resident.index) * self.stream.accumulation
+        speed.alone = self._rate(lambda: self._bare_step([lane], trainer, resident), images)
         speed.peak_memory_mb = _peak(self.device)
-        speed.phases = self._phases(lane, batch)
+        speed.phases = self._phases(lane, trainer._batch(resident))
         speed.evaluation = self._evaluation(lane, resident)
         with tempfile.TemporaryDirectory() as folder:
             speed.checkpoint = self._seconds(lambda: save_checkpoint(Path(folder), lane.step, lane.state()))
-        return speed
 
     def _phases(self, lane: Lane, batch: Batch) -> dict[str, float]:
         steps = []
@@ -387,14 +397,32 @@ class SpeedBench:
     def measure_ceiling(self) -> None:
         """Time the bare step of all lanes on a batch that lies on the device."""
         resident, images = self._resident(), self.recipe.local_batch
-        step = lambda: self._bare_step(self.lanes, self.trainer, resident)  # noqa: E731
+
+        def step() -> None:
+            self._bare_step(self.lanes, self.trainer, resident)
+
         step()
-        wait(self.device)
         if self.device.type == "cuda":
-            started = time.perf_counter()
-            step()
-            self.speed.issue = (time.perf_counter() - started) / self.stream.accumulation
+            self.speed.issue = self._issue(resident) / self.stream.accumulation
         self.speed.ceiling = self._rate(step, images * self.stream.accumulation)
+
+    def _issue(self, resident: Samples) -> float:
+        """Return the seconds in which the host issues a step, lane by lane, since a full queue would make it wait."""
+        taught = self._issued(lambda: self.trainer._teach(resident.images)) if self.teacher else 0.0
+        seconds = [
+            self._issued(lambda lane=lane: self._bare_step([lane], self._solo[lane.label], resident))
+            for lane in self.lanes
+        ]
+        teachers = sum(bool(self._solo[lane.label].needs - {"model"}) for lane in self.lanes)
+        return sum(seconds) - max(teachers - 1, 0) * taught * self.stream.accumulation
+
+    def _issued(self, act: Callable[[], Any]) -> float:
+        wait(self.device)
+        started = time.perf_counter()
+        act()
+        seconds = time.perf_counter() - started
+        wait(self.device)
+        return seconds
 
     def _bare_step(self, lanes: list[Lane], trainer: Trainer, resident: Samples) -> None:
         """Make an optimizer step without the engine: nothing is seeded, timed, counted or read."""
@@ -456,17 +484,23 @@ class SpeedBench:
         calls = max(1, min(self.limit.steps // 4, int(0.2 / once)))
         runs = []
         for _ in self._series():
-            runs.append(self._seconds(lambda: [act() for _ in range(calls)]) / calls)
+            runs.append(self._seconds(lambda: _repeat(act, calls)) / calls)
             if len(runs) * calls >= self.limit.steps:
                 break
         return images / statistics.median(runs)
 
     def close(self) -> None:
         """Give the memory back and end the workers."""
+        self._solo.clear()
         del self.lanes, self.trainer, self.stream, self.teacher
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def _repeat(act: Callable[[], Any], calls: int) -> None:
+    for _ in range(calls):
+        act()
 
 
 def _move(lane: Lane) -> None:

@@ -63,7 +63,8 @@ def _conditions(group: Mapping[str, Any]) -> str:
     batch = f"local batch {group['local_batch']}, {group['accumulation']} a step"
     shared = {name: 1000 * group["parts"].get(name, 0.0) for name in PARTS[:3]}
     return (
-        f"Recipe {group['recipe']}, {group['image_size']} px, {batch}, {group['workers']} rendering processes, {images}. "
+        f"Recipe {group['recipe']}, {group['image_size']} px, {batch}, {group['workers']} rendering processes, "
+        f"{images}. "
         f"One core renders {_round(group['rendering_core'])} images/s. Of a local batch: "
         + ", ".join(f"{WHAT[name]} {ms:.2f} ms" for name, ms in shared.items())
         + f"; kernels of all lanes issued in {1000 * group['issue']:.1f} ms. "
