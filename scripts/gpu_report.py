@@ -204,8 +204,8 @@ def measure(report: Report, case: Measurement) -> Callable[[Section, float], Non
 
     def act(section: Section, box: float) -> None:
         accelerator = make_accelerator(case.precision, cpu=report.device.type == "cpu")
-        plan = make_plan(case.methods.split(","), resolve_pairs(case.pair), (0,), Settings.parse(case.settings))
-        chosen = case.methods.split(",")
+        chosen, settings = case.methods.split(","), Settings.parse(case.settings)
+        plan = make_plan(chosen, resolve_pairs(case.pair), (0,), settings, case.precision)
         cells = [cell for cell in plan.cells if cell.label in chosen]
         limit = Limit(8, 2) if report.tiny else Limit(48, 3) if len(cells) > 1 else Limit(160, 6)
         with _flags(case.flags):
