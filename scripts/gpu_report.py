@@ -28,7 +28,8 @@ from typing import Any
 
 import torch
 
-from cakdbench.engine.speed import Limit, SpeedBench
+from cakdbench.engine.speed.bench import SpeedBench
+from cakdbench.engine.speed.timing import Limit
 from cakdbench.grid.plan import Settings, make_plan
 from cakdbench.grid.suites import resolve_pairs
 from cakdbench.reports.page_speed import draw_speed, speed_page
@@ -218,7 +219,8 @@ def measure(report: Report, case: Measurement) -> Callable[[Section, float], Non
                 bench.close()
         report.say(
             f"trainer {speed.trainer:,.0f} images/s, ceiling {speed.ceiling:,.0f}, ratio {speed.ratio:.3f}, "
-            f"rendering {speed.rendering:,.0f}, together saves {speed.saved:.2f}, binds: {speed.binds}; {speed.failed}"
+            f"rendering {speed.rendering:,.0f}, together saves {speed.together_saves:.2f}, binds: {speed.binds}; "
+            f"failed: {speed.failed}"
         )
 
     return act

@@ -44,7 +44,7 @@ def _overview(groups: Sequence[Mapping[str, Any]]) -> str:
             "ratio": f"{group['ratio']:.3f}",
             "rendering alone, images/s": _round(group["rendering"]),
             "of the matrix rate": _percent(group["achieved"]),
-            "together saves": f"{group['saved']:.2f}x",
+            "together saves": f"{group['together_saves']:.2f}x",
             "peak memory, GB": _gigabytes(group["peak_memory_mb"]),
             "binds": group["binds"],
         }

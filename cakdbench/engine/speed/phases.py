@@ -9,18 +9,11 @@ from typing import Any
 
 import torch
 
+from cakdbench.engine.speed.timing import wait
 from cakdbench.train.lane import Lane
 
 NETWORK = ("forward", "stem", "downsample", "blocks", "head", "mean_head", "mean_pooled")
 """The ways by which a method runs a network, or a part of it."""
-
-
-def wait(device: torch.device) -> None:
-    """Return once the device has done all it was told."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
 
 
 class Clock:
