@@ -94,12 +94,10 @@ def test_images_reach_the_device_as_they_are_rendered(device, workers):
             batch = trainer._batch(mine)
             assert batch.images.device.type == device.type
             assert torch.equal(batch.images.cpu(), theirs.images) and torch.equal(batch.index.cpu(), theirs.index)
-    images = [images for images, *_ in trainer.evaluation]
-    assert all(torch.equal(*pair) for pair in zip(images, _test_images(group), strict=True))
-
-
-def _test_images(group: OnDevice) -> list[torch.Tensor]:
-    return [images for images, *_ in EvalStream(group.dataset.test, group.dataset, group.recipe)]
+    sent = [images for images, *_ in trainer.evaluation.on(device)]
+    rendered = [images for images, *_ in EvalStream(group.dataset.test, group.dataset, group.recipe)]
+    assert {images.device.type for images in sent} == {device.type}
+    assert all(torch.equal(mine.cpu(), theirs) for mine, theirs in zip(sent, rendered, strict=True))
 
 
 def test_peak_memory_grows_with_the_batch(device):
