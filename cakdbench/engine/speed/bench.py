@@ -10,7 +10,7 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,9 +24,10 @@ from torch import Tensor
 
 import cakdbench
 from cakdbench.build import build_method
-from cakdbench.data.datasets import ImageDataset, dataset_facts, load_dataset
+from cakdbench.data.datasets import ImageDataset, dataset_facts, load_dataset, register_datasets
 from cakdbench.data.stream import EvalStream, MicroBatch, Samples, SampleStream
 from cakdbench.data.synthetic import synthetic_dataset
+from cakdbench.engine.options import RunOptions
 from cakdbench.engine.speed.facts import GroupSpeed, LaneSpeed
 from cakdbench.engine.speed.phases import Clock, watching
 from cakdbench.engine.speed.timing import (
@@ -38,7 +39,8 @@ from cakdbench.engine.speed.timing import (
     seconds_of,
 )
 from cakdbench.engine.work import count_macs, list_work
-from cakdbench.grid.plan import Cell
+from cakdbench.grid.plan import ALWAYS, Cell, make_plan
+from cakdbench.grid.suites import resolve_pairs
 from cakdbench.method import Batch, forward_options
 from cakdbench.models.staged import Output, StagedModel
 from cakdbench.train.checkpoint import save_checkpoint
@@ -46,7 +48,7 @@ from cakdbench.train.events import GroupView, LaneView
 from cakdbench.train.lane import Lane, parameters_of
 from cakdbench.train.runtime import Runtime
 from cakdbench.train.trainer import Interrupted, Keeper, LaneExaminer, Trainer, label_criterion
-from cakdbench.utils.device import device_name
+from cakdbench.utils.device import device_name, make_accelerator
 from cakdbench.utils.errors import UsageError, describe_error, file_of
 from cakdbench.utils.rng import seeded
 
@@ -349,10 +351,33 @@ def _peak(device: torch.device) -> float | None:
     return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None
 
 
-def measure_group(cells: Sequence[Cell], runtime: Runtime, limit: Limit, synthetic: bool = False) -> GroupSpeed:
-    """Return the speed of cells that share one pass; see `SpeedBench`."""
-    bench = SpeedBench(cells, runtime, limit, synthetic)
-    try:
-        return bench.measure()
-    finally:
-        bench.close()
+def measure_speeds(
+    options: RunOptions, limit: Limit, synthetic: bool = False, say: Callable[[str], None] = lambda text: None
+) -> Iterator[GroupSpeed]:
+    """Yield the speed of every group of methods x pairs that the options name; the baselines do not join by themselves.
+
+    Args:
+        synthetic: take images of noise also where a dataset is at hand.
+        say: told of methods that refuse a pair.
+
+    Raises:
+        UsageError: a name or a number in the options is wrong.
+    """
+    for path in options.dataset_files:
+        register_datasets(path)
+    accelerator = make_accelerator(options.precision, options.cpu, options.threads)
+    specs = resolve_pairs(options.pairs, options.recipe)
+    folder = options.computing.data_dir
+    plan = make_plan(options.methods, specs, options.seeds, options.settings, options.precision, folder)
+    groups: dict[tuple[object, ...], list[Cell]] = {}
+    for cell in plan.cells:
+        if cell.label in options.methods or cell.label not in ALWAYS:
+            groups.setdefault((*cell.shared, cell.pair), []).append(cell)
+    for refusal in plan.refusals:
+        say(f"refused: {refusal.label} on {refusal.pair}: {refusal.reason}")
+    for cells in groups.values():
+        bench = SpeedBench(cells, Runtime(accelerator, options.computing), limit, synthetic)
+        try:
+            yield bench.measure()
+        finally:
+            bench.close()

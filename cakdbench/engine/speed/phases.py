@@ -4,7 +4,7 @@ import contextlib
 import functools
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -19,21 +19,22 @@ NETWORK = ("forward", "stem", "downsample", "blocks", "head", "mean_head", "mean
 class Clock:
     """Adds up seconds by phase; what happens inside of another phase counts there alone."""
 
-    def __init__(self, device: torch.device):
+    def __init__(self, device: torch.device, now: Callable[[], float] = time.perf_counter):
         self.device = device
+        self._now = now
         self.seconds: dict[str, float] = defaultdict(float)
         self._inner: list[float] = []
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
         wait(self.device)
-        started = time.perf_counter()
+        started = self._now()
         self._inner.append(0.0)
         try:
             yield
         finally:
             wait(self.device)
-            took = time.perf_counter() - started
+            took = self._now() - started
             self.seconds[name] += took - self._inner.pop()
             if self._inner:
                 self._inner[-1] += took
