@@ -61,7 +61,7 @@ def _group(group: Mapping[str, Any]) -> str:
 def _conditions(group: Mapping[str, Any]) -> str:
     images = "images of noise in the dataset's form" if group["data"] == "synthetic" else "the dataset's images"
     batch = f"local batch {group['local_batch']}, {group['accumulation']} a step"
-    shared = {name: 1000 * group["parts"].get(name, 0.0) for name in PARTS[:3]}
+    shared = {name: 1000 * seconds for name, seconds in _shared(group).items()}
     return (
         f"Recipe {group['recipe']}, {group['image_size']} px, {batch}, {group['workers']} rendering processes, "
         f"{images}. "
@@ -70,6 +70,12 @@ def _conditions(group: Mapping[str, Any]) -> str:
         + f"; kernels of all lanes issued in {1000 * group['issue']:.1f} ms. "
         f"Matrix rate {2 * group['matrix_rate'] / 1e12:,.2f} TFLOP/s."
     )
+
+
+def _shared(group: Mapping[str, Any]) -> dict[str, float]:
+    """Return seconds of a local batch of what all lanes share."""
+    rendering = group["local_batch"] / group["rendering"] if group["rendering"] else 0.0
+    return {"rendering": rendering, "transfer": group["transfer"], "teacher": group["teacher"]}
 
 
 def _lanes(group: Mapping[str, Any]) -> str:
@@ -125,8 +131,7 @@ def draw_speed(groups: Iterable[Mapping[str, Any]], path: Path) -> None:
 
 
 def _draw_group(axis: Any, group: Mapping[str, Any]) -> None:
-    shared = {name: group["parts"].get(name, 0.0) for name in PARTS[:3]}
-    bars = [("shared by all", shared), *((lane["method"], lane["phases"]) for lane in group["lanes"])]
+    bars = [("shared by all", _shared(group)), *((lane["method"], lane["phases"]) for lane in group["lanes"])]
     names, left = [name for name, _ in bars], [0.0] * len(bars)
     for number, part in enumerate(PARTS):
         widths = [1000 * phases.get(part, 0.0) for _, phases in bars]

@@ -22,9 +22,12 @@ def device() -> torch.device:
     return DEVICE
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def exact():
-    """Products and convolutions in full float32, by deterministic kernels where there are some."""
+    """Products and convolutions in full float32, by deterministic kernels where there are some.
+
+    Of a module, so that its own fixtures are made under it.
+    """
     flags = torch.backends.cuda.matmul, torch.backends.cudnn
     before = [flag.allow_tf32 for flag in flags]
     for flag in flags:

@@ -13,7 +13,7 @@ from cakdbench.train.trainer import Interrupted
 
 from .lab import OnDevice, farthest, run_grid
 
-ALL = [id for id in method_ids()]
+ALL = method_ids()
 NEAR = 1e-4
 """How far weights may be apart after eight steps of SGD where a kernel is not deterministic."""
 
@@ -65,6 +65,18 @@ def test_a_lane_without_memory_fails_with_its_reason_and_the_others_go_on(togeth
     group = OnDevice(["scratch", TooLarge, "kd"], device).run()
     assert list(group.failed) == ["too_large"] and "memory" in group.failed["too_large"]
     assert farthest(group.weights("kd"), together.weights("kd")) < NEAR
+
+
+@pytest.mark.parametrize("name", ["sgd", "momentum", "adam", "adamw"])
+def test_the_fused_optimizer_steps_as_the_plain_one(device, name):
+    recipe = short_recipe(**{"optimizer.name": name, "optimizer.lr": 1e-3})
+    fused, plain = (OnDevice(["scratch"], device, recipe=recipe) for _ in range(2))
+    for group in plain.lanes[0].optimizer.param_groups:
+        group["fused"] = False
+    assert all(bool(g["fused"]) == (device.type == "cuda") for g in fused.lanes[0].optimizer.param_groups)
+    fused.run()
+    plain.run()
+    assert farthest(fused.weights("scratch"), plain.weights("scratch")) < NEAR
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
