@@ -28,13 +28,17 @@ from typing import Any
 
 import torch
 
+from cakdbench.data.datasets import dataset_facts
+from cakdbench.data.stream import SampleStream
+from cakdbench.data.synthetic import synthetic_dataset
 from cakdbench.engine.speed.bench import SpeedBench
-from cakdbench.engine.speed.timing import Limit
+from cakdbench.engine.speed.timing import Limit, stream_rate
 from cakdbench.grid.plan import Settings, make_plan
 from cakdbench.grid.suites import resolve_pairs
+from cakdbench.recipes import load_recipe
 from cakdbench.reports.page_speed import draw_speed, speed_page
 from cakdbench.train.runtime import Options, Runtime
-from cakdbench.utils.device import device_name, make_accelerator
+from cakdbench.utils.device import device_name, make_accelerator, usable_cores
 
 ROOT = Path(__file__).parents[1]
 TIER_1 = "scratch,kd,dkd,dist,fitnet,cc,rkd,crd,ofa,fofa,pcagl,fbt"
@@ -223,6 +227,30 @@ def measure(report: Report, case: Measurement) -> Callable[[Section, float], Non
     return act
 
 
+RENDERED = ("ofa_cifar_cnn", "ofa_cifar_msa", "ofa_imagenet_cnn")
+
+
+def rendering(report: Report) -> Callable[[Section, float], None]:
+    """Return a section that renders by several recipes and numbers of processes, without training."""
+
+    def act(section: Section, box: float) -> None:
+        counts = [n for n in (1, 4, 8, usable_cores() - 1) if 0 < n < usable_cores()]
+        counts = [1] if report.tiny else list(dict.fromkeys(counts))
+        rows = ["| recipe | processes | images/s |", "|:--|--:|--:|"]
+        for name in RENDERED[:1] if report.tiny else RENDERED:
+            dataset = "imagenet1k" if "imagenet" in name else "cifar100"
+            recipe = load_recipe(name).override({"global_batch": 64, "local_batch": 64})
+            data = synthetic_dataset(dataset, dataset_facts(dataset))
+            for workers in counts:
+                stream = SampleStream(data, recipe, 0, workers=workers, pin_memory=report.device.type == "cuda")
+                rows.append(f"| {name} | {workers} | {stream_rate(stream, workers, Limit(seconds=6)):,.0f} |")
+                section.text = "## Rendering, 224 px, images of noise\n\n" + "\n".join(rows)
+                del stream
+        report.say(section.text)
+
+    return act
+
+
 @contextlib.contextmanager
 def _flags(values: dict[str, bool]) -> Iterator[None]:
     """Set flags of torch.backends inside the block."""
@@ -293,6 +321,7 @@ def main() -> None:
     plan = [("tests on the device", 0.3 * options.budget, tests(report, quick))]
     cases = TINY if options.tiny else MEASUREMENTS
     plan += [(case.name, case.box, measure(report, case)) for case in cases]
+    plan.insert(5, ("rendering", 45.0, rendering(report)))
     plan += [("tests of compiled steps", 100.0, tests(report, "compile and kd" if options.tiny else "compile"))]
     for name, box, act in plan:
         if options.only in name:

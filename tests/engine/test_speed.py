@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,8 +22,9 @@ from cakdbench.engine.work import list_work
 from cakdbench.grid.plan import Settings, make_plan
 from cakdbench.grid.suites import resolve_pairs
 from cakdbench.recipes import load_recipe
+from cakdbench.train import runtime as runtimes
 from cakdbench.train.events import GroupView
-from cakdbench.train.runtime import Runtime
+from cakdbench.train.runtime import Options, Runtime
 from cakdbench.utils.device import device_name, make_accelerator
 from tests.train.training import same
 
@@ -191,3 +193,13 @@ def test_the_command_measures_lanes_and_names_those_that_fail(shell):
     page, plot = ((shell.work / "measured" / name).read_text() for name in ("speed.md", "speed.svg"))
     assert "| kd " in page and "images of noise in the dataset's form" in page
     assert "milliseconds of one local batch" in plot and "teacher, forward" in plot
+
+
+@pytest.mark.parametrize(("cores", "local", "workers"), [(16, 1, 15), (64, 1, 16), (64, 8, 7), (2, 4, 1)])
+def test_a_gpu_is_fed_by_its_share_of_the_cores_but_one(monkeypatch, cores, local, workers):
+    monkeypatch.setattr(runtimes, "usable_cores", lambda: cores)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(local))
+    gpu = SimpleNamespace(device=torch.device("cuda"), process_index=0, num_processes=local)
+    assert Runtime(gpu).rendering["workers"] == workers
+    assert Runtime(gpu, Options(workers=3)).rendering["workers"] == 3
+    assert Runtime(make_accelerator(cpu=True)).rendering["workers"] == 0

@@ -9,7 +9,6 @@ import gc
 import platform
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -37,6 +36,7 @@ from cakdbench.engine.speed.timing import (
     matrix_rate,
     median_seconds,
     seconds_of,
+    stream_rate,
 )
 from cakdbench.engine.work import count_macs, list_work
 from cakdbench.grid.plan import ALWAYS, Cell, make_plan
@@ -252,8 +252,8 @@ class SpeedBench:
         cpu = torch.device("cpu")
         views = iter(range(1, 10**9))
         one = median_seconds(lambda: self._render(next(views)), cpu, replace(self.limit, steps=8, least=2))
-        speed.rendering_core = images / one
-        speed.rendering = self._workers_rate() if speed.workers else speed.rendering_core
+        speed.rendering_core = one_core = images / one
+        speed.rendering = stream_rate(self.stream, speed.workers, self.limit) if speed.workers else one_core
         pinned = self.samples.pin_memory() if self.device.type == "cuda" else self.samples
         speed.transfer = median_seconds(lambda: self._moved(pinned), self.device, self.limit)
         if self._needs(self.lanes) - {"model"}:
@@ -262,17 +262,6 @@ class SpeedBench:
 
     def _render(self, number: int) -> Samples:
         return self.stream.batches[MicroBatch(0, number % self.stream.steps_per_epoch, 0)]
-
-    def _workers_rate(self) -> float:
-        """Return images/s of the stream alone, after what was rendered while nobody waited."""
-        ahead = 2 * self.speed.workers
-        times: list[float] = []
-        for _ in self.stream.epoch(0):
-            times.append(time.perf_counter())
-            if len(times) > 2 * ahead and times[-1] - times[ahead] > self.limit.seconds / 4:
-                break
-        times = times[ahead:] if len(times) > ahead + 1 else times
-        return self.step_images * (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else 0.0
 
     def _moved(self, samples: Samples) -> Samples:
         def moved(tensor: Tensor) -> Tensor:

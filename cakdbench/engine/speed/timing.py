@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from cakdbench.data.stream import SampleStream
 from cakdbench.train.events import GroupView, NoEvents
 
 MATRIX = {"cuda": 8192, "cpu": 1024, "mps": 4096}
@@ -70,6 +71,19 @@ def median_seconds(act: Callable[[], Any], device: torch.device, limit: Limit) -
     calls = max(1, min(limit.steps // 4, int(BETWEEN_WAITS / max(once, 1e-6))))
     series = [seconds_of(act, device, calls) for number in limit.series() if number * calls < limit.steps]
     return statistics.median(series)
+
+
+def stream_rate(stream: SampleStream, workers: int, limit: Limit) -> float:
+    """Return images/s of a stream alone, after what its processes had rendered while nobody waited."""
+    ahead = 2 * workers
+    times: list[float] = []
+    for _ in stream.epoch(0):
+        times.append(time.perf_counter())
+        if len(times) > 2 * ahead and times[-1] - times[ahead] > limit.seconds / 4:
+            break
+    times = times[ahead:] if len(times) > ahead + 1 else times
+    images = stream.accumulation * stream.recipe.local_batch
+    return images * (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else 0.0
 
 
 class Ticks(NoEvents):
