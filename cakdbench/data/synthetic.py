@@ -42,9 +42,9 @@ def synthetic_dataset(name: str, facts: DatasetFacts) -> ImageDataset:
     height, width = PIXELS.get(name, (32, 32))
     noise = [_image(generator, height, width) for _ in range(POOL)]
     images = EncodedImages(list(map(_jpeg, noise))) if height > SMALL else RepeatedImages(np.stack(noise))
-    splits = (Split(np.arange(size) % facts.num_classes, images) for size in (facts.n_train, facts.n_test))
+    train, test = (Split(np.arange(size) % facts.num_classes, images) for size in (facts.n_train, facts.n_test))
     names = tuple(map(str, range(facts.num_classes)))
-    return ImageDataset(name, facts.num_classes, names, facts.mean, facts.std, *splits, fingerprint="synthetic")
+    return ImageDataset(name, facts.num_classes, names, facts.mean, facts.std, train, test, "synthetic")
 
 
 def _image(generator: np.random.RandomState, height: int, width: int) -> np.ndarray:

@@ -1,7 +1,6 @@
 """Accuracy on a test set."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,7 +26,8 @@ class Evaluation:
     finite: bool = True
 
 
-class Answers(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Answers:
     """A model's answers to a batch, on its device: the best classes `(B, 5)` or fewer, whether logits are finite."""
 
     best: Tensor

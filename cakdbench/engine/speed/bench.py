@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ class SpeedBench:
         self.criterion = label_criterion(self.recipe)
         self.speed = self._conditions(data)
         self.teacher = self._teacher() if any(cell.needs_teacher for cell in cells) else None
-        self.lanes = [lane for cell in cells if (lane := self._try(cell.label, lambda c=cell: self._lane(c)))]
+        self.lanes = [lane for cell in cells if (lane := self._try(cell.label, partial(self._lane, cell)))]
         self.samples = self.stream.batches[MicroBatch(0, 0, 0)]
         self.resident = self._moved(self.samples)
 
@@ -164,7 +165,7 @@ class SpeedBench:
     def warm_up(self) -> None:
         """Make the first steps of every lane; one that raises leaves the group."""
         for lane in list(self.lanes):
-            seconds = self._try(lane.label, lambda lane=lane: self._first_step(lane))
+            seconds = self._try(lane.label, partial(self._first_step, lane))
             if seconds:
                 self.speed.lanes.append(LaneSpeed(lane.label, seconds))
             else:
@@ -219,7 +220,7 @@ class SpeedBench:
 
     def _issue(self) -> float:
         """Return the seconds in which the host issues a step, lane by lane, since a full queue would make it wait."""
-        lanes = sum(issue_seconds(lambda lane=lane: self.bare_step([lane]), self.device) for lane in self.lanes)
+        lanes = sum(issue_seconds(partial(self.bare_step, [lane]), self.device) for lane in self.lanes)
         taught = sum(bool(self._needs([lane]) - {"model"}) for lane in self.lanes)
         teacher = issue_seconds(lambda: self._teach(self.lanes), self.device) * self.stream.accumulation
         return lanes - max(taught - 1, 0) * teacher
@@ -267,13 +268,12 @@ class SpeedBench:
         def moved(tensor: Tensor) -> Tensor:
             return tensor.to(self.device, non_blocking=True)
 
-        parts = {name: moved(getattr(samples, name)) for name in ("images", "target", "index")}
-        return replace(samples, **parts)
+        return replace(samples, images=moved(samples.images), target=moved(samples.target), index=moved(samples.index))
 
     def measure_lanes(self) -> None:
         """Time every lane by itself."""
         for lane, speed in zip(self.lanes, self.speed.lanes):
-            self._try(lane.label, lambda lane=lane, speed=speed: self._measure_lane(lane, speed))
+            self._try(lane.label, partial(self._measure_lane, lane, speed))
 
     def _measure_lane(self, lane: Lane, speed: LaneSpeed) -> None:
         _reset_peak(self.device)
@@ -306,7 +306,7 @@ class SpeedBench:
         """Count the multiply-adds of every lane."""
         works = {work.cell.label: work for work in list_work(self.cells, self.runtime.options.data_dir)}
         for lane in self.speed.lanes:
-            macs = self._try(lane.method, lambda lane=lane: count_macs(works[lane.method]))
+            macs = self._try(lane.method, partial(count_macs, works[lane.method]))
             if macs:
                 lane.macs = macs[0]
                 self.speed.teacher_macs = max(self.speed.teacher_macs, macs[1])
