@@ -15,6 +15,7 @@ from cakdbench.cli import data as cli_data
 from cakdbench.cli import methods as cli_methods
 from cakdbench.cli import results as cli_reports
 from cakdbench.cli import runs as cli_runs
+from cakdbench.cli import speed as cli_speed
 from cakdbench.cli import submissions as cli_submissions
 from cakdbench.cli import tapes as cli_tapes
 from cakdbench.cli import upkeep as cli_upkeep
@@ -156,7 +157,7 @@ def run(
     raise typer.Exit(0 if complete else 1)
 
 
-for commands in (cli_methods, cli_reports, cli_runs, cli_costs, cli_submissions, cli_upkeep):
+for commands in (cli_methods, cli_reports, cli_runs, cli_costs, cli_speed, cli_submissions, cli_upkeep):
     app.add_typer(commands.app)
 
 

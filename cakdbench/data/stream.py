@@ -283,10 +283,17 @@ class EvalStream:
         self._std = torch.tensor(dataset.std).view(3, 1, 1)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        return self.on(torch.device("cpu"))
+
+    def on(self, device: torch.device) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Iterate with the images on a device: they are sent as bytes, and normalised there to the same values."""
         if self._keep and self._kept is None:
             self._kept = list(_items(self._loader))
+        # A tensor, since a GPU divides by a number of Python's by way of its reciprocal, which rounds otherwise.
+        largest, mean, std = (x.to(device) for x in (torch.tensor(255.0), self._mean, self._std))
         for images, labels, index in self._kept or _items(self._loader):
             if self._change:
                 images = self._change(images, index)
-            images = (images.float() / 255 - self._mean) / self._std
-            yield images.pin_memory() if self._pin_memory else images, labels, index
+            images = images.pin_memory() if self._pin_memory and device.type == "cuda" else images
+            images = images.to(device, non_blocking=True)
+            yield (images.float() / largest - mean) / std, labels, index

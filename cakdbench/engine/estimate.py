@@ -2,16 +2,17 @@
 
 The cost model multiplies counted multiply-adds by one rate of the device: a training step costs three forward passes
 (its own, and two for the gradients of inputs and weights), the teacher's pass costs one. The rate is that of a real
-step of the plan's middle student. Work that has a record from an equal device takes its speed from there.
+step of the plan's middle student. Work that `cakdbench speed` has measured on an equal device takes its speed from
+there; else work that has a record from one, from the record.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -74,14 +75,34 @@ def _try_each(kinds: dict[tuple, Work], act: Callable[[Work], T]) -> tuple[dict[
     return results, tuple(failed)
 
 
-def model_speeds(works: Sequence[Work], accelerator: Accelerator, batch: int, records: Iterable[Record] = ()) -> Speeds:
-    """Return the speed of every kind of work by its key, from records where there are any, else from the cost model.
+def model_speeds(
+    works: Sequence[Work],
+    accelerator: Accelerator,
+    batch: int,
+    records: Iterable[Record] = (),
+    timed: Iterable[Mapping[str, Any]] = (),
+) -> Speeds:
+    """Return the speed of every kind of work by its key: as measured, from records, or from the cost model.
 
     Args:
         batch: images in the one step that is timed for the device's rate.
         records: of earlier runs, on whatever device.
+        timed: groups that `cakdbench speed` has measured, on whatever device, the newest last.
     """
     kinds = {work.key: work for work in works}
+    known = _timed_speeds(timed, kinds, accelerator)
+    others = _counted_speeds({key: kinds[key] for key in kinds if key not in known}, accelerator, batch, records)
+    if not known:
+        return others
+    basis = f"{len(known)} of {len(kinds)} kinds of runs as `cakdbench speed` has measured them here"
+    basis = f"{basis}; {others.basis}" if others.speeds or others.failed else basis
+    return Speeds(known | others.speeds, basis, others.failed)
+
+
+def _counted_speeds(
+    kinds: dict[tuple, Work], accelerator: Accelerator, batch: int, records: Iterable[Record]
+) -> Speeds:
+    """Return the speeds of kinds of work from records where there are any, else from the cost model."""
     macs, failed = _try_each(kinds, count_macs)
     rates: dict[tuple, float] = {}
     while macs and not rates:
@@ -147,6 +168,25 @@ def _recorded_seconds(
     return {key: fmean(speeds[form]) for key, form in forms.items() if form in speeds}
 
 
+def _timed_speeds(
+    groups: Iterable[Mapping[str, Any]], kinds: dict[tuple, Work], accelerator: Accelerator
+) -> dict[tuple, Speed]:
+    """Return the speeds of the kinds of work that have been measured on an equal device, as they are run by default."""
+    device, threads = device_name(accelerator.device), torch.get_num_threads()
+    speeds: dict[tuple, Speed] = {}
+    for group in groups:
+        if (group["device"], group["threads"], group["compiled"]) == (device, threads, False):
+            form = group["pair"], group["image_size"], group["precision"]
+            teacher = group["teacher"] / group["local_batch"]
+            for lane in filter(lambda lane: lane["phases"], group["lanes"]):
+                seconds = sum(lane["phases"].values()) / group["local_batch"]
+                speeds[lane["method"], *form] = Speed(seconds, teacher, MEASURED)
+    forms = {
+        key: (w.cell.label, str(w.cell.pair), w.cell.recipe.image_size, w.cell.precision) for key, w in kinds.items()
+    }
+    return {key: speeds[form] for key, form in forms.items() if form in speeds}
+
+
 def _form(record: Record) -> tuple[object, ...]:
     identity = record.identity
     models = identity.teacher and identity.teacher.model, identity.student
@@ -191,6 +231,7 @@ def estimate(
     *,
     data_dir: Path | None = None,
     records: Iterable[Record] = (),
+    timed: Iterable[Mapping[str, Any]] = (),
     measured: bool = False,
 ) -> Estimate:
     """Return how long the cells take to train on this device.
@@ -198,11 +239,12 @@ def estimate(
     Args:
         data_dir: where the datasets lie; only for `timm:` datasets.
         records: earlier runs, whose speed counts where they ran on an equal device.
+        timed: groups that `cakdbench speed` has measured, likewise.
         measured: time a step of every kind of work, minutes for a large plan, instead of counting.
     """
     works, batch = list_work(cells, data_dir), _probe_batch(cells, accelerator)
     place = works, accelerator, batch
-    found = measure_speeds(*place) if measured else model_speeds(*place, records)
+    found = measure_speeds(*place) if measured else model_speeds(*place, records, timed)
     return add_up(works, *found, processes=accelerator.num_processes)
 
 

@@ -20,6 +20,7 @@ from cakdbench.engine.launch.local import LocalLauncher
 from cakdbench.engine.memory import Peak, predict_peaks
 from cakdbench.engine.options import RunOptions
 from cakdbench.engine.preview import Preview, make_preview
+from cakdbench.engine.speed.saved import saved_speeds
 from cakdbench.engine.tape_plan import TapePlan, plan_tapes
 from cakdbench.engine.teachers import Teachers
 from cakdbench.engine.work import Work, list_work
@@ -120,7 +121,8 @@ class Session:
             return None
         records, _ = self.store.records()
         data_dir = self.options.computing.data_dir
-        return estimate(cells, self.accelerator, data_dir=data_dir, records=records, measured=measured)
+        timed = saved_speeds(self.store.root)
+        return estimate(cells, self.accelerator, data_dir=data_dir, records=records, timed=timed, measured=measured)
 
     def predict_peaks(self, seconds: float = math.inf) -> tuple[list[tuple[Work, Peak | None]], int]:
         """Return the memory that each kind of run that is not done will take alone; see `memory.predict_peaks`."""

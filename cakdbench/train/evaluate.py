@@ -26,12 +26,32 @@ class Evaluation:
     finite: bool = True
 
 
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """A model's answers to a batch, on its device: the best classes `(B, 5)` or fewer, whether logits are finite."""
+
+    best: Tensor
+    finite: Tensor
+    labels: Tensor
+    index: Tensor
+
+    def rows(self) -> np.ndarray:
+        """Return `(B, 5)`: position, best class, whether it, or one of the best, is right, whether all is finite."""
+        best, finite = self.best.cpu(), self.finite.cpu()
+        hits = best == self.labels[:, None]
+        columns = [self.index, best[:, 0], hits[:, 0].long(), hits.any(1).long(), finite.long()]
+        return torch.stack(columns, dim=1).numpy()
+
+
 class Examiner:
-    """Collects a model's answers batch by batch, so that many models can share one pass over the images."""
+    """Collects a model's answers batch by batch, so that many models can share one pass over the images.
+
+    The answers stay on the device until the end: a GPU goes on while the next images come.
+    """
 
     def __init__(self, model: StagedModel):
         self.model = model
-        self._rows: list[np.ndarray] = []
+        self._answers: list[Answers] = []
 
     @torch.no_grad()
     def see(self, images: Tensor, labels: Tensor, index: Tensor) -> None:
@@ -40,15 +60,12 @@ class Examiner:
         self.model.eval()
         logits = self.model(images).logits.float()
         self.model.train(was_training)
-        best = logits.topk(min(5, logits.shape[1]), dim=1).indices.cpu()
-        hits = best == labels[:, None]
-        finite = logits.isfinite().all(1).cpu()
-        row = torch.stack([index, best[:, 0], hits[:, 0].long(), hits.any(1).long(), finite.long()], dim=1)
-        self._rows.append(row.numpy())
+        best = logits.topk(min(5, logits.shape[1]), dim=1).indices
+        self._answers.append(Answers(best, logits.isfinite().all(1), labels, index))
 
     def result(self) -> Evaluation:
         """Return the answers of all processes together."""
-        table = np.concatenate(gather_object(self._rows))
+        table = np.concatenate(gather_object([answers.rows() for answers in self._answers]))
         table = table[np.argsort(table[:, 0])]
         top1, top5 = (100 * float(table[:, column].mean()) for column in (2, 3))
         return Evaluation(table[:, 1].astype(np.uint16), top1, top5, bool(table[:, 4].all()))
@@ -58,6 +75,6 @@ def evaluate(model: StagedModel, stream: EvalStream, accelerator: Accelerator) -
     """Run one model over the test set; its mode is put back."""
     examiner = Examiner(model)
     with accelerator.autocast():
-        for images, labels, index in stream:
-            examiner.see(images.to(accelerator.device, non_blocking=True), labels, index)
+        for images, labels, index in stream.on(accelerator.device):
+            examiner.see(images, labels, index)
     return examiner.result()

@@ -1,5 +1,6 @@
 """Hold what every part of a run shares: the device, how to compute, who listens, when to stop."""
 
+import os
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,6 +14,9 @@ from cakdbench.train.events import Events, NoEvents
 from cakdbench.train.tape import Part
 from cakdbench.utils.device import usable_cores
 
+MOST_WORKERS = 16
+"""Rendering processes of one training process by default; a core is left for itself."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -22,7 +26,8 @@ class Options:
         data_dir: where the datasets lie; None for the default place.
         download: fetch data and weights that are missing where there is a connection.
         on_bad_image: "skip" leaves out images that cannot be read.
-        workers: processes that render images, per training process; None: none on a CPU, up to eight for a GPU.
+        workers: processes that render images, per training process; None: none on a CPU, for a GPU its share of the
+            cores but one, 16 at most.
         max_lanes: students trained side by side at most.
         checkpoint_seconds: lanes are saved at least this often, besides every epoch.
         tape: parts of the teachers' outputs that are recorded in the store, and replayed; none without tape.
@@ -67,7 +72,8 @@ class Runtime:
     def rendering(self) -> dict[str, Any]:
         """Return the arguments of the streams: how this process renders its share of the images."""
         on_gpu = self.accelerator.device.type != "cpu"
-        default = min(8, usable_cores()) if on_gpu else 0
+        cores = usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # `accelerate launch` sets it
+        default = max(1, min(MOST_WORKERS, cores - 1)) if on_gpu else 0
         return {
             "workers": default if self.options.workers is None else self.options.workers,
             "rank": self.accelerator.process_index,

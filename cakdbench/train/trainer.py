@@ -276,8 +276,7 @@ class Trainer:
         def see(lane: Lane, images: Tensor, labels: Tensor, index: Tensor) -> None:
             self._examiners[lane.label].see(images, labels, index)
 
-        for images, labels, index in self.evaluation:
-            images = images.to(self.accelerator.device, non_blocking=True)
+        for images, labels, index in self.evaluation.on(self.accelerator.device):
             self.each(partial(see, images=images, labels=labels, index=index))
         for lane in self.lanes:
             result, averaged = self._examiners.pop(lane.label).results()

@@ -15,7 +15,7 @@ from cakdbench.method import Method
 from cakdbench.models.staged import StagedModel
 from cakdbench.recipes import Recipe, load_recipe
 from cakdbench.registry import get_method
-from cakdbench.train.events import GroupView, LaneView
+from cakdbench.train.events import Events, GroupView, LaneView, NoEvents
 from cakdbench.train.lane import Lane
 from cakdbench.train.runtime import Options, Runtime
 from cakdbench.train.tape import Tape
@@ -100,12 +100,12 @@ class Training(Keeper):
         rows = self.stream.steps_per_epoch * self.recipe.global_batch // self.recipe.local_batch
         return Taping(Tape(folder, rows), load, self.said.append)
 
-    def run(self) -> "Training":
+    def run(self, events: Events | None = None) -> "Training":
         steps = self.stream.steps_per_epoch
         self.view = GroupView("t", "demo", 0, self.recipe.epochs, steps, [LaneView(lane.label) for lane in self.lanes])
         evaluation = EvalStream(self.dataset.test, self.dataset, self.recipe)
         options = Options(checkpoint_seconds=self._checkpoint_seconds)
-        runtime = Runtime(self.accelerator, options, stop=self._should_stop)
+        runtime = Runtime(self.accelerator, options, events or NoEvents(), self._should_stop)
         teacher = None if self.taping else self.teacher
         Trainer(self.lanes, teacher, self.stream, evaluation, runtime, self, self.view, self.taping).run()
         return self
