@@ -12,7 +12,7 @@ from cakdbench.submissions.checks.case import Case
 from cakdbench.submissions.checks.crossing import cross_checks, teacher_name, teacher_of
 from cakdbench.submissions.evidence import labels_name
 from cakdbench.submissions.findings import Finding, Problem
-from cakdbench.submissions.reading import NAME
+from cakdbench.submissions.reading import is_name
 from cakdbench.submissions.status import (
     EXTERNAL,
     RESCORED,
@@ -67,7 +67,7 @@ def results_root(path: Path) -> tuple[Path, str]:
         if path.suffix != ".json":
             raise UsageError(f"{path} is no entry: name its JSON file, or a folder")
         return path.parent.parent, f"{path.parent.name}/{path.name}"
-    if NAME.fullmatch(path.name) and any(item.name != SCHEMA_FILE for item in path.glob("*.json")):
+    if is_name(path.name) and any(item.name != SCHEMA_FILE for item in path.glob("*.json")):
         return path.parent, f"{path.name}/"
     return path, ""
 

@@ -7,7 +7,7 @@ from cakdbench.submissions.checks.case import Case
 from cakdbench.submissions.findings import Problem
 
 CHECKS: tuple[Callable[[Case], Iterator[Problem]], ...] = (
-    *(identity.check_place, identity.check_text, identity.check_hashes, identity.check_data),
+    *(identity.check_place, identity.check_text, identity.check_hashes, identity.check_data, identity.check_networks),
     *(methods.check_method, methods.check_settings, methods.check_source),
     *(identity.check_recipe, identity.check_seed),
     *(teachers.check_teacher, teachers.check_gate, teachers.check_teacher_entry),

@@ -1,6 +1,7 @@
 """Check that the method is the installed one, with settings that it has for the pair, and the costs those of both."""
 
 import json
+import re
 from collections.abc import Iterator
 
 from cakdbench.build import count_extra_parameters, refusal
@@ -19,8 +20,13 @@ LARGEST_SETTING = 65_536
 def check_method(case: Case) -> Iterator[Problem]:
     """Note an outside method: only a registered one can be checked whole."""
     if case.method is None:
-        what = f"{case.identity.method.id} is an outside method: its settings, source and costs cannot be checked"
+        id, label = case.identity.method.id, case.record.label
+        what = f"{id} is an outside method: its settings, source and costs cannot be checked"
         yield Problem(what, "maintainers install it, or validate with --method-file", note=True)
+        if not re.fullmatch(re.escape(id) + r"(:[A-Za-z0-9_\-]+)?(\[[^\s\[\]]+\])?", label):
+            yield Problem(
+                f"its settings are named {label[:100]}, which is no name of {id}: {id}, {id}:VARIANT or {id}[KEY=VALUE]"
+            )
 
 
 def check_settings(case: Case) -> Iterator[Problem]:
