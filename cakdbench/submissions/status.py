@@ -21,8 +21,8 @@ LIMIT = 2**23
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Date = Annotated[str, StringConstraints(pattern=r"^\d{4}-\d\d-\d\d$")]
 
-TeacherName = tuple[str, str, int]
-"""What decides a teacher's weights: model, dataset and image size."""
+TeacherName = tuple[str, str, int, str]
+"""What decides a teacher's weights: model, dataset, image size and precision."""
 
 
 class Verdict(Outside):
@@ -41,6 +41,7 @@ class AcceptedTeacher(Outside):
     model: str
     dataset: str
     image_size: int
+    precision: Literal["fp32", "bf16"] = "fp32"
     sha256: Sha256
     note: str = ""
 
@@ -54,7 +55,7 @@ class Verdicts(Outside):
 
     def by_teacher(self) -> dict[TeacherName, str]:
         """Return the accepted sha256 of each teacher's weights."""
-        return {(line.model, line.dataset, line.image_size): line.sha256 for line in self.teachers}
+        return {(line.model, line.dataset, line.image_size, line.precision): line.sha256 for line in self.teachers}
 
 
 def status_of(verdict: Verdict | None) -> str:

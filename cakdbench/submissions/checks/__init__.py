@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from cakdbench.submissions.checks import conditions, history, identity, methods, scores, teachers
+from cakdbench.submissions.checks import conditions, history, identity, methods, plausible, scores, teachers
 from cakdbench.submissions.checks.case import Case
 from cakdbench.submissions.findings import Problem
 
@@ -13,5 +13,5 @@ CHECKS: tuple[Callable[[Case], Iterator[Problem]], ...] = (
     *(teachers.check_teacher, teachers.check_gate, teachers.check_teacher_entry),
     *(scores.check_predictions, scores.check_result, scores.check_steps),
     *(history.check_history, history.check_losses, history.check_rates),
-    *(methods.check_costs, conditions.check_conditions, conditions.check_pace),
+    *(methods.check_costs, conditions.check_conditions, conditions.check_pace, plausible.check_plausible),
 )

@@ -6,7 +6,6 @@ from typing import TypeVar
 
 from cakdbench.data.datasets import FACTS
 from cakdbench.grid.suites import TIMM
-from cakdbench.method import Method
 from cakdbench.models.staged import StagedModel
 from cakdbench.registry import method_of_record
 from cakdbench.submissions.bundle import EntryFile

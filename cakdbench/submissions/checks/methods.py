@@ -1,5 +1,6 @@
 """Check that the method is the installed one, with settings that it has for the pair, and the costs those of both."""
 
+import functools
 import json
 import re
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ def check_method(case: Case) -> Iterator[Problem]:
         id, label = case.identity.method.id, case.record.label
         what = f"{id} is an outside method: its settings, source and costs cannot be checked"
         yield Problem(what, "maintainers install it, or validate with --method-file", note=True)
-        if not re.fullmatch(re.escape(id) + r"(:[A-Za-z0-9_\-]+)?(\[[^\s\[\]]+\])?", label):
+        if not re.fullmatch(re.escape(id) + r"(:[A-Za-z0-9_\-]+)?(\[\S(.*\S)?\])?", label):
             yield Problem(
                 f"its settings are named {label[:100]}, which is no name of {id}: {id}, {id}:VARIANT or {id}[KEY=VALUE]"
             )
@@ -88,15 +89,21 @@ def check_source(case: Case) -> Iterator[Problem]:
     elif identity.version < method.version:
         what = f"was computed by version {identity.version} of {method.id}, which now is {method.version}"
         yield Problem(what, "run it again", note=case.accepted)
-    elif case.record.method_source not in known_sources(method.id, method.version) | {source_hash(method)}:
+    elif case.record.method_source not in known_sources(method.id, method.version) | {_installed_source(method)}:
         what = (
             f"its code {case.record.method_source[:16]} is none that {method.id} had here at version {method.version}"
         )
         yield Problem(what, "if it computes the same, all is well", note=True)
 
 
+@functools.cache
+def _installed_source(method: type[Method]) -> str:
+    """Return the hash of a method's code, which stays as it was loaded."""
+    return source_hash(method)
+
+
 def _other_source(case: Case, method: type[Method], source: str) -> Iterator[Problem]:
-    installed = source_hash(method)
+    installed = _installed_source(method)
     if source != installed:
         what = f"other source: {source[:16]} is not the code of the installed {method.id} ({installed[:16]})"
         yield Problem(what, "run it again with that code", note=case.accepted)
@@ -117,11 +124,24 @@ def check_costs(case: Case) -> Iterator[Problem]:
     except CakdError:
         return  # said by check_settings
     try:
-        count = count_extra_parameters(method, student, case.teacher, config)
+        count = _extra_parameters(method, student, case.teacher, config)
     except Exception as error:  # the settings are a stranger's, and a method may raise anything
         yield Problem(f"{method.id} cannot be built with its settings ({str(error)[:200]})")
     else:
         yield from _compared("extra_parameters", case.record.extra_parameters, count)
+
+
+_counts: dict[tuple[object, ...], int] = {}
+
+
+def _extra_parameters(
+    method: type[Method], student: StagedModel, teacher: StagedModel | None, config: Method.Config
+) -> int:
+    """Return the count for settings; seeds share one, and building takes longer than all other checks."""
+    key = method, student, teacher, repr(config)
+    if key not in _counts:
+        _counts[key] = count_extra_parameters(method, student, teacher, config)
+    return _counts[key]
 
 
 def _compared(name: str, stated: int, true: int) -> Iterator[Problem]:
