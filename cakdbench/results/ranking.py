@@ -47,10 +47,10 @@ def standings(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]], answers: Ans
         runs: of one dataset and precision, each on a pair (see `cells.place_on_pairs`).
         pairs: pair and recipe of each column of the block.
     """
-    runs = runs[runs["seed"].isin(SEEDS) & (runs["status"] != CLAIMED)]
+    runs = ranked_runs(runs)
     by_method = {name: [_of_pair(group, pair) for pair in pairs] for name, group in runs.groupby("method", sort=True)}
     known = {name: [correct_by_seed(part, answers) for part in parts] for name, parts in by_method.items()}
-    complete = [name for name, parts in by_method.items() if parts and all({*SEEDS} <= {*p["seed"]} for p in parts)]
+    complete = [name for name, parts in by_method.items() if parts and all(map(is_complete, parts))]
     means = {name: [fmean(part["top1"]) for part in by_method[name]] for name in complete}
     columns = [_tested(known, place) for place in range(len(pairs))]
     wild = tuple(frozenset(stats.unstable(column)) for column in columns)
@@ -65,6 +65,17 @@ def standings(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]], answers: Ans
         level=tuple(frozenset(stats.level_with_best(column)) for column in stable),
         unstable=wild,
     )
+
+
+def ranked_runs(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs that rank their method: of `SEEDS`, and not merely claimed."""
+    runs = runs[runs["seed"].isin(SEEDS)]
+    return runs[runs["status"] != CLAIMED] if "status" in runs else runs
+
+
+def is_complete(runs: pd.DataFrame) -> bool:
+    """Return True if the runs of a cell have every seed that ranks it."""
+    return {*SEEDS} <= {*ranked_runs(runs)["seed"]}
 
 
 def _tested(known: Mapping[str, Sequence[stats.Correct]], place: int) -> dict[str, stats.Correct]:
