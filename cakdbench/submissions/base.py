@@ -25,7 +25,7 @@ def base_folder(base: str, root: Path) -> Iterator[Path]:
     Raises:
         UsageError: it is neither.
     """
-    if Path(base).is_dir():
+    if base and Path(base).is_dir():  # nothing, as of a variable that is not set, is not the working directory
         yield Path(base)
         return
     with tempfile.TemporaryDirectory(prefix="cakdbench-base-") as folder:

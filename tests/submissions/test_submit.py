@@ -130,6 +130,40 @@ def test_a_damaged_run_is_not_written(command, store, tmp_path):
     assert not (tmp_path / "results").exists()
 
 
+EDITS = {
+    "a key that climbs": lambda record: record.update(key="../../../evil"),
+    "an absolute key": lambda record: record.update(key="/tmp/evil"),
+    "a method that climbs": lambda record: record["identity"]["method"].update(id="../../evil"),
+    "an absolute method": lambda record: record["identity"]["method"].update(id="/tmp/evil"),
+    "a method of Windows' devices": lambda record: record["identity"]["method"].update(id="aux"),
+    "another run's identity": lambda record: record["identity"].update(seed=5),
+}
+
+
+@pytest.mark.parametrize("kind", EDITS)
+def test_a_run_of_somebody_else_writes_nothing_outside(command, store, tmp_path, kind):
+    run = shutil.copytree(next(run.path for run in store.runs() if run.key.startswith("cc-")), tmp_path / "received")
+    record = json.loads((run / "record.json").read_text())
+    EDITS[kind](record)
+    (run / "record.json").write_text(json.dumps(record))
+    before = set(tmp_path.rglob("*"))
+    results = tmp_path / "boards" / "results"
+    code, out = command("submit", run, "--by", "A", "--store", tmp_path / "none", "--results", results)
+    assert code == 1 and ("is not that of its identity" in out or "damaged file" in out)
+    assert set(tmp_path.rglob("*")) == before and not list(Path("/tmp").glob("evil*"))
+
+
+@pytest.mark.parametrize("link", ["results", "results/cc", "labels"])
+def test_links_in_the_place_of_folders_are_not_followed(store, tmp_path, link):
+    (tmp_path / "elsewhere").mkdir()
+    place = tmp_path / "boards" / link
+    place.parent.mkdir(parents=True)
+    place.symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    with pytest.raises(StoreError, match="is a link"):
+        submit(find_runs(["cc"], store), tmp_path / "boards" / "results", Submitter("A"))
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
 @pytest.mark.parametrize("wrong", [Submitter("<b>"), Submitter("A", paper="http://x.org"), Submitter("A", code="x")])
 def test_a_malformed_submitter_is_an_error(store, tmp_path, wrong):
     with pytest.raises(UsageError, match="give --by NAME, and https addresses"):
