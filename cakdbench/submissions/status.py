@@ -45,6 +45,15 @@ class AcceptedTeacher(Outside):
     sha256: Sha256
     note: str = ""
 
+    @property
+    def name(self) -> TeacherName:
+        return self.model, self.dataset, self.image_size, self.precision
+
+    @classmethod
+    def named(cls, name: TeacherName, sha256: str) -> "AcceptedTeacher":
+        """Return the line that accepts weights of a teacher."""
+        return cls.model_validate(dict(zip(("model", "dataset", "image_size", "precision"), name)) | {"sha256": sha256})
+
 
 class Verdicts(Outside):
     entries: tuple[Verdict, ...] = ()
@@ -55,7 +64,7 @@ class Verdicts(Outside):
 
     def by_teacher(self) -> dict[TeacherName, str]:
         """Return the accepted sha256 of each teacher's weights."""
-        return {(line.model, line.dataset, line.image_size, line.precision): line.sha256 for line in self.teachers}
+        return {line.name: line.sha256 for line in self.teachers}
 
 
 def status_of(verdict: Verdict | None) -> str:

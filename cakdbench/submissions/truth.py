@@ -55,8 +55,9 @@ class Truth:
             labels = read_classes(path)
         except Refused:
             return True
-        at_hand = data is not None and data.fingerprint == fingerprint
-        return bool(false_labels(name, labels)) or (at_hand and not np.array_equal(labels, data.test.labels))
+        if data is not None and data.fingerprint == fingerprint:
+            return not np.array_equal(labels, data.test.labels)
+        return bool(false_labels(name, labels))
 
     def _test_labels(self, name: str, fingerprint: str) -> np.ndarray | None:
         """Return the `(N,)` uint16 classes of the test images, from dataset or file; None if neither can be relied on.

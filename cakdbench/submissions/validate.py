@@ -214,11 +214,7 @@ def accept(root: Path, report: Report, today: str, doubtful: bool = False) -> in
     verdicts = [Verdict(key=e.key, sha256=e.sha256, status=RESCORED, date=today) for e in new]
     entries = sorted((*bundle.verdicts.entries, *verdicts), key=lambda verdict: verdict.key)
     present = bundle.verdicts.by_teacher()
-    added = [
-        AcceptedTeacher(model=name[0], dataset=name[1], image_size=name[2], precision=name[3], sha256=sha256)
-        for name, sha256 in teachers.items()
-        if name not in present and sha256
-    ]
+    added = [AcceptedTeacher.named(name, sha256) for name, sha256 in teachers.items() if name not in present and sha256]
     write_verdicts(root, Verdicts(entries=tuple(entries), teachers=(*bundle.verdicts.teachers, *added)))
     return len(new)
 

@@ -1,6 +1,5 @@
 """Check that the method is the installed one, with settings that it has for the pair, and the costs those of both."""
 
-import functools
 import json
 import re
 from collections.abc import Iterator
@@ -96,10 +95,14 @@ def check_source(case: Case) -> Iterator[Problem]:
         yield Problem(what, "if it computes the same, all is well", note=True)
 
 
-@functools.cache
+_sources: dict[type[Method], str] = {}
+
+
 def _installed_source(method: type[Method]) -> str:
     """Return the hash of a method's code, which stays as it was loaded."""
-    return source_hash(method)
+    if method not in _sources:
+        _sources[method] = source_hash(method)
+    return _sources[method]
 
 
 def _other_source(case: Case, method: type[Method], source: str) -> Iterator[Problem]:
