@@ -108,28 +108,45 @@ def may_agree(predictions: np.ndarray) -> bool:
 def check_weights(entries: list[EntryFile], accepted: Mapping[TeacherName, str], age: Age) -> Iterator[Finding]:
     """Check that all entries on a teacher were taught by the same weights.
 
-    These are the known ones (see `known_weights`); before any are, those of the runs that say to have trained it, and
-    the most used.
+    These are the known ones (see `known_weights`); before any are, those of the runs that trained it and are no younger
+    than the entry; else the most used.
     """
     taught = [entry for entry in entries if entry.identity.teacher]
-    trained = alike(entries, _training)
+    old = [entry for entry in entries if age(entry) == ACCEPTED]
     for name, group in alike(taught, lambda entry: teacher_name(entry.identity)).items():
         voters = [entry for entry in group if age(entry) < REFUSED] or group
         counts = Counter(teacher_of(entry.identity).sha256 for entry in voters)
         most = {sha256 for sha256, count in counts.items() if count == max(counts.values())}
-        known = known_weights(name, (entry for entry in entries if age(entry) == ACCEPTED), accepted)
-        for entry in group:
-            source = entry.record.teacher.source if entry.record.teacher else ""
-            runs = trained.get((model_of(name[0]), name[1], source), ())
-            own = {run.record.weights_sha256 for run in runs if age(run) <= age(entry)}
-            allowed = {known} if known else own | (most if len(most) == 1 else set())
-            sha256 = teacher_of(entry.identity).sha256
-            if sha256 not in allowed:
-                what = f"other teacher: its weights {sha256[:16]} of {name[0]} are not those of the other entries"
-                others = ", ".join(sorted(other[:16] for other in allowed)) or "none has a majority"
-                yield Finding(
-                    entry.file, Problem(f"{what} ({others})", "train with the accepted weights: see RULES.md")
-                )
+        known = known_weights(name, old, accepted)
+        for (source, own_age), part in alike(group, lambda entry: (_source(entry), age(entry))).items():
+            trained = _trained(name, source, [entry for entry in entries if age(entry) <= own_age])
+            allowed = {known} if known else trained or (most if len(most) == 1 else set())
+            yield from _other_weights(name, part, allowed)
+
+
+def _source(entry: EntryFile) -> str | None:
+    """Return where a teacher that is not the registry's says to come from; None for the registry's."""
+    facts = entry.record.teacher
+    return facts.source if facts and not facts.standard else None
+
+
+def _trained(name: TeacherName, source: str | None, entries: list[EntryFile]) -> set[str]:
+    """Return the weights that entries say to have trained of a teacher: of the registry's by its recipe alone."""
+    if source is None:
+        sha256 = known_weights(name, entries, {})
+        return {sha256} if sha256 else set()
+    return {run.record.weights_sha256 for run in entries if _training(run) == (model_of(name[0]), name[1], source)}
+
+
+def _other_weights(name: TeacherName, entries: list[EntryFile], allowed: set[str]) -> Iterator[Finding]:
+    others = ", ".join(sorted(sha256[:16] for sha256 in allowed)) or "none has a majority"
+    for entry in entries:
+        sha256 = teacher_of(entry.identity).sha256
+        if sha256 not in allowed:
+            what = (
+                f"other teacher: its weights {sha256[:16]} of {name[0]} are not those of the other entries ({others})"
+            )
+            yield Finding(entry.file, Problem(what, "train with the accepted weights: see RULES.md"))
 
 
 def known_weights(
