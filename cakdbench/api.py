@@ -62,7 +62,8 @@ def _judged_frame(stored: list[StoredRecord], data_dir: Path | None) -> pd.DataF
 
     records = [run.record for run in stored]
     columns, excluded = _columns(records, data_dir)
-    runs = sort_runs(records, columns, Standard(data_dir))
+    statuses = {run.record.key: run.status for run in stored if run.status}
+    runs = sort_runs(records, columns, Standard(data_dir), statuses)
     counting = {record.key: record for group in runs.counting.values() for record in group}
     excluded |= {run.record.key: "; ".join(run.reasons) for run in runs.excluded}
     for record in records:

@@ -12,6 +12,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from cakdbench.utils.errors import UsageError
+from cakdbench.utils.text import is_device
+
+ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_\-]{0,62}[A-Za-z0-9_])?")
+RESERVED = ("all", "external")
+"""What stands for every method on the command line, and the folder of numbers that were measured with other code."""
+
+
+def id_problem(id: str) -> str | None:
+    """Return why a text cannot be a method's id, which names folders on every system; None if it can."""
+    if not ID.fullmatch(id):
+        return "a method's id has 1 to 64 letters, digits, '_' and '-', no '-' at either end"
+    if is_device(id) or id.lower() in RESERVED:
+        return f"{id} is a name with a meaning of its own: choose another id for the method"
+    return None
 
 
 def label(id: str, variant: str | None) -> str:

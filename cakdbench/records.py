@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
 
+from cakdbench.labels import id_problem
 from cakdbench.recipes import all_numbers
 from cakdbench.utils.privacy import without_folders
 
@@ -17,13 +18,19 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _method_id(id: str) -> str:
+    if problem := id_problem(id):
+        raise ValueError(problem)
+    return id
+
+
 class MethodIdentity(_Part):
     """A method and its settings, without those that are neutral (see `utils/neutral.py`).
 
     What the method computes is named by the version of a built-in method, or by the sha256 of another's source.
     """
 
-    id: str
+    id: Annotated[str, AfterValidator(_method_id)]
     version: int | None = None
     source: str | None = None
     config: dict[str, Any]

@@ -51,6 +51,10 @@ def register(
 
     def enter(cls: type[M]) -> type[M]:
         for name in (id, *aliases):
+            if problem := labels.id_problem(name):
+                raise UsageError(f"method id {name!r}: {problem}")
+            if twin := next((other for other in (*_methods, *_aliases) if other != name and _alike(other, name)), None):
+                raise UsageError(f"method id {name!r} differs from {twin!r} in capital letters only: choose another")
             holder = _methods.get(_aliases.get(name, name))
             if holder and (holder.__module__, holder.__qualname__) != (cls.__module__, cls.__qualname__):
                 raise UsageError(f"method id {name!r} is taken by {holder.__module__}.{holder.__qualname__}")
@@ -72,6 +76,10 @@ def register(
         return cls
 
     return enter
+
+
+def _alike(one: str, other: str) -> bool:
+    return one.lower() == other.lower()
 
 
 @functools.cache
@@ -166,6 +174,21 @@ def get_method(name: str) -> type[Method]:
     if id not in _methods:
         raise unknown("method", name, [*_methods, *_aliases])
     return _methods[id]
+
+
+def method_of_record(id: str) -> type[Method] | None:
+    """Return the Method registered under exactly this id, as records name it; None if there is none.
+
+    Raises:
+        UsageError: the id is another spelling of a registered one: an alias, or other capital letters.
+    """
+    discover()
+    if id in _methods:
+        return _methods[id]
+    for name, own in {**dict(zip(_methods, _methods)), **_aliases}.items():
+        if _alike(name, id):
+            raise UsageError(f"{id} is another name of {own}: a record has the id {own}")
+    return None
 
 
 def split_variant(name: str) -> tuple[type[Method], str | None]:

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from cakdbench.method import Method
 from cakdbench.models.zoo import model_info
-from cakdbench.registry import get_method, load_file, register, resolve_config
+from cakdbench.records import MethodIdentity
+from cakdbench.registry import get_method, load_file, method_of_record, register, resolve_config
 from cakdbench.source_hash import bare, source_hash
 from cakdbench.utils.errors import UsageError
 
@@ -23,6 +25,39 @@ def test_a_taken_id_or_alias_is_refused(id, aliases):
     get_method("kd")  # the built-in methods are registered on first use
     with pytest.raises(UsageError, match="is taken by"):
         enter(id, aliases)
+
+
+@pytest.mark.parametrize(
+    "id", ["", "-kd2", "kd2-", "k d", "../kd2", "/kd2", "a/b", "a\\b", "kd.2", "kd:2", "ünit", "k" * 65, "x\x1b[2J"]
+)
+def test_an_id_that_cannot_name_a_folder_everywhere_is_refused_where_it_is_registered_and_read(id):
+    with pytest.raises(UsageError, match="1 to 64 letters, digits"):
+        enter(id)
+    with pytest.raises(UsageError, match="1 to 64 letters, digits"):
+        enter("fine", aliases=(id,))
+    with pytest.raises(ValidationError, match="1 to 64 letters, digits"):
+        MethodIdentity(id=id, version=1, config={})
+
+
+@pytest.mark.parametrize("id", ["con", "NUL", "Com1", "lpt9", "all", "external"])
+def test_an_id_with_a_meaning_of_its_own_is_refused(id):
+    with pytest.raises(UsageError, match="a name with a meaning of its own"):
+        enter(id)
+
+
+@pytest.mark.parametrize("id", ["KD", "Fbt", "TAS", "Scratch"])
+def test_ids_that_differ_in_capital_letters_only_are_refused(id):
+    get_method("kd")
+    with pytest.raises(UsageError, match="in capital letters only"):
+        enter(id)
+    with pytest.raises(UsageError, match="is another name of"):
+        method_of_record(id)
+
+
+def test_a_record_names_a_method_by_its_id_alone():
+    assert method_of_record("fbt") is get_method("fbt") and method_of_record("nothing") is None
+    with pytest.raises(UsageError, match="tas is another name of fbt"):
+        method_of_record("tas")
 
 
 def test_what_the_teacher_cannot_give_is_refused_with_what_it_can():

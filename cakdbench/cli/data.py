@@ -19,14 +19,18 @@ def check(
     datasets: DatasetFiles = [],
 ) -> None:
     """Open a dataset; print its classes, sizes and fingerprint, and which images cannot be read."""
+    import numpy as np
+
     from cakdbench.data.datasets import load_dataset
+    from cakdbench.data.shipped import labels_sha256
     from cakdbench.data.splits import content_hash
     from cakdbench.data.unreadable import unreadable
 
     data = load_dataset(name, data_dir)
     classes = ", ".join(data.class_names)
     lines = [f"{len(data.train)} training and {len(data.test)} test images of {data.num_classes} classes: {classes}"]
-    lines += [f"fingerprint {data.fingerprint}"] + [f"content {content_hash(data)}"] * full
+    lines += [f"fingerprint {data.fingerprint}", f"test labels {labels_sha256(np.asarray(data.test.labels))}"]
+    lines += [f"content {content_hash(data)}"] * full
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     bad = [reason for split in (data.train, data.test) * full for reason in unreadable(split).values()]

@@ -19,6 +19,7 @@ from cakdbench.cli.options import (
     errors,
 )
 from cakdbench.utils.errors import UsageError
+from cakdbench.utils.text import printable
 
 if TYPE_CHECKING:
     from cakdbench.results.load import Evidence
@@ -132,7 +133,7 @@ def show_results(
     frame = export.choose_rows(frame, where) if where else frame
     frame = export.choose_columns(frame, columns) if columns else frame.drop(columns="path", errors="ignore")
     if output is None:
-        print(export.frame_text(frame, form), end="")
+        print(printable(export.frame_text(frame, form)), end="")
     else:
         write_atomic(output, export.frame_bytes(frame, form))
         console.print(f"written: {output} ({len(frame)} rows)", markup=False, highlight=False, soft_wrap=True)

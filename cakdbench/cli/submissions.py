@@ -67,28 +67,42 @@ def validate(
     datasets: DatasetFiles = [],
     method_file: MethodFiles = [],
     model_file: ModelFiles = [],
+    base: Annotated[
+        str | None,
+        typer.Option(help="The results these were made from, folder or git revision; only what differs is checked."),
+    ] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes; default: one per core.")] = None,
     require_rescoring: Annotated[
         bool, typer.Option("--require-rescoring", help="Fail if an entry's test labels are not at hand.")
     ] = False,
     accept: Annotated[
-        bool, typer.Option("--accept", help="For maintainers: list what passed, and was re-scored, in status.toml.")
+        bool,
+        typer.Option(
+            "--accept",
+            help="For maintainers: list what passed, and was re-scored, in status.toml; "
+            "an entry with an unlikely number only if PATH is its own file.",
+        ),
     ] = False,
 ) -> None:
     """Check submitted results; nothing of them is executed, and no file outside of their folder is read."""
+    from cakdbench.submissions.examine import Crew
     from cakdbench.submissions.truth import Truth
     from cakdbench.submissions.validate import accept as accept_entries
     from cakdbench.submissions.validate import results_root
     from cakdbench.submissions.validate import validate as check
+    from cakdbench.utils.device import usable_cores
 
     load_files(method_file, model_file)
     root, _ = results_root(path)
     if labels is not None and not labels.is_dir():
         raise UsageError(f"--labels {labels}: no such folder")
-    report = check(path, Truth(labels or root.parent / "labels", data_dir))
+    truth = Truth(labels or root.parent / "labels", data_dir, trusted=labels is not None)
+    crew = Crew(jobs or usable_cores(), method_file, model_file, datasets)
+    report = check(path, truth, base=base, crew=crew)
     _print_findings(report.findings)
     _print_summary(report)
     if accept:
-        count = accept_entries(root, report, datetime.now(UTC).date().isoformat())
+        count = accept_entries(root, report, datetime.now(UTC).date().isoformat(), doubtful=path.is_file())
         _say(f"accepted: {count} new entries in {root / 'status.toml'}")
     missing = require_rescoring and bool(report.not_rescored)
     raise typer.Exit(1 if report.refused or missing else 0)
@@ -106,10 +120,13 @@ def _print_summary(report: "Report") -> None:
             "top-1 in %": f"{line.top1:.2f}",
             "status": line.status,
             "re-scored now": "yes" if line.rescored else "no",
+            "unlikely": "; ".join(line.doubts) or None,
         }
         for line in report.lines
     ]
-    console.print(Listing(rows))
+    console.print(Listing(rows, prose=["unlikely"]))
+    if report.unchanged:
+        _say(f"{report.unchanged} entries are those of the base, and were not checked again")
     if report.not_rescored:
         count = len(report.not_rescored)
         _say(f"{count} entries were not re-scored: their test labels are not at hand (--labels, --data-dir)")

@@ -8,8 +8,11 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console, ConsoleOptions, JustifyMethod, RenderableType
 from rich.measure import Measurement
+from rich.segment import Segment
 from rich.table import Column, Table
 from rich.text import Text
+
+from cakdbench.utils.text import printable
 
 Rows = Sequence[Mapping[str, Any]]
 """A mapping from column to value for each row; None for no value."""
@@ -30,9 +33,17 @@ class Layout(StrEnum):
 AsFormat = Annotated[Layout, typer.Option("--format", help="A table for readers, or JSON for programs.")]
 
 
+class SafeConsole(Console):
+    """A console that shows no control characters, wherever a text comes from."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=printable(segment.text))
+
+
 def make_console(**options: Any) -> Console:
     """Return a console whose lines are as long as they have to be where no terminal bounds them."""
-    console = Console(**options)
+    console = SafeConsole(**options)
     if not console.is_terminal:
         console.width = IN_A_PIPE
     return console
@@ -89,7 +100,7 @@ def print_rows(console: Console, listing: Listing, layout: Layout = Layout.table
     elif layout is Layout.table:
         console.print(listing)
     else:
-        print(json.dumps(listing.rows, indent=1, ensure_ascii=False, default=str))
+        print(printable(json.dumps(listing.rows, indent=1, ensure_ascii=False, default=str)))
 
 
 def _plain(listing: Listing) -> str:

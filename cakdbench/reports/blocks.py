@@ -202,7 +202,7 @@ def board_results(
         statuses: of the submitted records by key: claimed, re-scored or re-run.
         external: of any pairs.
     """
-    runs = sort_runs(records, columns, rules)
+    runs = sort_runs(records, columns, rules, statuses)
     blocks: list[Block] = []
     unmeasured: list[Missing] = []
     for dataset in dict.fromkeys(column.dataset for column in columns):

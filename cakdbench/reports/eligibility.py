@@ -3,9 +3,12 @@
 A run is standard in a column if student, dataset and teacher are the column's, the numbers of the recipe are those
 installed, and the method is in its present version; other settings of a method are a row of their own. Everything else
 (device, processes, compilation) may vary. Within a column and a precision all runs share one engine version, dataset
-fingerprint and teacher file, within a cell one method source: those of most runs, of the latest at a tie. A standard
-run that does not count for this, and one with changed settings, is excluded with the reason; one trained under a recipe
-of another name is counted by that name.
+fingerprint and teacher file, within a cell one method source: those of most accepted runs, then of most runs, of the
+first in order at a tie. Of several runs of one seed the first in order counts, and of submitted ones those of
+`SEEDS` alone, if the cell has any. The order: re-run, re-scored, claimed, not submitted; of those the one that was
+finished first, of runs that were not submitted the one that was finished last. A standard run that does not count for
+this, and one with changed settings, is excluded with the reason; one trained under a recipe of another name is counted
+by that name.
 """
 
 import contextlib
@@ -16,19 +19,31 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from cakdbench.build import refusal
 from cakdbench.data.datasets import dataset_facts
+from cakdbench.data.shipped import other_data
 from cakdbench.grid.plan import pair_info
 from cakdbench.grid.suites import Pair, PairSpec, Suite
 from cakdbench.method import Method
 from cakdbench.published.compare import printed_cells
 from cakdbench.published.ledger import Printed
-from cakdbench.recipes import load_recipe
+from cakdbench.recipes import identity_of, load_recipe
 from cakdbench.records import MethodIdentity, Record
-from cakdbench.registry import all_settings, canonical_label, get_method, resolve_config, split_variant
+from cakdbench.registry import (
+    all_settings,
+    canonical_label,
+    config_identity,
+    get_method,
+    method_of_record,
+    resolve_config,
+    split_variant,
+)
+from cakdbench.results.ranking import SEEDS
 from cakdbench.source_hash import is_built_in
+from cakdbench.submissions.status import CLAIMED, RESCORED
 from cakdbench.utils.diff import changes
 from cakdbench.utils.errors import UsageError
 
@@ -91,9 +106,22 @@ class Standard:
             other_code = _other_code(record.identity.method)
         except UsageError as error:
             return [f"settings of {record.label} cannot be checked: {error}"]
+        data = record.identity.dataset
+        if other_data(data.name, data.fingerprint):
+            other_code.append(f"data with the fingerprint {data.fingerprint[:8]}, which are not {data.name}'s")
         if record.teacher and not record.teacher.standard:
             other_code.append(f"a teacher that is not the registry's ({record.teacher.source})")
-        return changes(record.recipe, column.numbers, "recipe") + other_code
+        return changes(record.recipe, column.numbers, "recipe") + other_code or self._spelling(record, column)
+
+    def _spelling(self, record: Record, column: Column) -> list[str]:
+        """Return what a standard run writes in another way than the standard, so that it has another key."""
+        identity = record.identity
+        pairs = {
+            "method": (identity.method.config, self._normal(record, column)[1]),
+            "recipe": (identity.recipe, identity_of(column.numbers)),
+        }
+        odd = [name for name, (own, normal) in pairs.items() if _text(own) != _text(normal)]
+        return [f"settings of the {name} are written in another way than in a key" for name in odd]
 
     def label(self, record: Record, column: Column) -> str:
         """Return the row a run belongs to: the canonical name of its settings on the pair.
@@ -101,9 +129,11 @@ class Standard:
         Raises:
             UsageError: the method is not installed, or the settings are none of it.
         """
+        return self._normal(record, column)[0]
+
+    def _normal(self, record: Record, column: Column) -> tuple[str, Mapping[str, Any]]:
         method, teacher = record.identity.method, record.identity.teacher
-        settings = json.dumps(method.config, sort_keys=True)
-        return _label(method.id, settings, column, self.data_dir, teacher.image_size if teacher else None)
+        return _normal(method.id, _text(method.config), column, self.data_dir, teacher.image_size if teacher else None)
 
     def refusal(self, label: str, column: Column) -> str | None:
         """Return the method's own reason for not running on the pair."""
@@ -134,10 +164,27 @@ def _registered(label: str) -> tuple[type[Method] | None, str | None]:
 
 
 @functools.cache
-def _label(id: str, settings: str, column: Column, data_dir: Path | None, teacher_size: int | None) -> str:
-    method, infos = get_method(id), _infos(column, data_dir, teacher_size)
-    values = all_settings(method, json.loads(settings))
-    return canonical_label(method, resolve_config(method, None, *infos, column.dataset, values), *infos, column.dataset)
+def _normal(
+    id: str, settings: str, column: Column, data_dir: Path | None, teacher_size: int | None
+) -> tuple[str, Mapping[str, Any]]:
+    """Return the canonical name of a method's settings, and the settings as a key holds them."""
+    method, infos = _method(id), _infos(column, data_dir, teacher_size)
+    config = resolve_config(method, None, *infos, column.dataset, all_settings(method, json.loads(settings)))
+    return canonical_label(method, config, *infos, column.dataset), config_identity(config)
+
+
+def _text(value: Any) -> str:
+    """Return JSON that tells 1, 1.0 and true apart, and not the order of keys."""
+    return json.dumps(value, sort_keys=True)
+
+
+def _method(id: str) -> type[Method]:
+    """Return the method that a record names, by its id alone.
+
+    Raises:
+        UsageError: there is none, or the id is another spelling of one.
+    """
+    return method_of_record(id) or get_method(id)
 
 
 def _other_code(identity: MethodIdentity) -> list[str]:
@@ -188,15 +235,24 @@ class Eligibility:
     other_recipes: Mapping[str, int]
 
 
+STATUSES = ("re-run", RESCORED, CLAIMED)
+ACCEPTED = STATUSES[:2]
+
 Objections = dict[str, dict[Column, list[str]]]
 """Key of a run to the columns it concerns, each with what keeps it from counting there."""
 
 
-def sort_runs(records: Iterable[Record], columns: Sequence[Column], rules: Standard) -> Eligibility:
+def sort_runs(
+    records: Iterable[Record],
+    columns: Sequence[Column],
+    rules: Standard,
+    statuses: Mapping[str, str] = MappingProxyType({}),
+) -> Eligibility:
     """Sort runs into the columns of a board.
 
     Args:
         records: of any pairs, in any order; a key that occurs twice counts once, the latest record of it.
+        statuses: of the submitted records by key: claimed, re-scored or re-run.
     """
     ordered = sorted(records, key=lambda r: (r.key, r.conditions.finished, r.model_dump_json()))
     latest = {record.key: record for record in ordered}.values()
@@ -210,7 +266,7 @@ def sort_runs(records: Iterable[Record], columns: Sequence[Column], rules: Stand
         standard = [record for record in records if objections[record.key].get(column) == []]
         for precision in sorted({record.identity.precision for record in standard}):
             group = [record for record in standard if record.identity.precision == precision]
-            counting[precision, column], odd = _agreeing(group)
+            counting[precision, column], odd = _agreeing(in_order(group, statuses), statuses)
             for key, reason in odd.items():
                 objections[key][column] = [reason]
     return Eligibility(counting, *excluded_runs(records, objections))
@@ -241,24 +297,55 @@ TRAITS: Mapping[str, Callable[[Record], Hashable]] = {
 """What all runs of a column have in common."""
 
 
-def _agreeing(records: list[Record]) -> tuple[tuple[Record, ...], dict[str, str]]:
-    """Return the runs that may stand together in one column, and by key the reasons of the others."""
+def in_order(records: Iterable[Record], statuses: Mapping[str, str]) -> list[Record]:
+    """Return runs in the order in which they count where they exclude each other."""
+    ordered = sorted(records, key=lambda record: (record.conditions.finished, record.key))
+    own = [record for record in reversed(ordered) if record.key not in statuses]
+    submitted = [record for record in ordered if record.key in statuses]
+    return sorted(submitted, key=lambda record: STATUSES.index(statuses[record.key])) + own
+
+
+def _agreeing(records: list[Record], statuses: Mapping[str, str]) -> tuple[tuple[Record, ...], dict[str, str]]:
+    """Return the runs, of those in order, that may stand together in one column, and by key the others' reasons."""
     odd: dict[str, str] = {}
     for name, trait in TRAITS.items():
-        records = keep_majority(records, name, trait, odd)
+        records = keep_majority(records, name, trait, odd, statuses)
     counting = []
     for label in sorted({record.label for record in records}):
         group = [record for record in records if record.label == label]
-        counting += keep_majority(group, "method source", lambda r: r.identity.method.source, odd)
+        group = keep_majority(group, "method source", lambda r: r.identity.method.source, odd, statuses)
+        counting += _one_of_each_seed(group, odd, statuses)
     return tuple(sorted(counting, key=lambda r: (r.label, r.identity.seed))), odd
 
 
-def keep_majority(
-    records: list[Record], name: str, trait: Callable[[Record], Hashable], odd: dict[str, str]
-) -> list[Record]:
-    """Return the runs with the value most of them have, the latest at a tie; `odd` gets the others' reasons.
+def _one_of_each_seed(records: list[Record], odd: dict[str, str], statuses: Mapping[str, str]) -> list[Record]:
+    """Return the runs of a cell that count: the first of each seed; of submitted ones those of the rules' seeds."""
+    first: dict[int, Record] = {}
+    for record in records:
+        other = first.setdefault(record.identity.seed, record)
+        if other is not record:
+            odd[record.key] = f"a second run of seed {record.identity.seed} (in the table: {other.key})"
+    ruled = not first.keys().isdisjoint(SEEDS)
+    for seed, record in list(first.items()):
+        if ruled and seed not in SEEDS and record.key in statuses:
+            odd[record.key] = f"seed {seed} (in the table: {', '.join(map(str, SEEDS))})"
+            del first[seed]
+    return list(first.values())
 
-    Runs without a value (of the teacher file: those without teacher) stay.
+
+def keep_majority(
+    records: list[Record],
+    name: str,
+    trait: Callable[[Record], Hashable],
+    odd: dict[str, str],
+    statuses: Mapping[str, str] = MappingProxyType({}),
+) -> list[Record]:
+    """Return the runs with the value of most accepted ones, else of most, of the first at a tie.
+
+    `odd` gets the others' reasons. Runs without a value (of the teacher file: those without teacher) stay.
+
+    Args:
+        records: in order, see `in_order`.
     """
     groups: dict[Hashable, list[Record]] = {}
     for record in records:
@@ -266,7 +353,12 @@ def keep_majority(
     none = groups.pop(None, [])
     if not groups:
         return none
-    chosen = max(groups, key=lambda v: (len(groups[v]), max(r.conditions.finished for r in groups[v]), str(v)))
+
+    def weight(value: Hashable) -> tuple[int, int, int]:
+        accepted = sum(statuses.get(record.key) in ACCEPTED for record in groups[value])
+        return accepted, len(groups[value]), -records.index(groups[value][0])
+
+    chosen = max(groups, key=weight)
     kept = groups.pop(chosen) + none
     for value, others in groups.items():
         reason = f"{name} {str(value)[:8]} (in the table: {str(chosen)[:8]})"

@@ -15,7 +15,7 @@ from cakdbench.reports.eligibility import Column
 from cakdbench.reports.printed import contradicted, protocol_lines
 from cakdbench.reports.text import points, prose
 from cakdbench.results.cells import add_gains, pair_scores
-from cakdbench.results.ranking import SEEDS
+from cakdbench.results.ranking import SEEDS, is_complete
 
 TEXTS = prose("reproduction", seeds=len(SEEDS))
 HEADS = (
@@ -36,7 +36,8 @@ class Comparison:
     """A printed accuracy and ours; all numbers in percent or points, None where there is none.
 
     Attributes:
-        n: our seeds. mean, sd, gain: of the metric that is printed; the gain is over our scratch student.
+        n: our seeds. ranked: they are those that the rules rank by. mean, sd, gain: of the metric that is printed; the
+            gain is over our scratch student.
         printed_gain: over the scratch student of the same table.
     """
 
@@ -44,6 +45,7 @@ class Comparison:
     printed: Printed
     printed_gain: float | None
     n: int = 0
+    ranked: bool = False
     mean: float | None = None
     sd: float | None = None
     gain: float | None = None
@@ -60,11 +62,11 @@ class Comparison:
 
     @property
     def tolerance(self) -> float | None:
-        """Return the largest difference that counts as reproduced; None with fewer seeds than the rules ask for.
+        """Return the largest difference that counts as reproduced; None without the seeds of the rules.
 
         That is half the width of the 95 % interval for the difference of two means of trainings, plus the rounding.
         """
-        if self.sd is None or self.n < len(SEEDS):
+        if self.sd is None or not self.ranked:
             return None
         source = sources()[self.printed.source]
         repeated = source.repetitions if not source.repeated or self.printed.method in source.repeated else None
@@ -84,14 +86,15 @@ def comparisons(block: Block, metric: str = "top1") -> Iterator[Comparison]:
     """Yield every printed accuracy of a block's students, with ours; `metric` is top1 or top5."""
     for column in block.columns:
         runs = add_gains(column.runs.assign(top1=column.runs[metric]))
-        scores = {method: pair_scores(own) for method, own in runs.groupby("method")}
+        methods = runs.groupby("method")
+        scores = {method: pair_scores(own) | {"ranked": is_complete(own)} for method, own in methods}
         printed = column.printed[metric]
         base = {(p.source, p.table): p.number for p in reversed(printed.get(SCRATCH, ()))}
         for value in (value for row in block.rows for value in printed.get(row.label, ())):
             start = None if value.method == SCRATCH else base.get((value.source, value.table))
             gain = None if start is None else value.number - start
             ours = scores.get(value.method, {})
-            numbers = {name: ours[name] for name in ("n", "mean", "sd", "gain") if ours}
+            numbers = {name: ours[name] for name in ("n", "ranked", "mean", "sd", "gain") if ours}
             yield Comparison(column.column, value, gain, **numbers)
 
 
@@ -119,7 +122,8 @@ def _line(comparison: Comparison) -> list[str]:
     printed, mean, sd = comparison.printed, comparison.mean, comparison.sd
     verdict = str(comparison.verdict)
     if comparison.verdict is Verdict.NOT_COMPARABLE:
-        verdict += f": {'; '.join(comparison.contradicted) or f'{comparison.n} seeds'}"
+        seeds = f"{comparison.n} seeds" if comparison.n < len(SEEDS) else "not ranked"
+        verdict += f": {'; '.join(comparison.contradicted) or seeds}"
     return [
         f"{comparison.column.teacher} → {comparison.column.student}",
         printed.method,

@@ -10,12 +10,14 @@ from cakdbench.reports.blocks import SCRATCH, TEACHER, Block, BlockColumn, Row, 
 from cakdbench.reports.board import BREAK, Cell, Detail, table
 from cakdbench.reports.printed import cited, printed_averages, printed_values
 from cakdbench.reports.text import MISSING, REFUSED, plain, points, span
+from cakdbench.submissions.status import CLAIMED
 
-MISMATCH, FEWER_SEEDS, UNSTABLE = "†", "‡", "~"
+MISMATCH, FEWER_SEEDS, UNSTABLE, CLAIM = "†", "‡", "~", "°"
 MARKS = {
     MISMATCH: "the teacher's accuracy was off its registry entry, and the run allowed it",
     FEWER_SEEDS: "gain over the seeds that scratch has too, not over all seeds of the mean",
     UNSTABLE: "its seeds differ far more than those of the other methods: not tested, without a letter",
+    CLAIM: "claimed by its submitter and not re-scored yet: without rank, letter and bold",
 }
 NOT_INSTALLED = "not installed"
 """The kind of a method that is known from papers alone."""
@@ -91,6 +93,7 @@ def score_marks(row: Row, place: int, block: Block) -> tuple[str, ...]:
         MISMATCH: bool(score.runs["teacher_mismatch"].any()),
         FEWER_SEEDS: score.gain is not None and score.runs["gain"].hasnans,
         UNSTABLE: row.label in block.standings.unstable[place],
+        CLAIM: CLAIMED in set(score.runs["status"]),
     }
     return tuple(mark for mark, true in holds.items() if true)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from cakdbench.results import stats
+from cakdbench.submissions.status import CLAIMED
 
 Answers = Callable[[str], np.ndarray | None]
 """Maps the key of a run to the test images that it classified right, `(images,)`; None where that is not known."""
@@ -16,12 +17,12 @@ PAIR = ["pair", "recipe"]
 """The columns of runs that identify a column of a board."""
 
 SEEDS = (0, 1, 2)
-"""As many seeds as a ranked entry needs, see leaderboards/RULES.md."""
+"""The seeds that rank a method, all of them, see leaderboards/RULES.md."""
 
 
 @dataclass(frozen=True)
 class Standings:
-    """Ranks and groups of methods; those with fewer seeds than `SEEDS` are left out.
+    """Ranks and groups of methods, by their runs of `SEEDS` that are not merely claimed; without one of them: none.
 
     Attributes:
         ranks: average rank over the pairs, of the methods measured on all of them.
@@ -46,9 +47,10 @@ def standings(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]], answers: Ans
         runs: of one dataset and precision, each on a pair (see `cells.place_on_pairs`).
         pairs: pair and recipe of each column of the block.
     """
+    runs = ranked_runs(runs)
     by_method = {name: [_of_pair(group, pair) for pair in pairs] for name, group in runs.groupby("method", sort=True)}
     known = {name: [correct_by_seed(part, answers) for part in parts] for name, parts in by_method.items()}
-    complete = [name for name, parts in by_method.items() if parts and min(map(len, parts)) >= len(SEEDS)]
+    complete = [name for name, parts in by_method.items() if parts and all(map(is_complete, parts))]
     means = {name: [fmean(part["top1"]) for part in by_method[name]] for name in complete}
     columns = [_tested(known, place) for place in range(len(pairs))]
     wild = tuple(frozenset(stats.unstable(column)) for column in columns)
@@ -65,9 +67,20 @@ def standings(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]], answers: Ans
     )
 
 
+def ranked_runs(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs that rank their method: of `SEEDS`, and not merely claimed."""
+    runs = runs[runs["seed"].isin(SEEDS)]
+    return runs[runs["status"] != CLAIMED] if "status" in runs else runs
+
+
+def is_complete(runs: pd.DataFrame) -> bool:
+    """Return True if the runs of a cell have every seed that ranks it."""
+    return {*SEEDS} <= {*ranked_runs(runs)["seed"]}
+
+
 def _tested(known: Mapping[str, Sequence[stats.Correct]], place: int) -> dict[str, stats.Correct]:
     """Return the answers on one pair of the methods that have the seeds for a test."""
-    return {name: cells[place] for name, cells in known.items() if len(cells[place]) >= len(SEEDS)}
+    return {name: cells[place] for name, cells in known.items() if cells[place].keys() == {*SEEDS}}
 
 
 def correct_by_seed(runs: pd.DataFrame, answers: Answers) -> stats.Correct:

@@ -136,27 +136,36 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def inseparable(answers: Mapping[str, Sequence[Correct]]) -> set[frozenset[str]]:
     """Return the pairs of methods that cannot be told apart at `ALPHA`, all pairs of methods tested together.
 
-    A pair of methods that cannot be tested (see `paired_difference`) cannot be told apart.
+    Of a pair of methods that cannot be tested (see `paired_difference`) nothing is said.
     """
-    return _inseparable(answers, list(combinations(sorted(answers), 2)))
+    return _alike(_corrected(answers, list(combinations(sorted(answers), 2))))
 
 
 def level_with_best(answers: Mapping[str, Correct]) -> set[str]:
-    """Return, for one pair, the method of highest accuracy and those that cannot be told apart from it."""
+    """Return, for one pair, the method of highest accuracy and those that cannot be told apart from it.
+
+    Where the highest cannot be tested against any other, there is no best.
+    """
     if not answers:
         return set()
     best = max(sorted(answers), key=lambda name: np.mean([hits.mean() for hits in answers[name].values()]))
     pairs = [(best, name) for name in sorted(answers) if name != best]
-    alike = _inseparable({name: [correct] for name, correct in answers.items()}, pairs)
-    return {best}.union(*alike)
+    tests = _corrected({name: [correct] for name, correct in answers.items()}, pairs)
+    return {best}.union(*_alike(tests)) if tests else set()
 
 
-def _inseparable(answers: Mapping[str, Sequence[Correct]], pairs: Sequence[tuple[str, str]]) -> set[frozenset[str]]:
+def _corrected(
+    answers: Mapping[str, Sequence[Correct]], pairs: Sequence[tuple[str, str]]
+) -> Mapping[tuple[str, str], float]:
+    """Return the p-values, corrected by Holm, of the pairs of methods that can be tested."""
     noise = [training_noise(column) for column in zip(*answers.values(), strict=True)]
     tests = {pair: paired_difference(answers[pair[0]], answers[pair[1]], noise) for pair in pairs}
     p_values = {pair: test.p for pair, test in tests.items() if test}
-    corrected = dict(zip(p_values, holm(list(p_values.values())), strict=True))
-    return {frozenset(pair) for pair in pairs if corrected.get(pair, 1.0) > ALPHA}
+    return dict(zip(p_values, holm(list(p_values.values())), strict=True))
+
+
+def _alike(tests: Mapping[tuple[str, str], float]) -> set[frozenset[str]]:
+    return {frozenset(pair) for pair, p in tests.items() if p > ALPHA}
 
 
 def letters(names: Sequence[str], alike: Iterable[frozenset[str]]) -> dict[str, str]:

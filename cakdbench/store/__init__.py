@@ -21,7 +21,7 @@ Files appear whole or not at all (temporary file, fsync, rename), so that a kill
 
 from cakdbench.store.files import write_atomic
 from cakdbench.store.folder import RunFolder, checkpoint_files, checkpoint_step, unreadable
-from cakdbench.store.keys import canonical, find_keys, one_key, run_key
+from cakdbench.store.keys import canonical, find_keys, one_key, plain_values, run_key
 from cakdbench.store.store import Store
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "checkpoint_step",
     "find_keys",
     "one_key",
+    "plain_values",
     "run_key",
     "unreadable",
     "write_atomic",

@@ -16,17 +16,17 @@ KEY = re.compile(r".+-[0-9a-f]{16}")
 
 def canonical(identity: Identity) -> str:
     """Return JSON with sorted keys, without spaces and without fields that are None: equal content, equal bytes."""
-    return json.dumps(_dump(identity), sort_keys=True, separators=(",", ":"))
+    return json.dumps(plain_values(identity), sort_keys=True, separators=(",", ":"))
 
 
-def _dump(value: Any) -> Any:
+def plain_values(value: Any) -> Any:
     """Return JSON values; fields that are None are left out, and -0.0 is 0.0."""
     if isinstance(value, BaseModel):
-        return {name: _dump(field) for name, field in value if field is not None}
+        return {name: plain_values(field) for name, field in value if field is not None}
     if isinstance(value, dict):
-        return {name: _dump(entry) for name, entry in value.items()}
+        return {name: plain_values(entry) for name, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_dump(entry) for entry in value]
+        return [plain_values(entry) for entry in value]
     return value + 0.0 if isinstance(value, float) else value
 
 

@@ -18,7 +18,17 @@ import numpy as np
 from cakdbench.records import Identity, Record
 from cakdbench.submissions.entry import Entry, ExternalEntry
 from cakdbench.submissions.findings import Finding, Problem, Refused
-from cakdbench.submissions.reading import JSON_BYTES, NPY_BYTES, parse_classes, read_file, read_model, scan
+from cakdbench.submissions.normal import check_normal
+from cakdbench.submissions.reading import (
+    JSON_BYTES,
+    NPY_BYTES,
+    fill_model,
+    parse_classes,
+    parse_json,
+    read_file,
+    read_model,
+    scan,
+)
 from cakdbench.submissions.status import STATUS_FILE, Verdicts, read_verdicts
 
 SCHEMA_FILE, EXTERNAL_FOLDER = "entry.schema.json", "external"
@@ -109,7 +119,9 @@ def read_entry_file(root: Path, file: str) -> EntryFile:
     content = read_file(root / file, JSON_BYTES)
     if b'"schema_version"' in content:  # a field of format 1 that no later one has
         raise Refused("is of an earlier cakdbench", f"`cakdbench migrate {root}` brings it up to date")
-    entry = read_model(content, Entry)
+    raw = parse_json(content)
+    entry = fill_model(raw, Entry)
+    check_normal(raw["record"]["identity"], entry.record.identity)
     beside = (root / file).with_suffix(".npy")
     if not os.path.lexists(beside):
         raise Refused(f"has no predictions: {beside.name} is missing", "submit both files")
@@ -124,8 +136,11 @@ def read_entry_file(root: Path, file: str) -> EntryFile:
 
 def _same_names(files: list[str]) -> Iterator[Finding]:
     """Yield the files that are one with another where capital letters do not count, as on Windows and macOS."""
+    folders: dict[str, str] = {}
     names: set[str] = set()
     for file in files:
-        if file.casefold() in names:
-            yield Finding(file, Problem("differs from another file in capital letters only", "rename or remove one"))
-        names.add(file.casefold())
+        folder = file.rpartition("/")[0]
+        if file.lower() in names or folders.setdefault(folder.lower(), folder) != folder:
+            what = "differs from another file, or its folder from another, in capital letters only"
+            yield Finding(file, Problem(what, "rename or remove one"))
+        names.add(file.lower())

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
+from cakdbench.data.shipped import false_labels
 from cakdbench.records import Record
 from cakdbench.store import run_key
 from cakdbench.submissions.bundle import Bundle, EntryFile, read_bundle, read_entry_file
 from cakdbench.submissions.findings import Finding, Problem, Refused
-from cakdbench.submissions.reading import NAME, NPY_BYTES, parse_classes, read_classes, read_file
+from cakdbench.submissions.reading import NPY_BYTES, is_name, parse_classes, read_classes, read_file
 from cakdbench.submissions.status import Verdict, read_verdicts, status_of
 from cakdbench.utils.errors import StoreError
 
@@ -94,10 +95,13 @@ def load_labels(folder: Path, dataset: str, fingerprint: str) -> np.ndarray | No
         StoreError: the file is damaged.
     """
     path = folder / labels_name(dataset, fingerprint)
-    if not NAME.fullmatch(path.name) or path.parent != folder or not path.exists():
+    if not is_name(path.name) or path.parent != folder or not path.exists():
         return None
+    hint = "restore it, or remove it and keep the dataset at hand"
     try:
-        return read_classes(path)
+        labels = read_classes(path)
     except Refused as error:
-        hint = "restore it, or remove it and keep the dataset at hand"
         raise StoreError(f"damaged file {path}: {error.problem.what}; {hint}") from error
+    if reason := false_labels(dataset, labels):
+        raise StoreError(f"damaged file {path}: these are not the test labels of {dataset}, {reason}; {hint}")
+    return labels

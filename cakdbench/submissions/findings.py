@@ -9,11 +9,16 @@ ANEW = "submit the run as it was recorded"
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that does not add up. A `note` is worth knowing, and no reason to refuse."""
+    """Something that does not add up.
+
+    A `note` is worth knowing, and no reason to refuse; a `doubt` is a note that keeps maintainers from accepting the
+    entry unseen.
+    """
 
     what: str
     hint: str = ANEW
     note: bool = False
+    doubt: bool = False
 
     def __str__(self) -> str:
         return f"{self.what}; {self.hint}"

@@ -11,6 +11,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ import numpy as np
 from pydantic import BaseModel, ValidationError
 
 from cakdbench.submissions.findings import Problem, Refused
+from cakdbench.utils.text import is_device
 
 JSON_BYTES = 2**20
 CLASSES = 1_000_000
@@ -28,12 +30,17 @@ FILES, TOTAL_BYTES = 20_000, 2**28
 DEPTH, TEXT, DIGITS = 12, 2000, 18
 """Nesting of JSON, characters of a text, digits of a whole number, at most."""
 
-NAME = re.compile(r"[A-Za-z0-9_\-][A-Za-z0-9_.\-]{0,199}")
+_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.\-]{0,198}[A-Za-z0-9_\-])?")
 _HEADER = re.compile(
     rb"\x93NUMPY\x01\x00(..)(\{'descr': '<u2', 'fortran_order': False, 'shape': \((\d{1,8}),\), \} {0,128}\n)",
     re.DOTALL,
 )
 T = TypeVar("T", bound=BaseModel)
+
+
+def is_name(text: str) -> bool:
+    """Return True for a file name that every system takes: plain, no dash or dot at its end, no device of Windows."""
+    return _NAME.fullmatch(text) is not None and not is_device(text)
 
 
 def read_file(path: Path, limit: int) -> bytes:
@@ -71,7 +78,11 @@ def _too_large(limit: int) -> Refused:
 
 def read_model(content: bytes, model: type[T]) -> T:
     """Return JSON as a pydantic model: strict, unknown fields are errors."""
-    value = parse_json(content)
+    return fill_model(parse_json(content), model)
+
+
+def fill_model(value: Any, model: type[T]) -> T:
+    """Return a parsed JSON value as a pydantic model: strict, unknown fields are errors."""
     try:
         return model.model_validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
@@ -94,7 +105,7 @@ def parse_json(content: bytes) -> Any:
         raise _too_deep() from error
     except ValueError as error:
         raise Refused(f"is no JSON ({error})", "submit the whole file as it was written") from error
-    _tame(value, 1)
+    check_values(value)
     return value
 
 
@@ -106,12 +117,20 @@ def _float(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
         raise Refused("holds a number beyond all bounds", "JSON has finite numbers only")
+    shortest = repr(value)
+    # Writers differ in where they begin to use an exponent, and in nothing else.
+    if text != shortest and (
+        Decimal(text).as_tuple() != Decimal(shortest).as_tuple() or "e" in text.lower() and "e" not in shortest
+    ):
+        raise Refused(f"writes the number {shortest} in another way", "submit the file as it was written")
     return value
 
 
 def _int(text: str) -> int:
     if len(text.lstrip("-")) > DIGITS:
         raise Refused(f"holds a whole number of more than {DIGITS} digits", "submit the file as it was written")
+    if text == "-0":
+        raise Refused("writes the number 0 in another way", "submit the file as it was written")
     return int(text)
 
 
@@ -122,17 +141,18 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def _tame(value: Any, depth: int) -> None:
+def check_values(value: Any, depth: int = 1) -> None:
+    """Refuse a parsed value that is nested deeply, or holds text that is unprintable or long."""
     if depth > DEPTH:
         raise _too_deep()
     if isinstance(value, str) and (len(value) > TEXT or not value.isprintable()):
         raise Refused(f"holds text that is unprintable or longer than {TEXT}", "leave it out")
     if isinstance(value, dict):
         for part in (*value, *value.values()):
-            _tame(part, depth + 1)
+            check_values(part, depth + 1)
     elif isinstance(value, list):
         for part in value:
-            _tame(part, depth + 1)
+            check_values(part, depth + 1)
 
 
 def _too_deep() -> Refused:
@@ -165,7 +185,7 @@ def scan(root: Path) -> Iterator[tuple[str, Problem | None]]:
         Refused: there are too many files, or they are too large together.
     """
     count, size = 0, 0
-    folders = [item.name for item in _listing(root) if _is_folder(item) and NAME.fullmatch(item.name)]
+    folders = [item.name for item in _listing(root) if _is_folder(item) and is_name(item.name)]
     for inside in ("", *folders):
         for item in _listing(root / inside):
             count += 1
@@ -191,12 +211,12 @@ def _listing(folder: Path) -> list[os.DirEntry]:
 
 def _printable(name: str) -> str:
     """Return a file name that can be printed."""
-    return name if NAME.fullmatch(name) else ascii(name)[1:-1][:200]
+    return name if is_name(name) else ascii(name)[1:-1][:200]
 
 
 def _strange(item: os.DirEntry) -> Problem | None:
-    if not NAME.fullmatch(item.name):
-        return Problem("has a name that is not allowed", "use letters, digits, '_', '-' and '.', not first")
+    if not is_name(item.name):
+        return Problem("has a name that is not allowed", "use letters, digits and '_', inside of it '-' and '.'")
     if item.is_symlink():
         return Problem("is a link", "put the file itself here")
     if _is_folder(item):

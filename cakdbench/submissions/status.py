@@ -11,7 +11,7 @@ from pydantic import BaseModel, StringConstraints, ValidationError
 from cakdbench.store import write_atomic
 from cakdbench.submissions.entry import Outside
 from cakdbench.submissions.findings import Refused
-from cakdbench.submissions.reading import read_file
+from cakdbench.submissions.reading import check_values, read_file
 
 STATUS_FILE = "status.toml"
 CLAIMED, EXTERNAL = "claimed", "external"
@@ -20,6 +20,9 @@ LIMIT = 2**23
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Date = Annotated[str, StringConstraints(pattern=r"^\d{4}-\d\d-\d\d$")]
+
+TeacherName = tuple[str, str, int, str]
+"""What decides a teacher's weights: model, dataset, image size and precision."""
 
 
 class Verdict(Outside):
@@ -38,8 +41,18 @@ class AcceptedTeacher(Outside):
     model: str
     dataset: str
     image_size: int
+    precision: Literal["fp32", "bf16"] = "fp32"
     sha256: Sha256
     note: str = ""
+
+    @property
+    def name(self) -> TeacherName:
+        return self.model, self.dataset, self.image_size, self.precision
+
+    @classmethod
+    def named(cls, name: TeacherName, sha256: str) -> "AcceptedTeacher":
+        """Return the line that accepts weights of a teacher."""
+        return cls.model_validate(dict(zip(("model", "dataset", "image_size", "precision"), name)) | {"sha256": sha256})
 
 
 class Verdicts(Outside):
@@ -48,6 +61,10 @@ class Verdicts(Outside):
 
     def by_key(self) -> dict[str, Verdict]:
         return {verdict.key: verdict for verdict in self.entries}
+
+    def by_teacher(self) -> dict[TeacherName, str]:
+        """Return the accepted sha256 of each teacher's weights."""
+        return {line.name: line.sha256 for line in self.teachers}
 
 
 def status_of(verdict: Verdict | None) -> str:
@@ -66,12 +83,15 @@ def read_verdicts(root: Path) -> Verdicts:
         return Verdicts()
     try:
         table = tomllib.loads(read_file(path, LIMIT).decode("utf-8"))
+        check_values(table)
         verdicts = Verdicts.model_validate_json(json.dumps(table, default=str), strict=True)
     except (ValidationError, ValueError, RecursionError) as error:
         reason = (str(error).splitlines() or [""])[0]
         raise Refused(f"is malformed ({reason})", "restore the maintainers' file") from error
     if len({verdict.key for verdict in verdicts.entries}) < len(verdicts.entries):
         raise Refused("lists an entry twice", "keep one line for each")
+    if len(verdicts.by_teacher()) < len(verdicts.teachers):
+        raise Refused("lists a teacher twice", "keep the weights that all of its students share")
     return verdicts
 
 

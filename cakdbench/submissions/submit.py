@@ -12,14 +12,16 @@ import numpy as np
 from pydantic import ValidationError
 
 from cakdbench.data.datasets import OnBadImage, load_dataset
-from cakdbench.store import RunFolder, Store, find_keys, write_atomic
+from cakdbench.store import RunFolder, Store, find_keys, run_key, write_atomic
 from cakdbench.submissions.bundle import SCHEMA_FILE, Bundle, read_bundle
 from cakdbench.submissions.entry import Entry, entry_bytes, entry_schema
 from cakdbench.submissions.evidence import labels_folder, labels_name
 from cakdbench.submissions.findings import Finding
+from cakdbench.submissions.reading import is_name
 from cakdbench.submissions.truth import Truth
 from cakdbench.submissions.validate import examine
 from cakdbench.utils.errors import StoreError, UsageError
+from cakdbench.utils.text import printable
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ def submit(runs: list[RunFolder], results: Path, submitter: Submitter, data_dir:
         return Submission((), there, ())
     labels = _labels(new, labels_folder(results), data_dir)
     files = {results / file: content for run in new for file, content in _entry_files(run, submitter)}
+    _check_no_links(results, files)
     findings = _examined(files, labels, present, results, data_dir)
     if any(finding.refused for finding in findings):
         return Submission((), there, findings)
@@ -96,9 +99,29 @@ def submit(runs: list[RunFolder], results: Path, submitter: Submitter, data_dir:
     return Submission((*files, *labels), there, findings)
 
 
+def _check_no_links(results: Path, files: Iterable[Path]) -> None:
+    """Check that no folder of the entries is a link, which would lead elsewhere.
+
+    Raises:
+        StoreError: one is.
+    """
+    for folder in {results, labels_folder(results), *(path.parent for path in files)}:
+        if folder.is_symlink():
+            raise StoreError(f"{folder} is a link: put a folder in its place")
+
+
 def _entry_files(run: RunFolder, submitter: Submitter) -> Iterator[tuple[str, bytes]]:
-    """Yield the two files of an entry, relative to the results folder."""
-    record = run.check()
+    """Yield the two files of an entry, relative to the results folder.
+
+    Raises:
+        StoreError: the run is damaged, or its key is not its own and might lead out of the folder.
+    """
+    record = run.record()
+    if record.key != run_key(record.identity) or not is_name(record.key):
+        raise StoreError(
+            f"{run.path}: its key {printable(record.key[:120])} is not that of its identity: it was edited"
+        )
+    run.check()
     try:
         entry = Entry(record=record, **vars(submitter))
     except ValidationError as error:

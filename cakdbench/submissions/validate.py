@@ -1,48 +1,74 @@
 """Check a results folder, a method's folder or one entry against what the receiving side knows."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 
 from cakdbench.grid.suites import Pair
-from cakdbench.submissions.bundle import SCHEMA_FILE, Bundle, read_bundle
-from cakdbench.submissions.checks import CHECKS
-from cakdbench.submissions.checks.case import Case
-from cakdbench.submissions.checks.crossing import cross_checks, teacher_name, teacher_of
+from cakdbench.submissions.base import Hashes, base_folder, check_base, file_hashes
+from cakdbench.submissions.bundle import SCHEMA_FILE, Bundle, EntryFile, read_bundle
+from cakdbench.submissions.checks.crossing import (
+    ACCEPTED,
+    NEW,
+    OF_THE_BASE,
+    REFUSED,
+    cross_checks,
+    known_weights,
+    teacher_name,
+    teacher_of,
+)
+from cakdbench.submissions.checks.plausible import check_agreement
 from cakdbench.submissions.evidence import labels_name
+from cakdbench.submissions.examine import ALONE, Crew, Outcome, examine_entries
 from cakdbench.submissions.findings import Finding, Problem
-from cakdbench.submissions.reading import NAME
+from cakdbench.submissions.reading import is_name
 from cakdbench.submissions.status import (
     EXTERNAL,
     RESCORED,
     STATUS_FILE,
     AcceptedTeacher,
+    TeacherName,
     Verdict,
     Verdicts,
+    read_verdicts,
     status_of,
     write_verdicts,
 )
 from cakdbench.submissions.truth import Truth
 from cakdbench.utils.errors import UsageError
 
+NO_FILES: Hashes = MappingProxyType({})
+
 
 @dataclass(frozen=True)
 class Line:
-    """An entry in the summary; `rescored`: its accuracy was computed anew from its predictions, and is right."""
+    """An entry in the summary.
+
+    Attributes:
+        rescored: its accuracy was computed anew from its predictions, and is right.
+        doubts: what is unlikely in an honest run.
+    """
 
     file: str
     top1: float
     status: str
     rescored: bool
+    doubts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Report:
-    """The outcome of a validation: all findings, and the entries without a refusal."""
+    """The outcome of a validation: all findings, and the entries without a refusal.
+
+    Attributes:
+        unchanged: how many entries are those of the base, and were not examined again.
+    """
 
     findings: tuple[Finding, ...]
     lines: tuple[Line, ...]
+    unchanged: int = 0
 
     @property
     def refused(self) -> tuple[Finding, ...]:
@@ -67,59 +93,79 @@ def results_root(path: Path) -> tuple[Path, str]:
         if path.suffix != ".json":
             raise UsageError(f"{path} is no entry: name its JSON file, or a folder")
         return path.parent.parent, f"{path.parent.name}/{path.name}"
-    if NAME.fullmatch(path.name) and any(item.name != SCHEMA_FILE for item in path.glob("*.json")):
+    if is_name(path.name) and any(item.name != SCHEMA_FILE for item in path.glob("*.json")):
         return path.parent, f"{path.name}/"
     return path, ""
 
 
-def validate(path: Path, truth: Truth, now: datetime | None = None) -> Report:
+def validate(
+    path: Path, truth: Truth, now: datetime | None = None, base: str | None = None, crew: Crew = ALONE
+) -> Report:
     """Check what lies at `path`, beside everything else in its results folder.
 
     Args:
         now: the time no run can have finished after; default: the present.
+        base: the results that these were made from, a folder or a revision of git: what of them is gone or was changed
+            is refused, and what is as it was is not examined again. The statuses are those of the base.
 
     Raises:
-        UsageError: there is nothing at the path.
+        UsageError: there is nothing at the path, or no such base.
         Refused: the folder is too large, or cannot be listed.
     """
     root, chosen = results_root(path)
-    bundle = read_bundle(root)
-    report = examine(bundle, truth, now or datetime.now(UTC))
+    bundle, now = read_bundle(root), now or datetime.now(UTC)
+    if base is None:
+        report = examine(bundle, truth, now, crew=crew)
+    else:
+        with base_folder(base, root) as folder:
+            before, bundle.verdicts = file_hashes(folder), read_verdicts(folder)
+        bundle.findings += check_base(before, file_hashes(root))
+        report = examine(bundle, truth, now, before, crew)
     if not chosen:
         return report
     findings = tuple(f for f in report.findings if f.file.startswith(chosen))
-    return Report(findings, tuple(line for line in report.lines if line.file.startswith(chosen)))
+    return replace(
+        report, findings=findings, lines=tuple(line for line in report.lines if line.file.startswith(chosen))
+    )
 
 
-def examine(bundle: Bundle, truth: Truth, now: datetime) -> Report:
-    """Run all checks on all entries."""
+def examine(bundle: Bundle, truth: Truth, now: datetime, base: Hashes = NO_FILES, crew: Crew = ALONE) -> Report:
+    """Run all checks on all entries that are not those of the base, and compare them with all others."""
     listed = bundle.verdicts.by_key()
     accepted = {verdict.sha256 for verdict in bundle.verdicts.entries}
-    cases = [Case(entry, truth, now, entry.sha256 in accepted) for entry in bundle.entries]
+    old = {entry.file for entry in bundle.entries if _is_unchanged(entry, base)}
+    new = [entry for entry in bundle.entries if entry.file not in old]
+    outcomes = dict(zip((entry.file for entry in new), examine_entries(new, accepted, truth, now, crew)))
     findings = [*bundle.findings, *_altered(bundle), *_external(bundle), *_labels(bundle, truth)]
-    for case in cases:
-        findings += _findings(case)
-    first = sorted(cases, key=lambda case: not case.accepted)  # of two that clash, the newcomer is refused
-    findings += cross_checks([case.entry for case in first], bundle.verdicts.teachers)
+    findings += [finding for outcome in outcomes.values() for finding in outcome.findings]
     wrong = {finding.file for finding in findings if finding.refused}
-    lines = [_line(case, listed) for case in cases if case.entry.file not in wrong]
+
+    def age(entry: EntryFile) -> int:
+        if entry.sha256 in accepted:
+            return ACCEPTED
+        return REFUSED if entry.file in wrong else OF_THE_BASE if entry.file in old else NEW
+
+    findings += cross_checks(bundle.entries, bundle.verdicts.by_teacher(), age)
+    findings += check_agreement(bundle.entries, age)
+    findings = [finding for finding in findings if finding.file not in old]
+    wrong = {finding.file for finding in findings if finding.refused}
+    doubts: dict[str, list[str]] = {}
+    for finding in findings:
+        if finding.problem.doubt:
+            doubts.setdefault(finding.file, []).append(finding.problem.what)
+    lines = [_line(entry, listed, outcomes[entry.file], doubts) for entry in new if entry.file not in wrong]
     lines += [Line(f, e.accuracy, EXTERNAL, False) for f, e in bundle.external.items() if f not in wrong]
-    return Report(tuple(sorted(findings, key=lambda f: (not f.refused, f.file))), tuple(lines))
+    return Report(tuple(sorted(findings, key=lambda f: (not f.refused, f.file))), tuple(lines), len(old))
 
 
-def _findings(case: Case) -> Iterator[Finding]:
-    for check in CHECKS:
-        try:
-            problems = list(check(case))
-        except Exception as error:  # the numbers are a stranger's: what nobody thought of is refused too
-            what = f"{check.__name__} fails on it ({type(error).__name__}: {ascii(str(error))[:200]})"
-            problems = [Problem(what)]
-        yield from (Finding(case.entry.file, problem) for problem in problems)
+def _line(entry: EntryFile, listed: Mapping[str, Verdict], outcome: Outcome, doubts: Mapping[str, list[str]]) -> Line:
+    top1, status = entry.record.result.top1, status_of(listed.get(entry.key))
+    return Line(entry.file, top1, status, outcome.rescored, tuple(doubts.get(entry.file, ())))
 
 
-def _line(case: Case, listed: dict[str, Verdict]) -> Line:
-    status = status_of(listed.get(case.record.key))
-    return Line(case.entry.file, case.record.result.top1, status, case.labels is not None)
+def _is_unchanged(entry: EntryFile, base: Hashes) -> bool:
+    predictions = entry.file.removesuffix(".json") + ".npy"
+    return (base.get(entry.file), base.get(predictions)) == (entry.sha256, entry.predictions_sha256)
 
 
 def _altered(bundle: Bundle) -> Iterator[Finding]:
@@ -150,25 +196,39 @@ def _external(bundle: Bundle) -> Iterator[Finding]:
             yield Finding(file, Problem(what, "name a pair as in swin_t>resnet18@cifar100"))
 
 
-def accept(root: Path, report: Report, today: str) -> int:
-    """Enter every re-scored entry of a report, and its teacher, in the maintainers' list; return how many are new.
+def accept(root: Path, report: Report, today: str, doubtful: bool = False) -> int:
+    """Enter re-scored entries of a report, and their teachers, in the maintainers' list; return how many are new.
+
+    An entry waits as long as the weights of its teacher are not known (see `known_weights`).
 
     Args:
         today: date, as in 2026-01-31.
+        doubtful: enter those with an unlikely number, too.
     """
     bundle = read_bundle(root)
-    good = {line.file for line in report.lines if line.rescored}
-    listed = bundle.verdicts.by_key()
+    good = {line.file for line in report.lines if line.rescored and (doubtful or not line.doubts)}
     chosen = [entry for entry in bundle.entries if entry.file in good]
-    new = [entry for entry in chosen if entry.key not in listed]
+    teachers = _teachers(chosen, bundle.verdicts)
+    listed = bundle.verdicts.by_key()
+    new = [entry for entry in chosen if entry.key not in listed and _is_known(entry, teachers)]
     verdicts = [Verdict(key=e.key, sha256=e.sha256, status=RESCORED, date=today) for e in new]
-    teachers = list(bundle.verdicts.teachers)
-    named = {(line.model, line.dataset, line.image_size) for line in teachers}
-    for identity in (entry.identity for entry in chosen if entry.identity.teacher):
-        if (name := teacher_name(identity)) not in named:
-            named.add(name)
-            sha256 = teacher_of(identity).sha256
-            teachers.append(AcceptedTeacher(model=name[0], dataset=name[1], image_size=name[2], sha256=sha256))
     entries = sorted((*bundle.verdicts.entries, *verdicts), key=lambda verdict: verdict.key)
-    write_verdicts(root, Verdicts(entries=tuple(entries), teachers=tuple(teachers)))
+    present = bundle.verdicts.by_teacher()
+    added = [AcceptedTeacher.named(name, sha256) for name, sha256 in teachers.items() if name not in present and sha256]
+    write_verdicts(root, Verdicts(entries=tuple(entries), teachers=(*bundle.verdicts.teachers, *added)))
     return len(new)
+
+
+def _teachers(entries: list[EntryFile], verdicts: Verdicts) -> Mapping[TeacherName, str | None]:
+    """Return the sha256 that each teacher of the registry, which the entries name, must have, where it is known."""
+    standard = [entry for entry in entries if entry.record.teacher and entry.record.teacher.standard]
+    names = dict.fromkeys(teacher_name(entry.identity) for entry in standard)
+    return {name: known_weights(name, entries, verdicts.by_teacher()) for name in names}
+
+
+def _is_known(entry: EntryFile, teachers: Mapping[TeacherName, str | None]) -> bool:
+    """Return True for an entry without teacher, with one that boards set aside anyway, or with known weights."""
+    facts = entry.record.teacher
+    if facts is None or not facts.standard:
+        return True
+    return teachers[teacher_name(entry.identity)] == teacher_of(entry.identity).sha256

@@ -6,9 +6,11 @@ import subprocess
 import sys
 
 import pytest
+from rich.text import Text
 
 from cakdbench.cli import cards, listing
-from cakdbench.cli.tables import IN_A_PIPE, Listing, make_console
+from cakdbench.cli.tables import IN_A_PIPE, Layout, Listing, make_console, print_rows
+from cakdbench.utils.text import CONTROL
 
 PAIR = "resnet_m>vit_xs@fashion_demo"
 LISTS = {
@@ -72,3 +74,11 @@ def test_a_real_pipe_is_not_narrowed_by_COLUMNS():
     environment = {"COLUMNS": "80", "PATH": "/usr/bin"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert int(done.stdout) == IN_A_PIPE
+
+
+@pytest.mark.parametrize("text", ["\x1b[2J\x1b[31m", "\x9b31m", "\x07\x08", "a\u202eb", "\r", "\x7f"])
+def test_no_control_character_reaches_a_terminal(text, capsys):
+    for shown in (text, Text(text), Listing([{"method": text}])):
+        assert not CONTROL.search(printed(shown, 80) + printed(shown, None))
+    print_rows(make_console(), Listing([{"method": text}]), Layout.json)
+    assert not CONTROL.search(capsys.readouterr().out)

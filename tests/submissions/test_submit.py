@@ -32,7 +32,7 @@ from cakdbench.submissions.evidence import (
     read_entry,
     read_results,
 )
-from cakdbench.submissions.status import Verdict, Verdicts, write_verdicts
+from cakdbench.submissions.status import AcceptedTeacher, Verdict, Verdicts, write_verdicts
 from cakdbench.submissions.submit import Submitter, find_runs, npy_bytes, schema_bytes, submit
 from cakdbench.submissions.truth import Truth
 from cakdbench.submissions.validate import accept, validate
@@ -130,6 +130,40 @@ def test_a_damaged_run_is_not_written(command, store, tmp_path):
     assert not (tmp_path / "results").exists()
 
 
+EDITS = {
+    "a key that climbs": lambda record: record.update(key="../../../evil"),
+    "an absolute key": lambda record: record.update(key="/tmp/evil"),
+    "a method that climbs": lambda record: record["identity"]["method"].update(id="../../evil"),
+    "an absolute method": lambda record: record["identity"]["method"].update(id="/tmp/evil"),
+    "a method of Windows' devices": lambda record: record["identity"]["method"].update(id="aux"),
+    "another run's identity": lambda record: record["identity"].update(seed=5),
+}
+
+
+@pytest.mark.parametrize("kind", EDITS)
+def test_a_run_of_somebody_else_writes_nothing_outside(command, store, tmp_path, kind):
+    run = shutil.copytree(next(run.path for run in store.runs() if run.key.startswith("cc-")), tmp_path / "received")
+    record = json.loads((run / "record.json").read_text())
+    EDITS[kind](record)
+    (run / "record.json").write_text(json.dumps(record))
+    before = set(tmp_path.rglob("*"))
+    results = tmp_path / "boards" / "results"
+    code, out = command("submit", run, "--by", "A", "--store", tmp_path / "none", "--results", results)
+    assert code == 1 and ("is not that of its identity" in out or "damaged file" in out)
+    assert set(tmp_path.rglob("*")) == before and not list(Path("/tmp").glob("evil*"))
+
+
+@pytest.mark.parametrize("link", ["results", "results/cc", "labels"])
+def test_links_in_the_place_of_folders_are_not_followed(store, tmp_path, link):
+    (tmp_path / "elsewhere").mkdir()
+    place = tmp_path / "boards" / link
+    place.parent.mkdir(parents=True)
+    place.symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    with pytest.raises(StoreError, match="is a link"):
+        submit(find_runs(["cc"], store), tmp_path / "boards" / "results", Submitter("A"))
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
 @pytest.mark.parametrize("wrong", [Submitter("<b>"), Submitter("A", paper="http://x.org"), Submitter("A", code="x")])
 def test_a_malformed_submitter_is_an_error(store, tmp_path, wrong):
     with pytest.raises(UsageError, match="give --by NAME, and https addresses"):
@@ -191,13 +225,24 @@ def test_accepted_entries_are_listed_and_may_not_change(command, forgery):
 
 
 def test_accepted_teachers_are_the_only_ones(forgery):
-    report = forgery.validate()
-    accept(forgery.root, report, "2026-01-31")
-    status = forgery.root / "status.toml"
-    taught_by = json.loads(forgery.path().read_text())["record"]["identity"]["teacher"]["sha256"]
-    assert 'model = "vit_m"' in status.read_text() and "image_size = 16" in status.read_text()
-    status.write_text(status.read_text().replace(taught_by, "f" * 64))
+    line = AcceptedTeacher(model="vit_m", dataset="fashion_demo", image_size=16, sha256="f" * 64)
+    write_verdicts(forgery.root, Verdicts(teachers=(line,)))
     assert any("other teacher" in text and "(ffffffffffffffff)" in text for text in forgery.refusals())
+    write_verdicts(forgery.root, Verdicts(teachers=(line, line.model_copy(update={"sha256": "e" * 64}))))
+    assert any("lists a teacher twice" in text for text in forgery.refusals())
+    bf16 = line.model_copy(update={"precision": "bf16"})
+    write_verdicts(forgery.root, Verdicts(teachers=(bf16,)))
+    assert forgery.refusals() == []
+
+
+def test_a_teacher_is_accepted_with_a_training_by_its_own_recipe_alone(forgery):
+    """The students of this bundle say themselves that their teacher is not the registry's."""
+    assert accept(forgery.root, forgery.validate(), "2026-01-31") == 3
+    assert "teachers" not in (forgery.root / "status.toml").read_text()
+    (forgery.root / "status.toml").unlink()
+    forgery.edit(lambda record: record["teacher"].update(standard=True))
+    assert accept(forgery.root, forgery.validate(), "2026-01-31") == 2
+    assert forgery.path().stem not in (forgery.root / "status.toml").read_text()
 
 
 def test_a_refused_entry_is_not_accepted(forgery):
@@ -218,7 +263,7 @@ def test_equal_predictions_prove_a_copy_on_many_images_alone(forgery, images, co
     predictions = np.arange(images, dtype=np.uint16) % 10
     record = second.record.model_copy(update={"predictions_sha256": first.record.predictions_sha256})
     other = replace(second, entry=second.entry.model_copy(update={"record": record}), predictions=predictions)
-    found = list(check_copies([replace(first, predictions=predictions), other]))
+    found = list(check_copies([replace(first, predictions=predictions), other], lambda entry: entry is other))
     assert bool(found) is copied
 
 

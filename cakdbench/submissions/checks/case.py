@@ -6,12 +6,12 @@ from typing import TypeVar
 
 from cakdbench.data.datasets import FACTS
 from cakdbench.grid.suites import TIMM
-from cakdbench.method import Method
 from cakdbench.models.staged import StagedModel
-from cakdbench.registry import get_method
+from cakdbench.registry import method_of_record
 from cakdbench.submissions.bundle import EntryFile
 from cakdbench.submissions.findings import Problem, Refused
-from cakdbench.submissions.truth import Truth, bare_model, read_recipe
+from cakdbench.submissions.normal import read_recipe
+from cakdbench.submissions.truth import Truth, bare_model
 from cakdbench.utils.errors import UsageError
 
 T = TypeVar("T")
@@ -42,7 +42,7 @@ class Case:
             self.problems.append(Problem(f"the dataset {data.name} is unknown", "see `cakdbench list datasets`"))
         self.labels = self._attempt(truth.test_labels, data.name, data.fingerprint)
         self.recipe = self._attempt(read_recipe, entry.record.recipe_name, identity.recipe)
-        self.method = _method(identity.method.id)
+        self.method = self._attempt(method_of_record, identity.method.id)
         self.student = self._model(identity.student)
         self.teacher = self._model(model_of(identity.teacher.model)) if identity.teacher else None
 
@@ -70,7 +70,9 @@ class Case:
             return look(*arguments)
         except Refused as error:
             self.problems.append(error.problem)
-            return None
+        except UsageError as error:
+            self.problems.append(Problem(str(error)))
+        return None
 
     def _model(self, name: str) -> StagedModel | None:
         if self.recipe is None or not self.classes:
@@ -81,11 +83,3 @@ class Case:
 def model_of(teacher: str) -> str:
     """Return the model of a teacher, without the name of its weights."""
     return teacher if teacher.startswith(TIMM) else teacher.partition(":")[0]
-
-
-def _method(id: str) -> type[Method] | None:
-    try:
-        method = get_method(id)
-    except UsageError:
-        return None
-    return method if method.id == id else None  # an alias is no id of a record

@@ -1,8 +1,12 @@
-"""Checks of entries against each other."""
+"""Checks of entries against each other.
+
+Where two clash, the newcomer is to blame; of two that are equally old, both are: who copied whom is not for a
+program to say.
+"""
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from operator import attrgetter
 from typing import TypeVar
 
@@ -12,45 +16,66 @@ from cakdbench.grid.plan import ALWAYS
 from cakdbench.records import Identity, TeacherIdentity
 from cakdbench.submissions.bundle import EntryFile
 from cakdbench.submissions.checks.case import model_of
+from cakdbench.submissions.checks.teachers import registry_entry
 from cakdbench.submissions.findings import Finding, Problem
-from cakdbench.submissions.status import AcceptedTeacher
+from cakdbench.submissions.status import TeacherName
 
 FEW_IMAGES = 500
 """Two students that agree on 98 % of images each for itself agree on all of as many with a chance of 0.00004."""
 K = TypeVar("K", bound=Hashable)
+ACCEPTED, OF_THE_BASE, NEW, REFUSED = range(4)
+Age = Callable[[EntryFile], int]
+"""Tells which entries go before others where they clash: one of the four above, the least first."""
 
 SCRATCH = ALWAYS[0]
 FEW_CLASSES = 3
 """Students that predict fewer classes than this have collapsed, and may well agree."""
 CODE_AND_FILES = (
-    *("engine_version", "method.version", "method.source"),
-    *("dataset.fingerprint", "teacher.sha256", "teacher.statistics"),
+    *("engine_version", "method.version", "method.source", "student_source"),
+    *("dataset.fingerprint", "dataset.skipped"),
+    *("teacher.sha256", "teacher.statistics", "teacher.image_size", "teacher.source"),
 )
 """Parts of an identity that two runs of one cell may differ in."""
 
 
-def cross_checks(entries: list[EntryFile], teachers: Iterable[AcceptedTeacher]) -> Iterator[Finding]:
-    """Run all of them on the entries of a results folder."""
-    yield from check_seeds(entries)
-    yield from check_copies(entries)
-    yield from check_weights(entries, teachers)
-    yield from check_trained_teachers(entries)
+def cross_checks(entries: list[EntryFile], teachers: Mapping[TeacherName, str], age: Age) -> Iterator[Finding]:
+    """Run all of them on the entries of a results folder.
+
+    Args:
+        teachers: the accepted sha256 of each teacher.
+    """
+    yield from check_seeds(entries, age)
+    yield from check_copies(entries, age)
+    yield from check_weights(entries, teachers, age)
+    yield from check_trained_teachers(entries, age)
     yield from check_baselines(entries)
 
 
-def check_seeds(entries: list[EntryFile]) -> Iterator[Finding]:
-    """Check that a method is run once on a pair, by a recipe, with a seed."""
-    for first, *others in _alike(entries, lambda entry: _without(entry, *CODE_AND_FILES)).values():
-        for entry in others:
-            run = f"a run of the same method, pair and recipe with seed {entry.identity.seed}"
-            yield Finding(entry.file, Problem(f"duplicate seed: {first.file} is {run}", "submit one run of a seed"))
-
-
-def _alike(entries: Iterable[EntryFile], key: Callable[[EntryFile], K]) -> dict[K, list[EntryFile]]:
+def alike(entries: Iterable[EntryFile], key: Callable[[EntryFile], K]) -> dict[K, list[EntryFile]]:
+    """Return the entries in groups of one key."""
     groups = defaultdict(list)
     for entry in entries:
         groups[key(entry)].append(entry)
     return groups
+
+
+def blamed(group: list[EntryFile], age: Age) -> Iterator[tuple[EntryFile, EntryFile]]:
+    """Yield the entries of a clash that are to blame, each with one that it clashes with."""
+    oldest, second, *_ = sorted(group, key=age)
+    several = age(oldest) == age(second)
+    for entry in group:
+        if entry is not oldest:
+            yield entry, oldest
+        elif several:
+            yield entry, second
+
+
+def check_seeds(entries: list[EntryFile], age: Age) -> Iterator[Finding]:
+    """Check that a method is run once on a pair, by a recipe, with a seed."""
+    for group in alike(entries, lambda entry: _without(entry, *CODE_AND_FILES)).values():
+        for entry, other in blamed(group, age) if len(group) > 1 else ():
+            run = f"a run of the same method, pair and recipe with seed {entry.identity.seed}"
+            yield Finding(entry.file, Problem(f"duplicate seed: {other.file} is {run}", "submit one run of a seed"))
 
 
 def _without(entry: EntryFile, *left_out: str) -> str:
@@ -64,48 +89,88 @@ def _without(entry: EntryFile, *left_out: str) -> str:
     return json.dumps(values, sort_keys=True)
 
 
-def check_copies(entries: list[EntryFile]) -> Iterator[Finding]:
+def check_copies(entries: list[EntryFile], age: Age) -> Iterator[Finding]:
     """Check that no two runs end in the same weights or predictions."""
     for name in ("weights_sha256", "predictions_sha256"):
-        for first, *others in _alike(entries, attrgetter(f"record.{name}")).values():
-            if name == "predictions_sha256" and _may_agree(first.predictions):
+        for group in alike(entries, attrgetter(f"record.{name}")).values():
+            if len(group) < 2 or (name == "predictions_sha256" and may_agree(group[0].predictions)):
                 continue
-            for entry in others:
-                if entry.identity != first.identity:
-                    what = f"copied run: it has the {name.partition('_')[0]} of {first.file}"
-                    yield Finding(entry.file, Problem(what, "submit every run once, under its own name"))
+            for entry, other in blamed(group, age):
+                what = f"copied run: it has the {name.partition('_')[0]} of {other.file}"
+                yield Finding(entry.file, Problem(what, "submit every run once, under its own name"))
 
 
-def _may_agree(predictions: np.ndarray) -> bool:
+def may_agree(predictions: np.ndarray) -> bool:
     """Return True where two honest runs may well predict the same: on a handful of images, or in collapse."""
     return len(predictions) < FEW_IMAGES or len(np.unique(predictions)) < FEW_CLASSES
 
 
-def check_weights(entries: list[EntryFile], accepted: Iterable[AcceptedTeacher]) -> Iterator[Finding]:
+def check_weights(entries: list[EntryFile], accepted: Mapping[TeacherName, str], age: Age) -> Iterator[Finding]:
     """Check that all entries on a teacher were taught by the same weights.
 
-    These are the accepted ones; before any are, those of the runs that trained it; else the most used.
+    These are the known ones (see `known_weights`); before any are, those of the runs that trained it and are no younger
+    than the entry; else the most used.
     """
-    known: dict[tuple[str, str, int], set[str]] = defaultdict(set)
-    for line in accepted:
-        known[line.model, line.dataset, line.image_size].add(line.sha256)
-    trained = _alike(entries, _training)
     taught = [entry for entry in entries if entry.identity.teacher]
-    for name, group in _alike(taught, lambda entry: teacher_name(entry.identity)).items():
-        counts = Counter(teacher_of(entry.identity).sha256 for entry in group)
+    old = [entry for entry in entries if age(entry) == ACCEPTED]
+    for name, group in alike(taught, lambda entry: teacher_name(entry.identity)).items():
+        voters = [entry for entry in group if age(entry) < REFUSED] or group
+        counts = Counter(teacher_of(entry.identity).sha256 for entry in voters)
         most = {sha256 for sha256, count in counts.items() if count == max(counts.values())}
-        for entry in group:
-            source = entry.record.teacher.source if entry.record.teacher else ""
-            training = model_of(name[0]), entry.identity.dataset.name, source
-            runs = {run.record.weights_sha256 for run in trained.get(training, ())}
-            allowed = known.get(name) or runs or (most if len(most) == 1 else set())
-            sha256 = teacher_of(entry.identity).sha256
-            if sha256 not in allowed:
-                what = f"other teacher: its weights {sha256[:16]} of {name[0]} are not those of the other entries"
-                others = ", ".join(sorted(other[:16] for other in allowed)) or "none has a majority"
-                yield Finding(
-                    entry.file, Problem(f"{what} ({others})", "train with the accepted weights: see RULES.md")
-                )
+        known = known_weights(name, old, accepted)
+        for (source, own_age), part in alike(group, lambda entry: (_source(entry), age(entry))).items():
+            trained = _trained(name, source, [entry for entry in entries if age(entry) <= own_age])
+            allowed = {known} if known else trained or (most if len(most) == 1 else set())
+            yield from _other_weights(name, part, allowed)
+
+
+def _source(entry: EntryFile) -> str | None:
+    """Return where a teacher that is not the registry's says to come from; None for the registry's."""
+    facts = entry.record.teacher
+    return facts.source if facts and not facts.standard else None
+
+
+def _trained(name: TeacherName, source: str | None, entries: list[EntryFile]) -> set[str]:
+    """Return the weights that entries say to have trained of a teacher: of the registry's by its recipe alone."""
+    if source is None:
+        sha256 = known_weights(name, entries, {})
+        return {sha256} if sha256 else set()
+    return {run.record.weights_sha256 for run in entries if _training(run) == (model_of(name[0]), name[1], source)}
+
+
+def _other_weights(name: TeacherName, entries: list[EntryFile], allowed: set[str]) -> Iterator[Finding]:
+    others = ", ".join(sorted(sha256[:16] for sha256 in allowed)) or "none has a majority"
+    for entry in entries:
+        sha256 = teacher_of(entry.identity).sha256
+        if sha256 not in allowed:
+            what = (
+                f"other teacher: its weights {sha256[:16]} of {name[0]} are not those of the other entries ({others})"
+            )
+            yield Finding(entry.file, Problem(what, "train with the accepted weights: see RULES.md"))
+
+
+def known_weights(
+    name: TeacherName, trustworthy: Iterable[EntryFile], accepted: Mapping[TeacherName, str]
+) -> str | None:
+    """Return the sha256 that a teacher must have: the accepted one, the registry's, or that of its own training.
+
+    Args:
+        trustworthy: the entries among which its training is looked for; it counts with the unchanged recipe alone.
+    """
+    model, dataset, size, precision = name
+    entry = registry_entry(model, dataset)
+    if sha256 := accepted.get(name) or (entry and entry.sha256):
+        return sha256
+    if entry is None or not entry.train:
+        return None
+    recipe, seed = entry.training_recipe().identity(), entry.seed
+    for run in trustworthy:
+        identity = run.identity
+        made = identity.method.id, identity.student, identity.dataset.name, identity.seed, identity.precision
+        as_entered = SCRATCH, entry.zoo_model, dataset, seed, entry.precision or precision
+        if made == as_entered and identity.recipe == recipe and recipe["image_size"] == size:
+            return run.record.weights_sha256
+    return None
 
 
 def _training(entry: EntryFile) -> tuple[str, str, str] | None:
@@ -121,27 +186,32 @@ def teacher_of(identity: Identity) -> TeacherIdentity:
     return identity.teacher
 
 
-def teacher_name(identity: Identity) -> tuple[str, str, int]:
-    """Return the things that decide a teacher's weights: model, dataset and image size."""
+def teacher_name(identity: Identity) -> TeacherName:
+    """Return the things that decide a teacher's weights: model, dataset, image size and precision."""
     size = identity.recipe.get("image_size")
-    return teacher_of(identity).model, identity.dataset.name, size if isinstance(size, int) else 0
+    model = teacher_of(identity).model
+    return model, identity.dataset.name, size if isinstance(size, int) else 0, identity.precision
 
 
-def check_trained_teachers(entries: list[EntryFile]) -> Iterator[Finding]:
+def check_trained_teachers(entries: list[EntryFile], age: Age) -> Iterator[Finding]:
     """Check that a teacher is expected to reach what the run that trained it reached, where that run is here."""
-    trainings = {e.record.weights_sha256: e for e in entries if e.identity.method.id == SCRATCH}
+    trainings = alike((e for e in entries if e.identity.method.id == SCRATCH), attrgetter("record.weights_sha256"))
     for entry in entries:
         teacher, facts = entry.identity.teacher, entry.record.teacher
-        training = trainings.get(teacher.sha256) if teacher and facts else None
-        if not (teacher and facts and training):
+        if not (teacher and facts and trainings.get(teacher.sha256)):
             continue
+        training = min(trainings[teacher.sha256], key=age)
         student, top1 = training.identity.student, training.record.result.top1
         if model_of(teacher.model) != student:
             what = f"other teacher: its weights are those of {student}, trained in {training.file}"
-            yield Finding(entry.file, Problem(what))
         elif facts.source.startswith("trained by") and facts.expected != top1:
             what = f"expects {facts.expected} % of its teacher, whose own run {training.file} has {top1} %"
+        else:
+            continue
+        if age(entry) >= age(training):
             yield Finding(entry.file, Problem(what))
+        if age(entry) <= age(training):
+            yield Finding(training.file, Problem(f"contradicts {entry.file}, which its weights have taught: {what}"))
 
 
 def check_baselines(entries: list[EntryFile]) -> Iterator[Finding]:

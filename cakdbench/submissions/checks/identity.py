@@ -3,14 +3,16 @@
 import re
 from collections.abc import Iterator
 
+from cakdbench.data.shipped import SHIPPED
 from cakdbench.recipes import load_recipe, recipe_names
 from cakdbench.records import ENGINE_VERSION
+from cakdbench.source_hash import model_source
 from cakdbench.store import run_key
-from cakdbench.submissions.checks.case import Case
+from cakdbench.submissions.checks.case import Case, model_of
 from cakdbench.submissions.findings import Problem
+from cakdbench.submissions.normal import SHA256
 from cakdbench.utils.diff import changes
 
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _FORBIDDEN = re.compile(r"[<>|`\\]")
 
 
@@ -53,19 +55,36 @@ def check_hashes(case: Case) -> Iterator[Problem]:
         "predictions_sha256": case.record.predictions_sha256,
         "weights_sha256": case.record.weights_sha256,
         "method_source": case.record.method_source,
-        "method.source": case.identity.method.source or "0" * 64,
         "dataset.fingerprint": case.identity.dataset.fingerprint,
     }
     if case.identity.teacher:
         hashes["teacher.sha256"] = case.identity.teacher.sha256
     for name, value in hashes.items():
-        if not _SHA256.fullmatch(value):
+        if not SHA256.fullmatch(value):
             yield Problem(f"invalid {name}: it is no sha256")
 
 
 def check_data(case: Case) -> Iterator[Problem]:
-    """Pass on the problems that opening the case met: something unknown or out of bounds."""
+    """Pass on the problems that opening the case met: something unknown or out of bounds; note unknown data."""
     yield from case.problems
+    data = case.identity.dataset
+    if case.labels is None and not case.problems:
+        what = f"nothing here knows the test labels of {data.name[:100]} with the fingerprint {data.fingerprint[:16]}"
+        yield Problem(what, "not re-scored: the receiving side needs the dataset (--data-dir)", note=True)
+    if data.skipped is not None and data.name in SHIPPED and SHIPPED[data.name].fingerprint == data.fingerprint:
+        yield Problem(f"says that {data.skipped} images were left out, and its data has all of them")
+
+
+def check_networks(case: Case) -> Iterator[Problem]:
+    """Check that networks of one's own, and no others, are known by their code."""
+    teacher = case.identity.teacher
+    networks = {"student": (case.student, case.identity.student, case.identity.student_source)}
+    if teacher:
+        networks["teacher"] = case.teacher, model_of(teacher.model), teacher.source
+    for role, (model, name, source) in networks.items():
+        if model is not None and source != (known := model_source(name)):
+            of = f"the code {source[:16]}" if source else "no code"
+            yield Problem(f"its {role} {name[:100]} has {of}, here it is {known[:16] if known else 'one of cakdbench'}")
 
 
 def check_recipe(case: Case) -> Iterator[Problem]:

@@ -1,7 +1,11 @@
 """Check that the method is the installed one, with settings that it has for the pair, and the costs those of both."""
 
+import functools
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from cakdbench.build import count_extra_parameters, refusal
 from cakdbench.method import Method
@@ -19,8 +23,13 @@ LARGEST_SETTING = 65_536
 def check_method(case: Case) -> Iterator[Problem]:
     """Note an outside method: only a registered one can be checked whole."""
     if case.method is None:
-        what = f"{case.identity.method.id} is an outside method: its settings, source and costs cannot be checked"
+        id, label = case.identity.method.id, case.record.label
+        what = f"{id} is an outside method: its settings, source and costs cannot be checked"
         yield Problem(what, "maintainers install it, or validate with --method-file", note=True)
+        if not re.fullmatch(re.escape(id) + r"(:[A-Za-z0-9_\-]+)?(\[\S(.*\S)?\])?", label):
+            yield Problem(
+                f"its settings are named {label[:100]}, which is no name of {id}: {id}, {id}:VARIANT or {id}[KEY=VALUE]"
+            )
 
 
 def check_settings(case: Case) -> Iterator[Problem]:
@@ -28,33 +37,53 @@ def check_settings(case: Case) -> Iterator[Problem]:
     if case.method is None or case.student is None:
         return
     try:
-        config = config_of(case, case.method, case.student)
+        normal = read_settings(case, case.method, case.student)
     except CakdError as error:
         yield Problem(f"invalid settings of {case.method.id}: {str(error)[:300]}", "leave the run out")
         return
-    settings, canonical = case.identity.method.config, config_identity(config)
-    if json.dumps(settings, sort_keys=True) != json.dumps(canonical, sort_keys=True):
-        wrong = (changes(settings, canonical, "settings") or ["a number of another type"])[0]
+    settings = case.identity.method.config
+    if json.dumps(settings, sort_keys=True) != json.dumps(normal.identity, sort_keys=True):
+        wrong = (changes(settings, normal.identity, "settings") or ["a number of another type"])[0]
         yield Problem(f"its settings are incomplete or written in another way: {wrong[:200]}")
-    teacher, student, dataset = _pair(case, case.student)
-    label = canonical_label(case.method, config, teacher, student, dataset)
-    if case.record.label != label:
-        yield Problem(f"its settings are named {case.record.label[:100]}, their name is {label[:100]}")
-    reason = refusal(case.method, teacher, student, config)
-    if reason:
-        yield Problem(f"{case.method.id} refuses this pair: {reason}", "leave the run out")
+    if case.record.label != normal.label:
+        yield Problem(f"its settings are named {case.record.label[:100]}, their name is {normal.label[:100]}")
+    if normal.refusal:
+        yield Problem(f"{case.method.id} refuses this pair: {normal.refusal}", "leave the run out")
 
 
-def config_of(case: Case, method: type[Method], student: StagedModel) -> Method.Config:
-    """Return the entry's settings as its method reads them for its student.
+@dataclass(frozen=True)
+class Settings:
+    """Settings on a pair as the installed method reads them.
+
+    Attributes:
+        identity: as a key holds them. label: their canonical name. refusal: the method's reason not to run on the pair.
+    """
+
+    config: Method.Config
+    identity: Mapping[str, Any]
+    label: str
+    refusal: str | None
+
+
+_settings: dict[tuple[object, ...], Settings] = {}
+
+
+def read_settings(case: Case, method: type[Method], student: StagedModel) -> Settings:
+    """Return the entry's settings as its method reads them for its student; seeds share them.
 
     Raises:
         UsageError: settings that are not the method's, or above what is built here.
     """
     settings = case.identity.method.config
-    if not _bounded(settings):
-        raise UsageError(f"a number is above {LARGEST_SETTING:,}")
-    return resolve_config(method, None, *_pair(case, student), overrides=all_settings(method, settings))
+    key = method, case.teacher, student, case.identity.dataset.name, json.dumps(settings)
+    if key not in _settings:
+        if not _bounded(settings):
+            raise UsageError(f"a number is above {LARGEST_SETTING:,}")
+        teacher, own, dataset = pair = _pair(case, student)
+        config = resolve_config(method, None, *pair, overrides=all_settings(method, settings))
+        label, reason = canonical_label(method, config, *pair), refusal(method, teacher, own, config)
+        _settings[key] = Settings(config, config_identity(config), label, reason)
+    return _settings[key]
 
 
 def _pair(case: Case, student: StagedModel) -> tuple[ModelInfo, ModelInfo, str]:
@@ -82,15 +111,25 @@ def check_source(case: Case) -> Iterator[Problem]:
     elif identity.version < method.version:
         what = f"was computed by version {identity.version} of {method.id}, which now is {method.version}"
         yield Problem(what, "run it again", note=case.accepted)
-    elif case.record.method_source not in known_sources(method.id, method.version) | {source_hash(method)}:
+    elif case.record.method_source not in known_sources(method.id, method.version) | {_installed_source(method)}:
         what = (
             f"its code {case.record.method_source[:16]} is none that {method.id} had here at version {method.version}"
         )
         yield Problem(what, "if it computes the same, all is well", note=True)
 
 
+_sources: dict[type[Method], str] = {}
+
+
+def _installed_source(method: type[Method]) -> str:
+    """Return the hash of a method's code, which stays as it was loaded."""
+    if method not in _sources:
+        _sources[method] = source_hash(method)
+    return _sources[method]
+
+
 def _other_source(case: Case, method: type[Method], source: str) -> Iterator[Problem]:
-    installed = source_hash(method)
+    installed = _installed_source(method)
     if source != installed:
         what = f"other source: {source[:16]} is not the code of the installed {method.id} ({installed[:16]})"
         yield Problem(what, "run it again with that code", note=case.accepted)
@@ -101,21 +140,37 @@ def check_costs(case: Case) -> Iterator[Problem]:
     method, student = case.method, case.student
     if student is None:
         return
-    yield from _compared(
-        "student_parameters", case.record.student_parameters, sum(p.numel() for p in student.parameters())
-    )
+    yield from _compared("student_parameters", case.record.student_parameters, _parameters(student))
     if method is None or (method.needs and case.teacher is None):
         return
     try:
-        config = config_of(case, method, student)
+        config = read_settings(case, method, student).config
     except CakdError:
         return  # said by check_settings
     try:
-        count = count_extra_parameters(method, student, case.teacher, config)
+        count = _extra_parameters(method, student, case.teacher, config)
     except Exception as error:  # the settings are a stranger's, and a method may raise anything
         yield Problem(f"{method.id} cannot be built with its settings ({str(error)[:200]})")
     else:
         yield from _compared("extra_parameters", case.record.extra_parameters, count)
+
+
+@functools.lru_cache(maxsize=64)
+def _parameters(model: StagedModel) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+_counts: dict[tuple[object, ...], int] = {}
+
+
+def _extra_parameters(
+    method: type[Method], student: StagedModel, teacher: StagedModel | None, config: Method.Config
+) -> int:
+    """Return the count for settings; seeds share one, and building takes longer than all other checks."""
+    key = method, student, teacher, repr(config)
+    if key not in _counts:
+        _counts[key] = count_extra_parameters(method, student, teacher, config)
+    return _counts[key]
 
 
 def _compared(name: str, stated: int, true: int) -> Iterator[Problem]:

@@ -41,7 +41,7 @@ def check_teacher_entry(case: Case) -> Iterator[Problem]:
     if not facts.standard:
         yield Problem("its teacher is not the registry's", "boards set it aside", note=True)
         return
-    entry = _entry(identity.teacher.model, identity.dataset.name)
+    entry = registry_entry(identity.teacher.model, identity.dataset.name)
     if entry is None:
         yield Problem("the registry has no entry for its teacher", "add one to pairs/teachers.toml", note=True)
         return
@@ -50,16 +50,21 @@ def check_teacher_entry(case: Case) -> Iterator[Problem]:
     if stated != (entry.source, entry.allowed, expected) or (entry.train and facts.expected is None):
         what = f"other teacher: {facts.source[:100]}, {facts.expected} ± {facts.tolerance} % is not the registry's"
         yield Problem(f"{what}, {entry.source}, {expected} ± {entry.allowed} %")
+    if entry.sha256 not in (None, identity.teacher.sha256):
+        what = f"other teacher: its weights {identity.teacher.sha256[:16]} are not the registry's {entry.sha256[:16]}"
+        yield Problem(what, "train with the registry's weights")
     data = case.facts and (case.facts.mean, case.facts.std)
     fed = identity.teacher.statistics, identity.teacher.image_size
-    if case.recipe and data and fed != (entry.statistics_beside(data, case.recipe), entry.image_size):
+    size = None if case.recipe and entry.image_size == case.recipe.image_size else entry.image_size
+    if case.recipe and data and fed != (entry.statistics_beside(data, case.recipe), size):
         yield Problem("its teacher was fed with other input statistics than its entry says")
 
 
 _registry = functools.cache(load_teachers)
 
 
-def _entry(model: str, dataset: str) -> TeacherEntry | None:
+def registry_entry(model: str, dataset: str) -> TeacherEntry | None:
+    """Return the registry's entry of a teacher; None if it has none."""
     try:
         return _registry()[model, dataset]
     except (KeyError, UsageError):

@@ -1,0 +1,207 @@
+"""Forged entries beside the repository's own: each is refused or noted, none ranks, no honest number moves."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from cakdbench.submissions.submit import npy_bytes
+from cakdbench.submissions.validate import accept
+from tests.submissions.repository import Repository
+
+
+@pytest.fixture
+def repository(tmp_path):
+    return Repository(tmp_path / "leaderboards")
+
+
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory):
+    return Repository(tmp_path_factory.mktemp("honest") / "leaderboards").board()
+
+
+def put(path, value):
+    """A change of one value of a record; `path` as in `identity.seed`."""
+
+    def change(record):
+        *tables, name = path.split(".")
+        for table in tables:
+            record = record[table]
+        record[name] = value
+
+    return change
+
+
+def also(*changes):
+    return lambda record: [change(record) for change in changes]
+
+
+def rename(id, label=None):
+    return also(put("identity.method.id", id), put("label", label or id), put("conditions.lanes", [label or id]))
+
+
+SPELLED = "(written|writes them) in another way"
+OTHER = "other teacher"
+LABEL = "ofa[gamma=7.0]"
+KINDS = {
+    "a whole number for a number": (dict(change=put("identity.method.config.temperature", 1)), SPELLED),
+    "true for a number": (dict(change=put("identity.method.config.weight", True)), "weight: .*number|" + SPELLED),
+    "true for a number of the recipe": (dict(change=put("identity.recipe.evaluation.every", True)), "invalid recipe"),
+    "a whole number in the recipe": (dict(change=put("identity.recipe.clip_grad", 5)), SPELLED),
+    "minus zero": (dict(change=put("identity.recipe.schedule.min_lr", -0.0)), SPELLED),
+    "zero for a neutral zero": (dict(change=put("identity.recipe.drop_path", 0)), "leaves numbers out or writes"),
+    "an empty source": (dict(change=put("identity.student_source", "")), f"{SPELLED}.*student_source is empty"),
+    "a source of a shipped network": (dict(change=put("identity.student_source", "a" * 64)), "its student vit_xs has"),
+    "a source of a shipped teacher": (dict(change=put("identity.teacher.source", "a" * 64)), "its teacher resnet_m"),
+    "no image left out": (dict(change=put("identity.dataset.skipped", 0)), f"{SPELLED}.*skipped is 0"),
+    "images left out of whole data": (dict(change=put("identity.dataset.skipped", 3)), "says that 3 images were left"),
+    "the recipe's image size told": (dict(change=put("identity.teacher.image_size", 64)), f"{SPELLED}.*image_size"),
+    "the data's statistics told": (
+        dict(change=put("identity.teacher.statistics", [[0.286] * 3, [0.353] * 3])),
+        "fed with other input statistics",
+    ),
+    "an empty version": (
+        dict(change=also(put("identity.method.version", None), put("identity.method.source", ""))),
+        f"{SPELLED}.*method.source is empty",
+    ),
+    "an alias as id": (dict(change=rename("tas"), method="fbt"), "tas is another name of fbt"),
+    "another alias": (dict(change=rename("pat", "pat[weight=2]")), "pat is another name of fofa"),
+    "an alias in capitals": (dict(change=rename("Tas"), method="fbt"), "Tas is another name of fbt"),
+    "a label with a space": (dict(change=also(put("identity.seed", 5), put("label", "kd: "))), "are named kd: "),
+    "a label with other numbers": (
+        dict(change=also(put("identity.seed", 5), put("label", "fbt[gamma=1.00]")), method="fbt"),
+        "their name is fbt",
+    ),
+    "a variant's name for the plain method": (
+        dict(change=also(put("identity.seed", 5), put("label", "fbt:paper_form")), method="fbt"),
+        "their name is fbt",
+    ),
+    "an outside method under another's label": (
+        dict(change=also(rename("mine"), put("label", "fbt"), put("conditions.lanes", ["fbt"]))),
+        "no name of mine",
+    ),
+    "an outside method": (dict(change=rename("mine"), accuracy=99.0), "mine is an outside method"),
+    "a weak second scratch": (
+        dict(
+            change=also(put("identity.method.version", None), put("identity.method.source", "a" * 64)),
+            method="scratch",
+            accuracy=20.0,
+        ),
+        "duplicate seed",
+    ),
+    "a weak scratch of a fourth seed": (dict(change=put("identity.seed", 3), method="scratch", accuracy=20.0), None),
+    "another precision told": (dict(change=put("identity.precision", "bf16"), accuracy=99.0), "above its teacher"),
+    "other weights of the teacher": (dict(change=put("identity.teacher.sha256", "7" * 64), accuracy=80.0), OTHER),
+    "other data": (dict(change=put("identity.dataset.fingerprint", "7" * 64)), "evaluated on other data"),
+    "a student above its teacher": (
+        dict(change=put("identity.seed", 5), accuracy=95.0),
+        r"5.60 points above its teacher \(95.00, 89.40 %\)",
+    ),
+    "a top-5 of 100": (dict(change=also(put("identity.seed", 5), put("result.top5", 100.0))), "its top-5 is 100.00 %"),
+    "from before the software": (
+        dict(change=also(put("identity.seed", 5), put("conditions.finished", "2019-03-01T00:00:00+00:00"))),
+        "finished on 2019-03-01, before there was any cakdbench",
+    ),
+    "a device's name": (dict(change=rename("mine"), folder="con"), "con: has a name that is not allowed"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_forged_entry_is_told_and_moves_nothing(repository, honest, kind):
+    arguments, reason = KINDS[kind]
+    file = repository.forge(**arguments)
+    report = repository.validate()
+    told = [str(finding) for finding in report.findings if finding.file in (file, file.partition("/")[0])]
+    assert reason is None or any(re.search(reason, text) for text in told), told
+    assert {finding.file for finding in report.refused} <= {file, file.partition("/")[0]}, "an honest entry is blamed"
+    board = repository.board()
+    assert {label: board[label] for label in honest} == honest
+    assert all(row[:2] == (None, None) and not any(cell[2] for cell in row[2:]) for row in
+               (board[label] for label in board.keys() - honest.keys()))  # fmt: skip
+
+
+def test_three_seeds_that_were_chosen_rank_nothing(repository, honest):
+    for seed, chosen in enumerate((17, 44, 91)):
+        for student in ("vit_xs", "mobilenet_s", "mixer_xs"):
+            change = also(put("identity.seed", chosen), put("identity.method.config.gamma", 7.0), put("label", LABEL))
+            repository.forge(change, "ofa", student, seed, accuracy=85.0 + seed / 2)
+    board = repository.board()
+    row = board.pop(LABEL)
+    assert row[:2] == (None, None) and not any(cell[2] for cell in row[2:])
+    assert board == honest
+    accept(repository.root, repository.validate(), "2026-12-01")
+    assert repository.board()[LABEL][:2] == (None, None)
+
+
+def test_one_run_under_many_keys_counts_once(repository, honest):
+    for value in (1, True):
+        repository.forge(put("identity.method.config.temperature", value), accuracy=99.0 + value / 2)
+    repository.forge(put("identity.dataset.skipped", 4), accuracy=99.0)
+    assert repository.board() == honest
+
+
+def test_a_copy_in_an_earlier_folder_blames_both_or_the_copy_alone(repository):
+    change = also(rename("aaa"), put("identity.method.version", None), put("identity.method.source", "a" * 64))
+    file = repository.forge(change, accuracy=None)
+    original = f"kd/{repository.entry('kd').name}"
+    refused = {finding.file for finding in repository.validate().refused}
+    assert refused == {file}
+    (repository.root / "status.toml").unlink()
+    refused = {finding.file for finding in repository.validate().refused}
+    assert refused == {file, original}
+
+
+def test_a_copy_with_one_prediction_flipped_is_noted_with_the_figure(repository):
+    classes = np.load(repository.entry("kd").with_suffix(".npy"))
+    classes[0] = (classes[0] + 1) % 10
+    file = repository.forge(put("identity.seed", 7))
+    (repository.root / file).with_suffix(".npy").write_bytes(npy_bytes(classes))
+    told = [str(f) for f in repository.validate().findings if f.problem.doubt]
+    assert len(told) == 1 and told[0].startswith(file) and "on 0.9995 of images" in told[0]
+
+
+def test_no_honest_entry_is_doubted(repository):
+    report = repository.validate()
+    assert not report.refused and not [line for line in report.lines if line.doubts]
+    assert len(report.lines) == len(repository.keys()) and {line.status for line in report.lines} == {"re-scored"}
+
+
+def test_a_training_with_changed_numbers_makes_no_weights_allowed(repository, honest):
+    """The teacher's training, cut short, under the teacher's name; and a column of entries that it taught."""
+    weak = "9" * 64
+    numbers = json.loads(repository.entry("scratch", "resnet_m").read_text())["record"]["identity"]["recipe"]
+    change = also(put("identity.recipe", numbers | {"clip_grad": 4.0}), put("weights_sha256", weak))
+    training = repository.forge(change, "scratch", "resnet_m", accuracy=60.0)
+    files = [
+        repository.forge(put("identity.teacher.sha256", weak), method, student, seed, accuracy=61.0 + seed)
+        for method in ("kd", "ofa", "fbt")
+        for student in ("vit_xs", "mixer_xs")
+        for seed in (0, 1, 2)
+    ]
+    report = repository.validate()
+    assert {finding.file for finding in report.refused} >= set(files)
+    assert all(
+        "/" in finding.file and (finding.file in files or finding.file == training) for finding in report.refused
+    )
+    assert repository.board() == honest
+
+
+def test_labels_that_come_with_the_results_rescore_nothing(repository):
+    data = {"name": "cifar100", "fingerprint": "7" * 64, "skipped": None}
+    files = [repository.forge(put("identity.dataset", data), seed=seed, accuracy=90.0) for seed in (0, 1, 2)]
+    for labels in (np.arange(2000) % 3, np.repeat(np.arange(100), 100)):
+        (repository.labels / f"cifar100-{'7' * 16}.npy").write_bytes(npy_bytes(labels))
+        report = repository.validate()
+        assert not [line for line in report.lines if line.file in files and line.rescored]
+        assert accept(repository.root, report, "2026-12-01") == 0
+
+
+def test_accepted_entries_cannot_be_worsened_or_deleted_unseen(repository):
+    changed, deleted = repository.entry("kd"), repository.entry("kd", seed=1)
+    changed.write_text(changed.read_text().replace('cakdbench"', 'somebody"', 1))
+    deleted.unlink()
+    deleted.with_suffix(".npy").unlink()
+    told = [str(finding) for finding in repository.validate().refused]
+    assert any(changed.stem in text and "was changed after" in text for text in told)
+    assert any(deleted.stem in text and "is missing" in text for text in told)
