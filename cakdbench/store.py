@@ -11,6 +11,7 @@
     runs/<key>/predictions.npy    predicted class of every test image, uint16
     runs/<key>/student.safetensors
     runs/<key>/student_ema.safetensors   its averaged weights, if they are kept
+    runs/<key>/modules.safetensors   what was trained beside it and the method's buffers, if they are kept
     runs/<key>/record.json        written last: the run is done
 
 Files appear whole or not at all (temporary file, fsync, rename), so that a kill at any moment is harmless.
@@ -134,6 +135,7 @@ class RunFolder:
         self.predictions = path / "predictions.npy"
         self.student = path / "student.safetensors"
         self.ema = path / "student_ema.safetensors"
+        self.modules = path / "modules.safetensors"
         self._record = path / "record.json"
         self._failure = path / "failure.json"
         self._error = path / "error.txt"

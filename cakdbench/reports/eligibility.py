@@ -105,6 +105,14 @@ class Standard:
         settings = json.dumps(method.config, sort_keys=True)
         return _label(method.id, settings, column, self.data_dir, teacher.image_size if teacher else None)
 
+    def canonical(self, label: str, column: Column) -> str:
+        """Return the row that a label means on the pair: `fofa` for `fofa:n_q_64`, where that is the default.
+
+        Raises:
+            UsageError: the method is not installed, or the settings are none of it.
+        """
+        return _canonical(label, column, self.data_dir)
+
     def refusal(self, label: str, column: Column) -> str | None:
         """Return the method's own reason for not running on the pair."""
         return _refusal(label, column, self.data_dir)
@@ -138,6 +146,16 @@ def _label(id: str, settings: str, column: Column, data_dir: Path | None, teache
     method, infos = get_method(id), _infos(column, data_dir, teacher_size)
     values = all_settings(method, json.loads(settings))
     return canonical_label(method, resolve_config(method, None, *infos, column.dataset, values), *infos, column.dataset)
+
+
+@functools.cache
+def _canonical(label: str, column: Column, data_dir: Path | None) -> str:
+    method, variant = split_variant(label)
+    if variant is None:
+        return method.id
+    infos = _infos(column, data_dir)
+    config = resolve_config(method, variant, *infos, column.dataset)
+    return canonical_label(method, config, *infos, column.dataset)
 
 
 def _other_code(identity: MethodIdentity) -> list[str]:

@@ -26,6 +26,7 @@ class Options:
         checkpoint_seconds: lanes are saved at least this often, besides every epoch.
         tape: parts of the teachers' outputs that are recorded in the store, and replayed; none without tape.
         keep_ema: keep the averaged weights of runs whose recipe has them, beside the last ones.
+        keep_modules: keep what methods train beside the student.
     """
 
     data_dir: Path | None = None
@@ -36,6 +37,7 @@ class Options:
     checkpoint_seconds: float = 300.0
     tape: tuple[Part, ...] = ()
     keep_ema: bool = False
+    keep_modules: bool = False
     compile: bool = False
     channels_last: bool = False
     allow_teacher_mismatch: bool = False
