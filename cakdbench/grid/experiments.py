@@ -45,7 +45,8 @@ class _File(Table):
     Attributes:
         source, table: whose table it is, as in the ledger.
         protocol: the family of settings of its numbers.
-        layout: a row a pair, a row a setting, a line a number (of a table in blocks), or a table of costs.
+        layout: a row a pair, a row a setting, a row a setting with its own pair (`rows`), a line a number (of a table
+            in blocks), or a table of costs.
         full: our label of the method that the others are compared with.
         pairs: in the table's order; of a suite's name all of its pairs. A pair of the ledger that is none of ours is
             written in the same way.
@@ -57,7 +58,7 @@ class _File(Table):
     source: str
     table: str
     protocol: Family
-    layout: Literal["pairs", "settings", "lines", "costs"]
+    layout: Literal["pairs", "settings", "rows", "lines", "costs"]
     full: str = ""
     pairs: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
@@ -147,7 +148,13 @@ class Experiment:
         """Return every number that the table prints, pair by pair, in its order."""
         spots = self._method_spots() if self.file.methods else self._setting_spots()
         pairs, entries, metrics = self.pairs, list(self.entries), list(self.file.metrics)
-        return sorted(spots, key=lambda s: (pairs.index(s.pair), entries.index(s.entry.id), metrics.index(s.metric)))
+
+        def place(spot: Spot) -> tuple[int, ...]:
+            pair, entry = pairs.index(spot.pair), entries.index(spot.entry.id)
+            first = (entry, pair) if self.file.layout == "rows" else (pair, entry)
+            return *first, metrics.index(spot.metric)
+
+        return sorted(spots, key=place)
 
     def _method_spots(self) -> Iterator[Spot]:
         for row in _rows(accuracies(), self.file):

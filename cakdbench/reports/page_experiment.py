@@ -61,7 +61,8 @@ def _sections(experiment: Experiment, results: Results) -> Iterator[Section]:
     if reasons := list(_reasons(experiment, results)):
         yield Section("What does not run", notes=bullets(map(plain, reasons)), brief=done)
     if notes := tuple(_notes(experiment)):
-        yield Section("What is uncertain of the printed numbers", notes=bullets(map(plain, notes)))
+        listed = (*texts["uncertain"], *bullets(map(plain, notes)))
+        yield Section("What is uncertain of the printed numbers", notes=listed)
     if results.is_judged:
         printed = ((results.column(spot), accuracy(spot)) for spot in experiment.spots)
         lines = protocols_of((column, number) for column, number in printed if column and number)
@@ -78,6 +79,10 @@ def _remarks(results: Results) -> Iterator[str]:
     """Yield what has to be known of the runs: the file's notes, their precision, changed numbers."""
     if results.experiment.file.notes:
         yield results.experiment.file.notes
+    if results.experiment.tiny:
+        specs = results.experiment.specs.items()
+        names = (f"{spec.pair.teacher} → {spec.pair.student} for {_arrow(pair)}" for pair, spec in specs)
+        yield f"Stand-ins: {'; '.join(names)}."
     if results.precision != "fp32":
         yield f"Precision: {results.precision}."
     if results.changed:
@@ -95,6 +100,8 @@ def _tables(experiment: Experiment, ours: Ours, results: Results) -> Iterator[tu
         yield "", _pair_table(experiment, cells, ours)
     elif experiment.file.layout == "settings":
         yield "", _setting_table(experiment, cells)
+    elif experiment.file.layout == "rows":
+        yield "", _row_table(experiment, cells)
     else:
         for mode in dict.fromkeys(spot.block[0] for spot in experiment.spots):
             yield mode, _line_table(experiment, cells, mode)
@@ -146,6 +153,15 @@ def _setting_table(experiment: Experiment, cells: Mapping[Place, Cell]) -> pd.Da
         numbers = [cells.get((pair, entry.id, metric, "", ""), "") for pair, metric in columns]
         rows.append([Cell(entry.name), _label(entry), *numbers])
     return table(["setting", "here", *(_head(experiment, _arrow(pair), metric) for pair, metric in columns)], rows)
+
+
+def _row_table(experiment: Experiment, cells: Mapping[Place, Cell]) -> pd.DataFrame:
+    """Return a row a setting, with our label and its own pair."""
+    rows: list[list[Cell | str]] = []
+    for (pair, id, *_), cell in cells.items():
+        entry = experiment.entries[id]
+        rows.append([Cell(entry.name), _label(entry), _arrow(pair), cell])
+    return table(["setting", "here", "pair", METRICS[experiment.file.metrics[0]]], rows)
 
 
 def _line_table(experiment: Experiment, cells: Mapping[Place, Cell], mode: str) -> pd.DataFrame:
@@ -227,7 +243,7 @@ def _reasons(experiment: Experiment, results: Results) -> Iterable[str]:
             place = f"{spot.entry.name} on {_arrow(spot.pair)}"
             name = spot.entry.name if spot.entry.why else _arrow(spot.pair) if spot.why else place
             concerned.setdefault(reason, {})[name] = None
-    return (f"{', '.join(names)}: {reason}" for reason, names in concerned.items())
+    return (f"{'; '.join(names)}: {reason}" for reason, names in concerned.items())
 
 
 def _notes(experiment: Experiment) -> Iterator[str]:
