@@ -147,7 +147,7 @@ class Experiment:
     def spots(self) -> list[Spot]:
         """Return every number that the table prints, pair by pair, in its order."""
         spots = self._method_spots() if self.file.methods else self._setting_spots()
-        pairs, entries, metrics = self.pairs, list(self.entries), list(self.file.metrics)
+        pairs, entries, metrics = self.pairs, [*self.entries], [str(metric) for metric in self.file.metrics]
 
         def place(spot: Spot) -> tuple[int, ...]:
             pair, entry = pairs.index(spot.pair), entries.index(spot.entry.id)
