@@ -9,6 +9,7 @@ from functools import cache, cached_property
 from typing import Any, Literal
 
 from cakdbench.grid.suites import Pair, PairSpec, resolve_pairs
+from cakdbench.models.zoo import MODELS
 from cakdbench.published.ledger import (
     PUBLISHED_DIR,
     Ablation,
@@ -265,7 +266,7 @@ def _rows(rows: Iterable[Any], file: _File) -> list[Any]:
 
 
 def _told_models(pair: str) -> str:
-    """Return what the ledger says of a model of the pair that no suite has; nothing for a pair of ours."""
+    """Return what the ledger says of a model of the pair that is none here; nothing for a pair of ours."""
     told = read_toml(PUBLISHED_DIR / "names.toml")["models"]
-    models = pair.partition("@")[0].split(">")
-    return next((told[model] for model in models if model in told and model != "resnet50:tv"), "")
+    strange = [model for model in pair.partition("@")[0].split(">") if model.partition(":")[0] not in MODELS]
+    return next((told[model] for model in strange), "")

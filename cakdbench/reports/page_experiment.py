@@ -80,14 +80,20 @@ def _remarks(results: Results) -> Iterator[str]:
     if results.experiment.file.notes:
         yield results.experiment.file.notes
     if results.experiment.tiny:
-        specs = results.experiment.specs.items()
-        names = (f"{spec.pair.teacher} → {spec.pair.student} for {_arrow(pair)}" for pair, spec in specs)
-        yield f"Stand-ins: {'; '.join(names)}."
+        yield f"Stand-ins: {'; '.join(_stand_ins(results.experiment))}."
     if results.precision != "fp32":
         yield f"Precision: {results.precision}."
     if results.changed:
         numbers = ", ".join(f"{key} = {value}" for key, value in results.changed.items())
         yield f"**With changed numbers**: {plain(numbers)}. There are no verdicts."
+
+
+def _stand_ins(experiment: Experiment) -> Iterator[str]:
+    """Yield the small pairs, each with the pairs of the paper that it stands in for."""
+    pairs: dict[str, list[str]] = {}
+    for pair, spec in experiment.specs.items():
+        pairs.setdefault(f"{spec.pair.teacher} → {spec.pair.student}", []).append(_arrow(pair))
+    return (f"{small} for {' and '.join(own)}" for small, own in pairs.items())
 
 
 # The paper's table
