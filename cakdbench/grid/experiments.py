@@ -6,6 +6,7 @@ A file of `pairs/experiments/` has a table's rows and columns in the paper's ord
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 from cakdbench.grid.suites import Pair, PairSpec, resolve_pairs
@@ -159,9 +160,8 @@ class Experiment:
 
     def _method_spots(self) -> Iterator[Spot]:
         for row in _rows(accuracies(), self.file):
-            pair = f"{row.teacher}>{row.student}@{row.dataset}"
-            entry, spec = self.entries[row.method], self.specs.get(pair)
-            yield Spot(entry, pair, spec, row.metric, row.value, (row.mode, row.panel), row, note=row.note)
+            place = self.entries[row.method], _pair(row), self.specs.get(_pair(row))
+            yield Spot(*place, row.metric, row.value, (row.mode, row.panel), row, note=row.note)
 
     def _setting_spots(self) -> Iterator[Spot]:
         rows = _rows(ablations(), self.file)
@@ -224,7 +224,24 @@ def load_experiment(name: str, tiny: bool = False) -> Experiment:
     file = checked(_File, _extended(name), path)
     if file.source not in sources():
         raise inside(path, "source", unknown("source", file.source, sources()))
-    return Experiment(name, file, tiny and file.layout != "costs")
+    experiment = Experiment(name, file, tiny and file.layout != "costs")
+    if file.layout != "costs":
+        _check_lists(experiment, path)
+    return experiment
+
+
+def _check_lists(experiment: Experiment, path: Path) -> None:
+    """Raise UsageError unless a file lists exactly the pairs and the methods or settings of its table."""
+    file = experiment.file
+    kind, rows = ("methods", accuracies()) if file.methods else ("settings", ablations())
+    rows, listed = _rows(rows, file), file.methods or file.settings
+    printed = {getattr(row, kind.removesuffix("s")) for row in rows}
+    for key, names, known in ((kind, listed, printed), ("pairs", experiment.pairs, set(map(_pair, rows)))):
+        for name in names:
+            if name not in known:
+                raise inside(path, key, unknown(f"name in {file.source} {file.table}", name, known))
+        if more := sorted(known - {*names}):
+            raise UsageError(f"{path}: {key}: {file.source} {file.table} has {more[0]!r} too; list it in its place")
 
 
 def _extended(name: str) -> dict[str, Any]:
@@ -257,7 +274,7 @@ def _resolved(text: str) -> list[str]:
     return [str(spec.pair) for spec in resolve_pairs(text)] if ">" not in text else [text]
 
 
-def _pair(row: Ablation) -> str:
+def _pair(row: Ablation | Printed) -> str:
     return f"{row.teacher}>{row.student}@{row.dataset}"
 
 

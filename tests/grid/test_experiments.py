@@ -7,6 +7,7 @@ import pytest
 from cakdbench.build import refusal
 from cakdbench.engine.options import run_options
 from cakdbench.engine.session import Session
+from cakdbench.grid import experiments
 from cakdbench.grid.experiments import TEACHER, experiment_names, load_experiment, tiny_spec
 from cakdbench.grid.plan import pair_info
 from cakdbench.grid.suites import Pair, resolve_pairs
@@ -140,3 +141,26 @@ def test_recipes_of_an_experiment_can_be_changed_and_methods_cannot(tmp_path):
 def test_a_model_without_a_stand_in_is_named():
     with pytest.raises(UsageError, match=r"tiny.toml: nothing stands in for resnet_m: add a line"):
         tiny_spec(resolve_pairs("resnet_m>vit_xs@fashion_demo")[0])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('"MSA block in L2G: ViT", ', "", ["settings: tas Table 11 has 'MSA block in L2G: ViT' too"]),
+        ("L2G: ViT", "L2G: Vit", ["settings: unknown name in tas Table 11", "MSA block in L2G: ViT"]),
+        ('"vit_s>resnet18@cifar100", ', "", ["pairs: tas Table 11 has 'vit_s>resnet18@cifar100' too"]),
+        ('"tas"', '"taz"', ["source: unknown source 'taz'", "tas"]),
+        ('layout = "settings"', 'layout = "wide"', ["layout: must be"]),
+        ("title", "titel", ["titel"]),
+    ],
+)
+def test_a_wrong_file_is_named_with_the_key(tmp_path, monkeypatch, old, new, words):
+    text = (experiments.EXPERIMENTS_DIR / "tas_table11.toml").read_text()
+    (tmp_path / "mine.toml").write_text(text.replace(old, new, 1))
+    assert old in text
+    monkeypatch.setattr(experiments, "EXPERIMENTS_DIR", tmp_path)
+    load_experiment.cache_clear()
+    with pytest.raises(UsageError, match="mine.toml") as raised:
+        load_experiment("mine")
+    load_experiment.cache_clear()
+    assert all(word in str(raised.value) for word in words), str(raised.value)
