@@ -12,6 +12,7 @@ A method MAY
 - refuse a pair with a reason (`refuses`), and data of fewer classes than `least_classes` or local batches of fewer
   images than `least_batch`,
 - hook the start of an epoch, the end of a step, and a save,
+- offer further networks to evaluate when training ends (`evaluated`),
 - train an adversary of the student with an optimizer of its own (`extra_optimizers`, `Step.adversary`),
 - give settings per dataset or architecture (`settings`) and named `variants` as data.
 
@@ -215,6 +216,10 @@ class Method(nn.Module):
         They step with the recipe's, and skip parameters that `Step.adversary` did not reach.
         """
         return []
+
+    def evaluated(self) -> Mapping[str, nn.Module]:
+        """Return further networks to evaluate when training ends, by name; each takes images and gives an `Output`."""
+        return {}
 
     @classmethod
     def refuses(cls, teacher: ModelInfo, student: ModelInfo, config: Config) -> str | None:

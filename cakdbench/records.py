@@ -2,7 +2,14 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from cakdbench.labels import id_problem
 from cakdbench.recipes import all_numbers
@@ -125,6 +132,13 @@ class Result(_Part):
     optimistic_top1: float
     """Best epoch chosen on the test set: stored because papers print it, never ranked."""
     optimistic_epoch: int
+    networks: dict[str, float] | None = None
+    """Top-1 of further networks that the method evaluates, by their names, as FBT's assistant; left out where none."""
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values = write(self)
+        return {name: value for name, value in values.items() if name != "networks" or value is not None}
 
 
 class Conditions(_Part):

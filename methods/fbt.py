@@ -281,6 +281,10 @@ class FBT(Method):
             output = self.back.head(x)
             return self._known(self.back, Output(output.logits, output.pooled, (x,)))
 
+    def evaluated(self) -> dict[str, nn.Module]:
+        """Return F, which TAS calls the assistant, where something trains or asks it."""
+        return {"assistant": Assistant(self)} if self.fuses else {}
+
     def _enter(self, tokens: Tensor) -> Tensor:
         """Return L2G's tokens `(B, H*W, D)` as the feature the back's stage takes."""
         if not self.entry.tokens:
@@ -332,6 +336,19 @@ class FBT(Method):
         with torch.no_grad():  # as CLIP does: clamped in the graph instead, it would get no gradient any more
             self.log_scale.clamp_(max=math.log(MAX_SCALE) - 1e-6)  # rounded to float32, its exp is below 100
         return info_nce_loss(learner, giver, self.log_scale.exp())
+
+
+class Assistant(nn.Module):
+    """F as a network of its own, from images to what it knows of them."""
+
+    def __init__(self, method: FBT):
+        super().__init__()
+        self.method = method
+
+    def forward(self, images: Tensor) -> Output:
+        method = self.method
+        front = method.student if method.student_in_front else method.teacher
+        return method.fuse(front(images, stages=True).stages[method.config.front_k - 1])
 
 
 class Tail(nn.Module):

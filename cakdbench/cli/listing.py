@@ -4,6 +4,7 @@ from pathlib import Path
 
 from cakdbench.cli.tables import Listing
 from cakdbench.data.datasets import dataset_facts, dataset_names
+from cakdbench.grid.experiments import Experiment, experiment_names, load_experiment
 from cakdbench.grid.suites import suites
 from cakdbench.grid.teachers import load_teachers, teachers_from_file
 from cakdbench.models.zoo import MODELS, model_info
@@ -18,6 +19,25 @@ def pairs() -> Listing:
         for spec in suite.specs
     ]
     return Listing(rows, sections=True)
+
+
+def experiments() -> Listing:
+    """Return the tables of papers that a run can be named by, and how many runs of a seed they have, tiny too."""
+    rows = []
+    for name in experiment_names():
+        experiment = load_experiment(name)
+        without = sum(bool(spot.why) for spot in experiment.spots)
+        row = {"experiment": name, "title": experiment.file.title, "pairs": len(experiment.specs)}
+        row |= {"runs": _runs(experiment), "runs, tiny": _runs(load_experiment(name, tiny=True))}
+        rows.append(row | {"printed": len(experiment.spots), "of them without a run": without})
+    numbers = ["pairs", "runs", "runs, tiny", "printed", "of them without a run"]
+    return Listing(rows, ["title"], numbers, "printed numbers, and runs of one seed")
+
+
+def _runs(experiment: Experiment) -> int:
+    """Count the runs of one seed; scratch is one run for all pairs of its student."""
+    grid = ((label, spec) for labels, specs in experiment.grids().items() for label in labels for spec in specs)
+    return len({(label, spec if label != "scratch" else (spec.pair.student, spec.recipe)) for label, spec in grid})
 
 
 def models() -> Listing:

@@ -58,6 +58,7 @@ from cakdbench.cli.options import (
     console,
     errors,
     existing_store,
+    keeps,
 )
 from cakdbench.cli.tables import AsFormat, Layout, print_rows
 from cakdbench.utils.errors import CakdError, UsageError
@@ -75,8 +76,14 @@ app.add_typer(cli_tapes.app, name="tape")
 
 @app.command()
 def run(
-    pairs: Annotated[str, typer.Option(help="Suites, groups, TEACHER>STUDENT@DATASET; comma-separated.")],
     more: MoreSet = [],
+    pairs: Annotated[str, typer.Option(help="Suites, groups, TEACHER>STUDENT@DATASET; comma-separated.")] = "",
+    experiment: Annotated[
+        str, typer.Option(help="A table of a paper, as tas_table4, in the place of pairs, methods and recipe.")
+    ] = "",
+    tiny: Annotated[
+        bool, typer.Option("--tiny", help="With --experiment: small models and data stand in for the paper's.")
+    ] = False,
     methods: Methods = "",
     recipe: AnyRecipe = None,
     seeds: Seeds = "0",
@@ -95,8 +102,8 @@ def run(
     max_lanes: Annotated[int, typer.Option(min=1, help="Students trained side by side at most.")] = 16,
     checkpoint_seconds: Annotated[float, typer.Option(help="Save at least this often, besides every epoch.")] = 300,
     keep: Annotated[
-        Keep | None, typer.Option(help="Keep the averaged weights too, of recipes with ema_decay; for export --ema.")
-    ] = None,
+        str, typer.Option(help="modules, ema: what methods train beside the student; weights averaged by ema_decay.")
+    ] = "",
     tape: Tape = False,
     tape_logits: TapeLogits = False,
     track: Track = "",
@@ -120,12 +127,16 @@ def run(
     from cakdbench.engine.launch.choice import Launch, parse_slurm
     from cakdbench.engine.options import run_options
 
+    if bool(pairs) == bool(experiment) or (tiny and not experiment):
+        raise UsageError("name what to run: --pairs with --methods, or --experiment with or without --tiny")
     options = run_options(
         methods,
         [*set, *more],
         method_file,
         model_file,
         pairs=pairs,
+        experiment=experiment,
+        tiny=tiny,
         recipe=recipe,
         seeds=_numbers("--seeds", seeds),
         teacher_files=tuple(teachers),
@@ -143,8 +154,9 @@ def run(
         max_lanes=max_lanes,
         checkpoint_seconds=checkpoint_seconds,
         tape=("logits",) if tape_logits else ("logits", "pooled") if tape else (),
-        keep_ema=keep is Keep.ema,
         track=track,
+        keep_ema=Keep.ema in keeps(keep),
+        keep_modules=Keep.modules in keeps(keep),
         compile=compile,
         channels_last=channels_last,
         allow_teacher_mismatch=allow_teacher_mismatch,

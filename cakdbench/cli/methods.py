@@ -17,6 +17,7 @@ app = typer.Typer()
 class Listing(StrEnum):
     methods = "methods"
     pairs = "pairs"
+    experiments = "experiments"
     models = "models"
     datasets = "datasets"
     recipes = "recipes"

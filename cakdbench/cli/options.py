@@ -21,7 +21,20 @@ class Estimation(StrEnum):
 class Keep(StrEnum):
     """Choose what of a run is kept besides its student."""
 
+    modules = "modules"
     ema = "ema"
+
+
+def keeps(text: str) -> set[Keep]:
+    """Return what a list with commas says.
+
+    Raises:
+        UsageError: something else is in it.
+    """
+    names = [part.strip() for part in text.split(",") if part.strip()]
+    if strange := [name for name in names if name not in [*Keep]]:
+        raise UsageError(f"--keep {strange[0]!r}: choose from {', '.join(Keep)}; or both, with a comma")
+    return {*map(Keep, names)}
 
 
 class Launchers(StrEnum):

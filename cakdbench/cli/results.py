@@ -40,6 +40,9 @@ def leaderboard(
     data_dir: DataDir = None,
     datasets: DatasetFiles = [],
     boards: Boards = Path("leaderboards"),
+    experiments: Annotated[
+        bool, typer.Option("--experiments", help="Write the pages of the papers' tables alone.")
+    ] = False,
     formats: Annotated[str, typer.Option(help="Of md, html, csv, tex; comma-separated.")] = "md",
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; exit 1 with a diff if a page is not what the results give.")
@@ -50,9 +53,15 @@ def leaderboard(
     With --check only submitted results count: these and the pages are what a repository holds.
     """
     from cakdbench.grid.suites import own_suites, resolve_pairs
-    from cakdbench.reports.pages import check_boards, write_boards
+    from cakdbench.reports.pages import check_boards, experiment_boards, write_boards, write_experiments
 
     load_files(method_file, model_file)
+    if experiments:
+        if pairs or check:
+            raise UsageError("--experiments writes their pages alone: leave --pairs out; --check looks at all pages")
+        evidence = _evidence(store, results, data_dir)
+        write_experiments(experiment_boards(evidence), boards, console, _formats(formats))
+        return
     specs, own = resolve_pairs(pairs) if pairs else None, own_suites(pairs)
     if check:
         fresh = check_boards(_evidence(None, results, data_dir), specs, boards, console, own)

@@ -62,9 +62,15 @@ def run_plan(options: RunOptions, boards: Path, launch: Launch, yes: bool) -> bo
 
 
 def _write_boards(session: Session, folder: Path) -> None:
-    from cakdbench.reports.pages import write_boards  # a dry run does not wait for it
+    from cakdbench.reports.page_experiment import experiment_board
+    from cakdbench.reports.pages import write_boards, write_experiments  # a dry run does not wait for it
     from cakdbench.results.load import Evidence
 
+    if session.experiment:
+        evidence = Evidence(session.store, None, session.options.computing.data_dir)
+        board = experiment_board(session.experiment, evidence, session.options.settings.recipe)
+        write_experiments([board], folder, console)
+        return
     data_dir, own = session.options.computing.data_dir, own_suites(session.options.pairs)
     write_boards(Evidence(session.store, None, data_dir), session.specs, folder, console, own=own)
     for listing in changed_listings(session):

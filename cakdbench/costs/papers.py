@@ -90,9 +90,10 @@ class PaperCosts:
         return cells
 
 
-def paper_costs() -> list[PaperCosts]:
+@cache
+def paper_costs() -> tuple[PaperCosts, ...]:
     """Count the three pairs of the table; their 18 cells are `cells` of each."""
-    return [_costs_on(resolve_pairs(pair)[0]) for pair in PAIRS]
+    return tuple(_costs_on(resolve_pairs(pair)[0]) for pair in PAIRS)
 
 
 def _costs_on(spec: PairSpec) -> PaperCosts:

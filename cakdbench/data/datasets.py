@@ -49,11 +49,15 @@ class DatasetFacts:
 
 
 OnBadImage = Literal["refuse", "skip"]
-EMBEDDED = "fashion_demo"
+EMBEDDED = {"fashion_demo": (5_000, 2_000), "fashion_tiny": (500, 200)}
+"""Images that come with cakdbench: how many training and test images of the one file a dataset has, its first ones."""
 TIMM = "timm:"
 GREY_MEAN, GREY_STD = (0.2860,) * 3, (0.3530,) * 3
 FACTS = {
-    EMBEDDED: DatasetFacts("Fashion-MNIST subset, embedded", 10, GREY_MEAN, GREY_STD, 5_000, 2_000),
+    "fashion_demo": DatasetFacts("Fashion-MNIST subset, embedded", 10, GREY_MEAN, GREY_STD, *EMBEDDED["fashion_demo"]),
+    "fashion_tiny": DatasetFacts(
+        "A tenth of fashion_demo, to see whether things work", 10, GREY_MEAN, GREY_STD, *EMBEDDED["fashion_tiny"]
+    ),
     "fashion_mnist": DatasetFacts("Fashion-MNIST", 10, GREY_MEAN, GREY_STD, 60_000, 10_000),
     "cifar10": DatasetFacts("CIFAR-10", 10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), 50_000, 10_000),
     "cifar100": DatasetFacts("CIFAR-100", 100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), 50_000, 10_000),
@@ -130,7 +134,7 @@ def load_dataset(
     """
     check_dataset(name)
     load = _load if on_bad_image == "refuse" else _load_readable
-    return load(name, Path() if name == EMBEDDED else data_root(data_dir), download)
+    return load(name, Path() if name in EMBEDDED else data_root(data_dir), download)
 
 
 def forget_datasets() -> None:
@@ -168,8 +172,8 @@ def _load(name: str, root: Path, download: bool) -> ImageDataset:
 
 
 def _arrays(name: str, root: Path, download: bool) -> tuple[tuple[sources.Arrays, sources.Arrays], list[str]]:
-    if name == EMBEDDED:
-        return sources.fashion_demo(), FashionMNIST.classes
+    if name in EMBEDDED:
+        return sources.fashion_demo(*EMBEDDED[name]), FashionMNIST.classes
     if name == "fashion_mnist":
         return sources.fashion_mnist(root, download), FashionMNIST.classes
     return sources.cifar(name, root, download)

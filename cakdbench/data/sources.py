@@ -35,10 +35,11 @@ def fetch(open_dataset: Callable[[bool], T], root: Path, download: bool) -> T:
         return open_dataset(True)
 
 
-def fashion_demo() -> tuple[Arrays, Arrays]:
-    """Return the embedded subset; see scripts/make_fashion_demo.py."""
+def fashion_demo(n_train: int, n_test: int) -> tuple[Arrays, Arrays]:
+    """Return the first images of the embedded subset; see scripts/make_fashion_demo.py."""
+    sizes = {"train": n_train, "test": n_test}
     with np.load(EMBEDDED) as file:
-        train, test = ((file[f"{split}_images"], file[f"{split}_labels"]) for split in ("train", "test"))
+        train, test = ((file[f"{split}_images"][:n], file[f"{split}_labels"][:n]) for split, n in sizes.items())
     return train, test
 
 

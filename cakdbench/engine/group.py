@@ -13,6 +13,7 @@ import numpy as np
 import timm
 import torch
 import torchvision
+from torch import nn
 
 import cakdbench
 from cakdbench.build import build_method
@@ -30,7 +31,7 @@ from cakdbench.models.staged import StagedModel
 from cakdbench.models.weights import weights_sha256
 from cakdbench.records import Conditions, Epoch, Identity, Record, Result, TeacherFacts
 from cakdbench.store import RunFolder, checkpoint_files
-from cakdbench.students.weights import ImageFacts, weight_bytes
+from cakdbench.students.weights import ImageFacts, module_state, weight_bytes
 from cakdbench.train.checkpoint import load_checkpoint, save_checkpoint, set_aside
 from cakdbench.train.evaluate import Evaluation, evaluate
 from cakdbench.train.events import GroupView, LaneView
@@ -281,14 +282,19 @@ class Group(Keeper):
         task = self.tasks[lane.label]
         if result is None:  # the last checkpoint was written after the last epoch
             result = evaluate(lane.method.student, self.evaluation, self.accelerator)
+        networks = {name: self._top1(network) for name, network in lane.method.evaluated().items()}
         if self.accelerator.is_main_process:
             buffer = io.BytesIO()
             np.save(buffer, result.predictions)
             task.folder.write(task.folder.predictions, buffer.getvalue())
             self._keep_weights(task.folder, lane)
             self._say(lane.label, f"done: test {result.top1:.2f} %")
-            task.folder.finish(self._record(task, lane, result, hashlib.sha256(buffer.getvalue()).hexdigest()))
+            digest = hashlib.sha256(buffer.getvalue()).hexdigest()
+            task.folder.finish(self._record(task, lane, result, networks, digest))
         self.accelerator.wait_for_everyone()
+
+    def _top1(self, network: nn.Module) -> float:
+        return evaluate(network, self.evaluation, self.accelerator).top1
 
     def _keep_weights(self, folder: RunFolder, lane: Lane) -> None:
         facts = ImageFacts.of(self.dataset)
@@ -296,8 +302,12 @@ class Group(Keeper):
         if lane.ema and self.runtime.options.keep_ema:
             averaged = cast(StagedModel, lane.ema.module)
             folder.write(folder.ema, weight_bytes(averaged.export_state(), facts))
+        if self.runtime.options.keep_modules and (state := module_state(lane.method)):
+            folder.write(folder.modules, weight_bytes(state, facts))
 
-    def _record(self, task: Task, lane: Lane, result: Evaluation, predictions_sha256: str) -> Record:
+    def _record(
+        self, task: Task, lane: Lane, result: Evaluation, networks: dict[str, float], predictions_sha256: str
+    ) -> Record:
         evaluated = [line for line in lane.history if line.top1 is not None]
         best = max(evaluated, key=lambda line: cast(float, line.top1))
         student = lane.method.student
@@ -317,6 +327,7 @@ class Group(Keeper):
                 ema_top1=lane.history[-1].ema_top1,
                 optimistic_top1=best.top1,
                 optimistic_epoch=best.epoch,
+                networks=networks or None,
             ),
             history=lane.history,
             predictions_sha256=predictions_sha256,

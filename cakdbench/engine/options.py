@@ -24,6 +24,7 @@ class RunOptions:
     Attributes:
         methods: labels; scratch and kd join by themselves.
         pairs: suites, groups, TEACHER>STUDENT@DATASET, paths of suite files; comma-separated.
+        experiment: a table of a paper, in the place of methods, pairs and recipe; `tiny` with small models and data.
         recipe: for all pairs, instead of each pair's own.
         method_files: Python files that register methods.
         dataset_files: TOML files that describe datasets.
@@ -40,6 +41,8 @@ class RunOptions:
 
     methods: tuple[str, ...] = ()
     pairs: str = ""
+    experiment: str = ""
+    tiny: bool = False
     recipe: str | None = None
     seeds: tuple[int, ...] = (0,)
     settings: Settings = field(default_factory=Settings)

@@ -4,10 +4,11 @@ Nothing here prints or asks: what happens is told to `Events`, results are retur
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,6 +25,7 @@ from cakdbench.engine.speed.saved import saved_speeds
 from cakdbench.engine.tape_plan import TapePlan, plan_tapes
 from cakdbench.engine.teachers import Teachers
 from cakdbench.engine.work import Work, list_work
+from cakdbench.grid.experiments import Experiment, load_experiment
 from cakdbench.grid.plan import Plan, make_plan
 from cakdbench.grid.suites import PairSpec, resolve_pairs
 from cakdbench.grid.teacher_file import OWN_FILE
@@ -77,20 +79,41 @@ class Session:
     @cached_property
     def specs(self) -> list[PairSpec]:
         """Return the pairs that the options name."""
+        if experiment := self.experiment:
+            return [spec for specs in experiment.grids().values() for spec in specs]
         return resolve_pairs(self.options.pairs, self.options.recipe)
 
     @cached_property
+    def experiment(self) -> Experiment | None:
+        """Return the experiment that the options name, if they do."""
+        options = self.options
+        if not options.experiment:
+            return None
+        if options.methods or options.recipe or options.settings.methods or options.settings.grids:
+            raise UsageError(
+                "an experiment has its own methods, pairs and recipes: --set takes recipe.* and teacher.* beside it"
+            )
+        return load_experiment(options.experiment, options.tiny)
+
+    @cached_property
     def plan(self) -> Plan:
+        if not self.experiment:
+            return self._plan(self.options.methods, self.specs)
+        plans = [self._plan(labels, specs, always=()) for labels, specs in self.experiment.grids().items()]
+        return Plan([c for plan in plans for c in plan.cells], [r for plan in plans for r in plan.refusals])
+
+    def _plan(self, methods: Iterable[str], specs: Iterable[PairSpec], **more: Any) -> Plan:
         options = self.options
         return make_plan(
-            options.methods,
-            self.specs,
+            methods,
+            specs,
             options.seeds,
             options.settings,
             options.precision,
             options.computing.data_dir,
             options.computing.download,
             {name: entry.image_size for name, entry in self.teachers.entries.items() if entry.image_size},
+            **more,
         )
 
     @cached_property

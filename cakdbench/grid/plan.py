@@ -143,16 +143,18 @@ def make_plan(
     data_dir: Path | None = None,
     download: bool = False,
     teacher_sizes: Mapping[tuple[str, str], int] = {},
+    always: Iterable[str] = ALWAYS,
 ) -> Plan:
     """Return all cells of methods x pairs x seeds; the baselines join by themselves.
 
     Args:
         teacher_sizes: pixels of the images of teachers, by model and dataset, where they are not their students'.
+        always: the methods that join by themselves.
 
     Raises:
         UsageError: a name or a setting is unknown, or a setting is for a method that is not in the plan.
     """
-    chosen = list(dict.fromkeys((*ALWAYS, *(full_label(name) for name in methods))))
+    chosen = list(dict.fromkeys((*always, *(full_label(name) for name in methods))))
     specs, seeds, cells, refusals = list(specs), list(seeds), [], []
     for own, spec in itertools.product(settings.each(), specs):
         _check_owners(own, chosen)

@@ -18,6 +18,8 @@ from cakdbench.utils.toml import PAIRS_DIR, Table, checked, inside, read_toml
 TIMM = "timm:"
 OTHER = "other"
 """The board of pairs that no suite has."""
+NO_SUITES = {"teachers.toml", "tiny.toml"}
+"""Files beside the suites that hold none."""
 NO_BOARDS = {OTHER, "conflicts", "costs", "readme", "reproduction", "rules"}
 """Names that are taken in a folder of boards, besides those of the boards that come with cakdbench."""
 
@@ -126,7 +128,7 @@ def suites() -> dict[str, Suite]:
     """
     by_name: dict[str, Suite] = {}
     for path in sorted(PAIRS_DIR.glob("*.toml")):
-        if path.name != "teachers.toml":
+        if path.name not in NO_SUITES:
             for name, suite in suites_from_file(path).items():
                 if name in by_name:
                     raise UsageError(f"{path}: suites.{name}: another file has a suite of this name")

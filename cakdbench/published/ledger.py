@@ -76,14 +76,21 @@ class Printed(Row):
 
 
 class Ablation(Row):
-    """A number of an ablation table; `delta_full` is the printed difference to the full method."""
+    """A number of an ablation table; `delta_full` is the printed difference to the full method.
+
+    Attributes:
+        setting: the row, in the words of the source.
+        label: ours, `fbt:no_tf`; empty where nothing of ours is it, and `why` says why.
+    """
 
     setting: Text
+    label: str
     dataset: Dataset
     teacher: str
     student: Text
     metric: Literal["top1", "teacher_top1", "assistant_top1", "student_top1", "delta_full", "delta_top1", "memory_gb"]
     value: Number
+    why: str
     note: str
 
 

@@ -135,6 +135,14 @@ class Standard:
         method, teacher = record.identity.method, record.identity.teacher
         return _normal(method.id, _text(method.config), column, self.data_dir, teacher.image_size if teacher else None)
 
+    def canonical(self, label: str, column: Column) -> str:
+        """Return the row that a label means on the pair: `fofa` for `fofa:n_q_64`, where that is the default.
+
+        Raises:
+            UsageError: the method is not installed, or the settings are none of it.
+        """
+        return _canonical(label, column, self.data_dir)
+
     def refusal(self, label: str, column: Column) -> str | None:
         """Return the method's own reason for not running on the pair."""
         return _refusal(label, column, self.data_dir)
@@ -185,6 +193,16 @@ def _method(id: str) -> type[Method]:
         UsageError: there is none, or the id is another spelling of one.
     """
     return method_of_record(id) or get_method(id)
+
+
+@functools.cache
+def _canonical(label: str, column: Column, data_dir: Path | None) -> str:
+    method, variant = split_variant(label)
+    if variant is None:
+        return method.id
+    infos = _infos(column, data_dir)
+    config = resolve_config(method, variant, *infos, column.dataset)
+    return canonical_label(method, config, *infos, column.dataset)
 
 
 def _other_code(identity: MethodIdentity) -> list[str]:

@@ -7,7 +7,7 @@ import pandas as pd
 from tabulate import tabulate
 
 from cakdbench.reports.board import PLOTS, Board, Cell, Section
-from cakdbench.reports.text import REFUSED, number_text, plain
+from cakdbench.reports.text import REFUSED, Span, number_text, plain
 
 STYLES = {"best": "**{}**", "printed": "*{}*", "emphasis": "*{}*", "code": "`{}`", "break": "<br>"}
 
@@ -48,4 +48,10 @@ def frame_markdown(frame: pd.DataFrame) -> str:
 def _cell(value: Any) -> str:
     if not isinstance(value, Cell):
         return plain(number_text(value))
-    return "".join(STYLES.get(span.style, "{}").format(plain(span.text) or span.text) for span in value.spans())
+    return "".join(STYLES.get(span.style, "{}").format(_escaped(span)) for span in value.spans())
+
+
+def _escaped(span: Span) -> str:
+    """Return the text of a part; in code a bracket begins no link, and a backslash before it would be shown."""
+    text = plain(span.text) or span.text
+    return text.replace("\\[", "[") if span.style == "code" and "`" not in text else text

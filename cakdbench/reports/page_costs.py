@@ -85,8 +85,7 @@ def _counted(methods: tuple[type[Method], ...]) -> tuple[Section, ...]:
     """Return the sections that need no runs, and last the one that runs are put into."""
     papers = paper_costs()
     texts = _texts(papers)
-    heads = ["pair", "", "params: paper", "legacy count", "true", "MACs: paper", "legacy count", "true"]
-    printed = table(heads, (row for costs in papers for row in _paper_rows(costs)))
+    printed = papers_table(papers)
     ratios, paths = table(RATIO_HEADS, map(_ratio_row, papers)), table(PATH_HEADS, map(_path_row, papers))
     return (
         Section(label="About", notes=texts["about"]),
@@ -96,6 +95,12 @@ def _counted(methods: tuple[type[Method], ...]) -> tuple[Section, ...]:
         *_all_methods([method.id for method in methods], texts["reading"]),
         Section("Measured", notes=texts["measured"]),
     )
+
+
+def papers_table(papers: Iterable[PaperCosts]) -> pd.DataFrame:
+    """Return the costs that papers print, each beside what its rules of counting give, and the true ones."""
+    heads = ["pair", "", "params: paper", "legacy count", "true", "MACs: paper", "legacy count", "true"]
+    return table(heads, (row for costs in papers for row in _paper_rows(costs)))
 
 
 def _texts(papers: Sequence[PaperCosts]) -> dict[str, tuple[str, ...]]:

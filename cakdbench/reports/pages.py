@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.console import Console, Group
 
+from cakdbench.grid.experiments import experiment_names, load_experiment
 from cakdbench.grid.suites import OTHER, PairSpec, Suite, suites
 from cakdbench.records import Record
 from cakdbench.reports.blocks import BoardResults, board_results
@@ -17,6 +18,7 @@ from cakdbench.reports.latex import board_latex
 from cakdbench.reports.markdown import board_markdown
 from cakdbench.reports.page_conflicts import conflicts_board
 from cakdbench.reports.page_costs import costs_board
+from cakdbench.reports.page_experiment import FOLDER, experiment_board
 from cakdbench.reports.page_reproduction import reproduction_board
 from cakdbench.reports.plots import plot_digest
 from cakdbench.reports.sections import board_of
@@ -36,7 +38,7 @@ BY_HAND = {"RULES.md", "README.md"}
 
 
 def pages(
-    results: Sequence[BoardResults], records: Iterable[Record], formats: Iterable[str] = ("md",), general: bool = True
+    results: Sequence[BoardResults], evidence: Evidence, formats: Iterable[str] = ("md",), general: bool = True
 ) -> Iterator[tuple[str, str | Plot]]:
     """Yield path and content of the files of boards, one a format, and for `md` the plots beside it, not yet drawn.
 
@@ -45,7 +47,17 @@ def pages(
     """
     boards = [board_of(result) for result in results]
     if general:
-        boards += [reproduction_board(results), conflicts_board(), costs_board(records)]
+        boards += [reproduction_board(results), conflicts_board(), costs_board(evidence.records)]
+        boards += experiment_boards(evidence)
+    return _files(boards, formats)
+
+
+def experiment_boards(evidence: Evidence) -> Iterator[Board]:
+    """Yield the page of every experiment."""
+    return (experiment_board(load_experiment(name), evidence) for name in experiment_names())
+
+
+def _files(boards: Iterable[Board], formats: Iterable[str]) -> Iterator[tuple[str, str | Plot]]:
     for board in boards:
         for ending in formats:
             yield f"{board.name}.{ending}", FORMATS[ending](board)
@@ -109,7 +121,25 @@ def write_boards(
     for board in boards:
         if any(block.records for block in board.blocks):
             console.print(Group(*board_terminal(board_of(board), console.width)))
-    for name, content in pages(boards, evidence.records, formats, general=specs is None):
+    _write(pages(boards, evidence, formats, general=specs is None), folder, console)
+
+
+def write_experiments(
+    boards: Iterable[Board], folder: Path, console: Console, formats: Iterable[str] = ("md",)
+) -> None:
+    """Write pages of experiments into `papers/` of a folder, and print those with runs.
+
+    Raises:
+        StoreError: a page cannot be written.
+    """
+    for board in boards:
+        if any(section.brief for section in board.sections):
+            console.print(Group(*board_terminal(board, console.width)))
+        _write(_files([board], formats), folder, console)
+
+
+def _write(files: Iterable[tuple[str, str | Plot]], folder: Path, console: Console) -> None:
+    for name, content in files:
         path = folder / name
         if isinstance(content, str):
             write_atomic(path, content.encode())
@@ -146,7 +176,7 @@ def check_boards(
     version of matplotlib.
     """
     boards = _boards(evidence, specs, console, own)
-    current = dict(pages(boards, evidence.records, general=specs is None))
+    current = dict(pages(boards, evidence, general=specs is None))
     stale = [line for name, content in current.items() for line in _diff(name, content, folder / name)]
     if specs is None:
         stale += _strays(current, folder)
@@ -156,7 +186,7 @@ def check_boards(
 
 
 def _strays(current: Iterable[str], folder: Path) -> Iterator[str]:
-    paths = [*folder.glob("*.md"), *folder.glob(f"{PLOTS}/*.svg")]
+    paths = [*folder.glob("*.md"), *folder.glob(f"{FOLDER}/*.md"), *folder.glob(f"{PLOTS}/*.svg")]
     names = {path.relative_to(folder).as_posix() for path in paths}
     for name in sorted(names - {*current} - BY_HAND):
         yield f"{name}: nothing generates this; delete it"

@@ -76,9 +76,14 @@ def source_lines(block: Block) -> tuple[str, ...]:
 
 def protocol_lines(block: Block) -> tuple[str, ...]:
     """Return how the printed protocols of a block differ from the recipes of its pairs as a list, if there are any."""
+    return protocols_of(_cells(block))
+
+
+def protocols_of(cells: Iterable[tuple[Column, Printed]]) -> tuple[str, ...]:
+    """Return how the protocols of printed numbers differ from the recipes of their columns as a list."""
     differences: dict[tuple[str, str], str] = {}
     used: dict[tuple[str, str], set[str]] = {}
-    for column, printed in _cells(block):
+    for column, printed in cells:
         if printed.method != TEACHER:
             protocol = protocol_for(column, printed)
             key = column.recipe, protocol.id

@@ -12,6 +12,7 @@
     runs/<key>/predictions.npy    predicted class of every test image, uint16
     runs/<key>/student.safetensors
     runs/<key>/student_ema.safetensors   its averaged weights, if they are kept
+    runs/<key>/modules.safetensors   what was trained beside it and the method's buffers, if they are kept
     runs/<key>/SHA256SUMS         of the files of a finished run, for `sha256sum -c` too
     runs/<key>/record.json        written last: the run is done
     runs/index.jsonl              which runs were found whole, by size and date of their files; may be deleted

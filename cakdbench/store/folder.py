@@ -98,6 +98,7 @@ class RunFolder:
         self.predictions = path / "predictions.npy"
         self.student = path / "student.safetensors"
         self.ema = path / "student_ema.safetensors"
+        self.modules = path / "modules.safetensors"
         self._record = path / "record.json"
         self._failure = path / "failure.json"
         self._error = path / "error.txt"
@@ -233,8 +234,9 @@ class RunFolder:
         if not is_there(self.predictions):
             raise StoreError(f"missing file {self.predictions}; {REMEDY}")
         self._check_sum(self.student, sums.get(self.student.name))
-        if self.ema.name in sums:
-            self._check_sum(self.ema, sums[self.ema.name])
+        for path in (self.ema, self.modules):
+            if path.name in sums:
+                self._check_sum(path, sums[path.name])
 
     @staticmethod
     def _check_sum(path: Path, expected: str | None) -> None:
@@ -309,7 +311,8 @@ class RunFolder:
     def finish(self, record: Record) -> None:
         """Make the run done: everything it refers to is on disk before the record appears."""
         content = (record.model_dump_json(indent=1) + "\n").encode()
-        names = [path.name for path in (self._identity, self.predictions, self.student, self.ema) if is_there(path)]
+        files = self._identity, self.predictions, self.student, self.ema, self.modules
+        names = [path.name for path in files if is_there(path)]
         sums = {name: self._sums.get(name) or file_sha256(self.path / name) for name in names}
         sums[self._record.name] = hashlib.sha256(content).hexdigest()
         replace_file(self.path / SUMS, sums_text(sums))

@@ -7,7 +7,8 @@ from pathlib import Path
 from cakdbench.records import Record
 from cakdbench.store.files import SUMS
 
-WHOLE = ("record.json", "identity.json", "predictions.npy", "student.safetensors", "student_ema.safetensors", SUMS)
+WEIGHTS = ("student.safetensors", "student_ema.safetensors", "modules.safetensors")
+WHOLE = ("record.json", "identity.json", "predictions.npy", *WEIGHTS, SUMS)
 """The files that decide whether a run is whole."""
 Stamp = tuple[tuple[int, int], ...]
 """Size and date of each of `WHOLE`. Dates are compared with themselves alone, so no clock has to be right."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from cakdbench.data.datasets import ImageDataset
 from cakdbench.utils.errors import StoreError
@@ -24,6 +24,16 @@ class ImageFacts(BaseModel, frozen=True):
     @classmethod
     def of(cls, dataset: ImageDataset) -> "ImageFacts":
         return cls(class_names=dataset.class_names, mean=dataset.mean, std=dataset.std)
+
+
+def module_state(method: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors of a method that are not its student's: modules trained beside it, buffers."""
+    state = method.state_dict()
+    return {
+        name: value.detach().cpu().contiguous().clone()  # safetensors takes no memory that two names share
+        for name, value in state.items()
+        if isinstance(value, Tensor) and not name.startswith("student.")
+    }
 
 
 def weight_bytes(state: dict[str, Tensor], facts: ImageFacts) -> bytes:

@@ -37,7 +37,7 @@ class Truth:
 
     def dataset(self, name: str) -> ImageDataset | None:
         """Return a named dataset if it is at hand; a `timm:` name would open whatever it says, so it never is."""
-        if name not in FACTS or (name != EMBEDDED and self.data_dir is None):
+        if name not in FACTS or (name not in EMBEDDED and self.data_dir is None):
             return None
         try:
             with warnings.catch_warnings():

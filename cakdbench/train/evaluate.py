@@ -6,10 +6,9 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import Tensor
+from torch import Tensor, nn
 
 from cakdbench.data.stream import EvalStream
-from cakdbench.models.staged import StagedModel
 
 
 @dataclass
@@ -46,10 +45,11 @@ class Answers:
 class Examiner:
     """Collects a model's answers batch by batch, so that many models can share one pass over the images.
 
-    The answers stay on the device until the end: a GPU goes on while the next images come.
+    The model takes images and gives an `Output`, as a `StagedModel` does. The answers stay on the device until the end:
+    a GPU goes on while the next images come.
     """
 
-    def __init__(self, model: StagedModel):
+    def __init__(self, model: nn.Module):
         self.model = model
         self._answers: list[Answers] = []
 
@@ -71,7 +71,7 @@ class Examiner:
         return Evaluation(table[:, 1].astype(np.uint16), top1, top5, bool(table[:, 4].all()))
 
 
-def evaluate(model: StagedModel, stream: EvalStream, accelerator: Accelerator) -> Evaluation:
+def evaluate(model: nn.Module, stream: EvalStream, accelerator: Accelerator) -> Evaluation:
     """Run one model over the test set; its mode is put back."""
     examiner = Examiner(model)
     with accelerator.autocast():

@@ -34,6 +34,7 @@ class Options:
         keep_ema: keep the averaged weights of runs whose recipe has them, beside the last ones.
         track: experiment trackers that hear how runs go, see `engine.tracking`.
         attempt: of this command; by it all its processes, wherever they are, know the failures that are its own.
+        keep_modules: keep what methods train beside the student.
     """
 
     data_dir: Path | None = None
@@ -44,6 +45,7 @@ class Options:
     checkpoint_seconds: float = 300.0
     tape: tuple[Part, ...] = ()
     keep_ema: bool = False
+    keep_modules: bool = False
     compile: bool = False
     channels_last: bool = False
     allow_teacher_mismatch: bool = False

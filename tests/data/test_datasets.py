@@ -62,6 +62,7 @@ def test_facts_need_no_files(monkeypatch):
     sizes = {name: (f := dataset_facts(name)) and (f.num_classes, f.n_train, f.n_test) for name in dataset_names()}
     assert sizes == {
         "fashion_demo": (10, 5_000, 2_000),
+        "fashion_tiny": (10, 500, 200),
         "fashion_mnist": (10, 60_000, 10_000),
         "cifar10": (10, 50_000, 10_000),
         "cifar100": (100, 50_000, 10_000),

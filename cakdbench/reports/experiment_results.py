@@ -1,0 +1,122 @@
+"""What was measured for the printed numbers of an experiment, and what can be said of the two."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from statistics import fmean, stdev
+from typing import Any
+
+from cakdbench.grid.experiments import TEACHER, Experiment, Spot
+from cakdbench.grid.suites import PairSpec
+from cakdbench.published.ledger import Printed
+from cakdbench.recipes import load_recipe
+from cakdbench.records import Record
+from cakdbench.reports.eligibility import Column, Standard, column_of, sort_runs
+from cakdbench.reports.page_reproduction import Comparison, Verdict
+from cakdbench.reports.printed import contradicted
+from cakdbench.results.load import Evidence
+
+VERDICTS = {Verdict.REPRODUCED: "within noise", Verdict.NOT_REPRODUCED: "off", Verdict.NOT_MEASURED: "not measured"}
+MEASURES: Mapping[str, Callable[[Record], float | None]] = {
+    "top1": lambda record: record.result.top1,
+    "student_top1": lambda record: record.result.top1,
+    "top5": lambda record: record.result.top5,
+    "assistant_top1": lambda record: (record.result.networks or {}).get("assistant"),
+    "memory_gb": lambda record: _memory(record),
+}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Our number for a printed one: mean and deviation over `n` seeds, in the unit of the metric."""
+
+    n: int = 0
+    mean: float | None = None
+    sd: float | None = None
+
+
+class Results:
+    """The standard runs of an experiment, of the precision that most of them have.
+
+    Args:
+        changed: numbers of the recipes that differ from the shipped ones, by dotted name: runs that have them count,
+            and are not judged.
+    """
+
+    def __init__(self, experiment: Experiment, evidence: Evidence, changed: Mapping[str, Any] = {}):
+        self.experiment = experiment
+        self.changed = changed
+        self.is_judged = not (experiment.tiny or changed)
+        self.rules = Standard(evidence.data_dir)
+        specs = dict.fromkeys(spec for specs in experiment.grids().values() for spec in specs)
+        self.columns = {spec: self._column(spec, evidence) for spec in specs}
+        counting = sort_runs(evidence.records, list(self.columns.values()), self.rules).counting
+        sizes: Counter[str] = Counter()
+        for (precision, _), records in counting.items():
+            sizes[precision] += len(records)
+        self.precision = max(sizes, key=lambda name: (sizes[name], name), default="fp32")
+        self.records = {spec: counting.get((self.precision, column), ()) for spec, column in self.columns.items()}
+
+    def _column(self, spec: PairSpec, evidence: Evidence) -> Column:
+        column = column_of(spec, self.experiment.file.protocol, evidence.data_dir)
+        return replace(column, numbers=load_recipe(spec.recipe).override(self.changed).numbers())
+
+    def column(self, spot: Spot) -> Column | None:
+        """Return the pair and recipe of what runs for a printed number."""
+        return self.columns.get(spot.spec) if spot.spec and not spot.why else None
+
+    def of(self, spot: Spot) -> Measured:
+        """Return what was measured for a printed number."""
+        column = self.column(spot)
+        if column is None or spot.spec is None:
+            return Measured()
+        runs = self.records[spot.spec]
+        if is_teacher(spot):
+            taught = [record.teacher.measured for record in runs if record.teacher]
+            return Measured(1, fmean(taught)) if taught and spot.metric != "top5" else Measured()
+        label = self.rules.canonical(spot.entry.label, column)
+        values = [MEASURES[spot.metric](record) for record in runs if record.label == label]
+        known = [value for value in values if value is not None]
+        return Measured(len(known), fmean(known), stdev(known) if len(known) > 1 else None) if known else Measured()
+
+    def refusal(self, spot: Spot) -> str | None:
+        """Return why nothing runs for a printed number; None if something does."""
+        column = self.column(spot)
+        if column is None:
+            return spot.why
+        return None if is_teacher(spot) else self.rules.refusal(spot.entry.label, column)
+
+    def contradicted(self, spot: Spot) -> bool:
+        """Return True if a setting here is one that none of the source's statements has."""
+        column, printed = self.column(spot), accuracy(spot)
+        return self.is_judged and column is not None and printed is not None and bool(contradicted(column, printed))
+
+    def comparison(self, spot: Spot, measured: Measured) -> Comparison | None:
+        """Return a student's accuracy beside ours, by the rule of the reproduction ledger; None of other numbers."""
+        column, printed = self.column(spot), accuracy(spot)
+        if column is None or printed is None:
+            return None
+        return Comparison(column, printed, None, measured.n, measured.mean, measured.sd)
+
+
+def is_teacher(spot: Spot) -> bool:
+    """Return True for the accuracy of a teacher."""
+    return spot.entry.id == TEACHER or spot.metric == "teacher_top1"
+
+
+def accuracy(spot: Spot) -> Printed | None:
+    """Return the printed accuracy of a network that is trained; None of other numbers."""
+    return None if is_teacher(spot) else spot.printed
+
+
+def verdict_text(compared: Comparison) -> str:
+    """Return a verdict in the words of the page, with the reason where it is none."""
+    if compared.verdict is Verdict.NOT_COMPARABLE:
+        return f"not comparable: {'; '.join(compared.contradicted) or f'{compared.n} seeds'}"
+    return VERDICTS[compared.verdict]
+
+
+def _memory(record: Record) -> float | None:
+    """Return the peak of a run that was alone, in 2^30 bytes."""
+    peak = record.conditions.peak_memory_mb
+    return peak / 1024 if peak and len(record.conditions.lanes) == 1 else None

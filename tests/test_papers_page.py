@@ -1,0 +1,33 @@
+"""The commands, links and the example of docs/papers.md are as they stand there."""
+
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+from cakdbench.grid.experiments import EXPERIMENTS_DIR, experiment_names
+from cakdbench.reports import pages
+
+DOCS = Path(__file__).parents[1] / "docs"
+PAGE = (DOCS / "papers.md").read_text()
+BLOCKS = re.findall(r"(?:^    .*\n|^\n(?=    ))+", PAGE, re.MULTILINE)
+
+
+def test_the_commands_work(shell, monkeypatch):
+    monkeypatch.setattr(pages, "experiment_names", lambda: ["tas_table8"])  # all of them take a while
+    for line in BLOCKS[0].strip().splitlines():
+        words = shlex.split(line, comments=True)[1:]
+        small = [word.replace("tas_table4", "tas_table9") for word in words]  # has two runs
+        dry = ["--dry-run", *shell.places()] if words[0] == "run" else []
+        code, text = shell(*dict.fromkeys(small + dry))
+        assert code == 0, (line, text)
+
+
+def test_every_experiment_is_linked():
+    links = re.findall(r"\]\((\.\./leaderboards/[^)]+)\)", PAGE)
+    assert all((DOCS / link).is_file() for link in links)
+    assert {Path(link).stem for link in links if "/papers/" in link} == set(experiment_names())
+
+
+def test_the_example_is_the_shipped_file():
+    assert tomllib.loads(BLOCKS[1]) == tomllib.loads((EXPERIMENTS_DIR / "fofa_table4.toml").read_text())
