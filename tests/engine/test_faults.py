@@ -15,7 +15,7 @@ import pytest
 from accelerate.state import AcceleratorState
 
 from cakdbench.store import Store
-from tests.cli_lab import Child, Program, Shell, _cakdbench, make_folder
+from tests.cli_lab import Child, Program, Shell, cakdbench_command, make_folder
 
 PAIR = "resnet_m>resnet_s@timm:folder/tiny"
 ONCE = tuple(f"{name}={value}" for whose in ("recipe", "teacher") for name, value in (
@@ -124,7 +124,7 @@ def _with_clock_set_back(*arguments):
     now = time.time
     time.time = lambda: now() - 1e7 * next(backwards)
     backwards = iter(range(10**9))
-    _cakdbench(None, *arguments)
+    cakdbench_command(None, *arguments)
 
 
 def test_a_clock_set_back_again_and_again_changes_nothing(calm, taught):
@@ -173,7 +173,7 @@ def _on_terminal(name, *arguments):
         os.dup2(terminal, stream)
     os.close(terminal)
     sys.stdout = open(1, "w", encoding="utf-8", closefd=False)
-    _cakdbench(None, *arguments)
+    cakdbench_command(None, *arguments)
 
 
 def test_a_closed_terminal_saves_all_lanes(calm, long, tmp_path):
@@ -206,7 +206,7 @@ def _as_nobody(work, *commands):
     for command in commands:
         AcceleratorState._reset_state()
         try:
-            _cakdbench(None, *command)
+            cakdbench_command(None, *command)
         except SystemExit as leaving:
             code = leaving.code or code
     return code
