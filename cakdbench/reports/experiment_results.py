@@ -15,6 +15,7 @@ from cakdbench.reports.eligibility import Column, Standard, column_of, sort_runs
 from cakdbench.reports.page_reproduction import Comparison, Verdict
 from cakdbench.reports.printed import contradicted
 from cakdbench.results.load import Evidence
+from cakdbench.results.ranking import SEEDS
 
 VERDICTS = {Verdict.REPRODUCED: "within noise", Verdict.NOT_REPRODUCED: "off", Verdict.NOT_MEASURED: "not measured"}
 MEASURES: Mapping[str, Callable[[Record], float | None]] = {
@@ -96,7 +97,8 @@ class Results:
         column, printed = self.column(spot), accuracy(spot)
         if column is None or printed is None:
             return None
-        return Comparison(column, printed, None, measured.n, measured.mean, measured.sd)
+        enough = measured.n >= len(SEEDS)  # an experiment has its own seeds, and ranks nothing
+        return Comparison(column, printed, None, measured.n, measured.mean, measured.sd, ranked=enough)
 
 
 def is_teacher(spot: Spot) -> bool:

@@ -45,10 +45,10 @@ class Comparison:
     printed: Printed
     printed_gain: float | None
     n: int = 0
-    ranked: bool = False
     mean: float | None = None
     sd: float | None = None
     gain: float | None = None
+    ranked: bool = False
 
     @property
     def contradicted(self) -> tuple[str, ...]:
