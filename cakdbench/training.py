@@ -82,7 +82,8 @@ def run(
         stop: asked between two steps; once it is true, all lanes are saved and `Interrupted` is raised.
         dataset_files: TOML files that describe datasets; in this process they stay known.
         data_dir, teacher_dir: default: CAKDBENCH_DATA and CAKDBENCH_TEACHERS, or the user's cache.
-        options: further fields of `RunOptions` and `Options`, as `cpu`, `threads` or `max_lanes`.
+        options: further fields of `RunOptions` and `Options`, as `cpu`, `threads` or `max_lanes`; with `experiment`, a
+            table of a paper, as `tas_table4`, methods, pairs and recipe are its own.
 
     Returns:
         The finished runs, a row each, as `load_results` gives them; of a failed run a warning says why.

@@ -233,8 +233,8 @@ def load_experiment(name: str, tiny: bool = False) -> Experiment:
 def _check_lists(experiment: Experiment, path: Path) -> None:
     """Raise UsageError unless a file lists exactly the pairs and the methods or settings of its table."""
     file = experiment.file
-    kind, rows = ("methods", accuracies()) if file.methods else ("settings", ablations())
-    rows, listed = _rows(rows, file), file.methods or file.settings
+    kind, listed = ("methods", file.methods) if file.methods else ("settings", file.settings)
+    rows = _rows(accuracies() if file.methods else ablations(), file)
     printed = {getattr(row, kind.removesuffix("s")) for row in rows}
     for key, names, known in ((kind, listed, printed), ("pairs", experiment.pairs, set(map(_pair, rows)))):
         for name in names:

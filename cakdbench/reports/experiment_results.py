@@ -1,7 +1,7 @@
 """What was measured for the printed numbers of an experiment, and what can be said of the two."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Any
@@ -14,8 +14,9 @@ from cakdbench.records import Record
 from cakdbench.reports.eligibility import Column, Standard, column_of, sort_runs
 from cakdbench.reports.page_reproduction import Comparison, Verdict
 from cakdbench.reports.printed import contradicted
+from cakdbench.results.frame import StoredRecord, runs_frame
 from cakdbench.results.load import Evidence
-from cakdbench.results.ranking import SEEDS
+from cakdbench.results.ranking import is_complete
 
 VERDICTS = {Verdict.REPRODUCED: "within noise", Verdict.NOT_REPRODUCED: "off", Verdict.NOT_MEASURED: "not measured"}
 MEASURES: Mapping[str, Callable[[Record], float | None]] = {
@@ -29,11 +30,16 @@ MEASURES: Mapping[str, Callable[[Record], float | None]] = {
 
 @dataclass(frozen=True)
 class Measured:
-    """Our number for a printed one: mean and deviation over `n` seeds, in the unit of the metric."""
+    """Our number for a printed one: mean and deviation over `n` seeds, in the unit of the metric.
+
+    Attributes:
+        ranked: the seeds are those that the rules rank by.
+    """
 
     n: int = 0
     mean: float | None = None
     sd: float | None = None
+    ranked: bool = False
 
 
 class Results:
@@ -49,9 +55,10 @@ class Results:
         self.changed = changed
         self.is_judged = not (experiment.tiny or changed)
         self.rules = Standard(evidence.data_dir)
+        self.statuses = evidence.statuses
         specs = dict.fromkeys(spec for specs in experiment.grids().values() for spec in specs)
         self.columns = {spec: self._column(spec, evidence) for spec in specs}
-        counting = sort_runs(evidence.records, list(self.columns.values()), self.rules).counting
+        counting = sort_runs(evidence.records, list(self.columns.values()), self.rules, evidence.statuses).counting
         sizes: Counter[str] = Counter()
         for (precision, _), records in counting.items():
             sizes[precision] += len(records)
@@ -76,9 +83,15 @@ class Results:
             taught = [record.teacher.measured for record in runs if record.teacher]
             return Measured(1, fmean(taught)) if taught and spot.metric != "top5" else Measured()
         label = self.rules.canonical(spot.entry.label, column)
-        values = [MEASURES[spot.metric](record) for record in runs if record.label == label]
-        known = [value for value in values if value is not None]
-        return Measured(len(known), fmean(known), stdev(known) if len(known) > 1 else None) if known else Measured()
+        return self._measured([record for record in runs if record.label == label], MEASURES[spot.metric])
+
+    def _measured(self, runs: Sequence[Record], measure: Callable[[Record], float | None]) -> Measured:
+        values = [value for record in runs if (value := measure(record)) is not None]
+        if not values:
+            return Measured()
+        frame = runs_frame(StoredRecord(record, status=self.statuses.get(record.key)) for record in runs)
+        sd = stdev(values) if len(values) > 1 else None
+        return Measured(len(values), fmean(values), sd, is_complete(frame))
 
     def refusal(self, spot: Spot) -> str | None:
         """Return why nothing runs for a printed number; None if something does."""
@@ -97,8 +110,7 @@ class Results:
         column, printed = self.column(spot), accuracy(spot)
         if column is None or printed is None:
             return None
-        enough = measured.n >= len(SEEDS)  # an experiment has its own seeds, and ranks nothing
-        return Comparison(column, printed, None, measured.n, measured.mean, measured.sd, ranked=enough)
+        return Comparison(column, printed, None, measured.n, measured.ranked, measured.mean, measured.sd)
 
 
 def is_teacher(spot: Spot) -> bool:
@@ -114,7 +126,7 @@ def accuracy(spot: Spot) -> Printed | None:
 def verdict_text(compared: Comparison) -> str:
     """Return a verdict in the words of the page, with the reason where it is none."""
     if compared.verdict is Verdict.NOT_COMPARABLE:
-        return f"not comparable: {'; '.join(compared.contradicted) or f'{compared.n} seeds'}"
+        return f"not comparable: {compared.objection}"
     return VERDICTS[compared.verdict]
 
 

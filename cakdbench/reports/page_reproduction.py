@@ -74,6 +74,12 @@ class Comparison:
         return float(student_t.ppf(0.975, self.n - 1)) * spread + 0.5 * 10**-self.printed.decimals
 
     @property
+    def objection(self) -> str:
+        """Return why numbers that are there cannot be compared."""
+        seeds = f"{self.n} seeds" if self.n < len(SEEDS) else "not ranked"
+        return "; ".join(self.contradicted) or seeds
+
+    @property
     def verdict(self) -> Verdict:
         if self.difference is None:
             return Verdict.NOT_MEASURED
@@ -122,8 +128,7 @@ def _line(comparison: Comparison) -> list[str]:
     printed, mean, sd = comparison.printed, comparison.mean, comparison.sd
     verdict = str(comparison.verdict)
     if comparison.verdict is Verdict.NOT_COMPARABLE:
-        seeds = f"{comparison.n} seeds" if comparison.n < len(SEEDS) else "not ranked"
-        verdict += f": {'; '.join(comparison.contradicted) or seeds}"
+        verdict += f": {comparison.objection}"
     return [
         f"{comparison.column.teacher} → {comparison.column.student}",
         printed.method,
