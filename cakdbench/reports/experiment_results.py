@@ -110,7 +110,7 @@ class Results:
         column, printed = self.column(spot), accuracy(spot)
         if column is None or printed is None:
             return None
-        return Comparison(column, printed, None, measured.n, measured.ranked, measured.mean, measured.sd)
+        return Comparison(column, printed, None, measured.n, measured.mean, measured.sd, ranked=measured.ranked)
 
 
 def is_teacher(spot: Spot) -> bool:

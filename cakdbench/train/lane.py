@@ -15,11 +15,17 @@ from timm.utils import ModelEmaV3
 from torch import Tensor
 
 from cakdbench.method import Batch, Method, Step, step_fault
-from cakdbench.recipes import COMMON_OPTIMIZERS, Recipe
+from cakdbench.recipes import Recipe
 from cakdbench.records import Epoch
 from cakdbench.train.normstats import NormStats
 from cakdbench.train.stopwatch import Stopwatch
 from cakdbench.utils.rng import seeded
+
+FUSED = ("adam", "adamw")
+"""Optimizers that take one kernel for all parameters on CUDA; on a CPU it would round otherwise.
+
+Not SGD: torch's fused one fails where a parameter gets its first gradient in a later step, as FOFA's and FCFD's do.
+"""
 
 
 class LaneFailure(Exception):
@@ -230,8 +236,8 @@ def make_optimizer(method: Method, recipe: Recipe, others: list[torch.optim.Opti
     """Return timm's optimizer, by its parameter groups, over the student and the extra modules that `others` leave."""
     spec = recipe.optimizer
     more: dict[str, Any] = {"betas": tuple(spec.betas)} if spec.betas else {}
-    if spec.name in COMMON_OPTIMIZERS and next(method.parameters()).device.type == "cuda":
-        more["fused"] = True  # one kernel for all parameters; on a CPU it would round otherwise
+    if spec.name in FUSED and next(method.parameters()).device.type == "cuda":
+        more["fused"] = True
     taken = parameters_of(*others)
     for parameter in taken:  # timm passes over what needs no gradient
         parameter.requires_grad_(False)

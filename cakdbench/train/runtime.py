@@ -53,6 +53,11 @@ class Options:
     attempt: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
+def gpu_workers(processes: int) -> int:
+    """Return how many processes render for a GPU, where so many processes with a GPU share this machine's cores."""
+    return max(1, min(MOST_WORKERS, usable_cores() // processes - 1))
+
+
 def _never() -> bool:
     return False
 
@@ -74,8 +79,9 @@ class Runtime:
     def rendering(self) -> dict[str, Any]:
         """Return the arguments of the streams: how this process renders its share of the images."""
         on_gpu = self.accelerator.device.type != "cpu"
-        cores = usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # `accelerate launch` sets it
-        default = max(1, min(MOST_WORKERS, cores - 1)) if on_gpu else 0
+        default = (
+            gpu_workers(int(os.environ.get("LOCAL_WORLD_SIZE", 1))) if on_gpu else 0
+        )  # `accelerate launch` sets it
         return {
             "workers": default if self.options.workers is None else self.options.workers,
             "rank": self.accelerator.process_index,

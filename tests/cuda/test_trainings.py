@@ -51,8 +51,8 @@ def test_a_lane_that_was_stopped_goes_on_to_the_same_weights(together, device, t
         stopped.run()
     resumed = OnDevice(["kd", "fbt"], device)
     for lane in resumed.lanes:
-        save_checkpoint(tmp_path / lane.label, stopped.lanes[0].step, stopped.saved[lane.label])
-        state, damage = load_checkpoint(tmp_path / lane.label)
+        save_checkpoint(tmp_path / lane.label, stopped.lanes[0].step, stopped.saved[lane.label], lane.label)
+        state, damage = load_checkpoint(tmp_path / lane.label, lane.label)
         assert 0 < state["step"] < 8 and not damage
         lane.load(state)
     resumed.run()

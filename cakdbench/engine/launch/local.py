@@ -18,6 +18,7 @@ from cakdbench.engine.options import RunOptions, to_json
 from cakdbench.engine.share import Share
 from cakdbench.grid.plan import Cell
 from cakdbench.train.events import Events
+from cakdbench.train.runtime import gpu_workers
 from cakdbench.train.trainer import Interrupted
 from cakdbench.utils.device import visible_gpus
 
@@ -31,13 +32,17 @@ class LocalLauncher:
     def launch(self, cells: list[Cell], harness: Harness, options: RunOptions) -> Outcome:
         """Compute the cells; see `Launcher.launch`. The workers end with this call, or with this process."""
         processes = self.usable_processes(cells, harness.runtime.events)
+        on_gpus = harness.accelerator.device.type == "cuda"
+        if on_gpus and options.computing.workers is None:
+            options = replace(options, computing=replace(options.computing, workers=gpu_workers(processes)))
+            harness.runtime = replace(harness.runtime, options=options.computing)
         assignment = Assignment(
             replace(options, gpus=()),
             Share(processes, from_the_end=True),
             parent=os.getpid(),
             modules=modules_of(cells),
         )
-        gpus = visible_gpus(options.gpus) if harness.accelerator.device.type == "cuda" else []
+        gpus = visible_gpus(options.gpus) if on_gpus else []
         with workers(assignment, processes - 1, harness.runtime.events, gpus):
             return harness.run(cells, Share(processes))
 

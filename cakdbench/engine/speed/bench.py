@@ -282,7 +282,8 @@ class SpeedBench:
         speed.phases = self._phases(lane)
         speed.evaluation = self._evaluation(lane)
         with tempfile.TemporaryDirectory() as folder:
-            speed.checkpoint = seconds_of(lambda: save_checkpoint(Path(folder), lane.step, lane.state()), self.device)
+            write = partial(save_checkpoint, Path(folder), lane.step, run=lane.label)
+            speed.checkpoint = seconds_of(lambda: write(state=lane.state()), self.device)
 
     def _phases(self, lane: Lane) -> dict[str, float]:
         batch, steps = self._batch([lane]), []
