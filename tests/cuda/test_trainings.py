@@ -9,6 +9,7 @@ from cakdbench.engine.energy import energy_counter
 from cakdbench.method import Batch, Method, Step
 from cakdbench.registry import method_ids
 from cakdbench.train.checkpoint import load_checkpoint, save_checkpoint
+from cakdbench.train.lane import FUSED
 from cakdbench.train.trainer import Interrupted
 
 from .lab import OnDevice, farthest, run_grid
@@ -67,7 +68,7 @@ def test_a_lane_without_memory_fails_with_its_reason_and_the_others_go_on(togeth
     assert farthest(group.weights("kd"), together.weights("kd")) < NEAR
 
 
-@pytest.mark.parametrize("name", ["sgd", "momentum", "adam", "adamw"])
+@pytest.mark.parametrize("name", FUSED)
 def test_the_fused_optimizer_steps_as_the_plain_one(device, name):
     recipe = short_recipe(**{"optimizer.name": name, "optimizer.lr": 1e-3})
     fused, plain = (OnDevice(["scratch"], device, recipe=recipe) for _ in range(2))
