@@ -149,3 +149,10 @@ Track = Annotated[
 Cpu = Annotated[bool, typer.Option("--cpu", help="Do not use a GPU.")]
 CardPair = Annotated[str, typer.Option("--pair", help="The pair extra parameters are counted on.")]
 TeacherName = Annotated[str, typer.Argument(help="MODEL@DATASET, as in swin_t@cifar100.")]
+
+
+def numbers(option: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"{option} {text!r}: give whole numbers separated by commas, as in 0,1,2") from None

@@ -1,4 +1,4 @@
-"""The commands that keep a store in order: clean, fsck."""
+"""The commands about a store: status, clean, fsck."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,9 +6,31 @@ from typing import Annotated
 import typer
 
 from cakdbench.cli.options import StoreDir, console, existing_store
+from cakdbench.cli.tables import AsFormat, Layout
 from cakdbench.utils.errors import StoreError, UsageError
 
 app = typer.Typer()
+
+
+@app.command()
+def status(
+    store: StoreDir = Path("runs"),
+    format: AsFormat = Layout.table,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Show what runs where and what has failed, until Ctrl-C.")
+    ] = False,
+) -> None:
+    """Show every run of the store and its state."""
+    from cakdbench.cli.status import print_status
+    from cakdbench.store import Store
+
+    existing_store(store)
+    if watch:
+        from cakdbench.cli.watch import watch as watch_store
+
+        watch_store(console, Store(store))
+    else:
+        print_status(console, Store(store), format)
 
 
 @app.command()
