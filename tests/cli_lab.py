@@ -12,6 +12,7 @@ import pytest
 from accelerate.state import AcceleratorState
 
 from cakdbench.cli import main as cli
+from cakdbench.cli.options import console, errors
 from cakdbench.data.datasets import load_dataset
 
 PAIR = "resnet_m>vit_xs@timm:folder/tiny"
@@ -51,8 +52,8 @@ class Shell:
         code, output = 0, io.StringIO()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", ["cakdbench", *arguments])
-            for console in (cli.console, cli.errors):
-                patch.setattr(console, "width", 220)
+            for stream in (console, errors):
+                patch.setattr(stream, "width", 220)
             with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
                 try:
                     cli.main()
@@ -142,6 +143,6 @@ def cakdbench_command(site: Path | None, *arguments: str) -> None:
     if site:
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(site), os.environ.get("PYTHONPATH"))))
         sys.path.insert(0, str(site))
-    cli.console.width = 160
+    console.width = 160
     sys.argv = ["cakdbench", *arguments]
     cli.main()
