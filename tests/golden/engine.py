@@ -97,6 +97,7 @@ class WatchedGroup(Group):
         teacher = copy.deepcopy(inputs.teacher(direction.teacher, inputs.SIZE)).float()
         data, cell = blocks(), _cell(direction)
         identity = cell.identity(data, TeacherIdentity(model=teacher.name, sha256="0" * 64))
+        folder.mkdir()  # as the lock does, of the harness
         tasks = [Task(cell, identity, RunFolder(folder))]
         super().__init__(tasks, data, teacher, None, Runtime(make_accelerator(cpu=True)), Inits(Store(folder)))
         self.epochs: list[Values] = []
