@@ -43,8 +43,8 @@ class _Saved(Keeper):
 
 
 HOST = (
-    *(Lab.lane, Lane.load, Lane.flush_metrics, Examiner.see, _Saved.save),
-    *(SampleStream.epoch, EvalStream.__iter__),
+    *(Lab.lane, Lane.load, Lane.flush_metrics, Examiner.result, _Saved.save),
+    *(SampleStream.epoch, EvalStream.on),
 )
 """Where a lane may wait for its device: before its first step, when its losses are read, when it is tested and saved;
 and where images are rendered."""

@@ -11,7 +11,9 @@ import pytest
 from cakdbench.costs.frame import COUNTS, count_costs
 from cakdbench.costs.method_costs import method_costs
 from cakdbench.costs.papers import PAIRS
+from cakdbench.data.shipped import SHIPPED
 from cakdbench.grid.suites import resolve_pairs
+from cakdbench.recipes import load_recipe
 from cakdbench.registry import get_method, methods_in_order
 from cakdbench.reports import page_costs as costs_page
 from cakdbench.reports.eligibility import Standard, column_of
@@ -118,8 +120,9 @@ def of_version_1(run):
 def test_the_command_prints_and_takes_only_standard_runs_of_a_store(shell, tmp_path):
     (spec,) = resolve_pairs(DEMO)
     column, config = column_of(spec), asdict(get_method("kd").Config())
-    own = record("kd", DEMO, recipe=column.numbers, config=config, images_per_second=1234.0)
-    changed = record("kd", DEMO, 1, recipe=column.numbers, config=config | {"weight": 2.0}, images_per_second=10.0)
+    facts = {"recipe": load_recipe("demo").identity(), "fingerprint": SHIPPED["fashion_demo"].fingerprint}
+    own = record("kd", DEMO, config=config, images_per_second=1234.0, **facts)
+    changed = record("kd", DEMO, 1, config=config | {"weight": 2.0}, images_per_second=10.0, **facts)
     own, changed = of_version_1(own), of_version_1(changed).model_copy(update={"label": "kd[weight=2.0]"})
     assert not Standard().differences(own, column)
     for each in (own, changed):

@@ -31,12 +31,12 @@ def test_the_demo_set_is_balanced_and_as_large_as_it_says():
 
 
 def test_no_image_is_in_both_halves_of_the_demo_set():
-    (train, _), (test, _) = sources.fashion_demo()
+    (train, _), (test, _) = sources.fashion_demo(5000, 2000)
     assert not {image.tobytes() for image in train} & {image.tobytes() for image in test}
 
 
 def test_the_demo_statistics_are_those_of_its_pixels():
-    (images, _), _ = sources.fashion_demo()
+    (images, _), _ = sources.fashion_demo(5000, 2000)
     facts = dataset_facts("fashion_demo")
     assert abs(images.mean() / 255 - facts.mean[0]) < 0.005
     assert abs(images.std() / 255 - facts.std[0]) < 0.005
@@ -50,7 +50,7 @@ def test_the_package_carries_the_data_and_its_licence():
 
 
 def test_the_script_remakes_the_shipped_file_from_the_images_in_it(tmp_path):
-    folder = write_fashion(tmp_path / "idx", *sources.fashion_demo())
+    folder = write_fashion(tmp_path / "idx", *sources.fashion_demo(5000, 2000))
     assert make_demo(folder, tmp_path / "again.npz") == sources.EMBEDDED.read_bytes()
 
 

@@ -98,7 +98,7 @@ def test_status_shows_recipe_step_speed_and_time_left_of_what_runs(whole):
         run.release()
         (run.path / "aside").rename(record)
         log.write_text(complete)
-    (row,) = [line for line in text.splitlines() if "running" in line]
+    (row,) = [line for line in text.splitlines() if "│ running" in line]
     assert code == 0 and re.search(r"│ running .*step 5/8, [\d,]+ images/s, \d+ s left.*│ demo +│", row)
     assert "demo_teacher" in text and "2/2 epochs" in text
 

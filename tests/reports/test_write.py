@@ -208,7 +208,7 @@ def test_a_damaged_record_is_named_and_the_rest_is_written(store, console, tmp_p
     write_boards(Evidence(store, None), [SPEC], tmp_path, console)
     assert f"damaged file {run.path / 'record.json'}" in console.file.getvalue().replace("\n", "")
     assert "70.00" in (tmp_path / "cifar100.md").read_text()
-    assert run_status(run).reason.startswith("damaged file")
+    assert run_status(run, store).reason.startswith("damaged file")
 
 
 def test_failed_runs_are_not_counted_but_have_a_state(store, console, tmp_path):
@@ -231,7 +231,7 @@ def test_failed_runs_are_not_counted_but_have_a_state(store, console, tmp_path):
     print_status(console, store)
     text = console.file.getvalue()
     assert f"{folder.key}: loss 'kd' is nan at step 7" in text.replace("\n", "")
-    states = [run_status(run) for run in store.runs()]
+    states = [run_status(run, store) for run in store.runs()]
     assert sorted(s.state for s in states) == ["done", "done", "failed"]
     done = next(s for s in states if s.state == "done" and s.label == "kd")
     assert (done.pair, done.top1, done.progress) == (str(SPEC.pair), 71.0, "300/300 epochs")

@@ -133,10 +133,11 @@ def test_the_training_of_a_teacher_does_not_count():
     assert "it is the training of a teacher" not in set(runs.drop(teachers.index).excluded)
 
 
-def test_predictions_are_read_only_when_asked_for(tmp_path):
+def test_damaged_predictions_are_told_by_whoever_meets_them(tmp_path):
     runs = cakdbench.load_results(copy_run(tmp_path, one_entry()).parent)
     (tmp_path / runs.key[0] / "predictions.npy").write_bytes(b"damaged")
-    assert len(cakdbench.load_results(tmp_path)) == 1
+    with pytest.warns(UserWarning, match="damaged file .*predictions.npy"):
+        assert len(cakdbench.load_results(tmp_path)) == 0
     with pytest.warns(UserWarning, match="damaged file .*predictions.npy"):
         cakdbench.summarize(runs)
 
