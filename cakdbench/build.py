@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from cakdbench.method import Method
 from cakdbench.models.staged import ModelInfo, NoStages, StagedModel, native_size
 from cakdbench.registry import resolve_config, split_variant
-from cakdbench.utils.errors import UsageError, describe_error, file_of
+from cakdbench.utils.errors import RAISED, UsageError, describe_error, file_of
 from cakdbench.utils.meta import ContentFree
 from cakdbench.utils.rng import seeded
 
@@ -93,7 +93,7 @@ def refusal(method: type[Method], teacher: ModelInfo, student: ModelInfo, config
         return method.refuses(teacher, student, config)
     except UsageError as error:  # it asks for stages that a network does not have
         return str(error)
-    except Exception as error:  # a method may raise anything, and must not take the others with it
+    except RAISED as error:  # a method may raise anything, and must not take the others with it
         return f"its refuses() fails: {describe_error(error, file_of(method))}"
 
 

@@ -19,7 +19,7 @@ from cakdbench import labels
 from cakdbench.method import KINDS, TEACHER_PARTS, Method
 from cakdbench.models.catalog import MODELS, TIMM
 from cakdbench.models.staged import ModelInfo, describe
-from cakdbench.utils.errors import UsageError, unknown
+from cakdbench.utils.errors import RAISED, UsageError, unknown
 from cakdbench.utils.imports import load_module
 from cakdbench.utils.neutral import fill_neutral, strip_neutral
 from cakdbench.utils.toml import problems
@@ -91,7 +91,7 @@ def discover() -> None:
     for entry in importlib.metadata.entry_points(group="cakdbench.methods"):
         try:
             entry.load()
-        except Exception as error:  # other people's code, whatever it raises
+        except RAISED as error:  # other people's code, whatever it raises
             raise UsageError(f"the method package {entry.value} cannot be loaded: {error!r}") from error
 
 

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from cakdbench.checks import device, steps, training
 from cakdbench.checks.lab import Fault, Lab
-from cakdbench.utils.errors import file_of, frame_of
+from cakdbench.utils.errors import RAISED, file_of, frame_of
 
 CHECKS: dict[str, Callable[[Lab], str]] = {
     "described": steps.described,
@@ -70,7 +70,7 @@ def _run(check: Callable[[Lab], str], lab: Lab) -> tuple[bool, str, str]:
         return True, check(lab), ""
     except Fault as fault:
         return False, fault.what, fault.hint
-    except Exception as error:  # a method may raise anything
+    except RAISED as error:  # a method may raise anything
         frame = frame_of(error, file_of(lab.method))
         place = f"{Path(frame.filename).name}, line {frame.lineno}: {frame.line}" if frame else "its file"
         return False, f"{type(error).__name__}: {error}", f"look at {place}"

@@ -20,7 +20,7 @@ from cakdbench.method import Method
 from cakdbench.models.staged import StagedModel, meta_model
 from cakdbench.recipes import load_recipe
 from cakdbench.registry import methods_in_order, resolve_config, setting_docs
-from cakdbench.utils.errors import UsageError, describe_error, file_of
+from cakdbench.utils.errors import RAISED, UsageError, describe_error, file_of
 
 
 def all_methods(pair: str) -> Listing:
@@ -67,7 +67,7 @@ def _extra(method: type[Method], spec: PairSpec) -> tuple[int | None, str | None
     """Return the extra parameters of a method on a pair, or why there is no number."""
     try:
         return extra_parameters(method, spec), refusal_of(method, spec)
-    except Exception as error:  # a method of the user's own may raise anything
+    except RAISED as error:  # a method of the user's own may raise anything
         return None, f"it fails: {describe_error(error, file_of(method))}"
 
 

@@ -25,7 +25,7 @@ from cakdbench.grid.plan import Refusal
 from cakdbench.grid.suites import Pair, PairSpec
 from cakdbench.method import Method
 from cakdbench.registry import resolve_config, split_variant
-from cakdbench.utils.errors import CakdError, describe_error, file_of
+from cakdbench.utils.errors import RAISED, CakdError, describe_error, file_of
 from cakdbench.utils.rng import seeded
 
 MANY = 10
@@ -124,7 +124,7 @@ def method_cost(
         return Refusal(label, bench.pair, reason)
     try:
         return _count(bench, method, config, label)
-    except Exception as error:
+    except RAISED as error:
         # On the meta device a method fails, too, that looks at what tensors contain; on the CPU it must not.
         if bench.device.type == "meta":
             return method_cost(bench.on_cpu, method, variant, label)

@@ -21,7 +21,7 @@ from cakdbench.engine.work import Work, count_macs, list_work, measure
 from cakdbench.grid.plan import Cell
 from cakdbench.records import Record
 from cakdbench.utils.device import device_name
-from cakdbench.utils.errors import describe_error, file_of
+from cakdbench.utils.errors import RAISED, describe_error, file_of
 
 T = TypeVar("T")
 
@@ -70,7 +70,7 @@ def _try_each(kinds: dict[tuple, Work], act: Callable[[Work], T]) -> tuple[dict[
     for key, work in kinds.items():
         try:
             results[key] = act(work)
-        except Exception as error:  # a method may raise anything, and must not take the others with it
+        except RAISED as error:  # a method may raise anything, and must not take the others with it
             failed[f"{work.cell.label} on {work.cell.pair}: {describe_error(error, file_of(work.cell.method))}"] = None
     return results, tuple(failed)
 

@@ -40,7 +40,7 @@ from cakdbench.train.runtime import Runtime
 from cakdbench.train.teaching import Taping
 from cakdbench.train.trainer import Interrupted, Keeper, Trainer
 from cakdbench.utils.device import device_name, is_out_of_memory
-from cakdbench.utils.errors import StoreError, describe_error, file_of
+from cakdbench.utils.errors import RAISED, StoreError, describe_error, file_of
 
 FRAMES = 12
 """Of a traceback, that are kept of a failed run."""
@@ -187,7 +187,7 @@ class Group(Keeper):
             save_checkpoint(task.folder.checkpoints, lane.step, lane.state(), task.key)
         self.accelerator.wait_for_everyone()
 
-    def fail(self, label: str, reason: str, error: Exception | None = None) -> None:
+    def fail(self, label: str, reason: str, error: BaseException | None = None) -> None:
         """Write down that a task failed, with the last frames of an error of its method, and say so."""
         super().fail(label, reason, error)
         task = self.tasks[label]
@@ -218,7 +218,7 @@ class Group(Keeper):
                 self.runtime.events.say(sentence)
             if state and not self._loaded(lane, state, task):
                 lane = self._build(label, task.cell)
-        except Exception as error:  # a method may raise anything, and must not take the others with it
+        except RAISED as error:  # a method may raise anything, and must not take the others with it
             told = str(error) if isinstance(error, StoreError) else describe_error(error, file_of(task.cell.method))
             reason = f"while building: {told}"
             if self.accelerator.num_processes == 1 and is_out_of_memory(error):
@@ -234,7 +234,7 @@ class Group(Keeper):
         """Put a lane where its checkpoint was; one that does not fit the code is set aside, and the run begins anew."""
         try:
             lane.load(state)
-        except Exception as error:  # a method may have renamed what its state is made of
+        except RAISED as error:  # a method may have renamed what its state is made of
             for path in checkpoint_files(task.folder.checkpoints):
                 set_aside(path)
             reason = str(error).splitlines()[0] if str(error) else ""

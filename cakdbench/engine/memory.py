@@ -26,6 +26,7 @@ from cakdbench.method import Batch, Method, forward_options
 from cakdbench.models.staged import StagedModel
 from cakdbench.train.lane import make_optimizer
 from cakdbench.train.trainer import label_criterion
+from cakdbench.utils.errors import RAISED
 from cakdbench.utils.rng import seeded
 from cakdbench.utils.sizes import size_text
 
@@ -100,7 +101,7 @@ def predict_peak(work: Work) -> Peak | None:
     try:
         with FakeTensorMode(allow_non_fake_inputs=True), Answers(), seeded("memory"):
             return _predict(work)
-    except Exception:  # a method that looks into its tensors, in whatever way; its run says what is wrong with others
+    except RAISED:  # a method that looks into its tensors, in whatever way; its run says what is wrong with others
         return None
 
 

@@ -24,7 +24,7 @@ from cakdbench.store import Store, one_key
 from cakdbench.train.runtime import Runtime
 from cakdbench.train.tape import PARTS, Part, Tape
 from cakdbench.utils.device import device_name
-from cakdbench.utils.errors import UsageError
+from cakdbench.utils.errors import RAISED, UsageError
 from cakdbench.utils.meta import ContentFree
 
 FOLDER = "tapes"
@@ -89,7 +89,7 @@ def needs_of(cell: Cell, classes: int) -> frozenset[str]:
             labels = torch.arange(2 * classes) % classes
             with torch.device("meta"):
                 return build_method(cell.method, student, teacher, cell.config, labels=labels).needs
-    except Exception:  # a method may look into tensors, or raise anything: its run says so
+    except RAISED:  # a method may look into tensors, or raise anything: its run says so
         return cell.method.needs
 
 

@@ -18,6 +18,7 @@ from cakdbench.grid.plan import Cell
 from cakdbench.method import Batch, forward_options
 from cakdbench.models.staged import StagedModel
 from cakdbench.train.trainer import label_criterion
+from cakdbench.utils.errors import RAISED
 from cakdbench.utils.rng import seeded
 
 TRAINING_PASSES = 3
@@ -106,7 +107,7 @@ def count_macs(work: Work) -> tuple[float, float]:
     """Return the multiply-adds per image of a student's training step and of the teacher's pass before it."""
     try:
         return _count(work, torch.device("meta"))
-    except Exception:  # a method that looks into its tensors, in whatever way: they get content
+    except RAISED:  # a method that looks into its tensors, in whatever way: they get content
         return _count(work, torch.device("cpu"))
 
 

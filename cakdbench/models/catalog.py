@@ -19,7 +19,7 @@ from timm.models.mlp_mixer import MlpMixer
 from torch import nn
 
 from cakdbench.models.builders import mobilenet, resmlp, wide_xception
-from cakdbench.utils.errors import TeacherError, UsageError, describe_error, unknown
+from cakdbench.utils.errors import RAISED, TeacherError, UsageError, describe_error, unknown
 
 B = TypeVar("B", bound=Callable[..., nn.Module])
 
@@ -262,7 +262,7 @@ def _build(name: str, made: ZooEntry, options: dict[str, Any], tag: str | None) 
         if made.build is not None:
             return made.build(**options)
         return timm.create_model(made.timm, **weights, **options)
-    except Exception as error:
+    except RAISED as error:
         raise _building_error(name, made, options, tag, error) from error
 
 

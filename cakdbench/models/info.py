@@ -13,7 +13,7 @@ from cakdbench.models.catalog import create, entry
 from cakdbench.models.fallback import WholeFamily, family_of, find_head
 from cakdbench.models.families import SPLITS
 from cakdbench.models.family import Family, Network
-from cakdbench.utils.errors import UsageError, describe_error, file_of
+from cakdbench.utils.errors import RAISED, UsageError, describe_error, file_of
 from cakdbench.utils.meta import ContentFree
 
 Features = tuple[Tensor, ...]
@@ -163,7 +163,7 @@ def inspect_network(net: Network, name: str, image_size: int, split: str = "ofa"
     _check_size(name, family, image_size)
     try:
         return _inspect_stages(net, name, image_size, family)
-    except Exception as error:  # whatever a network raises that is of another form than its class
+    except RAISED as error:  # whatever a network raises that is of another form than its class
         if not is_shipped(family):
             file = file_of(type(family))
             raise UsageError(f"the stages of {name} at {image_size} px: {describe_error(error, file)}") from error
@@ -186,7 +186,7 @@ def inspect_whole(net: Network, name: str, size: int, reason: str) -> ModelInfo:
         logits, width, head = find_head(net, _dummy_images(net, size))
     except UsageError:
         raise
-    except Exception as error:  # whatever a network raises
+    except RAISED as error:  # whatever a network raises
         own = native_size(net)
         hint = f"; its own size is image_size={own}" if own and own != size else ""
         raise UsageError(f"{name} does not run at {size} px ({_first_line(error)}){hint}") from error

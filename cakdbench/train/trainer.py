@@ -20,7 +20,7 @@ from cakdbench.train.lane import Lane, LaneFailure
 from cakdbench.train.runtime import Runtime
 from cakdbench.train.teaching import TapedPass, Taping, TeacherPass
 from cakdbench.utils.device import is_out_of_memory
-from cakdbench.utils.errors import CakdError, StoreError, describe_error, file_of
+from cakdbench.utils.errors import RAISED, CakdError, StoreError, describe_error, file_of
 from cakdbench.utils.precision import force_fp32
 
 
@@ -62,7 +62,7 @@ class Keeper:
     def log(self, lane: Lane, view: GroupView, line: Epoch | None = None) -> None:
         """Hear how far a lane is, whenever its metrics have been read; `line` closes an epoch."""
 
-    def fail(self, label: str, reason: str, error: Exception | None = None) -> None:
+    def fail(self, label: str, reason: str, error: BaseException | None = None) -> None:
         """Note that a lane was closed, by an error of its method if there is one."""
         self.failed[label] = reason
 
@@ -218,7 +218,7 @@ class Trainer:
             raise
         except LaneFailure as failure:
             self._drop(lane, str(failure))
-        except Exception as error:  # a method may raise anything, and must not take the others with it
+        except RAISED as error:  # a method may raise anything, and must not take the others with it
             if self.accelerator.num_processes > 1:
                 raise
             place = describe_error(error, file_of(type(lane.method)))
@@ -230,7 +230,7 @@ class Trainer:
             return True
         return False
 
-    def _drop(self, lane: Lane, reason: str, error: Exception | None = None) -> None:
+    def _drop(self, lane: Lane, reason: str, error: BaseException | None = None) -> None:
         self._close_lane(lane, "failed")
         self.keeper.fail(lane.label, reason, error)
 

@@ -40,6 +40,9 @@ def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:
     return UsageError(f"unknown {what} {name!r}; {hint}")
 
 
+RAISED = (Exception, SystemExit)
+"""What other people's code may raise; `sys.exit()` in a method ends that method and not the grid."""
+
 LONGEST = 300
 """Characters of a message of other people's code that are shown; all of it stands in the traceback."""
 

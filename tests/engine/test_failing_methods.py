@@ -46,6 +46,8 @@ METHODS = {
         f"{STEP}return Step(logits, {{'x': losses['label'].detach()}})",
         "at step 0: RuntimeError: element 0 of",
     ),
+    "leaves": (f"{STEP}raise SystemExit(3)", "at step 0: SystemExit: 3 (bad.py, line"),
+    "leaves_early": ("def build(self): raise SystemExit", "while building: SystemExit: it says nothing (bad.py, line"),
     "silent": ("def build(self): raise KeyError()", "while building: KeyError: it says nothing (bad.py, line"),
 }
 

@@ -50,7 +50,7 @@ from cakdbench.train.lane import Lane, parameters_of
 from cakdbench.train.runtime import Runtime
 from cakdbench.train.trainer import Interrupted, Keeper, LaneExaminer, Trainer, label_criterion
 from cakdbench.utils.device import device_name, make_accelerator
-from cakdbench.utils.errors import UsageError, describe_error, file_of
+from cakdbench.utils.errors import RAISED, UsageError, describe_error, file_of
 from cakdbench.utils.rng import seeded
 
 WARM_UP = 3
@@ -143,7 +143,7 @@ class SpeedBench:
         """Return what `act` gives; of a lane that raises, note why, and None."""
         try:
             return act()
-        except Exception as error:  # a method may raise anything, and must not take the others with it
+        except RAISED as error:  # a method may raise anything, and must not take the others with it
             method = next(cell.method for cell in self.cells if cell.label == label)
             self.speed.failed[label] = describe_error(error, file_of(method))
             if self.device.type == "cuda":

@@ -15,7 +15,7 @@ from cakdbench.source_hash import is_built_in, known_sources, source_hash
 from cakdbench.submissions.checks.case import Case
 from cakdbench.submissions.findings import Problem
 from cakdbench.utils.diff import changes
-from cakdbench.utils.errors import CakdError, UsageError
+from cakdbench.utils.errors import RAISED, CakdError, UsageError
 
 LARGEST_SETTING = 65_536
 
@@ -149,7 +149,7 @@ def check_costs(case: Case) -> Iterator[Problem]:
         return  # said by check_settings
     try:
         count = _extra_parameters(method, student, case.teacher, config)
-    except Exception as error:  # the settings are a stranger's, and a method may raise anything
+    except RAISED as error:  # the settings are a stranger's, and a method may raise anything
         yield Problem(f"{method.id} cannot be built with its settings ({str(error)[:200]})")
     else:
         yield from _compared("extra_parameters", case.record.extra_parameters, count)
