@@ -37,8 +37,9 @@ def said(faults):
 
 @pytest.mark.parametrize("id", method_ids())
 def test_no_method_on_any_direction_and_no_variant_breaks_a_rule(id):
+    """The directions that the check leaves out, which `test_every_method` runs; and every variant."""
     lab = Lab(get_method(id))
-    cases = [(lab, direction) for direction in DIRECTIONS]
+    cases = [(lab, direction) for direction in DIRECTIONS if direction not in lab.some]
     cases += [(replace(lab, variant=name), direction) for name in lab.method.variants for direction in SOME]
     accepted = [(lab, direction) for lab, direction in cases if lab.refusal(direction) is None]
     tried = {lab.variant for lab, _ in accepted}
