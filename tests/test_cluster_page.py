@@ -13,6 +13,7 @@ import pytest
 from cakdbench.store import Store
 from tests.cli_lab import PAIR, SHORT, Program
 
+pytestmark = pytest.mark.slow
 PAGE = (Path(__file__).parents[1] / "docs/cluster.md").read_text()
 COMMANDS = [shlex.split(line, comments=True) for line in re.findall(r"^    (\w.*)", PAGE, re.MULTILINE)]
 PROGRAMS = {"ray": "ray.scripts.scripts", "accelerate": "accelerate.commands.accelerate_cli"}

@@ -48,7 +48,10 @@ def test_no_method_on_any_direction_and_no_variant_breaks_a_rule(id):
     assert {where: faults for where, faults in found.items() if faults} == {}
 
 
-@pytest.mark.parametrize("id", method_ids())
+OTHERS = [pytest.param(id, marks=pytest.mark.slow) for id in method_ids() if id not in ("crd", "fbt", "fitnet", "kd")]
+
+
+@pytest.mark.parametrize("id", ["crd", "fbt", "fitnet", "kd", *OTHERS])
 def test_a_fault_in_any_function_of_a_method_that_runs_in_a_step_is_found_with_its_line(id):
     method = get_method(id)
     lab = Lab(method)

@@ -35,7 +35,10 @@ def measured(shell, name):
             "swin_xs",
             {"fitnet": 24.06, "fitnet:final_stage": 65.17, "fitnet:pooled": 76.79, "fitnet:pooled_nce": 78.01},
         ),
-        ("fofa_table5", "convnext_t → deit_t, cifar100\ntop-1", "vit_xs", {"fitnet": 60.71, "fofa": 79.59}),
+        pytest.param(
+            *("fofa_table5", "convnext_t → deit_t, cifar100\ntop-1", "vit_xs", {"fitnet": 60.71, "fofa": 79.59}),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_table_is_one_command(shell, name, column, student, printed):

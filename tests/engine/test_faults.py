@@ -237,6 +237,7 @@ def colleague(calm):
             os.chmod(folder, 0o755)
 
 
+@pytest.mark.slow
 def test_a_store_that_may_only_be_read_is_read(colleague):
     before, store = sorted(colleague.store.rglob("*")), ["--store", str(colleague.store)]
     commands = (

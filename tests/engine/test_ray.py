@@ -89,6 +89,7 @@ def test_a_node_that_does_not_see_the_store_is_refused_before_anything_starts(cl
     assert not list(shell.store.glob("*/identity.json"))
 
 
+@pytest.mark.slow
 def test_ctrl_c_lets_the_tasks_save(cluster, tiny, tmp_path):
     shell = Shell(tiny, tmp_path)
     ray = ("--launcher", "ray", "--ray-address", cluster.address)
