@@ -24,6 +24,12 @@ LONG = (
     "test_stranger.py",
     "test_main.py",
     "test_forgeries.py",
+    "test_session.py",
+    "test_failing_methods.py",
+    "test_faults.py",
+    "test_tracking.py",
+    "test_store_upkeep.py",
+    "test_own_network.py",
 )
 """Files of few, long tests: begun first, so that no process is left with one while the others idle."""
 

@@ -11,6 +11,7 @@ from rich.text import Text
 from cakdbench.cli.status import STATE_STYLES, RunStatus, count_line, read_statuses
 from cakdbench.store import Store
 from cakdbench.utils.errors import StoreError
+from cakdbench.utils.interrupt import GracefulInterrupt
 
 SECONDS = 2.0
 """From one look to the next, at least; a large store is looked at for a fifth of the time."""
@@ -19,18 +20,23 @@ OTHER_LINES = 6
 """Of the screen, that are no rows."""
 
 
-def watch(console: Console, store: Store, sleep: Callable[[float], None] = time.sleep) -> None:
+def watch(console: Console, store: Store) -> None:
     """Show the store until the user stops it; a store that cannot be read for a while is waited for."""
-    try:
-        with Live(console=console, auto_refresh=False) as live:
-            while True:
-                started = time.monotonic()
-                live.update(_look(console, store), refresh=console.is_terminal)
-                if not console.is_terminal:
-                    console.print(live.renderable)
-                sleep(max(SECONDS, 4 * (time.monotonic() - started)))
-    except KeyboardInterrupt:
-        return
+    # Asked and not raised: what Ctrl-C raises is lost where it falls into a destructor, as one of a lock's.
+    with GracefulInterrupt() as stop, Live(console=console, auto_refresh=False) as live:
+        while not stop():
+            started = time.monotonic()
+            live.update(_look(console, store), refresh=console.is_terminal)
+            if not console.is_terminal:
+                console.print(live.renderable)
+            took = time.monotonic() - started
+            _wait(max(SECONDS, 4 * took), stop)
+
+
+def _wait(seconds: float, stop: Callable[[], bool]) -> None:
+    end = time.monotonic() + seconds
+    while not stop() and time.monotonic() < end:
+        time.sleep(0.1)
 
 
 def _look(console: Console, store: Store) -> RenderableType:
