@@ -35,7 +35,7 @@ MANY = 10
 class CountError(CakdError):
     """A method fails while it is counted."""
 
-    def __init__(self, label: str, pair: str, error: Exception, file: str | None = None):
+    def __init__(self, label: str, pair: str, error: BaseException, file: str | None = None):
         super().__init__(f"{label} on {pair} fails while its costs are counted: {describe_error(error, file)}")
 
 

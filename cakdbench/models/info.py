@@ -230,7 +230,7 @@ def _dummy_images(net: Network, size: int) -> Tensor:
     return next(net.parameters()).new_zeros(1, 3, size, size)
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
