@@ -266,7 +266,9 @@ def _build(name: str, made: ZooEntry, options: dict[str, Any], tag: str | None) 
         raise _building_error(name, made, options, tag, error) from error
 
 
-def _building_error(name: str, made: ZooEntry, options: dict[str, Any], tag: str | None, error: BaseException) -> Exception:
+def _building_error(
+    name: str, made: ZooEntry, options: dict[str, Any], tag: str | None, error: BaseException
+) -> BaseException:
     """Return an error of building a network in the user's words; one that is a fault of ours as it is."""
     if made.module:
         file = getattr(sys.modules.get(made.module), "__file__", None)
