@@ -9,6 +9,8 @@ import psutil
 import pytest
 
 from cakdbench.engine.launch.choice import parse_slurm
+from cakdbench.engine.launch.slurm import grid_name
+from cakdbench.engine.options import run_options
 from cakdbench.engine.run_log import log_file
 from cakdbench.store import Store, checkpoint_files
 from cakdbench.utils.errors import UsageError
@@ -87,3 +89,14 @@ def test_settings_of_jobs_are_read():
     }  # fmt: skip
     with pytest.raises(UsageError, match="KEY=VALUE"):
         parse_slurm(["=3"])
+
+
+def test_the_same_command_looks_for_its_jobs_where_the_first_one_left_them():
+    """Slurm itself says whether they run; of processes of this machine only their parent knows."""
+    first, again = (run_options("kd", pairs="demo", store=Path("/shared/runs")) for _ in range(2))
+    assert first.computing.attempt != again.computing.attempt and grid_name(first) == grid_name(again)
+    others = [
+        run_options("kd", pairs="demo", store=Path("/shared/runs"), **more)
+        for more in ({"seeds": (1,)}, {"tape": ("logits",)})
+    ]
+    assert len({grid_name(options) for options in (first, *others)}) == 3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import signal
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,7 @@ class SlurmLauncher:
     def launch(self, cells: list[Cell], harness: Harness, options: RunOptions) -> Outcome:
         """Compute the cells; see `Launcher.launch`. The jobs stay when the user stops."""
         assignment = assign(cells, harness, options)
-        digest = hashlib.sha256(to_json(assignment.options).encode()).hexdigest()[:16]
-        folder = assignment.options.store / FOLDER / digest
+        folder = assignment.options.store / FOLDER / grid_name(assignment.options)
         crew = SlurmCrew(to_json(assignment), _executor(folder, self.settings, options), folder, self.jobs or 1)
         crew.find_earlier(JOBS[self.settings.get("cluster", "slurm")])
         outcome = Dispatcher(crew, harness, self.jobs).run(cells)
@@ -135,6 +134,12 @@ class Labour:
     def checkpoint(self, number: int) -> submitit.helpers.DelayedSubmission:
         """Return what a requeued job does: the same, from the last checkpoints."""
         return submitit.helpers.DelayedSubmission(self, number)
+
+
+def grid_name(options: RunOptions) -> str:
+    """Return a name that every command for the same grid finds: all of the options but which attempt it is."""
+    same = replace(options, computing=replace(options.computing, attempt=""))
+    return hashlib.sha256(to_json(same).encode()).hexdigest()[:16]
 
 
 def _executor(folder: Path, settings: dict[str, str], options: RunOptions) -> submitit.AutoExecutor:
