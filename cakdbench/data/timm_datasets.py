@@ -1,6 +1,7 @@
 """Datasets that `timm.data.create_dataset` opens, as `timm:NAME`."""
 
 import functools
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,9 @@ def _open_folder(spec: str, root: Path, names: Sequence[str], download: bool) ->
     folders = [folder / name for name in names if (folder / name).is_dir()]
     if not folders:
         raise FileNotFoundError(f"{folder} needs a folder {' or '.join(names)}, one folder per class in it")
+    if len(folders) > 1:
+        others = ", ".join(other.name for other in folders[1:])
+        warnings.warn(f"{folder} has {folders[0].name} and {others}: {folders[0].name} is taken", stacklevel=2)
     return ClassFolders(folders[0])
 
 

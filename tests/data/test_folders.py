@@ -127,6 +127,14 @@ def test_test_images_of_the_content_of_a_training_image_are_told_whatever_their_
         load_dataset("timm:pets", tmp_path)
 
 
+def test_of_two_test_sets_the_one_that_is_taken_is_told(tmp_path):
+    for split, seed in (("train", 0), ("val", 1), ("test", 2)):
+        write(tmp_path / "pets" / split, "a/1.png", "b/1.png", seed=seed)
+    with pytest.warns(UserWarning, match="pets has val and test: val is taken"):
+        data = load_dataset("timm:folder/pets", tmp_path)
+    assert len(data.test) == 2
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo") or sys.platform == "darwin", reason="no such files there")
 def test_what_is_no_file_or_has_no_name_in_utf_8_is_refused(tmp_path):
     write(tmp_path, *PLAIN)
