@@ -22,7 +22,7 @@ CELL_TYPES = {
     **dict.fromkeys(("method", "variant", "teacher", "student", "pair", "dataset", "recipe", "precision"), "str"),
     **{"n": "int64", "seeds": "str"},
     **dict.fromkeys(("mean", "sd", "gain", "average_gain", "rank"), "float64"),
-    **{"letters": "str", "level": "bool"},
+    **{"letters": "str", "level": "bool", "unstable": "bool"},
     **dict.fromkeys(("top5", "optimistic", "ema"), "float64"),
 }
 """The columns of `cells_frame` and their types, in order."""
@@ -41,6 +41,7 @@ def summarize(runs: pd.DataFrame, data_dir: str | os.PathLike[str] | None = None
             averages, of the methods with three seeds on all pairs. Methods that share a letter cannot be told apart in
             average accuracy: paired tests on the stored predictions, Holm's correction at 5 %.
         level: True for the best of a pair and what cannot be told apart from it.
+        unstable: True where a method's seeds differ far more than those of the others on the pair: it is not tested.
         top5, optimistic, ema: means of top-5, of the best epochs, and of the averaged weights.
         printed: the papers' numbers for method and pair with their sources; `load_published` has them as numbers.
 
@@ -131,7 +132,8 @@ def _block_rows(block: pd.DataFrame, answers: Answers) -> list[dict[str, Any]]:
         method, pair = row["method"], (row["pair"], row["recipe"])
         row["average_gain"] = average_gain(other["gain"] for other in rows if other["method"] == method)
         row["rank"], row["letters"] = standing.ranks.get(method), standing.letters.get(method)
-        row["level"] = pair in pairs and method in standing.level[pairs.index(pair)]
+        for name, methods in (("level", standing.level), ("unstable", standing.unstable)):
+            row[name] = pair in pairs and method in methods[pairs.index(pair)]
     return rows
 
 
