@@ -8,16 +8,16 @@ global batch is cut into local batches, its micro-batches; process r of w render
 import functools
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from cakdbench.data.augment import eval_transform, mixing, train_transform
+from cakdbench.data.augment import eval_transform, mixing
 from cakdbench.data.splits import ImageDataset, Split
+from cakdbench.data.views import Canvas, Draw, Finish, MicroBatch, Normalise, Views, collect
 from cakdbench.utils.errors import CakdError, UsageError
 from cakdbench.utils.rng import derive, reseed, seeded
 
@@ -26,39 +26,6 @@ if TYPE_CHECKING:
 
 CACHE_BYTES = 256 * 2**20
 """Test images are kept in memory up to this size."""
-
-
-@dataclass
-class Samples:
-    """One local batch.
-
-    Attributes:
-        images: `(L, 3, S, S)` float32, normalised with the dataset's statistics.
-        target: `(L,)` int64 classes, or `(L, C)` float32 probabilities under mixup and cutmix.
-        index: `(L,)` int64 positions in the training set.
-        step: within the epoch.
-        micro_batch: which local batch of the step's global batch.
-    """
-
-    images: Tensor
-    target: Tensor
-    index: Tensor
-    epoch: int
-    step: int
-    micro_batch: int
-
-    def pin_memory(self) -> "Samples":
-        """Called by torch's DataLoader, for asynchronous copies to a GPU."""
-        names = ("images", "target", "index")
-        return replace(self, **{name: getattr(self, name).pin_memory() for name in names})
-
-
-class MicroBatch(NamedTuple):
-    """The name of a local batch."""
-
-    epoch: int
-    step: int
-    micro_batch: int
 
 
 @functools.lru_cache(maxsize=8)
@@ -79,34 +46,30 @@ class LocalBatches(Dataset):
         self.seed = seed
         self.global_batch = recipe.global_batch
         self.local_batch = recipe.local_batch
-        self.transform = train_transform(dataset, recipe)
-        self.mix = mixing(dataset, recipe)
+        self.draw = Draw(dataset, recipe)
 
     def indices(self, name: MicroBatch) -> np.ndarray:
         """Return `(L,)` positions in the training set of the samples in a local batch."""
         start = name.step * self.global_batch + name.micro_batch * self.local_batch
         return order(self.seed, name.epoch, len(self.split))[start : start + self.local_batch].copy()
 
-    def __getitem__(self, name: MicroBatch) -> Samples:
+    def __getitem__(self, name: MicroBatch) -> Views:
         indices = self.indices(name)
-        target = torch.from_numpy(self.split.labels[indices])
         with seeded(self.seed, *name):
-            images = torch.stack([self._view(name.epoch, int(index)) for index in indices])
-            if self.mix:
-                reseed(self.seed, "mix", *name)
-                images, target = self.mix(images, target)
-        return Samples(images, target, torch.from_numpy(indices), *name)
+            drawn = [self._view(name.epoch, int(index)) for index in indices]
+        return collect(drawn, torch.from_numpy(self.split.labels[indices]), torch.from_numpy(indices), name)
 
-    def _view(self, epoch: int, index: int) -> Tensor:
+    def _view(self, epoch: int, index: int) -> tuple[np.ndarray, Canvas]:
         """Return the augmented sample; leaves the global generators seeded."""
         reseed(self.seed, "view", epoch, index)
-        return self.transform(self.split.image(index))
+        return self.draw(self.split.image(index))
 
 
 class SampleStream:
     """The training samples of one process, step by step.
 
-    Iterate over one epoch at a time: worker processes are shared between epochs.
+    Iterate over one epoch at a time: worker processes are shared between epochs. What it yields are bytes, of which
+    `stream.finish(views, device)` makes samples.
 
     Args:
         seed: of the run.
@@ -135,6 +98,7 @@ class SampleStream:
         self.seed = seed
         self.micro_batches = range(rank, recipe.global_batch // recipe.local_batch, world)
         self.batches = LocalBatches(dataset, recipe, seed)
+        self.finish = Finish(dataset, recipe, seed)
         self._names: list[MicroBatch] = []
         self._loader = _loader(
             self.batches, self._names, workers, pin_memory=pin_memory, persistent_workers=workers > 0
@@ -150,7 +114,7 @@ class SampleStream:
         """Local batches per step in this process."""
         return len(self.micro_batches)
 
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[list[Samples]]:
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[list[Views]]:
         """Yield this process's local batches of every step from `start_step` on."""
         steps = range(start_step, self.steps_per_epoch)
         self._names[:] = [MicroBatch(epoch, step, micro_batch) for step in steps for micro_batch in self.micro_batches]
@@ -279,8 +243,7 @@ class EvalStream:
         self._kept: list | None = None
         self._pin_memory = pin_memory
         self._change = change
-        self._mean = torch.tensor(dataset.mean).view(3, 1, 1)
-        self._std = torch.tensor(dataset.std).view(3, 1, 1)
+        self._normalise = Normalise(dataset.mean, dataset.std)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         return self.on(torch.device("cpu"))
@@ -289,11 +252,8 @@ class EvalStream:
         """Iterate with the images on a device: they are sent as bytes, and normalised there to the same values."""
         if self._keep and self._kept is None:
             self._kept = list(_items(self._loader))
-        # A tensor, since a GPU divides by a number of Python's by way of its reciprocal, which rounds otherwise.
-        largest, mean, std = (x.to(device) for x in (torch.tensor(255.0), self._mean, self._std))
         for images, labels, index in self._kept or _items(self._loader):
             if self._change:
                 images = self._change(images, index)
             images = images.pin_memory() if self._pin_memory and device.type == "cuda" else images
-            images = images.to(device, non_blocking=True)
-            yield (images.float() / largest - mean) / std, labels, index
+            yield self._normalise(images.to(device, non_blocking=True)), labels, index

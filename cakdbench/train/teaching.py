@@ -9,7 +9,8 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 
-from cakdbench.data.stream import Samples, SampleStream
+from cakdbench.data.stream import SampleStream
+from cakdbench.data.views import Samples
 from cakdbench.method import forward_options
 from cakdbench.models.staged import Output, StagedModel
 from cakdbench.train.tape import PARTS, Epoch, Part, Recording, Tape
@@ -33,9 +34,9 @@ class TeacherPass:
     def start_epoch(self, epoch: int, first: int) -> None:
         """Called before step `first` of an epoch, which is not 0 where training goes on."""
 
-    def __call__(self, samples: Samples, images: Tensor) -> Output | None:
-        """Return what the lanes need to know of `images` `(L, 3, S, S)`, on the device; None if that is nothing."""
-        return self.teach(images) if self.needs - {"model"} else None
+    def __call__(self, samples: Samples) -> Output | None:
+        """Return what the lanes need to know of samples on the device; None if that is nothing."""
+        return self.teach(samples.images) if self.needs - {"model"} else None
 
     @torch.no_grad()
     def teach(self, images: Tensor) -> Output:
@@ -124,13 +125,13 @@ class TapedPass(TeacherPass):
             self.taping.say(f"damaged file {path}: the teacher computes epoch {epoch + 1}, which is recorded again")
         return self.tape.open(epoch, parts) if parts else None
 
-    def __call__(self, samples: Samples, images: Tensor) -> Output | None:
+    def __call__(self, samples: Samples) -> Output | None:
         if not self.needs - {"model"}:
             return None
         row = samples.step * self.per_step + samples.micro_batch
         if self._replayed:
             return self._to_device(self._replayed.output(row))
-        output = self.teach(images)
+        output = self.teach(samples.images)
         if self._recording:
             self._pending.append((row, output))
         return output

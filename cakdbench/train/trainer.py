@@ -9,7 +9,8 @@ import torch
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
 
-from cakdbench.data.stream import EvalStream, Samples, SampleStream
+from cakdbench.data.stream import EvalStream, SampleStream
+from cakdbench.data.views import Views
 from cakdbench.method import Batch
 from cakdbench.models.staged import StagedModel
 from cakdbench.recipes import Recipe
@@ -152,8 +153,8 @@ class Trainer:
         self.each(lambda lane: lane.start_epoch(epoch))
         self.teaching.start_epoch(epoch, first)
         for step, batches in enumerate(self.stream.epoch(epoch, first), first):
-            for local_index, samples in enumerate(batches):
-                if batch := self._taught(samples):
+            for local_index, views in enumerate(batches):
+                if batch := self._taught(views):
                     self.each(partial(Lane.local_step, batch=batch, local_index=local_index))
             at_end = step == self.stream.steps_per_epoch - 1
             if at_end or step % self.flush_every == 0:
@@ -168,14 +169,14 @@ class Trainer:
                     self._pause()
         self.teaching.end_epoch()
 
-    def _taught(self, samples: Samples) -> Batch | None:
+    def _taught(self, views: Views) -> Batch | None:
         """Return a local batch as all lanes see it; None if no lane is left.
 
         While the teacher's pass finds no memory, lanes leave.
         """
         while self.lanes:
             try:
-                return self._batch(samples)
+                return self._batch(views)
             except Exception as error:
                 if self.accelerator.num_processes > 1 or not is_out_of_memory(error):
                     raise
@@ -190,13 +191,19 @@ class Trainer:
         del lane
         self.accelerator.free_memory()
 
-    def _batch(self, samples: Samples) -> Batch:
+    def _batch(self, views: Views) -> Batch:
         """Move a local batch to the device and run the teacher on it, once for all lanes."""
-        images, target, index = (
-            t.to(self.accelerator.device, non_blocking=True) for t in (samples.images, samples.target, samples.index)
+        samples = self.stream.finish(views, self.accelerator.device)
+        return Batch(
+            samples.images,
+            samples.target,
+            samples.index,
+            samples.epoch,
+            samples.step,
+            self.criterion,
+            self.teaching(samples),
+            samples.micro_batch,
         )
-        teacher = self.teaching(samples, images)
-        return Batch(images, target, index, samples.epoch, samples.step, self.criterion, teacher, samples.micro_batch)
 
     def each(self, act: Callable[[Lane], None]) -> None:
         """Let every lane act; one that raises is closed with its reason, where no other process waits for it.

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from cakdbench.data.datasets import load_dataset
-from cakdbench.data.stream import EvalStream, LocalBatches, MicroBatch
+from cakdbench.data.stream import EvalStream, SampleStream
+from cakdbench.data.views import MicroBatch
 from cakdbench.recipes import load_recipe
 
 
@@ -22,8 +23,8 @@ def one_thread():
 def test_training_views(benchmark, name, size):
     """One round renders a local batch of 100 training views of 28 x 28 images, seeding included."""
     recipe = load_recipe(name).override({"image_size": size, "global_batch": 100, "local_batch": 100})
-    batches = LocalBatches(load_dataset("fashion_demo"), recipe, seed=0)
-    samples = benchmark(lambda: batches[MicroBatch(0, 3, 0)])
+    stream, cpu = SampleStream(load_dataset("fashion_demo"), recipe, seed=0), torch.device("cpu")
+    samples = benchmark(lambda: stream.finish(stream.batches[MicroBatch(0, 3, 0)], cpu))
     benchmark.extra_info["us per view"] = round(benchmark.stats["min"] * 1e4, 1)
     assert samples.images.shape == (100, 3, size, size)
 

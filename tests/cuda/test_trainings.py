@@ -104,7 +104,7 @@ def test_images_reach_the_device_as_they_are_rendered(device, workers):
     trainer = group.make_trainer()
     for rendered, expected in zip(group.stream.epoch(1), plain.epoch(1), strict=True):
         for mine, theirs in zip(rendered, expected, strict=True):
-            batch = trainer._batch(mine)
+            batch, theirs = trainer._batch(mine), plain.finish(theirs, torch.device("cpu"))
             assert batch.images.device.type == device.type
             assert torch.equal(batch.images.cpu(), theirs.images) and torch.equal(batch.index.cpu(), theirs.index)
     sent = [images for images, *_ in trainer.evaluation.on(device)]

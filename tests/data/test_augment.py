@@ -39,7 +39,8 @@ def test_views_are_timms_own_transform_under_the_derived_seed(noise, recipe):
         re_prob=0.5,
         re_mode="pixel",
     )
-    ((first, *_), *_) = SampleStream(noise, recipe, seed=7).epoch(2)
+    stream = SampleStream(noise, recipe, seed=7)
+    first = stream.finish(next(stream.epoch(2))[0], torch.device("cpu"))
     for view, index in zip(first.images, first.index.tolist(), strict=True):
         with seeded():
             reseed(7, "view", 2, index)

@@ -9,12 +9,17 @@ import pytest
 import torch
 
 from cakdbench.data.splits import from_arrays
-from cakdbench.data.stream import EvalStream, LocalBatches, MicroBatch, SampleStream, order
+from cakdbench.data.stream import EvalStream, SampleStream, order
+from cakdbench.data.views import MicroBatch
 from cakdbench.utils.errors import UsageError
 
 
+def finished(stream, steps):
+    return [stream.finish(views, torch.device("cpu")) for step in steps for views in step]
+
+
 def flat(stream, epoch=0, start_step=0):
-    return [samples for step in stream.epoch(epoch, start_step) for samples in step]
+    return finished(stream, stream.epoch(epoch, start_step))
 
 
 def assert_same(first, second):
@@ -40,12 +45,10 @@ def test_workers_do_not_change_the_samples(noise, recipe, workers):
 
 @pytest.mark.parametrize("world", [2, 4])
 def test_processes_render_disjoint_slots_of_the_same_batches(noise, recipe, world):
-    whole = list(SampleStream(noise, recipe(), 0).epoch(1))
-    ranks = [list(SampleStream(noise, recipe(), 0, rank=rank, world=world).epoch(1)) for rank in range(world)]
-    for step, batches in enumerate(whole):
-        shares = [samples for rank in ranks for samples in rank[step]]
-        assert_same(batches, sorted(shares, key=lambda samples: samples.micro_batch))
-        assert all(samples.micro_batch % world == rank for rank in range(world) for samples in ranks[rank][step])
+    whole = flat(SampleStream(noise, recipe(), 0), 1)
+    ranks = [flat(SampleStream(noise, recipe(), 0, rank=rank, world=world), 1) for rank in range(world)]
+    assert_same(whole, sorted(sum(ranks, []), key=lambda samples: (samples.step, samples.micro_batch)))
+    assert all(samples.micro_batch % world == rank for rank, share in enumerate(ranks) for samples in share)
 
 
 def test_world_and_local_batch_give_the_accumulation(noise, recipe):
@@ -59,7 +62,7 @@ def test_restart_within_an_epoch_equals_going_on(noise, recipe, workers):
     undisturbed = list(stream.epoch(2))
     for start in range(stream.steps_per_epoch):
         resumed = list(SampleStream(noise, recipe(global_batch=12), 0, workers=workers).epoch(2, start))
-        assert_same(sum(undisturbed[start:], []), sum(resumed, []))
+        assert_same(finished(stream, undisturbed[start:]), finished(stream, resumed))
     assert list(stream.epoch(2, stream.steps_per_epoch)) == []
 
 
@@ -72,11 +75,12 @@ def test_an_epoch_left_early_leaves_no_trace(noise, recipe, workers):
 
 def test_an_interrupt_reaches_the_training_process_alone(noise, recipe):
     """Ctrl-C goes to all processes of a terminal, but the trainer still finishes its step."""
-    epoch = SampleStream(noise, recipe(), 0, workers=2).epoch(0)
+    stream = SampleStream(noise, recipe(), 0, workers=2)
+    epoch = stream.epoch(0)
     first = next(epoch)
     for worker in multiprocessing.active_children():
         os.kill(worker.pid, signal.SIGINT)
-    assert_same(first + sum(epoch, []), flat(SampleStream(noise, recipe(), 0)))
+    assert_same(finished(stream, [first, *epoch]), flat(SampleStream(noise, recipe(), 0)))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -84,8 +88,8 @@ def test_global_random_states_are_left_alone(noise, recipe, workers):
     stream = SampleStream(noise, recipe(), 0, workers=workers)
     evaluation = EvalStream(noise.test, noise, recipe(), workers=workers)
     before = global_states()
-    for _ in stream.epoch(0):
-        assert global_states() == before
+    for step in stream.epoch(0):
+        assert finished(stream, [step]) and global_states() == before
     for _ in evaluation:
         assert global_states() == before
     assert global_states() == before
@@ -101,13 +105,14 @@ def test_global_random_states_do_not_matter(noise, recipe, workers):
 def test_any_batch_can_be_rendered_again(noise, recipe):
     stream = SampleStream(noise, recipe(), 5)
     for samples in reversed(flat(stream, 3)):
-        assert_same([samples], [stream.batches[MicroBatch(samples.epoch, samples.step, samples.micro_batch)]])
+        again = stream.batches[MicroBatch(samples.epoch, samples.step, samples.micro_batch)]
+        assert_same([samples], finished(stream, [[again]]))
 
 
 def test_batches_survive_pickling_for_workers_that_are_not_forked(noise, recipe):
-    batches = LocalBatches(noise, recipe(), 0)
-    copy = pickle.loads(pickle.dumps(batches))
-    assert_same([batches[MicroBatch(0, 1, 2)]], [copy[MicroBatch(0, 1, 2)]])
+    stream, name = SampleStream(noise, recipe(), 0), MicroBatch(0, 1, 2)
+    copy = pickle.loads(pickle.dumps(stream.batches))
+    assert_same(*(finished(stream, [[batches[name]]]) for batches in (stream.batches, copy)))
 
 
 def test_order_is_a_permutation_and_the_incomplete_batch_is_dropped(noise, recipe):

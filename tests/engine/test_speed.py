@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from cakdbench.data.datasets import dataset_facts
-from cakdbench.data.stream import LocalBatches, MicroBatch
+from cakdbench.data.stream import LocalBatches
 from cakdbench.data.synthetic import synthetic_dataset
+from cakdbench.data.views import MicroBatch
 from cakdbench.engine.estimate import model_speeds
 from cakdbench.engine.speed.bench import SpeedBench
 from cakdbench.engine.speed.facts import GroupSpeed, LaneSpeed
@@ -147,7 +148,7 @@ def test_noise_has_the_form_of_the_dataset(name, size):
     assert image.size == size and image.mode == "RGB"
     assert np.array_equal(image, again.train.image(facts.n_train - 1))
     recipe = load_recipe("ofa_cifar_cnn").override({"local_batch": 4, "global_batch": 4})
-    assert LocalBatches(data, recipe, 0)[MicroBatch(0, 0, 0)].images.shape == (4, 3, 224, 224)
+    assert LocalBatches(data, recipe, 0)[MicroBatch(0, 0, 0)].pixels.shape == (4, 224, 224, 3)
 
 
 def test_estimates_go_by_measured_speeds_of_an_equal_device(tmp_path):

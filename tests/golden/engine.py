@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cakdbench.data.splits import ImageDataset, from_arrays
-from cakdbench.data.stream import Samples
+from cakdbench.data.views import Samples
 from cakdbench.engine.group import Group, Task
 from cakdbench.engine.inits import Inits
 from cakdbench.grid.plan import Cell, Settings, make_plan
@@ -123,7 +123,8 @@ class WatchedGroup(Group):
     def seen(self) -> Iterator[tuple[str, Values]]:
         """Yield the first step's batches of every epoch, the epochs, and the record's accuracies."""
         for epoch, values in enumerate(self.epochs):
-            for samples in next(self.stream.epoch(epoch)):
+            for views in next(self.stream.epoch(epoch)):
+                samples = self.stream.finish(views, torch.device("cpu"))
                 yield f"epoch {epoch}, batch {samples.micro_batch}", _marks(samples)
             yield f"epoch {epoch}", values
         [task] = self.tasks.values()

@@ -20,13 +20,13 @@ import accelerate
 import timm
 import torch
 import torchvision
-from torch import Tensor
 
 import cakdbench
 from cakdbench.build import build_method
 from cakdbench.data.datasets import ImageDataset, dataset_facts, load_dataset, register_datasets
-from cakdbench.data.stream import EvalStream, MicroBatch, Samples, SampleStream
+from cakdbench.data.stream import EvalStream, SampleStream
 from cakdbench.data.synthetic import synthetic_dataset
+from cakdbench.data.views import MicroBatch, Views
 from cakdbench.engine.options import RunOptions
 from cakdbench.engine.speed.facts import GroupSpeed, LaneSpeed
 from cakdbench.engine.speed.phases import Clock, watching
@@ -82,8 +82,8 @@ class SpeedBench:
         self.speed = self._conditions(data)
         self.teacher = self._teacher() if any(cell.needs_teacher for cell in cells) else None
         self.lanes = [lane for cell in cells if (lane := self._try(cell.label, partial(self._lane, cell)))]
-        self.samples = self.stream.batches[MicroBatch(0, 0, 0)]
-        self.resident = self._moved(self.samples)
+        self.views = self._render(0)
+        self.resident = self.stream.finish(self.views, self.device)
 
     @property
     def step_images(self) -> int:
@@ -255,20 +255,14 @@ class SpeedBench:
         one = median_seconds(lambda: self._render(next(views)), cpu, replace(self.limit, steps=8, least=2))
         speed.rendering_core = one_core = images / one
         speed.rendering = stream_rate(self.stream, speed.workers, self.limit) if speed.workers else one_core
-        pinned = self.samples.pin_memory() if self.device.type == "cuda" else self.samples
-        speed.transfer = median_seconds(lambda: self._moved(pinned), self.device, self.limit)
+        views = self.views.pin_memory() if self.device.type == "cuda" else self.views
+        speed.transfer = median_seconds(lambda: self.stream.finish(views, self.device), self.device, self.limit)
         if self._needs(self.lanes) - {"model"}:
             speed.teacher = median_seconds(lambda: self._teach(self.lanes), self.device, self.limit)
         speed.matrix_rate = matrix_rate(self.device, speed.precision)
 
-    def _render(self, number: int) -> Samples:
+    def _render(self, number: int) -> Views:
         return self.stream.batches[MicroBatch(0, number % self.stream.steps_per_epoch, 0)]
-
-    def _moved(self, samples: Samples) -> Samples:
-        def moved(tensor: Tensor) -> Tensor:
-            return tensor.to(self.device, non_blocking=True)
-
-        return replace(samples, images=moved(samples.images), target=moved(samples.target), index=moved(samples.index))
 
     def measure_lanes(self) -> None:
         """Time every lane by itself."""
