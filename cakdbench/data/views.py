@@ -4,6 +4,7 @@ Floats are four times as large to render, to hand from process to process and to
 and mixed only in the training process, on its device, in the order of timm's transforms and to the same values.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -39,15 +40,15 @@ class Views:
         pixels: `(L, S, S, 3)` uint8.
         target: `(L,)` int64 classes.
         index: `(L,)` int64 positions in the training set.
-        noise: float32, what fills the erased boxes, one after the other.
-        boxes: `(row, top, left, height, width)` of each.
+        noise: `(N,)` float32, what fills the erased boxes.
+        places: `(N,)` int64, where it does among all numbers of the images `(L, 3, S, S)`: one write for all boxes.
     """
 
     pixels: Tensor
     target: Tensor
     index: Tensor
     noise: Tensor
-    boxes: list[tuple[int, int, int, int, int]]
+    places: Tensor
     name: MicroBatch
 
     def pin_memory(self) -> "Views":
@@ -59,7 +60,7 @@ class Views:
         return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in TENSORS})
 
 
-TENSORS = ("pixels", "target", "index", "noise")
+TENSORS = ("pixels", "target", "index", "noise", "places")
 
 
 @dataclass
@@ -89,13 +90,15 @@ class Canvas:
 
     def __init__(self, size: int):
         self.shape = (3, size, size)
-        self.written: list[tuple[tuple[slice, slice, slice], Tensor]] = []
+        self.noise, self.places = torch.empty(0), torch.empty(0, dtype=torch.long)
 
     def size(self) -> tuple[int, int, int]:
         return self.shape
 
     def __setitem__(self, where: tuple[slice, slice, slice], pixels: Tensor) -> None:
-        self.written.append((where, pixels))
+        """Called at most once: timm erases one box."""
+        self.noise = pixels.flatten()
+        self.places = torch.arange(math.prod(self.shape)).view(self.shape)[where].flatten()
 
 
 class Draw:
@@ -119,13 +122,10 @@ class Draw:
 
 def collect(drawn: Sequence[tuple[np.ndarray, Canvas]], target: Tensor, index: Tensor, name: MicroBatch) -> Views:
     """Return the views of a local batch."""
-    boxes, noise = [], [torch.empty(0)]
-    for row, (_, canvas) in enumerate(drawn):
-        for (_, high, wide), pixels in canvas.written:
-            boxes.append((row, high.start, wide.start, *pixels.shape[1:]))
-            noise.append(pixels.flatten())
     pixels = torch.from_numpy(np.stack([pixels for pixels, _ in drawn]))
-    return Views(pixels, target, index, torch.cat(noise), boxes, name)
+    noise = torch.cat([canvas.noise for _, canvas in drawn])
+    places = torch.cat([canvas.places + row * pixels[0].numel() for row, (_, canvas) in enumerate(drawn)])
+    return Views(pixels, target, index, noise, places, name)
 
 
 class Normalise:
@@ -155,11 +155,9 @@ class Finish:
         self.seed = seed
 
     def __call__(self, views: Views, device: torch.device) -> Samples:
-        sent, start = views.to(device), 0
+        sent = views.to(device)
         images, target = self.normalise(sent.pixels.permute(0, 3, 1, 2).contiguous()), sent.target
-        for row, top, left, height, width in views.boxes:
-            noise = sent.noise[start : (start := start + 3 * height * width)]
-            images[row, :, top : top + height, left : left + width] = noise.view(3, height, width)
+        images.view(-1)[sent.places] = sent.noise
         if self.mix:
             with seeded(self.seed, "mix", *views.name):
                 images, target = self.mix(images, target)

@@ -11,7 +11,7 @@ PARTS = ("rendering", "transfer", "teacher", "student", "method", "backward", "o
 LANE_PARTS = PARTS[3:]
 WHAT = {
     "rendering": "rendering images",
-    "transfer": "transfer to the device",
+    "transfer": "transfer to the device, and finishing there",
     "teacher": "teacher, forward",
     "student": "student, forward",
     "method": "method, forward",
