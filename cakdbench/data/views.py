@@ -133,11 +133,12 @@ class Normalise:
 
     def __init__(self, mean: Colour, std: Colour):
         # A tensor, since a GPU divides by a number of Python's by way of its reciprocal, which rounds otherwise.
-        self.numbers = torch.tensor(255.0), torch.tensor(mean).view(3, 1, 1), torch.tensor(std).view(3, 1, 1)
+        shape = 3, 1, 1
+        self.numbers = [torch.tensor(255.0), torch.tensor(mean).view(shape), torch.tensor(std).view(shape)]
 
     def __call__(self, images: Tensor) -> Tensor:
         if self.numbers[0].device != images.device:
-            self.numbers = tuple(number.to(images.device, non_blocking=True) for number in self.numbers)
+            self.numbers = [number.to(images.device, non_blocking=True) for number in self.numbers]
         largest, mean, std = self.numbers
         return images.float().div_(largest).sub_(mean).div_(std)
 
