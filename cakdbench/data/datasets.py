@@ -5,7 +5,7 @@ import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torchvision.datasets import FashionMNIST
@@ -26,6 +26,7 @@ __all__ = [
     "dataset_facts",
     "dataset_names",
     "forget_datasets",
+    "load_as_seen",
     "load_dataset",
     "register_datasets",
 ]
@@ -135,6 +136,11 @@ def load_dataset(
     check_dataset(name)
     load = _load if on_bad_image == "refuse" else _load_readable
     return load(name, Path() if name in EMBEDDED else data_root(data_dir), download)
+
+
+def load_as_seen(name: str, skipped: int | None, data_dir: Path | str | None = None, **more: Any) -> ImageDataset:
+    """Return a dataset as a run saw it: without the images that cannot be read, if any were `skipped` then."""
+    return load_dataset(name, data_dir, on_bad_image="skip" if skipped else "refuse", **more)
 
 
 def forget_datasets() -> None:

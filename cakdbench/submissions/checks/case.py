@@ -48,10 +48,14 @@ class Case:
 
     @property
     def test_images(self) -> int:
-        """Return the size of the test set as the receiving side knows it; else as many as there are predictions."""
+        """Return the size of the test set as the receiving side knows it; else as many as there are predictions.
+
+        Of the images that could not be read nobody here knows how many were test images.
+        """
         if self.labels is not None:
             return len(self.labels)
-        return self.facts.n_test if self.facts else len(self.entry.predictions)
+        predicted = len(self.entry.predictions)
+        return min(max(predicted, self.facts.n_test - self._skipped), self.facts.n_test) if self.facts else predicted
 
     @property
     def classes(self) -> int | None:
@@ -63,7 +67,13 @@ class Case:
     def steps_per_epoch(self) -> int | None:
         if self.recipe is None or self.facts is None:
             return None
-        return self.facts.n_train // self.recipe.global_batch or None
+        most, least = (n // self.recipe.global_batch for n in (self.facts.n_train, self.facts.n_train - self._skipped))
+        return most if most == least and most else None
+
+    @property
+    def _skipped(self) -> int:
+        """Return how many images were left out at most, of training and test images together."""
+        return max(0, self.identity.dataset.skipped or 0)
 
     def _attempt(self, look: Callable[..., T], *arguments: object) -> T | None:
         try:
