@@ -84,7 +84,7 @@ class TeacherEntry(Table):
     @property
     def zoo_model(self) -> str:
         """The model, without the name of the weights."""
-        return self.model if self.model.startswith(TIMM) else self.model.partition(":")[0]
+        return zoo_model(self.model)
 
     @property
     def allowed(self) -> float:
@@ -120,6 +120,11 @@ class TeacherEntry(Table):
             return load_recipe(self.train)
         table = all_numbers(self.recipe) | {"name": self.train, "title": self.train, "source": "its teacher's entry"}
         return checked(Recipe, table, "recipe")
+
+
+def zoo_model(teacher: str) -> str:
+    """Return the model of a teacher's name, without the name of its weights."""
+    return teacher if teacher.startswith(TIMM) else teacher.partition(":")[0]
 
 
 class _TeacherFile(Table):

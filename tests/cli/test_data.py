@@ -38,6 +38,11 @@ def test_check_names_what_cannot_be_read_and_hashes_all_contents(damaged):
     code, output = shell("data", "check", "timm:folder/tiny", "--data-dir", str(shell.data), "--full")
     assert code == 1 and f"{path} cannot be decoded" in output and "\ncontent " in output
     assert sum("cannot be decoded" in line for line in output.splitlines()) == 1
+    assert "images that cannot be read, counted above: 1" in output
+    code, output = shell("data", "stats", "timm:folder/tiny", "--data-dir", str(shell.data))
+    assert code == 2 and "--on-bad-image skip" in output
+    code, output = shell("data", "stats", "timm:folder/tiny", "--data-dir", str(shell.data), "--on-bad-image", "skip")
+    assert code == 0 and "statistics = " in output and output.count("--on-bad-image") == 0
 
 
 def test_an_unreadable_image_stops_the_run_or_is_left_out_and_exchanged_images_are_seen(damaged):
@@ -51,6 +56,10 @@ def test_an_unreadable_image_stops_the_run_or_is_left_out_and_exchanged_images_a
     assert code == 0, output
     done = Store(shell.store).records()[0]
     assert len(done) == 3 and {record.identity.dataset.skipped for record in done} == {1}
+    code, output = shell("evaluate", str(shell.store), "--data-dir", str(shell.data), "--cpu", "--format", "csv")
+    assert code == 0 and output.count(",none,") == 3, output
+    code, output = shell("predict", done[0].key, str(path), *shell.places()[:2])
+    assert code == 2 and "cannot be decoded" in output and "--on-bad-image" not in output
 
     repaint(shell.data / "tiny")
     code, output = shell.run(*skip, "--dry-run", settings=ONCE)

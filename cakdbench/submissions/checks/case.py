@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from cakdbench.data.datasets import FACTS
 from cakdbench.grid.suites import TIMM
+from cakdbench.grid.teachers import zoo_model
 from cakdbench.models.staged import StagedModel
 from cakdbench.registry import method_of_record
 from cakdbench.submissions.bundle import EntryFile
@@ -44,7 +45,7 @@ class Case:
         self.recipe = self._attempt(read_recipe, entry.record.recipe_name, identity.recipe)
         self.method = self._attempt(method_of_record, identity.method.id)
         self.student = self._model(identity.student)
-        self.teacher = self._model(model_of(identity.teacher.model)) if identity.teacher else None
+        self.teacher = self._model(zoo_model(identity.teacher.model)) if identity.teacher else None
 
     @property
     def test_images(self) -> int:
@@ -88,8 +89,3 @@ class Case:
         if self.recipe is None or not self.classes:
             return None
         return self._attempt(bare_model, name, self.classes, self.recipe.image_size, self.recipe.split)
-
-
-def model_of(teacher: str) -> str:
-    """Return the model of a teacher, without the name of its weights."""
-    return teacher if teacher.startswith(TIMM) else teacher.partition(":")[0]
