@@ -1,6 +1,5 @@
 """The commands about results: leaderboard, migrate, diff, results, explain-run."""
 
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +15,6 @@ from cakdbench.cli.options import (
     Results,
     StoreDir,
     console,
-    errors,
 )
 from cakdbench.utils.errors import UsageError
 from cakdbench.utils.text import printable
@@ -133,12 +131,8 @@ def show_results(
 
     form = export.format_of(format, output)
     load_files(method_file, model_file)
-    with warnings.catch_warnings(record=True) as damage:
-        warnings.simplefilter("always")
-        frame = load_results(*paths, data_dir=data_dir)
-        frame = summarize(frame, data_dir) if cells else frame
-    for warning in damage:
-        errors.print(str(warning.message), style="yellow", markup=False, highlight=False, soft_wrap=True)
+    frame = load_results(*paths, data_dir=data_dir)
+    frame = summarize(frame, data_dir) if cells else frame
     frame = export.choose_rows(frame, where) if where else frame
     frame = export.choose_columns(frame, columns) if columns else frame.drop(columns="path", errors="ignore")
     if output is None:

@@ -74,3 +74,13 @@ def test_an_unreadable_image_stops_the_run_or_is_left_out_and_exchanged_images_a
     assert sorted(line.split("unfinished run ")[1].split()[0] for line in obstacles) == sorted(r.key for r in done)
     code, output = shell.run(*skip, settings=ONCE)
     assert code == 2 and "to go on, or remove" in output and not Store(shell.store).records()[0]
+
+
+def test_warnings_are_one_line_without_our_source(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny, tmp_path / "data")
+    note = tmp_path / "data/tiny/train/3/notes.txt"
+    note.write_text("text")
+    code, output = Shell(tmp_path / "data", tmp_path)("data", "check", "timm:folder/tiny", "--data-dir", "data")
+    assert code == 0 and f"warning: files in {note.parents[1]} are no images, and left out (1 .txt" in output
+    assert "UserWarning" not in output and "self._" not in output
