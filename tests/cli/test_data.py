@@ -50,6 +50,8 @@ def test_an_unreadable_image_stops_the_run_or_is_left_out_and_exchanged_images_a
     code, output = shell.run("--workers", "1", settings=ONCE)
     errors = [line for line in output.splitlines() if "cannot be decoded" in line]
     assert code == 2 and len(errors) == 1 and str(path) in errors[0] and "Traceback" not in output
+    code, output = shell("status", "--store", str(shell.store))
+    assert "failed │ step 0" in output and "planned" not in output, output
 
     skip = ("--on-bad-image", "skip")
     code, output = shell.run(*skip, settings=ONCE)
