@@ -145,6 +145,7 @@ def show_results(
 @app.command("explain-run")
 def explain_run(
     run: Annotated[str, typer.Argument(help="The run's key, or the start of it.")],
+    pairs: Annotated[str, typer.Option(help="TOML files of your own, on whose boards it may stand too.")] = "",
     method_file: MethodFiles = [],
     model_file: ModelFiles = [],
     store: StoreDir = Path("runs"),
@@ -153,12 +154,13 @@ def explain_run(
     datasets: DatasetFiles = [],
 ) -> None:
     """Show where a run comes from, how it was made, and why it is or is not on a board."""
+    from cakdbench.grid.suites import own_suites
     from cakdbench.reports import explain as provenance
     from cakdbench.results.load import find_run
 
     load_files(method_file, model_file)
     evidence = _evidence(store, results, data_dir)
-    for part in provenance.explain_run(find_run(run, evidence), evidence):
+    for part in provenance.explain_run(find_run(run, evidence), evidence, own_suites(pairs)):
         console.print(part, highlight=False)
 
 
