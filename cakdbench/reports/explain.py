@@ -16,7 +16,6 @@ from cakdbench.results.load import Evidence
 from cakdbench.utils.diff import changes
 from cakdbench.utils.errors import UsageError
 
-
 OWN = "a suite of your own is named with --pairs FILE"
 
 

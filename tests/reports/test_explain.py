@@ -114,8 +114,8 @@ def test_a_run_says_why_it_is_or_is_not_on_a_board(evidence):
 
 
 def test_a_run_of_ones_own_suite_is_explained_by_its_file(tmp_path):
-    (tmp_path / "mine.toml").write_text('extends = "demo"\ntitle = "x"\nsource = "x"\nepochs = 2\n')
-    pair = "resnet_m>vit_xs@fashion_demo"
+    (tmp_path / "mine.toml").write_text('extends = "ofa_cifar_cnn"\ntitle = "x"\nsource = "x"\nepochs = 2\n')
+    pair = "swin_t>resnet18@cifar100"
     (tmp_path / "suite.toml").write_text(
         f'board = "own"\n[suites.own]\ntitle = "Own"\nrecipe = "mine.toml"\npairs = ["{pair}"]\n'
     )
