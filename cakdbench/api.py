@@ -35,7 +35,7 @@ def load_results(*paths: str | os.PathLike[str], data_dir: str | os.PathLike[str
         seconds, images_per_second, peak_memory_mb, energy_wh: of the method's own steps and evaluations.
         device, processes, threads, lanes, compiled, channels_last, versions, finished: how and when it was computed.
         engine_version, fingerprint (of the dataset), teacher_sha256, method_source, weights_sha256, predictions_sha256:
-            of what it was made, and what it made.
+            of what it was made, and what it made. skipped: images of the dataset that could not be read.
         path: the record's file.
 
     Args:

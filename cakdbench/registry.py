@@ -172,7 +172,7 @@ def get_method(name: str) -> type[Method]:
     discover()
     id = _aliases.get(name, name)
     if id not in _methods:
-        raise unknown("method", name, [*_methods, *_aliases])
+        raise unknown("method", name, [*_methods, *_aliases], "methods of your own: --method-file FILE")
     return _methods[id]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cakdbench.data.datasets import load_dataset
+from cakdbench.data.datasets import OnBadImage, check_dataset, load_dataset
 from cakdbench.data.splits import ImageDataset, Split
 from cakdbench.data.stream import EvalStream
 from cakdbench.engine.teachers import Teachers
@@ -58,9 +58,16 @@ class Gallery:
 
 
 def open_gallery(
-    names: Sequence[str], store: Store, teacher_dir: Path, data_dir: Path | None, teacher_files: Sequence[Path] = ()
+    names: Sequence[str],
+    store: Store,
+    teacher_dir: Path,
+    data_dir: Path | None,
+    teacher_files: Sequence[Path] = (),
+    on_bad_image: OnBadImage = "refuse",
 ) -> Gallery:
     """Return the networks that names stand for: keys or folders of finished runs, and teachers as MODEL@DATASET.
+
+    Images that runs left out in training are left out.
 
     Raises:
         UsageError: a name stands for nothing, or the networks are of different datasets.
@@ -69,9 +76,12 @@ def open_gallery(
     students = {name: load_student(store.find(name), data_dir=data_dir) for name in names if not _is_teacher(name)}
     datasets = {name: student.record.identity.dataset.name for name, student in students.items()}
     datasets |= {name: name.partition("@")[2] for name in names if name not in students}
+    for name in datasets.values():
+        check_dataset(name)
     if len(set(datasets.values())) > 1:
         raise UsageError(f"networks of different datasets cannot see the same images: {_listed(datasets)}")
-    dataset = load_dataset(next(iter(datasets.values())), data_dir)
+    skipped = any(student.record.identity.dataset.skipped for student in students.values())
+    dataset = load_dataset(datasets[names[0]], data_dir, on_bad_image="skip" if skipped else on_bad_image)
     teachers = Teachers(store, teacher_dir, Settings(), list(teacher_files))
     recipe = next((student.recipe for student in students.values()), None)
     if recipe is None:

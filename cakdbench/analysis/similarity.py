@@ -4,7 +4,8 @@ Linear CKA (Kornblith et al., ICML 2019, eq. 5 with linear kernels): `||Y'X||^2 
 of features centred over the images. It needs sums of products alone, so that batches add up to its very definition.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+import warnings
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -102,8 +103,17 @@ def similarity(
             for names, (x, y) in pair.items():
                 products.setdefault(names, Products()).add(x, y)
     if measure == "cka":
+        _tell_of_few_images(products.values())
         return _table({names: total.cka() for names, total in products.items()})
     return _table(_cosines(products, _layer_pairs(first, second, batches())))
+
+
+def _tell_of_few_images(products: Collection[Products]) -> None:
+    widths = [len(total) for each in products for total in each.sums[:2]]
+    images = min(each.images for each in products)
+    if images <= max(widths):
+        told = f"CKA of {images} images and up to {max(widths)} features comes out too high: take more images"
+        warnings.warn(told, stacklevel=3)
 
 
 LayerPairs = dict[tuple[str, str], tuple[Tensor, Tensor]]

@@ -12,10 +12,14 @@ from cakdbench.checks import device, steps, training
 from cakdbench.checks.lab import Fault, Lab
 from cakdbench.utils.errors import RAISED, file_of, frame_of
 
+FIRST = ("described", "refusals have reasons")
+"""Where one fails no other check is made."""
+STEP = "finite in fp32"
+"""The first check that makes a step: where a method raises an error there, the others would say the same."""
 CHECKS: dict[str, Callable[[Lab], str]] = {
     "described": steps.described,
     "refusals have reasons": steps.refusals,
-    "finite in fp32": steps.finite(autocast=False),
+    STEP: steps.finite(autocast=False),
     "finite under bf16": steps.finite(autocast=True),
     "trains the student, not the teacher": steps.trains_the_student_alone,
     "needs what it declares": steps.needs,
@@ -59,21 +63,22 @@ def check_method(lab: Lab, files: list[Path] = [], processes: bool = True) -> It
     lab = replace(lab)  # what the checks of one round share ends with it
     for title, check in checks.items():
         begun = time.monotonic()
-        passed, detail, hint = _run(check, lab)
+        passed, detail, hint, raised = _run(check, lab)
         yield Finding(title, passed, detail, hint, time.monotonic() - begun)
-        if not passed and title in ("described", "refusals have reasons"):
+        if not passed and (title in FIRST or raised and title == STEP):
             return
 
 
-def _run(check: Callable[[Lab], str], lab: Lab) -> tuple[bool, str, str]:
+def _run(check: Callable[[Lab], str], lab: Lab) -> tuple[bool, str, str, bool]:
+    """Return whether a check is passed, what it found, what to do, and whether the method raised an error."""
     try:
-        return True, check(lab), ""
+        return True, check(lab), "", False
     except Fault as fault:
-        return False, fault.what, fault.hint
+        return False, fault.what, fault.hint, False
     except RAISED as error:  # a method may raise anything
         frame = frame_of(error, file_of(lab.method))
         place = f"{Path(frame.filename).name}, line {frame.lineno}: {frame.line}" if frame else "its file"
-        return False, f"{type(error).__name__}: {error}", f"look at {place}"
+        return False, f"{type(error).__name__}: {error}", f"look at {place}", True
 
 
 def findings_table(name: str, findings: list[Finding]) -> Table:

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cakdbench.cli.methods import load_files
-from cakdbench.cli.options import TEACHERS, DataDir, DatasetFiles, ModelFiles, StoreDir, TeacherDir, console
+from cakdbench.cli.options import (
+    TEACHERS,
+    BadImages,
+    DataDir,
+    DatasetFiles,
+    ModelFiles,
+    OnBadImage,
+    StoreDir,
+    TeacherDir,
+    console,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,12 +56,13 @@ def similarity(
     teacher_dir: TeacherDir = TEACHERS,
     data_dir: DataDir = None,
     datasets: DatasetFiles = [],
+    on_bad_image: BadImages = OnBadImage.refuse,
 ) -> None:
     """Compare the stages and final features of the first network with those of each other one, or with its own."""
     from cakdbench.analysis.figures import matrix_figure
     from cakdbench.analysis.similarity import similarity as compare
 
-    gallery = _gallery(networks, model_file, store, teacher_dir, data_dir)
+    gallery = _gallery(networks, model_file, store, teacher_dir, data_dir, on_bad_image)
     first, *others = gallery.networks
     what = "linear CKA" if measure is Measure.cka else "cosine after a fitted linear map"
     for number, second in enumerate(others or [first], 1):
@@ -71,11 +82,12 @@ def features(
     teacher_dir: TeacherDir = TEACHERS,
     data_dir: DataDir = None,
     datasets: DatasetFiles = [],
+    on_bad_image: BadImages = OnBadImage.refuse,
 ) -> None:
     """Draw how strong the features of each stage are where in the image."""
     from cakdbench.analysis.maps import feature_maps
 
-    gallery = _gallery(networks, model_file, store, teacher_dir, data_dir)
+    gallery = _gallery(networks, model_file, store, teacher_dir, data_dir, on_bad_image)
     seen = next(gallery.images(images))
     for number, network in enumerate(gallery.networks, 1):
         stages = feature_maps(network.model, seen, groups)
@@ -97,11 +109,12 @@ def attention(
     teacher_dir: TeacherDir = TEACHERS,
     data_dir: DataDir = None,
     datasets: DatasetFiles = [],
+    on_bad_image: BadImages = OnBadImage.refuse,
 ) -> None:
     """Draw where the last attention of each network looks."""
     from cakdbench.analysis.maps import attention_maps
 
-    gallery = _gallery(networks, model_file, store, teacher_dir, data_dir)
+    gallery = _gallery(networks, model_file, store, teacher_dir, data_dir, on_bad_image)
     seen = next(gallery.images(images))
     maps = {network.name: attention_maps(network.model, seen) for network in gallery.networks}
     _write_maps(
@@ -133,13 +146,18 @@ def agreement(
 
 
 def _gallery(
-    names: list[str], model_files: list[Path], store: Path, teacher_dir: Path, data_dir: Path | None
+    names: list[str],
+    model_files: list[Path],
+    store: Path,
+    teacher_dir: Path,
+    data_dir: Path | None,
+    on_bad_image: OnBadImage,
 ) -> "Gallery":
     from cakdbench.analysis.networks import open_gallery
     from cakdbench.store import Store
 
     load_files([], model_files)
-    return open_gallery(names, Store(store), teacher_dir, data_dir)
+    return open_gallery(names, Store(store), teacher_dir, data_dir, on_bad_image=on_bad_image.value)
 
 
 def _write_maps(

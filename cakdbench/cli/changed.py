@@ -44,7 +44,7 @@ def _listing(runs: "pd.DataFrame", recipe: Recipe) -> Listing:
     """Return the table of the runs by one recipe; what keeps them from a board is its title."""
     from cakdbench.results.cells import summarize
 
-    reasons = "; ".join(dict.fromkeys(runs["excluded"].dropna()))
+    reasons = "; ".join(dict.fromkeys(reason for text in runs["excluded"].dropna() for reason in text.split("; ")))
     cells = summarize(runs.drop(columns="recipe_of").assign(excluded=None))
     rows: dict[str, dict[str, Any]] = {}
     for cell in cells.to_dict("records"):

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from cakdbench.cli.options import DataDir, DatasetFiles, console, errors
+from cakdbench.cli.options import BadImages, DataDir, DatasetFiles, OnBadImage, console, errors
 
 app = typer.Typer(no_args_is_help=True, help="Look into datasets.")
 
@@ -31,9 +31,10 @@ def check(
     lines = [f"{len(data.train)} training and {len(data.test)} test images of {data.num_classes} classes: {classes}"]
     lines += [f"fingerprint {data.fingerprint}", f"test labels {labels_sha256(np.asarray(data.test.labels))}"]
     lines += [f"content {content_hash(data)}"] * full
+    bad = [reason for split in (data.train, data.test) * full for reason in unreadable(split).values()]
+    lines += [f"images that cannot be read, counted above: {len(bad)}"] * bool(bad)
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    bad = [reason for split in (data.train, data.test) * full for reason in unreadable(split).values()]
     for reason in bad:
         errors.print(reason, markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(1 if bad else 0)
@@ -44,12 +45,13 @@ def stats(
     name: Annotated[str, typer.Argument(help="A dataset, as in cifar100 or timm:folder/NAME.")],
     data_dir: DataDir = None,
     datasets: DatasetFiles = [],
+    on_bad_image: BadImages = OnBadImage.refuse,
 ) -> None:
     """Compute mean and deviation of the training images' pixels; print them as a line for a TOML file."""
     from cakdbench.data.datasets import load_dataset
     from cakdbench.data.statistics import measure
 
-    measured = measure(load_dataset(name, data_dir).train)
+    measured = measure(load_dataset(name, data_dir, on_bad_image=on_bad_image.value).train)
     mean, std = (", ".join(f"{value:.4f}" for value in values) for values in measured.pair)
     line = f"statistics = {{mean = [{mean}], std = [{std}]}}"
     console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -4,6 +4,7 @@
 
 import codecs
 import sys
+import warnings
 
 import typer
 
@@ -19,10 +20,20 @@ for name, group in {"teacher": teachers, "data": data, "analyse": analyse, "tape
 
 
 def main() -> None:
-    """Entry point: what users can mend becomes one line and an exit code, without a traceback."""
+    """Entry point: what users can mend becomes one line and an exit code, without a traceback; so do warnings."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure") and codecs.lookup(stream.encoding).name != "utf-8":
             stream.reconfigure(errors="replace")  # Windows' code pages have no arrows
+    with warnings.catch_warnings():  # the caller of `main` gets Python's way to show them back
+        warnings.showwarning = _show_warning
+        _run()
+
+
+def _show_warning(message: Warning | str, *_: object) -> None:
+    errors.print(f"warning: {message}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+def _run() -> None:
     try:
         app()
     except CakdError as error:

@@ -1,6 +1,5 @@
 """The commands about results: leaderboard, migrate, diff, results, explain-run."""
 
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +15,6 @@ from cakdbench.cli.options import (
     Results,
     StoreDir,
     console,
-    errors,
 )
 from cakdbench.utils.errors import UsageError
 from cakdbench.utils.text import printable
@@ -133,12 +131,8 @@ def show_results(
 
     form = export.format_of(format, output)
     load_files(method_file, model_file)
-    with warnings.catch_warnings(record=True) as damage:
-        warnings.simplefilter("always")
-        frame = load_results(*paths, data_dir=data_dir)
-        frame = summarize(frame, data_dir) if cells else frame
-    for warning in damage:
-        errors.print(str(warning.message), style="yellow", markup=False, highlight=False, soft_wrap=True)
+    frame = load_results(*paths, data_dir=data_dir)
+    frame = summarize(frame, data_dir) if cells else frame
     frame = export.choose_rows(frame, where) if where else frame
     frame = export.choose_columns(frame, columns) if columns else frame.drop(columns="path", errors="ignore")
     if output is None:
@@ -151,6 +145,7 @@ def show_results(
 @app.command("explain-run")
 def explain_run(
     run: Annotated[str, typer.Argument(help="The run's key, or the start of it.")],
+    pairs: Annotated[str, typer.Option(help="TOML files of your own, on whose boards it may stand too.")] = "",
     method_file: MethodFiles = [],
     model_file: ModelFiles = [],
     store: StoreDir = Path("runs"),
@@ -159,12 +154,13 @@ def explain_run(
     datasets: DatasetFiles = [],
 ) -> None:
     """Show where a run comes from, how it was made, and why it is or is not on a board."""
+    from cakdbench.grid.suites import own_suites
     from cakdbench.reports import explain as provenance
     from cakdbench.results.load import find_run
 
     load_files(method_file, model_file)
     evidence = _evidence(store, results, data_dir)
-    for part in provenance.explain_run(find_run(run, evidence), evidence):
+    for part in provenance.explain_run(find_run(run, evidence), evidence, own_suites(pairs)):
         console.print(part, highlight=False)
 
 

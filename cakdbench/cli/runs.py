@@ -8,11 +8,24 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cakdbench.cli.methods import load_files
-from cakdbench.cli.options import Cpu, DataDir, DatasetFiles, ModelFiles, StoreDir, Workers, console
+from cakdbench.cli.options import (
+    BadImages,
+    Cpu,
+    DataDir,
+    DatasetFiles,
+    ModelFiles,
+    OnBadImage,
+    StoreDir,
+    Workers,
+    console,
+    errors,
+)
 from cakdbench.cli.tables import Listing
-from cakdbench.utils.errors import UsageError
+from cakdbench.utils.errors import CakdError, UsageError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from cakdbench.store import RunFolder
     from cakdbench.students.student import Student
 
@@ -91,17 +104,36 @@ def evaluate(
     store: StoreDir = Path("runs"),
     data_dir: DataDir = None,
     datasets: DatasetFiles = [],
+    on_bad_image: BadImages = OnBadImage.refuse,
 ) -> None:
     """Test finished runs again: on their test images, corrupted ones, or another dataset."""
     from cakdbench.data.corruptions import parse_corruptions
-    from cakdbench.results.export import frame_text
     from cakdbench.students.evaluate import evaluate_students
     from cakdbench.utils.device import make_accelerator
 
     noises = parse_corruptions(corruption)
-    students = [_student(run, ema, model_file, store, data_dir) for run in _all_runs(runs, store)]
-    place = make_accelerator(cpu=cpu)
-    frame = evaluate_students(students, noises, dataset, data_dir=data_dir, accelerator=place, workers=workers or 0)
+    failed: dict[str, CakdError] = {}
+    students = _students(_all_runs(runs, store), ema, model_file, data_dir, failed)
+    frame = evaluate_students(
+        students,
+        noises,
+        dataset,
+        data_dir=data_dir,
+        on_bad_image=on_bad_image.value,
+        accelerator=make_accelerator(cpu=cpu),
+        workers=workers or 0,
+        failed=failed,
+    )
+    if len(frame):
+        _print_accuracies(frame, format, output)
+    for key, error in failed.items():
+        errors.print(f"failed: {key}: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(1 if failed else 0)
+
+
+def _print_accuracies(frame: "pd.DataFrame", format: Format, output: Path | None) -> None:
+    from cakdbench.results.export import frame_text
+
     if output:
         output.write_text(frame_text(frame, "csv"), encoding="utf-8")
     if format is not Format.table:
@@ -113,15 +145,31 @@ def evaluate(
     console.print(Listing(rows, right=["seed", "severity", "strength", "top1", "drop", "top5"]))
 
 
-def _all_runs(names: list[str], store: Path) -> list[str]:
+def _all_runs(names: list[str], store: Path) -> "list[RunFolder]":
     """Return the runs that are named; a store stands for all of its finished ones."""
     from cakdbench.store import Store
 
     return [
-        found
+        run
         for name in names
-        for found in ([str(run.path) for run in Store(Path(name)).runs() if run.is_done] or [name])
+        for run in ([run for run in Store(Path(name)).runs() if run.is_done] or [Store(store).find(name)])
     ]
+
+
+def _students(
+    runs: "list[RunFolder]", ema: bool, model_files: list[Path], data_dir: Path | None, failed: dict[str, CakdError]
+) -> "list[Student]":
+    """Return the students of runs; `failed` gets why others have none."""
+    from cakdbench.students.student import load_student
+
+    load_files([], model_files)
+    students = []
+    for run in runs:
+        try:
+            students.append(load_student(run, ema, data_dir))
+        except CakdError as error:
+            failed[run.key] = error
+    return students
 
 
 @app.command()

@@ -5,7 +5,7 @@ import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torchvision.datasets import FashionMNIST
@@ -26,6 +26,7 @@ __all__ = [
     "dataset_facts",
     "dataset_names",
     "forget_datasets",
+    "load_as_seen",
     "load_dataset",
     "register_datasets",
 ]
@@ -133,22 +134,30 @@ def load_dataset(
         UsageError: the name is unknown, or the data is missing or damaged; says which files belong where.
     """
     check_dataset(name)
-    load = _load if on_bad_image == "refuse" else _load_readable
-    return load(name, Path() if name in EMBEDDED else data_root(data_dir), download)
+    root = Path() if name in EMBEDDED else data_root(data_dir)
+    place = _place(name, root, on_bad_image)
+    if not place:
+        skip = on_bad_image == "skip"
+        place.append(without_unreadable(load_dataset(name, root, download)) if skip else _load(name, root, download))
+    return place[0]
+
+
+def load_as_seen(name: str, skipped: int | None, data_dir: Path | str | None = None, **more: Any) -> ImageDataset:
+    """Return a dataset as a run saw it: without the images that cannot be read, if any were `skipped` then."""
+    return load_dataset(name, data_dir, on_bad_image="skip" if skipped else "refuse", **more)
 
 
 def forget_datasets() -> None:
     """Read the datasets anew from now on: files may have changed since a notebook began."""
-    _load.cache_clear()
-    _load_readable.cache_clear()
+    _place.cache_clear()
 
 
 @functools.lru_cache(maxsize=4)
-def _load_readable(name: str, root: Path, download: bool) -> ImageDataset:
-    return without_unreadable(_load(name, root, download))
+def _place(name: str, root: Path, on_bad_image: OnBadImage) -> list[ImageDataset]:
+    """Return where a dataset is kept once it has been opened, whether it was downloaded for that or not."""
+    return []
 
 
-@functools.lru_cache(maxsize=4)
 def _load(name: str, root: Path, download: bool) -> ImageDataset:
     if name in _own:
         return load_own(_own[name], root, download)

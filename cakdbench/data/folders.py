@@ -72,15 +72,15 @@ class ClassFolders(ImageFolder):
         """Refuse files that may be images of a type Pillow does not read; tell of all the others."""
         for path in self.others:
             if _kind(path) not in NOTES:
-                raise UsageError(f"{self._told()} no images that Pillow reads: convert or remove them, or {HIDE}")
+                raise UsageError(f"{self._told('no images that Pillow reads')}: convert or remove them, or {HIDE}")
         if self.others:
-            warnings.warn(f"{self._told()} no images and are left out", stacklevel=2)
+            warnings.warn(self._told("no images, and left out"), stacklevel=2)
 
-    def _told(self) -> str:
+    def _told(self, what: str) -> str:
         kinds = Counter(_kind(path) or "without a type" for path in self.others)
         counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
         first = min(self.others, key=lambda path: (_kind(path) in NOTES, path))
-        return f"of the files in {self.root} these are ({counts}; such as {os.path.relpath(first, self.root)})"
+        return f"files in {self.root} are {what} ({counts}; such as {os.path.relpath(first, self.root)})"
 
     def _check_empty(self) -> None:
         filled = {label for _, label in self.samples}

@@ -14,6 +14,9 @@ DARK = 16
 """An image of 16 bits per value that stays below this, of 256, was written with the range of another depth."""
 
 
+LEAVE_OUT = ", or leave out all such images with --on-bad-image skip"
+
+
 class FileImages:
     """Images decoded from their files at every use."""
 
@@ -21,7 +24,15 @@ class FileImages:
         self.paths = paths
 
     def __call__(self, index: int) -> Image.Image:
-        return read_image(self.paths[index])
+        return dataset_image(self.paths[index])
+
+
+def dataset_image(file: Any, name: str = "") -> Image.Image:
+    """Return an image of a dataset, see `read_image`: it can be left out where it cannot be decoded."""
+    try:
+        return read_image(file, name)
+    except UsageError as error:
+        raise UsageError(f"{error}{LEAVE_OUT}") from error
 
 
 def read_image(file: Any, name: str = "") -> Image.Image:
@@ -43,8 +54,7 @@ def read_image(file: Any, name: str = "") -> Image.Image:
     except Exception as error:  # whatever Pillow's decoders make of damaged bytes
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UsageError(
-            f"{name or file} cannot be decoded ({reason}); replace it by an intact copy with 8 bits per value, "
-            "or leave out all such images with --on-bad-image skip"
+            f"{name or file} cannot be decoded ({reason}); replace it by an intact copy with 8 bits per value"
         ) from error
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from cakdbench.data.classes import numbered
-from cakdbench.data.images import read_image
+from cakdbench.data.images import dataset_image
 from cakdbench.data.own_sources import STATISTICS, Classes, Place, must_have
 from cakdbench.data.splits import HASHED, ImageDataset, Split, assemble, hashed_positions, of_file
 from cakdbench.utils.errors import UsageError
@@ -57,7 +57,7 @@ class EncodedImages:
         return cell.get("bytes") or b""
 
     def __call__(self, index: int) -> Image.Image:
-        return read_image(io.BytesIO(self.file(index)), f"image {index} of {self.name}")
+        return dataset_image(io.BytesIO(self.file(index)), f"image {index} of {self.name}")
 
 
 def saved_on_disk(place: Place, classes: Classes) -> ImageDataset:

@@ -136,19 +136,30 @@ def check_batches(dataset: ImageDataset, recipe: "Recipe", world: int, owner: st
     if whole > size:
         raise UsageError(
             f"the {owner}'s global_batch {whole} exceeds the {size} training images of {dataset.name}: "
-            f"set {owner}.global_batch to at most {size}"
+            + _fitting_batches(size, recipe, world, owner, even=mixing(dataset, recipe))
         )
     if whole % (local * world):
-        fitting = [str(n) for n in range(1, whole // local + 1) if whole % (local * n) == 0]
+        fitting = ", ".join(str(n) for n in range(1, whole // local + 1) if whole % (local * n) == 0)
+        start = f"start {fitting} processes, or " if fitting and world > 1 else ""
         raise UsageError(
             f"the {owner}'s global_batch {whole} is no multiple of {world} processes x local_batch {local}: "
-            f"start {', '.join(fitting)} processes, or set {owner}.local_batch"
+            f"{start}set {owner}.local_batch to a divisor of {whole // world}"
         )
     if mixing(dataset, recipe) and local % 2:
         raise UsageError(
             f"mixup and cutmix pair the samples of a local batch, so {local} is odd one out: "
             f"set {owner}.local_batch to an even number"
         )
+
+
+def _fitting_batches(size: int, recipe: "Recipe", world: int, owner: str, even: bool) -> str:
+    """Return how to set the largest batches that so many images and processes can fill."""
+    local = min(recipe.local_batch, size // world)
+    local -= local % 2 if even else 0
+    if local < 1:
+        return f"start fewer processes than {world}"
+    whole = f"set {owner}.global_batch={size // (local * world) * local * world}"
+    return whole if local == recipe.local_batch else f"{whole} and {owner}.local_batch={local}"
 
 
 def _loader(

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from cakdbench.data.datasets import DatasetFacts
-from cakdbench.data.images import read_image
+from cakdbench.data.images import dataset_image
 from cakdbench.data.splits import ArrayImages, ImageDataset, Split
 from cakdbench.utils.rng import derive
 
@@ -26,7 +26,7 @@ class EncodedImages:
         self.files = files
 
     def __call__(self, index: int) -> Image.Image:
-        return read_image(io.BytesIO(self.files[index % len(self.files)]), "synthetic image")
+        return dataset_image(io.BytesIO(self.files[index % len(self.files)]), "synthetic image")
 
 
 class RepeatedImages(ArrayImages):

@@ -14,7 +14,7 @@ from timm.data import ImageDataset as TimmDataset
 from timm.data import create_dataset
 
 from cakdbench.data.folders import ClassFolders
-from cakdbench.data.images import read_image
+from cakdbench.data.images import dataset_image
 from cakdbench.data.sources import fetch
 from cakdbench.data.splits import ImageDataset, Split, assemble, from_arrays, from_files
 from cakdbench.utils.errors import UsageError
@@ -66,7 +66,7 @@ def _create(spec: str, root: Path, split: str, options: Mapping[str, str], may_d
     open_dataset: Any = create_dataset  # its further options are not typed
     data = open_dataset(spec, str(root), split, download=may_download, **options)
     if hasattr(data, "loader"):
-        data.loader = read_image
+        data.loader = dataset_image
     return data
 
 
@@ -142,7 +142,7 @@ class SampleImages:
 
     def __call__(self, index: int) -> Image.Image:
         if isinstance(self.data, TimmDataset):  # whose __getitem__ replaces an unreadable image by the next
-            return read_image(self.data.reader[index][0], f"image {index} of {self.name}")
+            return dataset_image(self.data.reader[index][0], f"image {index} of {self.name}")
         return self.data[index][0].convert("RGB")
 
 

@@ -10,6 +10,7 @@ from multiprocessing.pool import ThreadPool
 import numpy as np
 from PIL import Image
 
+from cakdbench.data.images import LEAVE_OUT
 from cakdbench.data.splits import ImageDataset, Split
 from cakdbench.utils.errors import UsageError
 
@@ -54,7 +55,8 @@ def without_unreadable(data: ImageDataset) -> ImageDataset:
     positions = repr([sorted(half) for half in bad])
     fingerprint = hashlib.sha256(f"{data.fingerprint}\0{positions}".encode()).hexdigest()
     skipped, first = sum(map(len, bad)), next(reason for half in bad for reason in half.values())
-    warnings.warn(f"{data.name}: unreadable images left out: {skipped}; the first: {first}", stacklevel=2)
+    told = f"{data.name}: unreadable images left out: {skipped}; the first: {first.removesuffix(LEAVE_OUT)}"
+    warnings.warn(told, stacklevel=2)
     return replace(data, train=train, test=test, fingerprint=fingerprint, skipped=skipped)
 
 

@@ -16,6 +16,8 @@ NEAR_CHANCE = 1.5
 def verify_teacher(teacher: Teacher, dataset: ImageDataset, recipe: Recipe, runtime: Runtime) -> TeacherFacts:
     """Evaluate a teacher on the test set as the students will be, before any of them trains.
 
+    One that is near chance, as trained here or by its entry's word, is told of.
+
     Raises:
         TeacherError: its outputs are not finite; or its accuracy is not the expected one, or near chance where none is
             stated, and `Options.allow_teacher_mismatch` is off.
@@ -26,7 +28,10 @@ def verify_teacher(teacher: Teacher, dataset: ImageDataset, recipe: Recipe, runt
     name = f"the teacher {model.name} on {dataset.name} ({teacher.source})"
     if not evaluation.finite:
         raise TeacherError(f"{name} gives outputs that are not finite; no student was trained: replace its weights")
-    wrong = _mismatch(teacher, evaluation.top1, dataset)
+    chance = f"guessing reaches {100 / dataset.num_classes:.2f} %" * _near_chance(evaluation.top1, dataset)
+    wrong = _mismatch(teacher, evaluation.top1, chance)
+    if chance and not wrong:
+        runtime.events.say(f"{name} reaches {evaluation.top1:.2f} %, and {chance}: it has little to teach")
     if wrong and not runtime.options.allow_teacher_mismatch:
         raise TeacherError(
             f"{name} reaches {evaluation.top1:.2f} %, {wrong}; no student was trained. Check the weights, the image "
@@ -43,10 +48,17 @@ def verify_teacher(teacher: Teacher, dataset: ImageDataset, recipe: Recipe, runt
     )
 
 
-def _mismatch(teacher: Teacher, measured: float, dataset: ImageDataset) -> str:
-    """Return what is wrong with an accuracy in percent; empty if it is as expected."""
-    chance = 100 / dataset.num_classes
+def _near_chance(measured: float, dataset: ImageDataset) -> bool:
+    return measured < NEAR_CHANCE * 100 / dataset.num_classes
+
+
+def _mismatch(teacher: Teacher, measured: float, chance: str) -> str:
+    """Return what is wrong with an accuracy in percent; empty if it is as expected.
+
+    Args:
+        chance: what guessing reaches, of an accuracy near it.
+    """
     if teacher.expected is None:
-        return f"and guessing reaches {chance:.2f} %" * (measured < NEAR_CHANCE * chance)
+        return f"and {chance}" if chance else ""
     off = abs(measured - teacher.expected) > teacher.tolerance + 1e-6
     return f"its entry says {teacher.expected:.2f} % (tolerance {teacher.tolerance})" * off

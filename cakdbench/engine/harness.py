@@ -23,7 +23,7 @@ from cakdbench.train.tape import Tape
 from cakdbench.train.teaching import Taping
 from cakdbench.train.trainer import Interrupted
 from cakdbench.utils.device import device_name, is_out_of_memory
-from cakdbench.utils.errors import StoreError, TeacherError, describe_error
+from cakdbench.utils.errors import StoreError, TeacherError, UsageError, describe_error
 
 
 @dataclass
@@ -253,6 +253,11 @@ class Harness:
                 torch.cuda.reset_peak_memory_stats()
             dataset = self.dataset(tasks[0].cell.pair.dataset)
             return Group(tasks, dataset, teacher, facts, self.runtime, self.inits, taping).train()
+        except UsageError as error:  # of the data, as an image that cannot be read: it ends every run of the group
+            if self.accelerator.is_main_process:
+                for task in tasks:
+                    task.folder.fail(str(error), attempt=self.runtime.options.attempt)
+            raise
         finally:
             self.accelerator.free_memory()
             for task in tasks:

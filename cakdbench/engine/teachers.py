@@ -19,7 +19,7 @@ from cakdbench.engine.inits import Inits
 from cakdbench.grid.plan import ALWAYS, Cell, Settings
 from cakdbench.grid.suites import Pair
 from cakdbench.grid.teacher_file import own_files, put_entry
-from cakdbench.grid.teachers import TeacherEntry, load_teachers
+from cakdbench.grid.teachers import TeacherEntry, load_teachers, zoo_model
 from cakdbench.models.catalog import entry as model_entry
 from cakdbench.models.catalog import hub_classes, hub_weights_are_here
 from cakdbench.models.checkpoints import read_checkpoint
@@ -78,9 +78,16 @@ class Teachers:
         self.entries = load_teachers(own_files(store.root, extra or []))
 
     def entry(self, model: str, dataset: str) -> TeacherEntry:
+        """Return a teacher's entry.
+
+        Raises:
+            UsageError: there is none, or it names what does not exist.
+        """
         try:
             return self.entries[model, dataset]
         except KeyError:
+            check_dataset(dataset)
+            model_entry(zoo_model(model))
             raise UsageError(
                 f"no teacher {model} for {dataset}: train one with `cakdbench teacher train {model}@{dataset} "
                 "--recipe RECIPE`, or give an entry with the path of its weights in a file (--teachers FILE)"

@@ -84,7 +84,7 @@ class TeacherEntry(Table):
     @property
     def zoo_model(self) -> str:
         """The model, without the name of the weights."""
-        return self.model if self.model.startswith(TIMM) else self.model.partition(":")[0]
+        return zoo_model(self.model)
 
     @property
     def allowed(self) -> float:
@@ -122,12 +122,44 @@ class TeacherEntry(Table):
         return checked(Recipe, table, "recipe")
 
 
+def zoo_model(teacher: str) -> str:
+    """Return the model of a teacher's name, without the name of its weights."""
+    return teacher if teacher.startswith(TIMM) else teacher.partition(":")[0]
+
+
 class _TeacherFile(Table):
     teachers: tuple[TeacherEntry, ...] = ()
 
 
 class TeacherEntries(dict[tuple[str, str], TeacherEntry]):
-    """Entries by (model, dataset). On ImageNet a free timm name needs none: its own hub weights are meant."""
+    """Entries by (model, dataset). On ImageNet a free timm name needs none: its own hub weights are meant.
+
+    The model, dataset and recipe that an entry names are looked up when it is asked for: those of other entries may
+    stand in files of datasets and networks that this command was not given.
+
+    Attributes:
+        unchecked: the file of an entry that nobody has asked for yet, and its key there.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unchecked: dict[tuple[str, str], tuple[Path, str]] = {}
+
+    def __getitem__(self, name: tuple[str, str]) -> TeacherEntry:
+        """Return an entry.
+
+        Raises:
+            KeyError: there is none.
+            UsageError: it names what does not exist; the message has its file and key.
+        """
+        entry = super().__getitem__(name)
+        if name in self.unchecked:
+            try:
+                _check_names(entry)
+            except UsageError as error:
+                raise inside(*self.unchecked[name], error) from error
+            del self.unchecked[name]
+        return entry
 
     def __missing__(self, key: tuple[str, str]) -> TeacherEntry:
         model, dataset = key
@@ -140,11 +172,13 @@ def load_teachers(extra: Iterable[Path] = ()) -> TeacherEntries:
     """Return all entries; those of `extra` files win over the registry's, later files over earlier.
 
     Raises:
-        UsageError: names the file and the key that is wrong.
+        UsageError: names the file and the key that is malformed.
     """
     entries = TeacherEntries()
-    for path in (PAIRS_DIR / "teachers.toml", *extra):
-        entries.update(teachers_from_file(Path(path)))
+    for path in (PAIRS_DIR / "teachers.toml", *map(Path, extra)):
+        found = teachers_from_file(path)
+        entries.update(found)
+        entries.unchecked |= {name: (path, f"teachers[{number}]") for number, name in enumerate(found, 1)}
     return entries
 
 
@@ -152,25 +186,25 @@ def teachers_from_file(path: Path) -> dict[tuple[str, str], TeacherEntry]:
     """Return the entries of one file.
 
     Raises:
-        UsageError: names the file and the key that is malformed, unknown, or names what does not exist.
+        UsageError: names the file and the key that is malformed.
     """
     entries: dict[tuple[str, str], TeacherEntry] = {}
     for number, entry in enumerate(checked(_TeacherFile, read_toml(path), path).teachers, 1):
-        key = f"teachers[{number}]"
-        try:
-            model_entry(entry.zoo_model)
-            if entry.hub:
-                hub_statistics(entry.hub)
-            check_dataset(entry.dataset)
-            entry = _placed(entry, path.parent)
-            if entry.train:
-                entry.training_recipe()
-        except UsageError as error:
-            raise inside(path, key, error) from error
-        if (entry.model, entry.dataset) in entries:
-            raise UsageError(f"{path}: {key}: {entry.model} on {entry.dataset} has an entry above")
-        entries[entry.model, entry.dataset] = entry
+        name = entry.model, entry.dataset
+        if name in entries:
+            raise UsageError(f"{path}: teachers[{number}]: {entry.model} on {entry.dataset} has an entry above")
+        entries[name] = _placed(entry, path.parent)
     return entries
+
+
+def _check_names(entry: TeacherEntry) -> None:
+    """Raise UsageError if the model, dataset, hub weights or recipe of an entry do not exist."""
+    model_entry(entry.zoo_model)
+    check_dataset(entry.dataset)
+    if entry.hub:
+        hub_statistics(entry.hub)
+    if entry.train:
+        entry.training_recipe()
 
 
 def _placed(entry: TeacherEntry, folder: Path) -> TeacherEntry:

@@ -198,7 +198,7 @@ def entry(name: str) -> ZooEntry:
     """
     if not name.startswith(TIMM):
         if name not in MODELS:
-            raise unknown("model", name, MODELS)
+            raise unknown("model", name, MODELS, "networks of your own: --model-file FILE")
         return MODELS[name]
     architecture, _, tag = name.removeprefix(TIMM).partition(".")
     if architecture not in timm.list_models():  # `is_model` also knows the names that timm has given up

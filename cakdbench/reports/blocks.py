@@ -32,6 +32,7 @@ class BlockColumn:
     """A column with the runs that count in it.
 
     Attributes:
+        test_images: as many as its runs were tested on, where their answers are known; else those of the dataset.
         head: the models, and on a second line the recipe where the block has the pair under several.
         runs: the records as a frame, all of them on this pair and recipe, with their gains.
         printed: what papers print, by metric and method.
@@ -42,6 +43,7 @@ class BlockColumn:
     records: tuple[Record, ...]
     runs: pd.DataFrame = field(compare=False)
     printed: Mapping[str, Mapping[str, tuple[Printed, ...]]] = field(compare=False)
+    test_images: int
 
     @property
     def name(self) -> str:
@@ -216,7 +218,7 @@ def board_results(
         for column in own:
             if column not in shown:
                 counting = {column: runs.counting.get((first.precision, column), ())}
-                bare = _block_column(column, counting, rules, statuses)
+                bare = _block_column(column, counting, rules, answers, statuses)
                 scores = [(row, _score(row.label, bare, rules)) for row in first.rows]
                 unmeasured += [run for row, score in scores for run in first.missing_of(row, score)]
         blocks += made
@@ -236,7 +238,7 @@ def _shown(counting: Counting, rules: Standard) -> Counting:
 
 
 def _block(precision: str, counting: Counting, rules: Standard, answers: Answers, statuses: Mapping[str, str]) -> Block:
-    columns = tuple(_block_column(column, counting, rules, statuses) for column in counting)
+    columns = tuple(_block_column(column, counting, rules, answers, statuses) for column in counting)
     measured = {record.label for column in columns for record in column.records}
     printed = {label for column in columns for label in column.printed["top1"]} - {TEACHER}
     rows = sorted((_row(label, columns, rules) for label in measured | printed | set(BASELINES)), key=_order)
@@ -245,14 +247,18 @@ def _block(precision: str, counting: Counting, rules: Standard, answers: Answers
     return Block(columns[0].column.dataset, precision, columns, tuple(rows), standing)
 
 
-def _block_column(column: Column, counting: Counting, rules: Standard, statuses: Mapping[str, str]) -> BlockColumn:
+def _block_column(
+    column: Column, counting: Counting, rules: Standard, answers: Answers, statuses: Mapping[str, str]
+) -> BlockColumn:
     models, records = f"{column.teacher} → {column.student}", counting[column]
     several = sum(other.pair == column.pair for other in counting) > 1
     frame = runs_frame(StoredRecord(record, status=statuses.get(record.key)) for record in records)
     # A run without teacher counts on every pair of its student, and one recipe may have several names.
     runs = add_gains(frame.assign(pair=column.pair, recipe=column.recipe))
     printed = {metric: rules.printed(column, metric) for metric in ("top1", "top5")}
-    return BlockColumn(column, f"{models}{BREAK}{column.recipe}" if several else models, records, runs, printed)
+    head = f"{models}{BREAK}{column.recipe}" if several else models
+    tested = next((len(hits) for record in records if (hits := answers(record.key)) is not None), column.test_images)
+    return BlockColumn(column, head, records, runs, printed, tested)
 
 
 def _order(row: Row) -> tuple[Any, ...]:

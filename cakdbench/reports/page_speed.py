@@ -25,7 +25,8 @@ WHAT = {
 def title(group: Mapping[str, Any]) -> str:
     """Return what a group is, in a line."""
     ways = [group["precision"]] + [name for name in ("compiled", "channels_last") if group[name]]
-    return f"{group['pair']}, {', '.join(way.replace('_', ' ') for way in ways)}, {len(group['lanes'])} lanes"
+    lanes = "1 lane" if len(group["lanes"]) == 1 else f"{len(group['lanes'])} lanes"
+    return f"{group['pair']}, {', '.join(way.replace('_', ' ') for way in ways)}, {lanes}"
 
 
 def speed_page(groups: Iterable[Mapping[str, Any]]) -> str:
@@ -44,7 +45,7 @@ def _overview(groups: Sequence[Mapping[str, Any]]) -> str:
             "ratio": f"{group['ratio']:.3f}",
             "rendering alone, images/s": _round(group["rendering"]),
             "of the matrix rate": _percent(group["achieved"]),
-            "together saves": f"{group['together_saves']:.2f}x",
+            "together saves": f"{group['together_saves']:.2f}x" if len(group["lanes"]) > 1 else "–",
             "peak memory, GB": _gigabytes(group["peak_memory_mb"]),
             "binds": group["binds"],
         }

@@ -108,7 +108,7 @@ def _certainty_table(block: Block) -> pd.DataFrame:
     heads = ["pair", "test images", "one image", "standard error", "independent: not told apart below"]
     rows = []
     for place, column in enumerate(block.columns):
-        images, means = column.column.test_images, [row.scores[place].mean for row in block.rows]
+        images, means = column.test_images, [row.scores[place].mean for row in block.rows]
         known = [mean for mean in means if mean is not None]
         bounds = (max((of(mean, images) for mean in known), default=None) for of in (standard_error, indistinguishable))
         rows.append((column.name, f"{images:,}", f"{resolution(images):.3g}", *map(points, bounds)))

@@ -66,7 +66,10 @@ def _head(head: str) -> Text:
 
 
 def _text(value: Cell | str | float | None) -> Text:
-    return Text().join(Text(span.text, STYLES.get(span.style, "")) for span in value_spans(value))
+    return Text().join(
+        Text(f"`{span.text}`" if span.style == "code" else span.text, STYLES.get(span.style, ""))
+        for span in value_spans(value)
+    )
 
 
 def _note(note: str) -> Text:

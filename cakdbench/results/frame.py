@@ -26,7 +26,8 @@ RUN_TYPES = {
     **dict.fromkeys(("seconds", "images_per_second", "peak_memory_mb", "energy_wh"), "float64"),
     **{"device": "str", "processes": "int64", "threads": "int64", "lanes": "int64"},
     **{"compiled": "bool", "channels_last": "bool", "versions": "str", "finished": "str", "engine_version": "int64"},
-    **dict.fromkeys(("fingerprint", "teacher_sha256", "method_source", "weights_sha256", "predictions_sha256"), "str"),
+    **{"fingerprint": "str", "skipped": "int64"},
+    **dict.fromkeys(("teacher_sha256", "method_source", "weights_sha256", "predictions_sha256"), "str"),
     "path": "str",
 }
 """The columns of `runs_frame` and their types, in order."""
@@ -122,6 +123,7 @@ def _run_row(stored: StoredRecord) -> dict[str, Any]:
         "versions": ", ".join(f"{name} {version}" for name, version in sorted(record.conditions.versions.items())),
         "engine_version": identity.engine_version,
         "fingerprint": identity.dataset.fingerprint,
+        "skipped": identity.dataset.skipped or 0,
         "method_source": record.method_source,
         "weights_sha256": record.weights_sha256,
         "predictions_sha256": record.predictions_sha256,

@@ -42,20 +42,23 @@ class CorrectAnswers:
         except StoreError as error:
             warnings.warn(f"{error}; paired tests go without the run", stacklevel=2)
             return None
-        labels = None if predictions is None else self._labels(run.dataset, run.fingerprint)
+        labels = None if predictions is None else self._labels(run.dataset, run.fingerprint, run.skipped)
         if predictions is None or labels is None or predictions.shape != labels.shape:
             return None
         return np.equal(predictions, labels)
 
-    def _find_labels(self, dataset: str, fingerprint: str) -> np.ndarray | None:
+    def _find_labels(self, dataset: str, fingerprint: str, skipped: int) -> np.ndarray | None:
         folders = {labels_folder(Path(run.path).parents[1]) for run in self._runs.values() if _is_entry(Path(run.path))}
         for folder in sorted(folders):
             if (labels := load_labels(folder, dataset, fingerprint)) is not None:
                 return labels
-        return _labels_of_dataset(dataset, fingerprint, self._data_dir)
+        return _labels_of_dataset(dataset, fingerprint, skipped, self._data_dir)
 
 
-NEEDED = ["key", "path", "dataset", "fingerprint", "predictions_sha256", "method", "pair", "recipe", "seed", "top1"]
+NEEDED = [
+    *("key", "path", "dataset", "fingerprint", "skipped", "predictions_sha256"),
+    *("method", "pair", "recipe", "seed", "top1"),
+]
 """The columns of runs by which predictions and labels are found, and methods tested."""
 
 
@@ -68,11 +71,11 @@ def _is_entry(record: Path) -> bool:
     return record.name != "record.json"
 
 
-def _labels_of_dataset(dataset: str, fingerprint: str, data_dir: Path | None) -> np.ndarray | None:
-    from cakdbench.data.datasets import load_dataset
+def _labels_of_dataset(dataset: str, fingerprint: str, skipped: int, data_dir: Path | None) -> np.ndarray | None:
+    from cakdbench.data.datasets import load_as_seen
 
     try:
-        data = load_dataset(dataset, data_dir, download=False)
+        data = load_as_seen(dataset, skipped, data_dir, download=False)
     except CakdError:
         return None
     return np.asarray(data.test.labels) if data.fingerprint == fingerprint else None

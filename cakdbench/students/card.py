@@ -1,5 +1,6 @@
 """The README of an exported student: what it is, how good, how it was made, how to load it."""
 
+from cakdbench.records import DatasetIdentity
 from cakdbench.students.student import Student
 
 CARD = """\
@@ -75,17 +76,22 @@ def _facts(student: Student) -> dict[str, str]:
     identity, conditions, result = record.identity, record.conditions, record.result
     top1 = "unknown" if student.top1 is None else f"{student.top1:.2f} %"
     facts = {"top-1 on the test set": f"{top1}, of the averaged weights (EMA)" if student.averaged else top1}
-    if not student.averaged:
+    if not student.averaged and len(student.facts.class_names) > 5:
         facts["top-5 on the test set"] = f"{result.top5:.2f} %"
     return facts | {
         "method": record.label,
         "teacher": _teacher(student),
-        "dataset": f"{identity.dataset.name} (fingerprint {identity.dataset.fingerprint[:16]})",
+        "dataset": _dataset(identity.dataset),
         "recipe": f"{record.recipe_name}, {student.recipe.epochs} epochs, seed {identity.seed}, {identity.precision}",
         "computed on": f"{conditions.device}, {', '.join(f'{k} {v}' for k, v in sorted(conditions.versions.items()))}",
         "finished": conditions.finished,
         "run": record.key,
     }
+
+
+def _dataset(data: DatasetIdentity) -> str:
+    left_out = f"; unreadable images left out: {data.skipped}" if data.skipped else ""
+    return f"{data.name} (fingerprint {data.fingerprint[:16]}{left_out})"
 
 
 def _teacher(student: Student) -> str:

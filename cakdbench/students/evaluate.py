@@ -1,5 +1,6 @@
 """Test finished runs again: on their own test images, corrupted ones, or another dataset of the same classes."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -12,11 +13,12 @@ from accelerate import Accelerator
 
 from cakdbench.data.classes import in_order
 from cakdbench.data.corruptions import Corruption
-from cakdbench.data.datasets import load_dataset
+from cakdbench.data.datasets import OnBadImage, check_dataset, load_dataset
 from cakdbench.data.splits import Colour, ImageDataset
 from cakdbench.data.stream import EvalStream
 from cakdbench.students.student import Student
 from cakdbench.train.evaluate import Examiner
+from cakdbench.utils.errors import CakdError
 
 CLEAN = "none"
 COLUMNS = ["key", "method", "student", "dataset", "seed", "corruption", "severity", "strength", "top1", "drop", "top5"]
@@ -28,8 +30,10 @@ def evaluate_students(
     dataset: str | None = None,
     *,
     data_dir: Path | None = None,
+    on_bad_image: OnBadImage = "refuse",
     accelerator: Accelerator | None = None,
     workers: int = 0,
+    failed: dict[str, CakdError] | None = None,
 ) -> pd.DataFrame:
     """Return the accuracies of students on a test set as it is and under each corruption, a row each.
 
@@ -38,20 +42,26 @@ def evaluate_students(
 
     Args:
         dataset: instead of each run's own; its classes have the same names.
+        on_bad_image: of images that cannot be read; a run that left them out in training is tested without them.
+        failed: gets, by key, why students could not be tested, which then stop no others.
 
     Raises:
         UsageError: the dataset has other classes.
         CakdError: data are missing.
     """
+    if dataset:
+        check_dataset(dataset)
     device = accelerator or Accelerator(cpu=True)
     rows: list[dict] = []
-    for (name, _), group in groupby(sorted(students, key=_images), key=_images):
+    for _, group in groupby(sorted(students, key=_images), key=_images):
         same = list(group)
-        data = in_order(load_dataset(dataset or name, data_dir), same[0].facts.class_names, same[0].record.key)
-        for student in same:
-            student.model.to(device.device)
-        for corruption in (None, *corruptions):
-            rows += _pass(same, data, corruption, device, workers)
+        try:
+            data = _data(same[0], dataset, data_dir, on_bad_image)
+            rows += [row for noise in (None, *corruptions) for row in _pass(same, data, noise, device, workers)]
+        except CakdError as error:
+            if failed is None:
+                raise
+            failed |= {student.record.key: error for student in same}
     frame = pd.DataFrame(rows, columns=[column for column in COLUMNS if column != "drop"])
     clean = frame[frame["corruption"] == CLEAN].set_index("key")["top1"]
     frame["drop"] = frame["key"].map(clean) - frame["top1"]
@@ -59,11 +69,20 @@ def evaluate_students(
     return frame.sort_values("key", key=lambda keys: keys.map(order), kind="stable")[COLUMNS].reset_index(drop=True)
 
 
-def _images(student: Student) -> tuple[str, str]:
+def _images(student: Student) -> str:
     """Return what decides which images a student sees, as which classes: students that agree in it share a pass."""
-    return student.record.identity.dataset.name, repr(
-        (student.recipe.image_size, student.recipe.evaluation, student.facts)
-    )
+    data = student.record.identity.dataset
+    return repr((data.name, data.skipped, student.recipe.image_size, student.recipe.evaluation, student.facts))
+
+
+def _data(student: Student, other: str | None, data_dir: Path | None, on_bad_image: OnBadImage) -> ImageDataset:
+    """Return the data that a student is tested on, its classes in the student's order."""
+    own = student.record.identity.dataset
+    left_out = own.skipped and not other
+    data = load_dataset(other or own.name, data_dir, on_bad_image="skip" if left_out else on_bad_image)
+    if not other and data.fingerprint != own.fingerprint:
+        warnings.warn(f"{own.name}: the images have changed since {student.record.key} was trained", stacklevel=3)
+    return in_order(data, student.facts.class_names, student.record.key)
 
 
 @torch.no_grad()
@@ -74,7 +93,7 @@ def _pass(
     facts = students[0].facts
     seen = replace(data, mean=cast(Colour, facts.mean), std=cast(Colour, facts.std))
     stream = EvalStream(seen.test, seen, students[0].recipe, workers=workers, change=corruption)
-    examiners = [Examiner(student.model) for student in students]
+    examiners = [Examiner(student.model.to(device.device)) for student in students]
     for images, labels, index in stream:
         images = images.to(device.device)
         for examiner in examiners:

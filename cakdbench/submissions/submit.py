@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import ValidationError
 
-from cakdbench.data.datasets import OnBadImage, load_dataset
+from cakdbench.data.datasets import load_as_seen
 from cakdbench.store import RunFolder, Store, find_keys, run_key, write_atomic
 from cakdbench.submissions.bundle import SCHEMA_FILE, Bundle, read_bundle
 from cakdbench.submissions.entry import Entry, entry_bytes, entry_schema
@@ -143,8 +143,7 @@ def _labels(runs: list[RunFolder], folder: Path, data_dir: Path | None) -> dict[
         if path.exists():
             continue
         try:
-            on_bad_image: OnBadImage = "skip" if identity.dataset.skipped else "refuse"
-            data = load_dataset(identity.dataset.name, data_dir, download=False, on_bad_image=on_bad_image)
+            data = load_as_seen(identity.dataset.name, identity.dataset.skipped, data_dir, download=False)
         except UsageError:
             continue
         if data.fingerprint == identity.dataset.fingerprint:

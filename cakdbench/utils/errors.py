@@ -31,13 +31,17 @@ class StoreError(CakdError):
     """The store cannot be read or written."""
 
 
-def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:
-    """Return the error for a name nobody knows, with the nearest names that exist."""
+def unknown(what: str, name: str, known: Iterable[str], own: str = "") -> UsageError:
+    """Return the error for a name nobody knows, with the nearest names that exist.
+
+    Args:
+        own: how users make names of their own known.
+    """
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     names = known if len(known) <= 60 else [*known[:20], f"... ({len(known)} in all)"]
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"
-    return UsageError(f"unknown {what} {name!r}; {hint}")
+    return UsageError("; ".join(filter(None, [f"unknown {what} {name!r}", hint, own])))
 
 
 RAISED = (Exception, SystemExit)

@@ -39,6 +39,8 @@ def test_maps_have_an_image_a_row_and_their_values_in_a_file(shell, store):
     ("arguments", "words"),
     [
         (("similarity", "nothing"), "nothing"),
+        (("similarity", "resnet_m@fashion_dem", "swin_m@fashion_demo"), "'fashion_dem'; did you mean fashion_demo"),
+        (("features", "resnt_m@fashion_demo"), "'resnt_m'; did you mean resnet_m"),
         (("similarity", "swin_m@fashion_demo", "resnet_m@cifar100"), "of different datasets"),
         (("attention", "resnet_m@fashion_demo"), "has no attention"),
     ],

@@ -311,7 +311,7 @@ def one_thread():
 
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.method.__name__)
 def test_a_broken_rule_is_found_and_the_finding_says_what_to_do(broken):
-    passed, detail, hint = _run(CHECKS[broken.check], Lab(broken.method))
+    passed, detail, hint, _ = _run(CHECKS[broken.check], Lab(broken.method))
     assert not passed
     assert broken.words in detail
     assert len(hint.split()) > 2
@@ -324,6 +324,19 @@ def test_the_sound_method_passes(check):
 
 def test_a_method_that_refuses_everything_is_not_tried_further():
     assert [each.title for each in check_method(Lab(RefusesAll))] == ["described", "refusals have reasons"]
+
+
+class Raises(Sound):
+    """Cannot step."""
+
+    def distill_step(self, batch):
+        raise ValueError("no such layer")
+
+
+def test_a_method_that_cannot_step_is_told_so_once():
+    *_, last = findings = list(check_method(Lab(Raises)))
+    assert len(findings) == 3 and last.detail == "ValueError: no such layer"
+    assert "test_findings.py, line" in last.hint
 
 
 UPDATES_AT_ONCE = '''

@@ -96,7 +96,7 @@ def test_run_trains_teacher_and_students_and_keeps_everything_needed_to_trust_th
 def test_results_with_changed_settings_are_shown_apart_with_their_gains(finished):
     shell, output = finished
     table = output.partition("Apart from the boards: demo with other settings")[2]
-    assert "recipe.epochs = 2 (standard 6)" in table
+    assert table.count("recipe.epochs = 2 (standard 6)") == 1
     found = {label: record.result.top1 for label, record in records(shell).items()}
     for label, top1 in found.items():
         gain = "" if label == "scratch" else f"{top1 - found['scratch']:+.2f}, "

@@ -295,4 +295,4 @@ def test_of_many_files_the_fingerprint_hashes_a_sample_and_content_hash_all(tmp_
 
 
 def test_the_same_object_is_given_again(tmp_path):
-    assert load_dataset("fashion_demo") is load_dataset("fashion_demo", tmp_path)
+    assert load_dataset("fashion_demo") is load_dataset("fashion_demo", tmp_path, download=False)

@@ -51,7 +51,7 @@ def test_every_type_that_pillow_reads_is_an_image_whatever_its_name_says(tmp_pat
     assert len(loaded.samples) == len(names) and loaded.classes == ["a", "b", "c", "d"]
 
 
-@pytest.mark.filterwarnings("ignore:of the files")
+@pytest.mark.filterwarnings("ignore:files in")
 @pytest.mark.parametrize(
     ("names", "texts", "message"),
     [
@@ -75,7 +75,7 @@ def test_notes_beside_images_are_left_out_with_a_word(tmp_path):
     write(tmp_path, *PLAIN)
     for name in ("labels.csv", "a/boxes.txt", "b/Thumbs.db"):
         (tmp_path / name).write_text("text")
-    with pytest.warns(UserWarning, match=r"1 \.txt, 1 \.db, 1 \.csv; such as .*are left out"):
+    with pytest.warns(UserWarning, match=r"are no images, and left out \(1 \.txt, 1 \.db, 1 \.csv; such as "):
         assert len(ClassFolders(tmp_path).samples) == 4
 
 

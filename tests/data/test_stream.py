@@ -195,7 +195,9 @@ def test_changing_a_batch_does_not_change_the_next_one(noise, recipe):
 
 
 def test_a_batch_larger_than_the_data_is_refused(noise, recipe):
-    with pytest.raises(UsageError, match="global_batch 100 exceeds the 50 training images of noise.*at most 50"):
+    with pytest.raises(
+        UsageError, match="global_batch 100 exceeds the 50 training .* noise: set recipe.global_batch=50$"
+    ):
         SampleStream(noise, recipe(global_batch=100, local_batch=50), 0)
 
 

@@ -19,6 +19,7 @@ from cakdbench.models.staged import StagedModel
 from cakdbench.models.weights import permute_classes
 from cakdbench.recipes import load_recipe
 from cakdbench.store import Store
+from cakdbench.train.events import NoEvents
 from cakdbench.train.runtime import Options, Runtime
 from cakdbench.utils.errors import TeacherError
 
@@ -52,13 +53,13 @@ def data(model):
 def gate(tmp_path, data):
     """Writes a state and an entry, and gives what the verification of that teacher does."""
 
-    def pass_gate(state, *entry: str, allow=False):
+    def pass_gate(state, *entry: str, allow=False, events=None):
         save_file(state, tmp_path / "w.safetensors")
         lines = ["[[teachers]]", 'model = "resnet_s"', 'dataset = "cifar10"', 'path = "w.safetensors"', *entry]
         (tmp_path / "t.toml").write_text("\n".join(lines))
         teachers = Teachers(Store(tmp_path / "runs"), tmp_path, Settings(), [tmp_path / "t.toml"])
         teacher = teachers.load("resnet_s", data, RECIPE)
-        runtime = Runtime(Accelerator(cpu=True), Options(allow_teacher_mismatch=allow))
+        runtime = Runtime(Accelerator(cpu=True), Options(allow_teacher_mismatch=allow), events or NoEvents())
         return teachers.identity("resnet_s", data, RECIPE), verify_teacher(teacher, data, RECIPE, runtime)
 
     return pass_gate
@@ -85,7 +86,12 @@ def test_a_head_in_another_order_is_permuted_and_stopped_without_its_classes(mod
 
 def test_an_accuracy_stated_near_chance_is_the_users_word(model, gate):
     measured = gate(in_other_order(model), allow=True)[1].measured
-    assert not gate(in_other_order(model), f"accuracy = {measured}")[1].mismatch_allowed
+    said = []
+    events = SimpleNamespace(say=said.append)
+    assert not gate(in_other_order(model), f"accuracy = {measured}", events=events)[1].mismatch_allowed
+    assert len(said) == 1 and "guessing reaches 20.00 %: it has little to teach" in said[0]
+    gate(model.export_state(), "accuracy = 90", events=events)
+    assert len(said) == 1
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

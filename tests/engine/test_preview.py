@@ -1,8 +1,12 @@
 """What is said of a plan before it starts."""
 
+import re
+from dataclasses import replace
+
 import pytest
 
 from cakdbench.data.datasets import load_dataset
+from cakdbench.data.splits import Split
 from cakdbench.data.stream import check_batches
 from cakdbench.engine.inits import hub_at_hand
 from cakdbench.recipes import load_recipe
@@ -64,6 +68,18 @@ def test_batches_that_do_not_fit_name_the_setting_that_mends_it(changes, owner):
     recipe = load_recipe("demo_teacher").override(changes)
     with pytest.raises(UsageError, match=f"the {owner}'s global_batch .* set {owner}[.](global|local)_batch"):
         check_batches(load_dataset("fashion_demo"), recipe, 2, owner)
+
+
+@pytest.mark.parametrize(("size", "world"), [(49, 1), (49, 2), (1000, 1), (130, 3)])
+@pytest.mark.parametrize("mixup", [0.0, 0.8])
+def test_the_batches_that_are_named_fit(size, world, mixup):
+    data = load_dataset("fashion_demo")
+    data = replace(data, train=Split(data.train.labels[:size], data.train.image))
+    recipe = load_recipe("demo").override({"global_batch": 2048, "local_batch": 64, "augment.mixup": mixup})
+    with pytest.raises(UsageError, match="exceeds") as error:
+        check_batches(data, recipe, world)
+    settings = dict(re.findall(r"recipe[.](\w+)=(\d+)", str(error.value)))
+    check_batches(data, recipe.override({name: int(value) for name, value in settings.items()}), world)
 
 
 def test_a_teacher_of_another_precision_is_not_trained_in_this_one(shell, tmp_path):

@@ -192,6 +192,7 @@ def test_the_command_measures_lanes_and_names_those_that_fail(shell):
     assert {"student", "method", "backward", "optimizer", "engine"} == numbers["lanes"][0]["phases"].keys()
     assert [group["pair"] for group in saved_speeds(shell.store)] == ["resnet_m>vit_xs@cifar100"]
     page, plot = ((shell.work / "measured" / name).read_text() for name in ("speed.md", "speed.svg"))
+    assert ", 1 lane |" in page and "0x |" not in page, page  # one lane saves nothing by being together
     assert "| kd " in page and "images of noise in the dataset's form" in page
     assert "milliseconds of one local batch" in plot and "teacher, forward" in plot
 

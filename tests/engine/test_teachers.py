@@ -5,6 +5,7 @@ import timm
 from timm.models import get_pretrained_cfg
 from torchvision.models import ResNet34_Weights, ResNet50_Weights
 
+from cakdbench.grid.teacher_file import remove_entry
 from cakdbench.grid.teachers import load_teachers, teachers_from_file
 from cakdbench.models.zoo import MODELS, hub_statistics
 from cakdbench.recipes import load_recipe
@@ -30,10 +31,19 @@ def registry():
     return load_teachers()
 
 
+def ask_for_all(files=()):
+    entries = load_teachers(files)
+    return [entries[name] for name in entries]
+
+
 def written(folder, text, name="mine.toml"):
     path = folder / name
     path.write_text(text)
     return path
+
+
+def test_the_registry_names_what_exists(registry):
+    assert ask_for_all() == list(registry.values())
 
 
 @pytest.mark.parametrize("model", IMAGENET)
@@ -162,5 +172,17 @@ HEAD = '[[teachers]]\nmodel = "swin_t"\ndataset = "cifar100"\n'
 def test_a_wrong_file_is_named_with_its_key(tmp_path, text, words):
     path = written(tmp_path, text)
     with pytest.raises(UsageError) as error:
-        load_teachers([path])
+        ask_for_all([path])
     assert all(word in str(error.value) for word in [*words, str(path)]), error.value
+
+
+def test_an_entry_for_data_that_nobody_described_stops_only_who_asks_for_it(tmp_path):
+    path = written(tmp_path, MINE.replace("timm:torch/qmnist", "shapes"))
+    entries = load_teachers([path])
+    assert entries["swin_t", "cifar100"].accuracy == 90.5
+    for _ in range(2):
+        with pytest.raises(UsageError, match="unknown dataset 'shapes'") as error:
+            entries["timm:convnext_nano", "shapes"]
+        assert f"{path}: teachers[2]: " in str(error.value)
+    assert remove_entry(path, "timm:convnext_nano", "shapes")
+    assert list(teachers_from_file(path)) == [("swin_t", "cifar100")]

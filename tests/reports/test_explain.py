@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from cakdbench.grid.plan import Settings, make_plan
+from cakdbench.grid.suites import own_suites
 from cakdbench.reports.difference import difference_table, subject
 from cakdbench.reports.explain import explain_run, places
 from cakdbench.results.load import Evidence, find_run
@@ -89,7 +90,7 @@ def test_predictions_are_compared_image_by_image(evidence, tmp_path, monkeypatch
         sha256 = hashlib.sha256(content).hexdigest()
         folder.finish(folder.record().model_copy(update={"predictions_sha256": sha256}))
     evidence = Evidence(evidence.store, None)
-    monkeypatch.setattr(evidence.answers_by_key, "_labels", lambda name, fingerprint: labels)
+    monkeypatch.setattr(evidence.answers_by_key, "_labels", lambda *_: labels)
     assert differences(first, second, evidence)["test images only this run has right"] == ("2", "0")
 
 
@@ -107,7 +108,24 @@ def test_a_run_says_why_it_is_or_is_not_on_a_board(evidence):
     assert list(places(standard, evidence)) == ["cifar100: counts for swin_t>resnet18@cifar100"]
     assert list(places(changed, evidence)) == ["cifar100: set aside: recipe.epochs = 7 (standard 300)"]
     elsewhere = record("kd", "a>b@nowhere")
-    assert list(places(elsewhere, evidence)) == ["no suite has its pair: it stands on no board"]
+    assert list(places(elsewhere, evidence)) == [
+        "no suite of cakdbench has its pair; a suite of your own is named with --pairs FILE"
+    ]
+
+
+def test_a_run_of_ones_own_suite_is_explained_by_its_file(tmp_path):
+    (tmp_path / "mine.toml").write_text('extends = "ofa_cifar_cnn"\ntitle = "x"\nsource = "x"\nepochs = 2\n')
+    pair = "swin_t>resnet18@cifar100"
+    (tmp_path / "suite.toml").write_text(
+        f'board = "own"\n[suites.own]\ntitle = "Own"\nrecipe = "mine.toml"\npairs = ["{pair}"]\n'
+    )
+    own = own_suites(str(tmp_path / "suite.toml"))
+    fill(Store(tmp_path / "runs"), own[0].specs)
+    evidence = Evidence(Store(tmp_path / "runs"), None)
+    run = next(run for run in evidence.records if run.label == "kd")
+    assert "own: counts for " + pair in list(places(run, evidence, own))
+    assert "no recipe mine; a suite of your own is named with --pairs" in shown(*explain_run(run, evidence))
+    assert "none: the recipe as it is installed" in shown(*explain_run(run, evidence, own))
 
 
 def test_the_explanation_tells_where_a_run_comes_from(evidence):

@@ -4,6 +4,7 @@ import random
 import shlex
 from itertools import pairwise
 
+import numpy as np
 import pytest
 
 from cakdbench.reports.blocks import board_results, commands
@@ -189,6 +190,13 @@ class TestBeside:
         (table,) = tables(section(page(grid((A,), seeds=(0,))), "How sure"))
         # Scratch is nearest to 50 %: sqrt(0.8 * 0.2 / 2000) = 0.894 points; 1.96 * sqrt(2) times that is 2.479.
         assert table[1] == [HEAD_A, "2,000", "0.05", "0.89", "2.48"]
+
+    def test_certainty_counts_the_images_that_were_tested(self):
+        results = board_results(
+            "demo", "Demo", [column(A)], grid((A,), seeds=(0,)), TestRules(), lambda key: np.ones(1600, bool)
+        )
+        (table,) = tables(section(board_markdown(board_of(results)), "How sure"))
+        assert table[1] == [HEAD_A, "1,600", "0.0625", "1.00", "2.77"]
 
     def test_conditions(self):
         records = [record("kd", A, s, device=d, seconds=t) for s, d, t in ((0, "H200", 10.0), (1, "CPU", 30.0))]

@@ -1,5 +1,6 @@
 """Finished runs tested again, against an evaluation by hand."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from cakdbench.store import Store
 from cakdbench.students.evaluate import evaluate_students
 from cakdbench.students.student import load_student
 from cakdbench.utils.errors import UsageError
+from tests.students.lab import finished_run
 
 TEACHERS = Path(__file__).parents[2] / "leaderboards/teachers"
 STUDENTS = [load_student(run) for run in Store(TEACHERS).runs()]
@@ -24,7 +26,7 @@ def few(monkeypatch):
     """The demo's first 200 test images, as a dataset of its own and in its place."""
     data = load_dataset("fashion_demo")
     test = Split(data.test.labels[:200], data.test.image)
-    monkeypatch.setattr("cakdbench.students.evaluate.load_dataset", lambda *_: replace(data, test=test))
+    monkeypatch.setattr("cakdbench.students.evaluate.load_dataset", lambda *_, **__: replace(data, test=test))
     return data
 
 
@@ -50,10 +52,10 @@ def test_classes_in_another_order_are_put_right_and_others_refused(few, monkeypa
     count, names = few.num_classes, few.class_names
     turned = Split((few.test.labels[:200] + 1) % count, few.test.image)
     moved = replace(few, test=turned, class_names=(names[-1], *names[:-1]))
-    monkeypatch.setattr("cakdbench.students.evaluate.load_dataset", lambda *_: moved)
+    monkeypatch.setattr("cakdbench.students.evaluate.load_dataset", lambda *_, **__: moved)
     assert evaluate_students(STUDENTS[:1])["top1"].item() == expected
     other = replace(few, class_names=tuple(f"{name}!" for name in names))
-    monkeypatch.setattr("cakdbench.students.evaluate.load_dataset", lambda *_: other)
+    monkeypatch.setattr("cakdbench.students.evaluate.load_dataset", lambda *_, **__: other)
     with pytest.raises(UsageError, match="are not those of the data"):
         evaluate_students(STUDENTS[:1])
 
@@ -65,3 +67,17 @@ def test_the_command_prints_and_writes(shell, few, tmp_path, monkeypatch):
     frame = pd.read_csv("noise.csv")
     assert len(frame) == 4 and set(frame["corruption"]) == {"none", "impulse_noise"}
     assert shell("evaluate", "nothing", "--store", str(store))[0] == 2
+
+
+def test_a_run_that_cannot_be_tested_stops_no_other(shell, few, tmp_path):
+    store = shutil.copytree(TEACHERS, tmp_path / "runs")
+    own, gone = finished_run(Store(store), "vit_xs"), finished_run(Store(store), "mixer_xs", "pets")
+    record = json.loads((own.path / "record.json").read_text())
+    record["identity"]["student"] = "my_net"
+    (own.path / "record.json").write_text(json.dumps(record))
+    code, text = shell("evaluate", str(store), "-o", "some.csv", "--cpu")
+    assert code == 1 and len(pd.read_csv("some.csv")) == 2
+    assert f"failed: {own.key}: unknown model 'my_net'" in text and "--model-file" in text
+    assert f"failed: {gone.key}: the classes of {gone.key} are not those of the data" in text
+    code, text = shell("evaluate", gone.key, "--store", str(store), "--cpu")
+    assert code == 1 and "Traceback" not in text

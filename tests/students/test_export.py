@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from cakdbench.data.datasets import load_dataset
 from cakdbench.models.catalog import create
 from cakdbench.store import Store
 from cakdbench.students import onnx
+from cakdbench.students.card import model_card
 from cakdbench.students.export import export_student
 from cakdbench.students.student import load_student
 from cakdbench.students.weights import read_weights
@@ -52,6 +54,16 @@ def test_plain_timm_loads_the_folder_and_gives_the_same_logits(store, tmp_path, 
     )
     card = (tmp_path / "out/README.md").read_text()
     assert all(text in card for text in ("license: mit", "80.00 %", "resnet_m, 90.00 %", "demo, 6 epochs", "local-dir"))
+    assert "top-5" not in card  # of three classes
+
+
+def test_the_card_counts_the_images_that_were_left_out(store):
+    student = load_student(finished_run(store))
+    record = student.record
+    dataset = record.identity.dataset.model_copy(update={"skipped": 2})
+    part = record.model_copy(update={"identity": record.identity.model_copy(update={"dataset": dataset})})
+    assert "left out" not in model_card(student, "mit", True)
+    assert "unreadable images left out: 2)" in model_card(replace(student, record=part), "mit", True)
 
 
 def _config(tmp_path):

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from cakdbench.data.datasets import FACTS
 from cakdbench.grid.suites import TIMM
+from cakdbench.grid.teachers import zoo_model
 from cakdbench.models.staged import StagedModel
 from cakdbench.registry import method_of_record
 from cakdbench.submissions.bundle import EntryFile
@@ -44,14 +45,18 @@ class Case:
         self.recipe = self._attempt(read_recipe, entry.record.recipe_name, identity.recipe)
         self.method = self._attempt(method_of_record, identity.method.id)
         self.student = self._model(identity.student)
-        self.teacher = self._model(model_of(identity.teacher.model)) if identity.teacher else None
+        self.teacher = self._model(zoo_model(identity.teacher.model)) if identity.teacher else None
 
     @property
     def test_images(self) -> int:
-        """Return the size of the test set as the receiving side knows it; else as many as there are predictions."""
+        """Return the size of the test set as the receiving side knows it; else as many as there are predictions.
+
+        Of the images that could not be read nobody here knows how many were test images.
+        """
         if self.labels is not None:
             return len(self.labels)
-        return self.facts.n_test if self.facts else len(self.entry.predictions)
+        predicted = len(self.entry.predictions)
+        return min(max(predicted, self.facts.n_test - self._skipped), self.facts.n_test) if self.facts else predicted
 
     @property
     def classes(self) -> int | None:
@@ -63,7 +68,13 @@ class Case:
     def steps_per_epoch(self) -> int | None:
         if self.recipe is None or self.facts is None:
             return None
-        return self.facts.n_train // self.recipe.global_batch or None
+        most, least = (n // self.recipe.global_batch for n in (self.facts.n_train, self.facts.n_train - self._skipped))
+        return most if most == least and most else None
+
+    @property
+    def _skipped(self) -> int:
+        """Return how many images were left out at most, of training and test images together."""
+        return max(0, self.identity.dataset.skipped or 0)
 
     def _attempt(self, look: Callable[..., T], *arguments: object) -> T | None:
         try:
@@ -78,8 +89,3 @@ class Case:
         if self.recipe is None or not self.classes:
             return None
         return self._attempt(bare_model, name, self.classes, self.recipe.image_size, self.recipe.split)
-
-
-def model_of(teacher: str) -> str:
-    """Return the model of a teacher, without the name of its weights."""
-    return teacher if teacher.startswith(TIMM) else teacher.partition(":")[0]

@@ -13,9 +13,9 @@ from typing import TypeVar
 import numpy as np
 
 from cakdbench.grid.plan import ALWAYS
+from cakdbench.grid.teachers import zoo_model
 from cakdbench.records import Identity, TeacherIdentity
 from cakdbench.submissions.bundle import EntryFile
-from cakdbench.submissions.checks.case import model_of
 from cakdbench.submissions.checks.teachers import registry_entry
 from cakdbench.submissions.findings import Finding, Problem
 from cakdbench.submissions.status import TeacherName
@@ -135,7 +135,7 @@ def _trained(name: TeacherName, source: str | None, entries: list[EntryFile]) ->
     if source is None:
         sha256 = known_weights(name, entries, {})
         return {sha256} if sha256 else set()
-    return {run.record.weights_sha256 for run in entries if _training(run) == (model_of(name[0]), name[1], source)}
+    return {run.record.weights_sha256 for run in entries if _training(run) == (zoo_model(name[0]), name[1], source)}
 
 
 def _other_weights(name: TeacherName, entries: list[EntryFile], allowed: set[str]) -> Iterator[Finding]:
@@ -202,7 +202,7 @@ def check_trained_teachers(entries: list[EntryFile], age: Age) -> Iterator[Findi
             continue
         training = min(trainings[teacher.sha256], key=age)
         student, top1 = training.identity.student, training.record.result.top1
-        if model_of(teacher.model) != student:
+        if zoo_model(teacher.model) != student:
             what = f"other teacher: its weights are those of {student}, trained in {training.file}"
         elif facts.source.startswith("trained by") and facts.expected != top1:
             what = f"expects {facts.expected} % of its teacher, whose own run {training.file} has {top1} %"

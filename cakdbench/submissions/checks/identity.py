@@ -4,11 +4,12 @@ import re
 from collections.abc import Iterator
 
 from cakdbench.data.shipped import SHIPPED
+from cakdbench.grid.teachers import zoo_model
 from cakdbench.recipes import load_recipe, recipe_names
 from cakdbench.records import ENGINE_VERSION
 from cakdbench.source_hash import model_source
 from cakdbench.store import run_key
-from cakdbench.submissions.checks.case import Case, model_of
+from cakdbench.submissions.checks.case import Case
 from cakdbench.submissions.findings import Problem
 from cakdbench.submissions.normal import SHA256
 from cakdbench.utils.diff import changes
@@ -80,7 +81,7 @@ def check_networks(case: Case) -> Iterator[Problem]:
     teacher = case.identity.teacher
     networks = {"student": (case.student, case.identity.student, case.identity.student_source)}
     if teacher:
-        networks["teacher"] = case.teacher, model_of(teacher.model), teacher.source
+        networks["teacher"] = case.teacher, zoo_model(teacher.model), teacher.source
     for role, (model, name, source) in networks.items():
         if model is not None and source != (known := model_source(name)):
             of = f"the code {source[:16]}" if source else "no code"
