@@ -1,0 +1,79 @@
+"""Runs that taught others, or that others started from, by name: records have their weights, columns of boards their names."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from cakdbench.grid.suites import RUN, split_teachers
+from cakdbench.recipes import load_recipe
+from cakdbench.records import Record, TeacherIdentity
+from cakdbench.utils.errors import UsageError
+
+if TYPE_CHECKING:
+    from cakdbench.reports.eligibility import Column
+
+WEIGHTS = "sha256:"
+"""What a recipe's `init` begins with in an identity, where it is the student of a run."""
+
+
+def name_links(records: Sequence[Record], columns: Iterable["Column"]) -> list[Record]:
+    """Return runs with `run:METHOD:PAIR`, or `run:KEY`, for teachers and starts that a column names in this way.
+
+    A teacher or a start is the one of that name if it is a run among `records` of the same seed and precision, by the
+    numbers of its recipe or of a column's. Other runs are returned as they are.
+    """
+    columns = list(columns)
+    names = {name for column in columns for name in (*split_teachers(column.teacher), column.init)}
+    wanted = {name for name in names if name.startswith(RUN)}
+    if not wanted:
+        return list(records)
+    numbers = [column.numbers for column in columns]
+    runs = {record.weights_sha256: record for record in records if _is_standard(record, numbers)}
+    return [_named(record, runs, wanted) for record in records]
+
+
+def _is_standard(record: Record, others: Iterable[Mapping[str, Any]]) -> bool:
+    try:
+        own = [load_recipe(record.recipe_name).numbers()]
+    except UsageError:
+        own = []
+    return any({**numbers, "init": record.recipe["init"]} == record.recipe for numbers in (*own, *others))
+
+
+def _named(record: Record, runs: Mapping[str, Record], wanted: set[str]) -> Record:
+    identity = record.identity
+    teacher, facts, init = identity.teacher, record.teacher, identity.recipe.get("init", "")
+    names = _teacher_names(record, runs, wanted)
+    if teacher and facts and not wanted.isdisjoint(names):
+        taught = runs[(teacher.several or (teacher,))[0].sha256].identity.teacher
+        origin = TeacherIdentity(
+            model="+".join(names), sha256=taught.sha256 if taught else ""
+        )  # the same for all seeds
+        identity = identity.model_copy(update={"teacher": origin})
+        facts = facts.model_copy(update={"standard": True})
+    start = _name(init.removeprefix(WEIGHTS), record, runs, wanted) if init.startswith(WEIGHTS) else None
+    if start in wanted:
+        identity = identity.model_copy(update={"recipe": {**identity.recipe, "init": start}})
+    return record.model_copy(update={"identity": identity, "teacher": facts})
+
+
+def _teacher_names(record: Record, runs: Mapping[str, Record], wanted: set[str]) -> list[str]:
+    """Return the names of a run's teachers: those of runs, unless all are the registry's."""
+    teacher, facts = record.identity.teacher, record.teacher
+    if teacher is None or facts is None:
+        return []
+    if facts.standard:
+        return [teacher.model]
+    return [_name(each.sha256, record, runs, wanted) or each.model for each in teacher.several or (teacher,)]
+
+
+def _name(weights: str, of: Record, runs: Mapping[str, Record], wanted: set[str]) -> str | None:
+    """Return the name of the run with these weights, for a run that learns or starts from it; None if it is none."""
+    run = runs.get(weights)
+    if run is None:
+        return None
+    if (key := f"{RUN}{run.key}") in wanted:
+        return key
+    if (run.identity.seed, run.identity.precision) != (of.identity.seed, of.identity.precision):
+        return None
+    teacher = "".join(f"{name}>" for name in ["+".join(_teacher_names(run, runs, wanted))] if name)
+    return f"{RUN}{run.label}:{teacher}{run.identity.student}@{run.identity.dataset.name}"
