@@ -1,4 +1,4 @@
-"""Runs that taught others, or that others started from, by name: records have their weights, columns of boards their names."""
+"""Runs that others learnt or started from: records have the hash of their weights, columns of boards their names."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -54,6 +54,14 @@ def _named(record: Record, runs: Mapping[str, Record], wanted: set[str]) -> Reco
     if start in wanted:
         identity = identity.model_copy(update={"recipe": {**identity.recipe, "init": start}})
     return record.model_copy(update={"identity": identity, "teacher": facts})
+
+
+def _origin(teacher: TeacherIdentity, runs: Mapping[str, Record]) -> str:
+    """Return the weights at the beginning of a chain, which all its seeds share; empty if it begins with a student."""
+    run = runs.get((teacher.several or (teacher,))[0].sha256)
+    if run is None:
+        return teacher.sha256
+    return _origin(run.identity.teacher, runs) if run.identity.teacher else ""
 
 
 def _teacher_names(record: Record, runs: Mapping[str, Record], wanted: set[str]) -> list[str]:
