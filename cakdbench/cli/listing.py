@@ -35,7 +35,7 @@ def experiments() -> Listing:
 
 
 def _runs(experiment: Experiment) -> int:
-    """Count the runs of one seed; scratch is one run for all pairs of its student, and chains have runs before theirs."""
+    """Count the runs of one seed; scratch is one for all pairs of its student, and a chain has runs before its own."""
     grid = [(label, spec) for labels, specs in experiment.grids().items() for label in labels for spec in specs]
     first = {name for _, spec in grid for name in (*spec.pair.teachers, spec.init or "") if name.startswith(RUN)}
     alone = {f"{RUN}{label}:{spec.pair}" for label, spec in grid if not spec.init}

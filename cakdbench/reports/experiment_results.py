@@ -69,8 +69,11 @@ class Results:
         return replace(column, numbers=spec.load_recipe(self.changed).numbers())
 
     def column(self, spot: Spot) -> Column | None:
-        """Return the pair and recipe of what runs for a printed number."""
-        return self.columns.get(spot.spec) if spot.spec and not spot.why else None
+        """Return the pair and recipe of what runs for a printed number; the start of a chain is no setting of it."""
+        column = self.columns.get(spot.spec) if spot.spec and not spot.why else None
+        if column and column.init:
+            return replace(column, numbers={**column.numbers, "init": "random"})
+        return column
 
     def of(self, spot: Spot) -> Measured:
         """Return what was measured for a printed number."""
