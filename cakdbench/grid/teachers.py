@@ -18,6 +18,8 @@ from cakdbench.utils.toml import PAIRS_DIR, Table, checked, inside, read_toml
 TRAINED_TOLERANCE, FOREIGN_TOLERANCE = 0.1, 0.5
 """Points of accuracy: for teachers trained here, and for files of others, whose test transform is another."""
 
+RUN_SOURCE = "run "
+"""What the source of a teacher that is the student of a run begins with; its key follows."""
 MeanStd = tuple[tuple[float, ...], tuple[float, ...]]
 SOURCES = ("hub", "url", "path", "train", "run")
 Percent = Annotated[float, Field(ge=0, le=100)]
@@ -100,7 +102,7 @@ class TeacherEntry(Table):
         if self.train:
             return f"trained by {Path(self.train).stem if self.train.endswith('.toml') else self.train}"
         if self.run:
-            return f"run {self.run}"
+            return f"{RUN_SOURCE}{self.run}"
         source = self.hub or self.url or Path(self.path or "").name
         assert source  # `_one_source` has seen to it
         return source
