@@ -1,9 +1,9 @@
 """Runs that others learnt or started from: records have the hash of their weights, columns of boards their names."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from cakdbench.grid.suites import RUN, split_teachers
+from cakdbench.grid.suites import RUN, named_run, split_teachers
 from cakdbench.recipes import load_recipe
 from cakdbench.records import Record, TeacherIdentity
 from cakdbench.utils.errors import UsageError
@@ -22,13 +22,21 @@ def name_links(records: Sequence[Record], columns: Iterable["Column"]) -> list[R
     numbers of its recipe or of a column's. Other runs are returned as they are.
     """
     columns = list(columns)
-    names = {name for column in columns for name in (*split_teachers(column.teacher), column.init)}
-    wanted = {name for name in names if name.startswith(RUN)}
+    wanted = {*_run_names(name for column in columns for name in (*split_teachers(column.teacher), column.init))}
     if not wanted:
         return list(records)
     numbers = [column.numbers for column in columns]
     runs = {record.weights_sha256: record for record in records if _is_standard(record, numbers)}
     return [_named(record, runs, wanted) for record in records]
+
+
+def _run_names(names: Iterable[str]) -> Iterator[str]:
+    """Yield the names of runs among those of teachers, and those that stand inside of them."""
+    for name in names:
+        if name.startswith(RUN):
+            yield name
+            run = named_run(name)
+            yield from _run_names(run[1].teachers) if run else ()
 
 
 def _is_standard(record: Record, others: Iterable[Mapping[str, Any]]) -> bool:
@@ -50,8 +58,7 @@ def _named(record: Record, runs: Mapping[str, Record], wanted: set[str]) -> Reco
         )  # the same for all seeds
         identity = identity.model_copy(update={"teacher": origin})
         facts = facts.model_copy(update={"standard": True})
-    start = _name(init.removeprefix(WEIGHTS), record, runs, wanted) if init.startswith(WEIGHTS) else None
-    if start in wanted:
+    if init.startswith(WEIGHTS) and (start := _name(init.removeprefix(WEIGHTS), record, runs, wanted)):
         identity = identity.model_copy(update={"recipe": {**identity.recipe, "init": start}})
     return record.model_copy(update={"identity": identity, "teacher": facts})
 
@@ -65,7 +72,7 @@ def _origin(teacher: TeacherIdentity, runs: Mapping[str, Record]) -> str:
 
 
 def _teacher_names(record: Record, runs: Mapping[str, Record], wanted: set[str]) -> list[str]:
-    """Return the names of a run's teachers: those of runs, unless all are the registry's."""
+    """Return the names of a run's teachers: those of runs if columns name them so, else of models."""
     teacher, facts = record.identity.teacher, record.teacher
     if teacher is None or facts is None:
         return []
@@ -75,7 +82,7 @@ def _teacher_names(record: Record, runs: Mapping[str, Record], wanted: set[str])
 
 
 def _name(weights: str, of: Record, runs: Mapping[str, Record], wanted: set[str]) -> str | None:
-    """Return the name of the run with these weights, for a run that learns or starts from it; None if it is none."""
+    """Return the wanted name of the run with these weights, for a run that learns or starts from it; None without."""
     run = runs.get(weights)
     if run is None:
         return None
@@ -84,4 +91,5 @@ def _name(weights: str, of: Record, runs: Mapping[str, Record], wanted: set[str]
     if (run.identity.seed, run.identity.precision) != (of.identity.seed, of.identity.precision):
         return None
     teacher = "".join(f"{name}>" for name in ["+".join(_teacher_names(run, runs, wanted))] if name)
-    return f"{RUN}{run.label}:{teacher}{run.identity.student}@{run.identity.dataset.name}"
+    name = f"{RUN}{run.label}:{teacher}{run.identity.student}@{run.identity.dataset.name}"
+    return name if name in wanted else None

@@ -127,7 +127,7 @@ def check_weights(entries: list[EntryFile], accepted: Mapping[TeacherName, str],
 
 
 def _teaching_runs(entry: EntryFile) -> list[str]:
-    """Return the keys of the runs whose students taught an entry, as its record names them; empty for other teachers."""
+    """Return the keys of the runs that taught an entry, as its record names them; an empty one for other teachers."""
     facts = entry.record.teacher
     names = facts.source.split(" + ") if facts and not facts.standard else []
     return [name.removeprefix(RUN_SOURCE) if name.startswith(RUN_SOURCE) else "" for name in names]
