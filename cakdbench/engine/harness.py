@@ -76,25 +76,27 @@ class Harness:
             self.remember_failures(trainings)
             if self._train_teachers(trainings, share) and share.once:
                 return Outcome()
-            return self.in_waves(cells, partial(self._verify_and_work, share=share))
+            return self.in_waves(cells, partial(self._verify_and_work, share=share), share.once)
         finally:
             self._has_run = True
 
-    def in_waves(self, cells: list[Cell], work: Callable[[list[Task]], Outcome]) -> Outcome:
+    def in_waves(self, cells: list[Cell], work: Callable[[list[Task]], Outcome], once: bool = False) -> Outcome:
         """Work through the cells, those that others learn or start from first; their teachers are at hand.
 
         Args:
-            work: runs what is not done; where it leaves work to other processes, nothing further is begun.
+            work: runs what is not done. once: end after the first cells that there was work for.
         """
         outcome = Outcome()
         for _, wave in groupby(sorted(cells, key=lambda cell: cell.wave), key=lambda cell: cell.wave):
             tasks = self.tasks(self._grounded(list(wave), outcome))
             self.remember_failures(tasks)
             unusable = self.mend(tasks)
-            result = work([task for task in tasks if task.key not in unusable])
+            usable = [task for task in tasks if task.key not in unusable]
+            ends = once and not all(task.folder.is_done or self.new_failure(task) for task in usable)
+            result = work(usable)
             outcome.done += result.done
             outcome.failed |= result.failed | unusable
-            if len(result.done) + len(result.failed) + len(unusable) < len(tasks):
+            if ends:
                 break
         return outcome
 
