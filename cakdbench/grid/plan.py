@@ -180,11 +180,19 @@ def make_plan(
     """
     chosen = list(dict.fromkeys((*always, *(full_label(name) for name in methods))))
     specs, seeds, cells, refusals = list(specs), list(seeds), [], []
-    place = {"data_dir": data_dir, "download": download, "teacher_sizes": teacher_sizes}
+    alike = partial(
+        make_plan,
+        seeds=seeds,
+        precision=precision,
+        data_dir=data_dir,
+        download=download,
+        teacher_sizes=teacher_sizes,
+        always=(),
+    )
     for own, spec in itertools.product(settings.each(), specs):
         _check_owners(own, chosen)
         recipe = spec.load_recipe(own.recipe)
-        links = _plan_links(spec, own, partial(make_plan, seeds=seeds, precision=precision, always=(), **place))
+        links = _plan_links(spec, own, alike)
         size = teacher_sizes.get((spec.pair.teacher, spec.pair.dataset))
         infos = pair_info(spec.pair, recipe.image_size, recipe.split, data_dir, download, size)
         for name in chosen:
@@ -205,9 +213,9 @@ def make_plan(
 def _plan_links(spec: PairSpec, settings: Settings, plan: Callable[..., Plan]) -> dict[str, Plan]:
     """Return the plans of the runs that a pair names, by their names; changes of the recipe hold but for the start."""
     changed = {key: value for key, value in settings.recipe.items() if key not in ("init", "init_head")}
-    names = dict.fromkeys(filter(None, (*spec.pair.teachers, "init" not in settings.recipe and spec.init)))
-    plans = {}
-    for name in names:
+    start = "" if "init" in settings.recipe else spec.init or ""
+    plans: dict[str, Plan] = {}
+    for name in (*spec.pair.teachers, start):
         if run := named_run(name):
             label, pair = run
             plans[name] = plan([label], [link_spec(pair, spec)], settings=Settings(changed, settings.teacher))
