@@ -85,7 +85,9 @@ def refusal(method: type[Method], teacher: ModelInfo, student: ModelInfo, config
 
     What a method needs of the teacher it is taken to need of the student.
     """
-    for model in (teacher, student):
+    if teacher.members and method.needs and method.several_teachers is None:
+        return f"{method.id} learns from one teacher, and {teacher.name} are {len(teacher.members)}"
+    for model in (*(teacher.members or (teacher,)), student):
         if missing := method.needs & FEATURES - model.parts:
             why = f" ({model.layouts.reason})" if isinstance(model.layouts, NoStages) else ""
             return f"{method.id} needs {', '.join(sorted(missing))}, which {model.name} does not give{why}"

@@ -48,11 +48,16 @@ def changes(variant: str) -> dict[str, Any]:
 def expand(names: str) -> list[str]:
     """Return the labels in a list separated by commas; each grid becomes its labels, the last key changing fastest."""
     labels: list[str] = []
-    for name in filter(None, _parts(names, ",")):
+    for name in filter(None, split_list(names)):
         stem, grid = _bracket(name)
         choices = [[f"{key}={value}" for value in _parts(text, "|")] for key, text in grid.items()]
         labels += [f"{stem}[{','.join(choice)}]" if choice else stem for choice in itertools.product(*choices)]
     return labels
+
+
+def split_list(text: str) -> list[str]:
+    """Return the parts between commas that are outside of brackets."""
+    return _parts(text, ",")
 
 
 def with_changes(variant: str | None, values: Mapping[str, Any]) -> str | None:

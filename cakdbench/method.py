@@ -11,6 +11,7 @@ A method MAY
   these parts, as teacher or as student, are refused,
 - refuse a pair with a reason (`refuses`), and data of fewer classes than `least_classes` or local batches of fewer
   images than `least_batch`,
+- learn from several teachers at once (`several_teachers`),
 - hook the start of an epoch, the end of a step, and a save,
 - offer further networks to evaluate when training ends (`evaluated`),
 - train an adversary of the student with an optimizer of its own (`extra_optimizers`, `Step.adversary`),
@@ -77,6 +78,17 @@ class Batch:
     def hard_target(self) -> Tensor:
         """`(B,)` class indices; the most probable class of a soft target, the lower one at a tie."""
         return self.target.argmax(1) if self.target.ndim == 2 else self.target
+
+    @property
+    def teachers(self) -> tuple[Output, ...]:
+        """The outputs of each of several teachers, in the order of their names; of one teacher its own alone."""
+        assert self.teacher is not None, "a method that needs a teacher has one"
+        return self.teacher.each or (self.teacher,)
+
+
+def mean_loss(losses: Sequence[Tensor]) -> Tensor:
+    """Return the mean of scalars, as of one loss under each of several teachers; a single one is returned as it is."""
+    return losses[0] if len(losses) == 1 else torch.stack(list(losses)).mean()
 
 
 def sum_losses(losses: Mapping[str, Tensor]) -> Tensor:
@@ -154,6 +166,11 @@ class Method(nn.Module):
     The student and the extra modules are submodules; the frozen teacher is reachable as `self.teacher` but is
     no submodule, so that it never enters `state_dict`, the optimizer or DDP. `labels` `(N,)` are the classes of the
     training samples, in the order that `batch.index` counts in.
+
+    Attributes:
+        several_teachers: how it learns from several teachers at once. "logits": from the mean of their logits, which
+            is `batch.teacher.logits`. "losses": from each of `batch.teachers` by a loss of its own, of which it takes
+            the mean (`mean_loss`). None: it takes one teacher.
     """
 
     @dataclass(frozen=True)
@@ -173,6 +190,7 @@ class Method(nn.Module):
     version: ClassVar[int] = 1
     least_classes: ClassVar[int] = 1
     least_batch: ClassVar[int] = 1
+    several_teachers: ClassVar[Literal["logits", "losses"] | None] = None
 
     def __init__(self, student: StagedModel, teacher: StagedModel | None, config: Config, labels: Tensor | None = None):
         super().__init__()

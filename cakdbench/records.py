@@ -1,5 +1,7 @@
 """The record of a finished run: one small JSON file, checked against this schema whenever it is read."""
 
+import hashlib
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -65,7 +67,8 @@ class TeacherIdentity(_Part):
     """A teacher's weights, and what it is fed with.
 
     That is: mean and deviation per channel (None: the dataset's), and pixels (None: the recipe's). `source` is the
-    sha256 of the code of a network of the user's own.
+    sha256 of the code of a network of the user's own. Of several teachers at once, `several` has each; `model` joins
+    their names by `+`, and `sha256` is the hash of theirs.
     """
 
     model: str
@@ -73,6 +76,19 @@ class TeacherIdentity(_Part):
     statistics: Statistics | None = None
     image_size: int | None = None
     source: str | None = None
+    several: tuple["TeacherIdentity", ...] | None = None
+
+    @classmethod
+    def join(cls, teachers: Sequence["TeacherIdentity"]) -> "TeacherIdentity":
+        """Return the identity of one teacher as it is, of several as one."""
+        if len(teachers) == 1:
+            return teachers[0]
+        digest = hashlib.sha256(" ".join(teacher.sha256 for teacher in teachers).encode()).hexdigest()
+        return cls(model="+".join(teacher.model for teacher in teachers), sha256=digest, several=tuple(teachers))
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in write(self).items() if name != "several" or value is not None}
 
 
 class Identity(_Part):

@@ -61,6 +61,8 @@ def register(
         if not cls.needs <= TEACHER_PARTS:
             strange, known = ", ".join(sorted(cls.needs - TEACHER_PARTS)), ", ".join(sorted(TEACHER_PARTS))
             raise UsageError(f"method {id!r} needs {strange} of the teacher; what it can give is {known}")
+        if cls.several_teachers == "logits" and cls.needs != {"logits"}:
+            raise UsageError(f"method {id!r} needs more than logits: several_teachers = 'logits' is not for it")
         if kind not in KINDS:
             raise unknown(f"kind of {id}", kind, KINDS)
         cls.id = id

@@ -69,6 +69,8 @@ def dist_loss(
 class DIST(Method):
     """Labels, and the correlation with the teacher's predictions per sample and per class."""
 
+    several_teachers = "logits"
+
     @dataclass(frozen=True)
     class Config:
         """Defaults of OFA's code.

@@ -84,6 +84,7 @@ class DKD(Method):
     """Labels, the teacher's probability of the target class, and its distribution over the others."""
 
     least_classes = 2
+    several_teachers = "logits"
 
     @dataclass(frozen=True)
     class Config:

@@ -43,6 +43,8 @@ def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float =
 class KD(Method):
     """Labels plus the teacher's softened probabilities."""
 
+    several_teachers = "logits"
+
     @dataclass(frozen=True)
     class Config:
         """Defaults of OFA's code.

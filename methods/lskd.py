@@ -44,6 +44,7 @@ class LSKD(Method):
     """Labels, and KD or DKD between standardised logits."""
 
     least_classes = 2
+    several_teachers = "logits"
 
     @dataclass(frozen=True)
     class Config:

@@ -141,6 +141,8 @@ def count_merges(grid: tuple[int, int], image_size: int) -> int | None:
 class OFA(Method):
     """Labels, the teacher's logits, and the same logits read out of the student's stages by exit branches."""
 
+    several_teachers = "logits"
+
     @dataclass(frozen=True)
     class Config:
         """Defaults of the released code.

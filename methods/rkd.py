@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from cakdbench.method import Batch, Method, Step
+from cakdbench.method import Batch, Method, Step, mean_loss
 from cakdbench.registry import register
 from cakdbench.utils.precision import force_fp32
 
@@ -93,6 +93,7 @@ class RKD(Method):
 
     needs = frozenset({"pooled"})
     least_batch = 2
+    several_teachers = "losses"
 
     @dataclass(frozen=True)
     class Config:
@@ -124,10 +125,12 @@ class RKD(Method):
 
     def distill_step(self, batch: Batch) -> Step:
         config, student = self.config, self.student(batch.images)
-        pair = student.pooled, batch.teacher.pooled
+        pairs = [(student.pooled, teacher.pooled) for teacher in batch.teachers]
         losses = {"label": config.label_weight * batch.label_loss(student.logits)}
         if config.distance_weight:
-            losses["rkd_distance"] = config.distance_weight * rkd_distance_loss(*pair, config.eps)
+            distances = mean_loss([rkd_distance_loss(*pair, config.eps) for pair in pairs])
+            losses["rkd_distance"] = config.distance_weight * distances
         if config.angle_weight:
-            losses["rkd_angle"] = config.angle_weight * rkd_angle_loss(*pair, config.apart)
+            angles = mean_loss([rkd_angle_loss(*pair, config.apart) for pair in pairs])
+            losses["rkd_angle"] = config.angle_weight * angles
         return Step(student.logits, losses)

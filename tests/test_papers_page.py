@@ -17,7 +17,7 @@ def test_the_commands_work(shell, monkeypatch):
     monkeypatch.setattr(pages, "experiment_names", lambda: ["tas_table8"])  # all of them take a while
     for line in BLOCKS[0].strip().splitlines():
         words = shlex.split(line, comments=True)[1:]
-        small = [word.replace("tas_table4", "tas_table9") for word in words]  # has two runs
+        small = [word.replace("tas_table4", "tas_table9") for word in words]  # has few runs
         dry = ["--dry-run", *shell.places()] if words[0] == "run" else []
         code, text = shell(*dict.fromkeys(small + dry))
         assert code == 0, (line, text)

@@ -17,6 +17,7 @@ from cakdbench.data.datasets import dataset_facts
 from cakdbench.grid.suites import PairSpec, resolve_pairs
 from cakdbench.labels import value_text
 from cakdbench.method import Method
+from cakdbench.models.ensemble import join
 from cakdbench.models.staged import StagedModel, meta_model
 from cakdbench.recipes import load_recipe
 from cakdbench.registry import methods_in_order, resolve_config, setting_docs
@@ -90,9 +91,9 @@ def _models(spec: PairSpec) -> tuple[StagedModel, StagedModel]:
     """Return student and teacher of a pair, on the meta device."""
     pair, recipe = spec.pair, load_recipe(spec.recipe)
     classes = dataset_facts(pair.dataset).num_classes
-    names = pair.student, pair.teacher_model
-    student, teacher = (meta_model(name, classes, recipe.image_size, recipe.split) for name in names)
-    return student, teacher
+    names = pair.student, *pair.teacher_models
+    student, *teachers = (meta_model(name, classes, recipe.image_size, recipe.split) for name in names)
+    return student, join(teachers)
 
 
 def explanation(method: type[Method], pair: str) -> Iterator[RenderableType]:

@@ -29,7 +29,8 @@ def changed_listings(session: "Session") -> Iterator[Listing]:
     """
     from cakdbench.api import load_results
 
-    recipes = {task.key: task.cell.recipe for task in session.harness.tasks(session.plan.cells) if task.folder.is_done}
+    cells = filter(None, map(session.harness.ground, session.plan.cells))
+    recipes = {task.key: task.cell.recipe for task in session.harness.tasks(list(cells)) if task.folder.is_done}
     runs = load_results(session.store.root, data_dir=session.options.computing.data_dir)
     runs = runs.assign(recipe_of=runs["key"].map(recipes))[runs["key"].isin(recipes)]
     for recipe in dict.fromkeys(recipes.values()):

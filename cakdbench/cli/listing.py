@@ -5,7 +5,7 @@ from pathlib import Path
 from cakdbench.cli.tables import Listing
 from cakdbench.data.datasets import dataset_facts, dataset_names
 from cakdbench.grid.experiments import Experiment, experiment_names, load_experiment
-from cakdbench.grid.suites import suites
+from cakdbench.grid.suites import RUN, suites
 from cakdbench.grid.teachers import load_teachers, teachers_from_file
 from cakdbench.models.zoo import MODELS, model_info
 from cakdbench.recipes import load_recipe, recipe_names
@@ -35,9 +35,12 @@ def experiments() -> Listing:
 
 
 def _runs(experiment: Experiment) -> int:
-    """Count the runs of one seed; scratch is one run for all pairs of its student."""
-    grid = ((label, spec) for labels, specs in experiment.grids().items() for label in labels for spec in specs)
-    return len({(label, spec if label != "scratch" else (spec.pair.student, spec.recipe)) for label, spec in grid})
+    """Count the runs of one seed; scratch is one for all pairs of its student, and a chain has runs before its own."""
+    grid = [(label, spec) for labels, specs in experiment.grids().items() for label in labels for spec in specs]
+    first = {name for _, spec in grid for name in (*spec.pair.teachers, spec.init or "") if name.startswith(RUN)}
+    alone = {f"{RUN}{label}:{spec.pair}" for label, spec in grid if not spec.init}
+    own = {(label, spec if label != "scratch" else (spec.pair.student, spec.recipe)) for label, spec in grid}
+    return len(own) + len(first - alone)
 
 
 def models() -> Listing:

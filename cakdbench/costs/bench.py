@@ -12,6 +12,7 @@ from cakdbench.costs.legacy import ModuleCost, module_cost
 from cakdbench.data.datasets import dataset_facts
 from cakdbench.grid.suites import PairSpec
 from cakdbench.method import Batch, forward_options
+from cakdbench.models.ensemble import join
 from cakdbench.models.staged import Output, StagedModel
 from cakdbench.recipes import load_recipe
 from cakdbench.train.trainer import label_criterion
@@ -47,7 +48,7 @@ class CountingBench:
         self.samples = facts.n_train
         self.split = split or self.recipe.split
         self.student = self._model(spec.pair.student)
-        self.teacher = self._model(spec.pair.teacher_model).requires_grad_(False)
+        self.teacher = join(map(self._model, spec.pair.teacher_models)).requires_grad_(False)
         self.teach = functools.cache(self._teach)
         self._data_dir = data_dir
 

@@ -2,8 +2,10 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import groupby
 
 import torch
 from accelerate.utils import broadcast_object_list
@@ -15,9 +17,10 @@ from cakdbench.engine.share import ALL, Share
 from cakdbench.engine.tapes import find_tape, needs_of
 from cakdbench.engine.teachers import Teachers
 from cakdbench.grid.plan import Cell
+from cakdbench.grid.suites import RUN
 from cakdbench.models.staged import StagedModel
 from cakdbench.records import TeacherFacts
-from cakdbench.store import Store, checkpoint_step
+from cakdbench.store import RunFolder, Store, checkpoint_step
 from cakdbench.train.runtime import Runtime
 from cakdbench.train.tape import Tape
 from cakdbench.train.teaching import Taping
@@ -68,21 +71,63 @@ class Harness:
             Interrupted: the user stopped; all is saved.
             StoreError: the store cannot be written.
         """
-        trainings = self.trainings(cells)
-        self.remember_failures(trainings)
-        if self._train_teachers(trainings, share) and share.once:
-            return Outcome()
-        tasks = self.tasks(cells)
-        self.remember_failures(tasks)
-        self._has_run = True
-        unusable = self.mend(tasks)
-        usable = [task for task in tasks if task.key not in unusable]
-        for task in usable:
+        try:
+            trainings = self.trainings(cells)
+            self.remember_failures(trainings)
+            if self._train_teachers(trainings, share) and share.once:
+                return Outcome()
+            return self.in_waves(cells, partial(self._verify_and_work, share=share), share.once)
+        finally:
+            self._has_run = True
+
+    def in_waves(self, cells: list[Cell], work: Callable[[list[Task]], Outcome], once: bool = False) -> Outcome:
+        """Work through the cells, those that others learn or start from first; their teachers are at hand.
+
+        Args:
+            work: runs what is not done. once: end after the first cells that there was work for.
+        """
+        outcome = Outcome()
+        for _, wave in groupby(sorted(cells, key=lambda cell: cell.wave), key=lambda cell: cell.wave):
+            tasks = self.tasks(self._grounded(list(wave), outcome))
+            self.remember_failures(tasks)
+            unusable = self.mend(tasks)
+            usable = [task for task in tasks if task.key not in unusable]
+            ends = once and not all(task.folder.is_done or self.new_failure(task) for task in usable)
+            result = work(usable)
+            outcome.done += result.done
+            outcome.failed |= result.failed | unusable
+            if ends:
+                break
+        return outcome
+
+    def _grounded(self, wave: list[Cell], outcome: Outcome) -> list[Cell]:
+        """Return the cells whose runs are there; the others have failed with them."""
+        cells = []
+        for cell in wave:
+            if known := self.ground(cell):
+                cells.append(known)
+            else:
+                missing = next(name for name, link in cell.links if self.finished(link) is None)
+                outcome.failed[f"{cell.label} on {cell.pair}, seed {cell.seed}"] = f"{missing} could not be made"
+        return cells
+
+    def ground(self, cell: Cell) -> Cell | None:
+        """Return a cell with the keys of the runs that it names; None if one is not done. Teachers must be at hand."""
+        runs = {name: self.finished(link) for name, link in cell.links}
+        keys = {name: f"{RUN}{run.key}" for name, run in runs.items() if run}
+        return None if len(keys) < len(runs) else cell.with_runs(keys) if keys else cell
+
+    def finished(self, cell: Cell) -> RunFolder | None:
+        """Return a cell's run if it is done."""
+        known = self.ground(cell)
+        folder = self._task(known).folder if known else None
+        return folder if folder and folder.is_done else None
+
+    def _verify_and_work(self, tasks: list[Task], share: Share) -> Outcome:
+        for task in tasks:
             if task.cell.needs_teacher and not task.folder.is_done and not share.once:
                 self._facts(task.cell)
-        outcome = self._work(usable, share)
-        outcome.failed |= unusable
-        return outcome
+        return self._work(tasks, share)
 
     def remember_failures(self, tasks: list[Task]) -> None:
         """Take the failures from before this command for what is tried again; in a second call, all there are."""
@@ -104,19 +149,24 @@ class Harness:
         return True
 
     def _facts(self, cell: Cell) -> TeacherFacts:
-        """Verify the cell's teacher, once for all runs with the same test images."""
-        pair, recipe = cell.pair, cell.recipe
-        name = pair.teacher, pair.dataset, recipe.image_size, recipe.split, recipe.teacher_norm, recipe.evaluation
+        """Verify the cell's teacher, once for all runs with the same test images; of several each, then all as one."""
+        for name in cell.pair.teachers:
+            facts = self._verify(name, cell)
+        return self._verify(cell.pair.teacher, cell) if len(cell.pair.teachers) > 1 else facts
+
+    def _verify(self, teacher: str, cell: Cell) -> TeacherFacts:
+        recipe, dataset = cell.recipe, self.dataset(cell.pair.dataset)
+        name = teacher, dataset.name, recipe.image_size, recipe.split, recipe.teacher_norm, recipe.evaluation
         if name not in self._verified:
-            dataset = self.dataset(pair.dataset)
-            teacher = self.teachers.load(pair.teacher, dataset, recipe)
+            loaded = self.teachers.load(teacher, dataset, recipe)
             with _room_for(cell, self.accelerator.device):
-                self._verified[name] = verify_teacher(teacher, dataset, recipe, self.runtime)
+                self._verified[name] = verify_teacher(loaded, dataset, recipe, self.runtime)
         return self._verified[name]
 
     def trainings(self, cells: list[Cell]) -> list[Task]:
         """Return the runs of the teachers that are trained here, done or not."""
-        names = dict.fromkeys((c.pair.teacher, c.pair.dataset) for c in cells if c.needs_teacher)
+        taught = [(name, cell.pair.dataset) for cell in cells if cell.needs_teacher for name in cell.pair.teachers]
+        names = dict.fromkeys(name for name in taught if not name[0].startswith(RUN))
         trainings = filter(None, (self.teachers.training_cell(*name) for name in names))
         return [self._task(cell) for cell in trainings]
 
@@ -266,7 +316,7 @@ class Harness:
     def _teacher(self, tasks: list[Task]) -> tuple[StagedModel | None, TeacherFacts | None, Taping | None]:
         """Return the teacher of a group, on the device, what its verification measured, and its tape.
 
-        Of a teacher whose tape is enough only the shapes are made.
+        Of a teacher whose tape is enough only the shapes are made. Several teachers have no tape.
         """
         cell = next((task.cell for task in tasks if task.cell.needs_teacher), None)
         if cell is None:
@@ -277,7 +327,8 @@ class Harness:
         def load() -> StagedModel:
             return self.teachers.load(cell.pair.teacher, dataset, cell.recipe).model.to(device)
 
-        taping = Taping(self.tape(cell), load, self.runtime.events.say) if self.runtime.options.tape else None
+        taped = self.runtime.options.tape and len(cell.pair.teachers) == 1
+        taping = Taping(self.tape(cell), load, self.runtime.events.say) if taped else None
         if taping and taping.replaces_teacher(needs_of(task.cell, dataset.num_classes) for task in tasks):
             return self.teachers.shapes(cell.pair.teacher, dataset, cell.recipe), facts, taping
         with _room_for(cell, device):

@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_leaves
 from cakdbench.build import build_method
 from cakdbench.engine.work import Work
 from cakdbench.method import Batch, Method, forward_options
+from cakdbench.models.ensemble import join
 from cakdbench.models.staged import StagedModel
 from cakdbench.train.lane import make_optimizer
 from cakdbench.train.trainer import label_criterion
@@ -138,7 +139,8 @@ def _predict(work: Work) -> Peak:
     cell, live = work.cell, LiveBytes()
     form = work.classes, cell.recipe.image_size
     split = cell.recipe.split
-    teacher = StagedModel(cell.pair.teacher_model, *form, split=split) if cell.needs_teacher else None
+    teachers = (StagedModel(name, *form, split=split) for name in cell.pair.teacher_models)
+    teacher = join(teachers) if cell.needs_teacher else None
     student = StagedModel(cell.pair.student, *form, drop_path=cell.recipe.drop_path, split=split)
     method = build_method(cell.method, student, teacher, cell.config, labels=_labels(work)).train()
     shared = live.add(_tensors(teacher)) if teacher else 0

@@ -49,22 +49,37 @@ def make_preview(harness: Harness, cells: list[Cell]) -> Preview:
     data = {name: _data(harness, cell, preview) for name, cell in once.items()}
     for cell in {(cell.pair.student, cell.pair.dataset, cell.recipe, cell.seed): cell for cell in cells}.values():
         where = cell.pair.dataset, cell.recipe
-        if cell.recipe.init != "random" and data[where] and not _student(harness, cell, preview):
+        if not _starts_by_itself(cell) and data[where] and not _student(harness, cell, preview):
             data[where] = None
-    pupils = {(cell.pair.teacher, cell.pair.dataset): cell for cell in cells if cell.needs_teacher}
+    pupils = {name: cell for cell in cells for name in _teachers(cell)}
     ready = {}
-    for name, cell in pupils.items():
-        look = _teacher if data[cell.pair.dataset, cell.recipe] else _teacher_alone
-        ready[name] = look(harness, cell, preview)
-    known_cells = [cell for cell in cells if data[cell.pair.dataset, cell.recipe]]
+    for (name, dataset), cell in pupils.items():
+        look = _teacher if data[dataset, cell.recipe] else _teacher_alone
+        ready[name, dataset] = look(harness, name, cell, preview)
+    at_hand = [bool(data[cell.pair.dataset, cell.recipe]) for cell in cells]
+    grounded = [
+        harness.ground(cell) if here and all(ready[name] for name in _teachers(cell)) else None
+        for cell, here in zip(cells, at_hand)
+    ]
+    known_cells = [known or cell for cell, known, here in zip(cells, grounded, at_hand) if here]
     _refuse_changed_data(
         harness, [*known_cells, *preview.trainings], {name: ds for (name, _), ds in data.items() if ds}, preview
     )
-    for cell in cells:
-        taught = not cell.needs_teacher or ready[cell.pair.teacher, cell.pair.dataset]
-        known = data[cell.pair.dataset, cell.recipe] is not None and taught
-        preview.states.append((cell, harness.tasks([cell])[0].folder.state() if known else "planned"))
+    for cell, known in zip(cells, grounded):
+        preview.states.append((cell, harness.tasks([known])[0].folder.state() if known else "planned"))
     return preview
+
+
+def _starts_by_itself(cell: Cell) -> bool:
+    """Return True for a student of random weights, or of a run that comes before it in the plan."""
+    return cell.recipe.init == "random" or cell.recipe.init in dict(cell.links)
+
+
+def _teachers(cell: Cell) -> set[tuple[str, str]]:
+    """Return the teachers of a cell and of the runs that come before it, by model and dataset, but for those runs."""
+    links = dict(cell.links)
+    own = {(name, cell.pair.dataset) for name in cell.pair.teachers if cell.needs_teacher and name not in links}
+    return own.union(*map(_teachers, links.values()))
 
 
 def _data(harness: Harness, cell: Cell, preview: Preview) -> ImageDataset | None:
@@ -80,7 +95,7 @@ def _data(harness: Harness, cell: Cell, preview: Preview) -> ImageDataset | None
 
 def _refuse_changed_data(harness: Harness, cells: list[Cell], data: dict[str, ImageDataset], preview: Preview) -> None:
     """Note the unfinished runs of these cells that began on other images under the same names."""
-    known = [cell for cell in cells if cell.pair.dataset in data]
+    known = [cell for cell in cells if cell.pair.dataset in data and cell.recipe.init not in dict(cell.links)]
     inits = [harness.inits.key(cell.recipe, cell.seed) for cell in known]
     identities = [cell.identity(data[cell.pair.dataset], None, init) for cell, init in zip(known, inits)]
     current = {_but_for_data(identity): identity for identity in identities}
@@ -118,18 +133,18 @@ def _student(harness: Harness, cell: Cell, preview: Preview) -> bool:
     return True
 
 
-def _teacher(harness: Harness, cell: Cell, preview: Preview) -> bool:
-    """Return True if the cell's teacher is at hand; one that has to be trained joins the trainings."""
+def _teacher(harness: Harness, name: str, cell: Cell, preview: Preview) -> bool:
+    """Return True if a teacher of the cell is at hand; one that has to be trained joins the trainings."""
     try:
-        training = harness.teachers.training_cell(cell.pair.teacher, cell.pair.dataset)
+        training = harness.teachers.training_cell(name, cell.pair.dataset)
         dataset = harness.dataset(cell.pair.dataset)
-        run = harness.teachers.run(cell.pair.teacher, dataset)
+        run = harness.teachers.run(name, dataset)
         if training and run and not run.is_done:
             check_batches(dataset, training.recipe, harness.accelerator.num_processes, "teacher")
-            harness.teachers.must_be_here(cell.pair.teacher, cell.pair.dataset)
+            harness.teachers.must_be_here(name, cell.pair.dataset)
             preview.trainings.append(training)
             return False
-        harness.tasks([cell])
+        harness.teachers.identity(name, dataset, cell.recipe)
     except StoreError:
         return False  # a damaged record of the teacher: it is set aside and trained again
     except CakdError as error:
@@ -138,18 +153,18 @@ def _teacher(harness: Harness, cell: Cell, preview: Preview) -> bool:
     return True
 
 
-def _teacher_alone(harness: Harness, cell: Cell, preview: Preview) -> bool:
-    """Look for the cell's teacher where the data are missing: its entry, and the file of its weights.
+def _teacher_alone(harness: Harness, name: str, cell: Cell, preview: Preview) -> bool:
+    """Look for a teacher of the cell where the data are missing: its entry, and the file of its weights.
 
     Return False: without data no run has a key yet. A teacher that is trained joins the trainings, since whether it
     has been trained cannot be told either. Weights of timm's hub are not looked for: that would load them.
     """
     try:
-        training = harness.teachers.training_cell(cell.pair.teacher, cell.pair.dataset)
-        entry = harness.teachers.entry(cell.pair.teacher, cell.pair.dataset)
+        training = harness.teachers.training_cell(name, cell.pair.dataset)
+        entry = harness.teachers.entry(name, cell.pair.dataset)
         if training:
             preview.trainings.append(training)
-        elif not entry.hub:
+        elif not (entry.hub or entry.run):
             harness.teachers.fetch(entry)
     except CakdError as error:
         preview.obstruct(error)

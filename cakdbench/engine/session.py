@@ -5,7 +5,7 @@ Nothing here prints or asks: what happens is told to `Events`, results are retur
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,13 @@ from cakdbench.engine.launch.local import LocalLauncher
 from cakdbench.engine.memory import Peak, predict_peaks
 from cakdbench.engine.options import RunOptions
 from cakdbench.engine.preview import Preview, make_preview
+from cakdbench.engine.run_teachers import known_pair
 from cakdbench.engine.speed.saved import saved_speeds
 from cakdbench.engine.tape_plan import TapePlan, plan_tapes
 from cakdbench.engine.teachers import Teachers
 from cakdbench.engine.work import Work, list_work
 from cakdbench.grid.experiments import Experiment, load_experiment
-from cakdbench.grid.plan import Plan, make_plan
+from cakdbench.grid.plan import Plan, in_order, make_plan
 from cakdbench.grid.suites import PairSpec, resolve_pairs
 from cakdbench.grid.teacher_file import OWN_FILE
 from cakdbench.models.zoo import model_kind
@@ -81,7 +82,8 @@ class Session:
         """Return the pairs that the options name."""
         if experiment := self.experiment:
             return [spec for specs in experiment.grids().values() for spec in specs]
-        return resolve_pairs(self.options.pairs, self.options.recipe)
+        specs = resolve_pairs(self.options.pairs, self.options.recipe)
+        return [replace(spec, pair=known_pair(self.store, spec.pair)) for spec in specs]
 
     @cached_property
     def experiment(self) -> Experiment | None:
@@ -100,7 +102,7 @@ class Session:
         if not self.experiment:
             return self._plan(self.options.methods, self.specs)
         plans = [self._plan(labels, specs, always=()) for labels, specs in self.experiment.grids().items()]
-        return Plan([c for plan in plans for c in plan.cells], [r for plan in plans for r in plan.refusals])
+        return Plan(in_order(c for plan in plans for c in plan.cells), [r for plan in plans for r in plan.refusals])
 
     def _plan(self, methods: Iterable[str], specs: Iterable[PairSpec], **more: Any) -> Plan:
         options = self.options

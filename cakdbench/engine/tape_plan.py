@@ -51,7 +51,7 @@ def plan_tapes(harness: Harness, cells: Iterable[Cell]) -> TapePlan:
     """Return what the cells, which are not done, have to record."""
     longest: dict[tuple[object, ...], Cell] = {}
     for cell in cells:
-        if cell.method.needs - {"model"}:
+        if cell.method.needs - {"model"} and len(cell.pair.teachers) == 1:
             stream = json.dumps(stream_numbers(cell.recipe), sort_keys=True)
             key = cell.pair.teacher, cell.pair.dataset, stream, cell.seed, cell.precision
             longest[key] = max(longest.get(key, cell), cell, key=lambda cell: cell.recipe.epochs)

@@ -17,6 +17,7 @@ import torchvision
 from cakdbench.build import build_method
 from cakdbench.data.datasets import ImageDataset
 from cakdbench.grid.plan import Cell
+from cakdbench.models.ensemble import join
 from cakdbench.models.staged import meta_model
 from cakdbench.recipes import Recipe, identity_of
 from cakdbench.records import ENGINE_VERSION, TeacherIdentity
@@ -85,7 +86,7 @@ def needs_of(cell: Cell, classes: int) -> frozenset[str]:
     try:
         with ContentFree():
             student = meta_model(cell.pair.student, classes, size, split)
-            teacher = meta_model(cell.pair.teacher_model, classes, size, split)
+            teacher = join(meta_model(name, classes, size, split) for name in cell.pair.teacher_models)
             labels = torch.arange(2 * classes) % classes
             with torch.device("meta"):
                 return build_method(cell.method, student, teacher, cell.config, labels=labels).needs

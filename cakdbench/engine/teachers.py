@@ -1,7 +1,8 @@
 """Teachers: where their weights come from, and the check that they are those of the entry.
 
 A trained teacher is a `scratch` run whose student is the teacher's model: it has the lock, the checkpoints and
-the record of any other run, and lives in the same store.
+the record of any other run, and lives in the same store. The student of any other finished run teaches by the name
+`run:KEY`. Several teachers by one name, `swin_t+convnext_t`, are one network that gives the mean of their logits.
 """
 
 import re
@@ -16,13 +17,15 @@ from filelock import FileLock
 from cakdbench.data.classes import class_order
 from cakdbench.data.datasets import ImageDataset, check_dataset
 from cakdbench.engine.inits import Inits
+from cakdbench.engine.run_teachers import is_tested_otherwise, run_entry
 from cakdbench.grid.plan import ALWAYS, Cell, Settings
-from cakdbench.grid.suites import Pair
+from cakdbench.grid.suites import RUN, Pair, split_teachers
 from cakdbench.grid.teacher_file import own_files, put_entry
 from cakdbench.grid.teachers import TeacherEntry, load_teachers, zoo_model
 from cakdbench.models.catalog import entry as model_entry
 from cakdbench.models.catalog import hub_classes, hub_weights_are_here
 from cakdbench.models.checkpoints import read_checkpoint
+from cakdbench.models.ensemble import join
 from cakdbench.models.staged import StagedModel, meta_model
 from cakdbench.models.weights import load_weights, permute_classes, state_sha256, weights_sha256
 from cakdbench.recipes import Recipe, load_recipe
@@ -47,7 +50,7 @@ class Teacher:
 
 
 class Teachers:
-    """Finds, trains and loads teachers by (model, dataset).
+    """Finds, trains and loads teachers by (model, dataset); in the place of a model stands `run:KEY`, too.
 
     Entries of the user's own win over the registry's: those of `teachers.toml` in the store, then those of `extra`.
 
@@ -83,6 +86,8 @@ class Teachers:
         Raises:
             UsageError: there is none, or it names what does not exist.
         """
+        if model.startswith(RUN):
+            return run_entry(self.store, model, dataset)
         try:
             return self.entries[model, dataset]
         except KeyError:
@@ -94,7 +99,9 @@ class Teachers:
             ) from None
 
     def is_standard(self, model: str, dataset: str) -> bool:
-        """Return True if it is made as the registry says; where that says nothing, every teacher is as good."""
+        """Return True if it is made as the registry says; what that does not have is as good, unless it is a run."""
+        if model.startswith(RUN):
+            return False
         entry, name = self.entry(model, dataset), (model, dataset)
         changed = entry.train is not None and bool(self.settings.teacher)
         return not changed and (name not in self.registry or self.registry[name] == entry)
@@ -190,11 +197,16 @@ class Teachers:
 
     def run(self, model: str, dataset: ImageDataset) -> RunFolder | None:
         """Return the run folder of a trained teacher, finished or not; None for one from elsewhere."""
+        if key := self.entry(model, dataset.name).run:
+            return RunFolder(self.store.root / key)
         cell = self.training_cell(model, dataset.name)
         return None if cell is None else self._place(cell, dataset)[1]
 
     def identity(self, model: str, dataset: ImageDataset, recipe: Recipe) -> TeacherIdentity:
         """Return the part of a run's key that is the teacher's; a trained one must have been trained."""
+        return TeacherIdentity.join([self._identity(name, dataset, recipe) for name in split_teachers(model)])
+
+    def _identity(self, model: str, dataset: ImageDataset, recipe: Recipe) -> TeacherIdentity:
         run = self.run(model, dataset)
         name = model, dataset.name, recipe.image_size
         if run is None and name not in self._hashes:
@@ -202,7 +214,7 @@ class Teachers:
         sha256 = run.record().weights_sha256 if run else self._hashes[name]
         entry = self.entry(model, dataset.name)
         return TeacherIdentity(
-            model=model,
+            model=entry.model if entry.run else model,
             sha256=sha256,
             statistics=self._statistics(model, dataset, recipe),
             image_size=None if entry.image_size == recipe.image_size else entry.image_size,
@@ -214,9 +226,10 @@ class Teachers:
 
     def shapes(self, model: str, dataset: ImageDataset, recipe: Recipe) -> StagedModel:
         """Return the teacher as `load` does, but without content, on torch's meta device."""
-        entry = self.entry(model, dataset.name)
-        size = entry.image_size or recipe.image_size
-        return meta_model(entry.zoo_model, dataset.num_classes, size, recipe.split).requires_grad_(False).eval()
+        entries = [self.entry(name, dataset.name) for name in split_teachers(model)]
+        form = dataset.num_classes, recipe.split
+        models = (meta_model(e.zoo_model, form[0], e.image_size or recipe.image_size, form[1]) for e in entries)
+        return join(models).requires_grad_(False).eval()
 
     def load(self, model: str, dataset: ImageDataset, recipe: Recipe) -> Teacher:
         """Return the teacher with its weights, fed with images normalised as in its training or as `recipe` says.
@@ -224,6 +237,10 @@ class Teachers:
         Raises:
             TeacherError: weights missing, damaged, or of another model or dataset.
         """
+        teachers = [self._load(name, dataset, recipe) for name in split_teachers(model)]
+        return teachers[0] if len(teachers) == 1 else _joined(teachers)
+
+    def _load(self, model: str, dataset: ImageDataset, recipe: Recipe) -> Teacher:
         entry = self.entry(model, dataset.name)
         if entry.hub:
             check_hub_classes(entry.hub, dataset.num_classes)
@@ -238,7 +255,7 @@ class Teachers:
         )
         net.resizes = entry.image_size is not None
         try:
-            sha256, expected, averaged = self._fill(net, entry, dataset)
+            sha256, expected, averaged = self._fill(net, model, dataset)
         except TeacherError:
             raise
         except WeightsError as error:
@@ -252,17 +269,20 @@ class Teachers:
         if statistics:
             net.expect_input((dataset.mean, dataset.std), statistics)
         net.requires_grad_(False).eval()
+        if entry.run and is_tested_otherwise(RunFolder(self.store.root / entry.run), recipe):
+            expected = None
         standard = self.is_standard(model, dataset.name)
         return Teacher(net, sha256, entry.source + averaged, expected, entry.allowed, standard)
 
-    def _fill(self, net: StagedModel, entry: TeacherEntry, dataset: ImageDataset) -> tuple[str, float | None, str]:
+    def _fill(self, net: StagedModel, model: str, dataset: ImageDataset) -> tuple[str, float | None, str]:
         """Load the weights a hub net does not have yet.
 
         Returns:
             Their hash, the accuracy they should reach, and a note where a file's averaged weights were taken.
         """
-        if entry.train:
-            return *self._trained(net, entry.model, dataset), ""
+        entry = self.entry(model, dataset.name)
+        if entry.train or entry.run:
+            return *self._trained(net, model, dataset), ""
         averaged = ""
         if not entry.hub:
             checkpoint = read_checkpoint(self.fetch(entry))
@@ -274,7 +294,7 @@ class Teachers:
 
     def _trained(self, net: StagedModel, model: str, dataset: ImageDataset) -> tuple[str, float]:
         run = self.run(model, dataset)
-        assert run is not None, f"the entry of {model} says by which recipe it is trained"
+        assert run is not None, f"the entry of {model} says by which run it is made"
         record, state = run.record(), read_checkpoint(run.student).state
         if state_sha256(state) != record.weights_sha256:
             raise TeacherError(
@@ -312,6 +332,18 @@ class Teachers:
                 f"no weights for the teacher {entry.model} on {entry.dataset} ({error}): put the file at {path}"
                 + (f" (from {entry.url})" if entry.url else "")
             ) from error
+
+
+def _joined(teachers: list[Teacher]) -> Teacher:
+    """Return several teachers as one; what is expected is expected of each."""
+    return Teacher(
+        join(teacher.model for teacher in teachers).requires_grad_(False).eval(),
+        TeacherIdentity.join([TeacherIdentity(model="", sha256=teacher.sha256) for teacher in teachers]).sha256,
+        " + ".join(teacher.source for teacher in teachers),
+        None,
+        max(teacher.tolerance for teacher in teachers),
+        all(teacher.standard for teacher in teachers),
+    )
 
 
 def check_hub_classes(tag: str, num_classes: int) -> None:

@@ -16,6 +16,7 @@ from cakdbench.costs.counting import Meter
 from cakdbench.data.datasets import dataset_facts
 from cakdbench.grid.plan import Cell
 from cakdbench.method import Batch, forward_options
+from cakdbench.models.ensemble import join
 from cakdbench.models.staged import StagedModel
 from cakdbench.train.trainer import label_criterion
 from cakdbench.utils.errors import RAISED
@@ -58,7 +59,8 @@ class Bench:
             make = _meta_model if device.type == "meta" else _new_model
             form = work.classes, self.size, cell.recipe.split
             student = make(cell.pair.student, *form)
-            self.teacher = make(cell.pair.teacher_model, *form, frozen=True) if cell.needs_teacher else None
+            teachers = (make(name, *form, frozen=True) for name in cell.pair.teacher_models)
+            self.teacher = join(teachers) if cell.needs_teacher else None
             labels = torch.arange(work.samples, device="cpu") % work.classes
             self.method = build_method(cell.method, student, self.teacher, cell.config, labels=labels).to(device)
             self.images = torch.randn(batch, 3, self.size, self.size)

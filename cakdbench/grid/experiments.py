@@ -4,12 +4,12 @@ A file of `pairs/experiments/` has a table's rows and columns in the paper's ord
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from cakdbench.grid.suites import Pair, PairSpec, resolve_pairs
+from cakdbench.grid.suites import RUN, Pair, PairSpec, check_start, named_run, resolve_pairs
 from cakdbench.models.zoo import MODELS
 from cakdbench.published.ledger import (
     PUBLISHED_DIR,
@@ -41,6 +41,13 @@ class _Tiny(Table):
     students: dict[str, str]
 
 
+class _Chain(Table):
+    """What runs for a row: the last of its trainings, which names those before it as `run:METHOD:PAIR`."""
+
+    pair: str
+    init: str | None = None
+
+
 class _File(Table):
     """An experiment's file.
 
@@ -54,6 +61,7 @@ class _File(Table):
             written in the same way.
         methods, settings: of `accuracy.csv` or of `ablations.csv`, in the table's order.
         metrics: in the table's order.
+        chains: what runs for rows whose pair in the ledger is none of ours, by setting.
     """
 
     title: str
@@ -66,6 +74,7 @@ class _File(Table):
     methods: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
     metrics: tuple[Metric, ...] = ("top1",)
+    chains: dict[str, _Chain] = {}
     notes: Line = ""
 
 
@@ -170,7 +179,8 @@ class Experiment:
             if row.metric in self.file.metrics:
                 printed = None if row.metric == "memory_gb" or not row.label else self._as_accuracy(row)
                 delta = deltas.get((row.setting, _pair(row))) if row.metric == "top1" else None
-                place = self.entries[row.setting], _pair(row), self.specs.get(_pair(row))
+                spec = self.chains.get(row.setting) or self.specs.get(_pair(row))
+                place = self.entries[row.setting], _pair(row), spec
                 yield Spot(*place, row.metric, row.value, printed=printed, delta=delta, note=row.note)
 
     def _as_accuracy(self, row: Ablation) -> Printed:
@@ -184,6 +194,12 @@ class Experiment:
         """Return what runs for each pair of the table that can."""
         known = {pair: resolve_pairs(pair)[0] for pair in self.pairs if not _told_models(pair)}
         return {pair: tiny_spec(spec) for pair, spec in known.items()} if self.tiny else known
+
+    @cached_property
+    def chains(self) -> dict[str, PairSpec]:
+        """Return what runs for the rows that are chains of trainings, by setting."""
+        chains = {setting: _chain_spec(chain) for setting, chain in self.file.chains.items()}
+        return {setting: tiny_spec(spec) for setting, spec in chains.items()} if self.tiny else chains
 
     def grids(self) -> dict[tuple[str, ...], list[PairSpec]]:
         """Return the pairs that have to run, by the labels of the methods that have to run on them."""
@@ -236,6 +252,9 @@ def _check_lists(experiment: Experiment, path: Path) -> None:
     kind, listed = ("methods", file.methods) if file.methods else ("settings", file.settings)
     rows = _rows(accuracies() if file.methods else ablations(), file)
     printed = {getattr(row, kind.removesuffix("s")) for row in rows}
+    for setting in experiment.chains:
+        if setting not in listed:
+            raise inside(path, "chains", unknown("setting of the table", setting, listed))
     for key, names, known in ((kind, listed, printed), ("pairs", experiment.pairs, set(map(_pair, rows)))):
         for name in names:
             if name not in known:
@@ -257,11 +276,31 @@ def tiny_spec(spec: PairSpec) -> PairSpec:
     Raises:
         UsageError: there is none for one of its models.
     """
-    file = _tiny()
-    for model, table in ((spec.pair.teacher, file.teachers), (spec.pair.student, file.students)):
-        if model not in table:
-            raise UsageError(f"{PAIRS_DIR / 'tiny.toml'}: nothing stands in for {model}: add a line for it")
-    return PairSpec(Pair(file.teachers[spec.pair.teacher], file.students[spec.pair.student], file.dataset), file.recipe)
+    return PairSpec(_tiny_pair(spec.pair), _tiny().recipe, spec.init and _tiny_teacher(spec.init))
+
+
+def _tiny_pair(pair: Pair) -> Pair:
+    teacher = "+".join(map(_tiny_teacher, pair.teachers))
+    return Pair(teacher, _stand_in(pair.student, _tiny().students), _tiny().dataset)
+
+
+def _tiny_teacher(name: str) -> str:
+    """Return what stands in for a teacher: of a run the same run of the small pair."""
+    if run := named_run(name):
+        return f"{RUN}{run[0]}:{_tiny_pair(run[1])}"
+    return _stand_in(name, _tiny().teachers)
+
+
+def _stand_in(model: str, table: dict[str, str]) -> str:
+    if model not in table:
+        raise UsageError(f"{PAIRS_DIR / 'tiny.toml'}: nothing stands in for {model}: add a line for it")
+    return table[model]
+
+
+def _chain_spec(chain: _Chain) -> PairSpec:
+    spec = resolve_pairs(chain.pair)[0]
+    check_start(spec.pair, chain.init)
+    return replace(spec, init=chain.init)
 
 
 @cache

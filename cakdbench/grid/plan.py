@@ -2,19 +2,21 @@
 
 import copy
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cakdbench.build import refusal
 from cakdbench.data.datasets import ImageDataset, dataset_facts
-from cakdbench.grid.suites import Pair, PairSpec
+from cakdbench.grid.suites import Pair, PairSpec, link_spec, named_run
 from cakdbench.labels import changes, choices, label, split
 from cakdbench.method import Method
+from cakdbench.models.ensemble import join_infos
 from cakdbench.models.staged import ModelInfo
 from cakdbench.models.zoo import model_info
-from cakdbench.recipes import Recipe, identity_of, load_recipe
+from cakdbench.recipes import Recipe, identity_of
 from cakdbench.records import DatasetIdentity, Identity, TeacherIdentity
 from cakdbench.registry import canonical_label, get_method, resolve_config, split_variant
 from cakdbench.source_hash import method_identity, model_source, source_hash
@@ -26,7 +28,12 @@ ALWAYS = ("scratch", "kd")
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of the grid: a method on a pair, under a recipe, with a seed."""
+    """One cell of the grid: a method on a pair, under a recipe, with a seed.
+
+    Attributes:
+        links: the runs of the plan that teach it or that its student starts from, and so come first: as pair or recipe
+            name them, with the cells that make them.
+    """
 
     method: type[Method]
     label: str
@@ -35,6 +42,7 @@ class Cell:
     recipe: Recipe
     seed: int
     precision: str = "fp32"
+    links: tuple[tuple[str, "Cell"], ...] = field(default=(), compare=False)
 
     @property
     def method_source(self) -> str:
@@ -49,6 +57,18 @@ class Cell:
     def shared(self) -> tuple[object, ...]:
         """Cells that agree in this can share one teacher and one pass over the data."""
         return self.pair.teacher, self.pair.dataset, self.recipe, self.seed, self.precision
+
+    @property
+    def wave(self) -> int:
+        """Return how many runs have to be made before it, one after the other."""
+        return 1 + max((link.wave for _, link in self.links), default=-1)
+
+    def with_runs(self, keys: Mapping[str, str]) -> "Cell":
+        """Return the cell with finished runs, as `run:KEY`, in the place of what names them."""
+        teacher = "+".join(keys.get(name, name) for name in self.pair.teachers)
+        pair = replace(self.pair, teacher=teacher, models=self.pair.teacher_models)
+        recipe = self.recipe.model_copy(update={"init": keys.get(self.recipe.init, self.recipe.init)})
+        return replace(self, pair=pair, recipe=recipe, links=())
 
     def identity(self, dataset: ImageDataset, teacher: TeacherIdentity | None, init: str | None = None) -> Identity:
         """Return all that can change the result of the cell's run.
@@ -81,6 +101,10 @@ class Refusal:
 class Plan:
     cells: list[Cell]
     refusals: list[Refusal]
+
+    def last(self, seed: int) -> Cell:
+        """Return the last cell of a seed."""
+        return next(cell for cell in reversed(self.cells) if cell.seed == seed)
 
 
 @dataclass
@@ -145,7 +169,7 @@ def make_plan(
     teacher_sizes: Mapping[tuple[str, str], int] = {},
     always: Iterable[str] = ALWAYS,
 ) -> Plan:
-    """Return all cells of methods x pairs x seeds; the baselines join by themselves.
+    """Return all cells of methods x pairs x seeds; the baselines join by themselves, and runs that others name.
 
     Args:
         teacher_sizes: pixels of the images of teachers, by model and dataset, where they are not their students'.
@@ -156,19 +180,51 @@ def make_plan(
     """
     chosen = list(dict.fromkeys((*always, *(full_label(name) for name in methods))))
     specs, seeds, cells, refusals = list(specs), list(seeds), [], []
+    alike = partial(
+        make_plan,
+        seeds=seeds,
+        precision=precision,
+        data_dir=data_dir,
+        download=download,
+        teacher_sizes=teacher_sizes,
+        always=(),
+    )
     for own, spec in itertools.product(settings.each(), specs):
         _check_owners(own, chosen)
-        recipe = load_recipe(spec.recipe).override(own.recipe)
+        recipe = spec.load_recipe(own.recipe)
+        links = _plan_links(spec, own, alike)
         size = teacher_sizes.get((spec.pair.teacher, spec.pair.dataset))
         infos = pair_info(spec.pair, recipe.image_size, recipe.split, data_dir, download, size)
         for name in chosen:
             method, config = _config(name, own, infos, spec.pair.dataset)
-            if reason := refusal(method, *infos, config) or _too_few(method, infos[1].num_classes, recipe.local_batch):
+            used = {link: plan for link, plan in links.items() if method.needs or link == recipe.init}
+            reason = refusal(method, *infos, config) or _too_few(method, infos[1].num_classes, recipe.local_batch)
+            if reason := reason or _refused(used):
                 refusals.append(Refusal(name, spec.pair, reason))
                 continue
             canonical = canonical_label(method, config, *infos, spec.pair.dataset)
-            cells += [Cell(method, canonical, config, spec.pair, recipe, seed, precision) for seed in seeds]
-    return Plan(_once_each(cells), list(dict.fromkeys(refusals)))
+            for seed in seeds:
+                first = tuple((link, plan.last(seed)) for link, plan in used.items())
+                cells.append(Cell(method, canonical, config, spec.pair, recipe, seed, precision, first))
+            cells += [cell for plan in used.values() for cell in plan.cells]
+    return Plan(in_order(cells), list(dict.fromkeys(refusals)))
+
+
+def _plan_links(spec: PairSpec, settings: Settings, plan: Callable[..., Plan]) -> dict[str, Plan]:
+    """Return the plans of the runs that a pair names, by their names; changes of the recipe hold but for the start."""
+    changed = {key: value for key, value in settings.recipe.items() if key not in ("init", "init_head")}
+    start = "" if "init" in settings.recipe else spec.init or ""
+    plans: dict[str, Plan] = {}
+    for name in (*spec.pair.teachers, start):
+        if run := named_run(name):
+            label, pair = run
+            plans[name] = plan([label], [link_spec(pair, spec)], settings=Settings(changed, settings.teacher))
+    return plans
+
+
+def _refused(links: Mapping[str, Plan]) -> str | None:
+    """Return why one of the runs that come first will not be made."""
+    return next((f"{name}: {plan.refusals[0].reason}" for name, plan in links.items() if plan.refusals), None)
 
 
 def _too_few(method: type[Method], classes: int, images: int) -> str | None:
@@ -198,12 +254,12 @@ def _config(
     return method, resolve_config(method, variant, *infos, dataset, overrides)
 
 
-def _once_each(cells: list[Cell]) -> list[Cell]:
-    """Return the cells without those that are another under a second name: `ofa` and `ofa[gamma=1]`."""
+def in_order(cells: Iterable[Cell]) -> list[Cell]:
+    """Return the cells, what others need first, without those that are another under a second name: `ofa[gamma=1]`."""
     names: dict[tuple[object, ...], Cell] = {}
     for cell in cells:
         names.setdefault((cell.label, cell.pair, cell.recipe, cell.seed), cell)
-    return list(names.values())
+    return sorted(names.values(), key=lambda cell: cell.wave)
 
 
 def full_label(name: str) -> str:
@@ -226,5 +282,5 @@ def pair_info(
         teacher_size: pixels of the teacher's images; None: those of the student's.
     """
     classes = dataset_facts(pair.dataset, data_dir, download).num_classes
-    teacher = model_info(pair.teacher_model, classes, teacher_size or image_size, split)
-    return teacher, model_info(pair.student, classes, image_size, split)
+    teachers = [model_info(name, classes, teacher_size or image_size, split) for name in pair.teacher_models]
+    return join_infos(teachers), model_info(pair.student, classes, image_size, split)

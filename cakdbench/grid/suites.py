@@ -1,7 +1,8 @@
 """Pairs and suites: what `--pairs` may say, and the files the suites come from."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,13 +10,16 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from cakdbench.data.datasets import check_dataset
+from cakdbench.labels import split_list
 from cakdbench.models.zoo import entry as model_entry
 from cakdbench.models.zoo import model_kind
-from cakdbench.recipes import default_recipe, load_recipe
+from cakdbench.recipes import Recipe, default_recipe, load_recipe
 from cakdbench.utils.errors import UsageError, unknown
 from cakdbench.utils.toml import PAIRS_DIR, Table, checked, inside, read_toml
 
 TIMM = "timm:"
+RUN = "run:"
+"""What the name of a run begins with: `run:KEY`, or `run:METHOD:PAIR`."""
 OTHER = "other"
 """The board of pairs that no suite has."""
 NO_SUITES = {"teachers.toml", "tiny.toml"}
@@ -29,17 +33,31 @@ class Pair:
     """A teacher and a student on a dataset, written `swin_t>resnet18@cifar100`.
 
     Models are ids of the zoo or `timm:NAME`. A teacher known with several weights names those it means after
-    a colon, as its entry does: `resnet50:tv`.
+    a colon, as its entry does: `resnet50:tv`. A teacher may be the student of a run: of `run:METHOD:PAIR`, or of the
+    finished `run:KEY`. Several teachers are joined: `swin_t+convnext_t>resnet18@cifar100`.
+
+    Attributes:
+        models: those of the teachers where a store has to tell, for `run:KEY`; else empty.
     """
 
     teacher: str
     student: str
     dataset: str
+    models: tuple[str, ...] = field(default=(), compare=False)
 
     @property
-    def teacher_model(self) -> str:
-        """The teacher's model, without the name of its weights."""
-        return self.teacher if self.teacher.startswith(TIMM) else self.teacher.partition(":")[0]
+    def teachers(self) -> tuple[str, ...]:
+        """The teachers, each by itself."""
+        return split_teachers(self.teacher)
+
+    @property
+    def teacher_models(self) -> tuple[str, ...]:
+        """The teachers' models, without the names of their weights.
+
+        Raises:
+            UsageError: one is a run that only its store knows.
+        """
+        return self.models or tuple(map(teacher_model, self.teachers))
 
     def __str__(self) -> str:
         return f"{self.teacher}>{self.student}@{self.dataset}"
@@ -51,24 +69,95 @@ class Pair:
         Raises:
             UsageError: not of the form, or an unknown model or dataset.
         """
-        teacher, arrow, rest = text.partition(">")
+        teacher, arrow, rest = text.rpartition(">")
         student, at, dataset = rest.partition("@")
-        pair = cls(*(part.strip() for part in (teacher, student, dataset)))
+        pair = cls("+".join(split_teachers(teacher)), student.strip(), dataset.strip())
         if not (arrow and at and pair.teacher and pair.student and pair.dataset):
             form = "write TEACHER>STUDENT@DATASET, as in swin_t>resnet18@cifar100"
             raise UsageError(f"{text!r} is no pair: {form}")
-        model_entry(pair.teacher_model)
+        for name in pair.teachers:
+            _check_teacher(name, pair)
         model_entry(pair.student)
         check_dataset(pair.dataset)
         return pair
 
 
+def split_teachers(text: str) -> tuple[str, ...]:
+    """`swin_t+convnext_t` -> ("swin_t", "convnext_t"); a `+` inside the pair of a run stays there."""
+    teachers: list[str] = []
+    for part in map(str.strip, text.split("+")):
+        if ">" in part and not part.startswith(RUN) and teachers:
+            teachers[-1] += f"+{part}"  # the end of the pair of a run that has several teachers
+        else:
+            teachers.append(part)
+    return tuple(teachers)
+
+
+def named_run(name: str) -> tuple[str, Pair] | None:
+    """Return label and pair of the run that `run:METHOD:PAIR` names; None of `run:KEY` and of a model.
+
+    A method without teacher has `run:scratch:STUDENT@DATASET`, which is the pair of a student with itself.
+
+    Raises:
+        UsageError: an unknown method, variant, model or dataset.
+    """
+    if not name.startswith(RUN) or "@" not in name:
+        return None
+    from cakdbench.registry import split_variant  # here, since a command that only lists pairs needs no methods
+
+    label, pair = _cut(name.removeprefix(RUN))
+    variant, rest = _cut(pair)
+    if variant.partition("[")[0] in split_variant(label)[0].variants and "[" not in label:
+        label, pair = f"{label}:{variant}", rest
+    method, _ = split_variant(label)
+    student = pair.rpartition(">")[2]
+    return label, Pair.parse(pair if method.needs else f"{student.partition('@')[0]}>{student}")
+
+
+def _cut(text: str) -> tuple[str, str]:
+    """`fbt[gamma=2]:no_ts:swin_t` -> ("fbt[gamma=2]", "no_ts:swin_t"); an empty first part where nothing is cut off."""
+    part = re.match(r"([^:\[\]]+(?:\[.*?\])?):", text)
+    return (part[1], text[part.end() :]) if part else ("", text)
+
+
+def teacher_model(name: str) -> str:
+    """Return the model of a teacher, without the name of its weights.
+
+    Raises:
+        UsageError: it is a run that only its store knows.
+    """
+    if run := named_run(name):
+        return run[1].student
+    if name.startswith(RUN):
+        raise UsageError(f"{name}: a store knows which model this is, and here is none: write run:METHOD:PAIR")
+    return name if name.startswith(TIMM) else name.partition(":")[0]
+
+
+def _check_teacher(name: str, pair: Pair) -> None:
+    """Raise UsageError for a teacher of a pair that is no model and no run on its data."""
+    run = named_run(name)
+    if run and run[1].dataset != pair.dataset:
+        raise UsageError(f"{pair}: the teacher {name} learns {run[1].dataset}, and the student {pair.dataset}")
+    if not name.startswith(RUN):
+        model_entry(teacher_model(name))
+
+
 @dataclass(frozen=True)
 class PairSpec:
-    """A pair and the recipe it is trained by: a name, or the path of a file."""
+    """A pair and the recipe it is trained by: a name, or the path of a file.
+
+    Attributes:
+        init: the run that its student starts from, `run:METHOD:PAIR`, in place of what the recipe says.
+    """
 
     pair: Pair
     recipe: str
+    init: str | None = None
+
+    def load_recipe(self, changed: Mapping[str, Any] = {}) -> Recipe:
+        """Return the recipe with changed numbers, and with the pair's own start where they name none."""
+        recipe = load_recipe(self.recipe).override(changed)
+        return recipe.model_copy(update={"init": self.init}) if self.init and "init" not in changed else recipe
 
 
 @dataclass(frozen=True)
@@ -99,6 +188,7 @@ def _row(value: Any) -> Any:
 class _PairTable(Table):
     pair: str
     recipe: str | None = None
+    init: str | None = None
 
 
 class _SuiteTable(Table):
@@ -170,9 +260,28 @@ def _specs(path: Path, name: str, table: _SuiteTable) -> Iterator[PairSpec]:
             raise UsageError(f"{path}: {key}: recipe: missing, here and at suites.{name}")
         try:
             pair = Pair.parse(row.pair)
-            yield PairSpec(pair, _recipe_name(recipe, path.parent))
+            check_start(pair, row.init)
+            yield PairSpec(pair, _recipe_name(recipe, path.parent), row.init)
         except UsageError as error:
             raise inside(path, key, error) from error
+
+
+def check_start(pair: Pair, init: str | None) -> None:
+    """Raise UsageError unless a pair's student can start from the run `init`: it names one of the same student."""
+    run = init and named_run(init)
+    if init and not run:
+        raise UsageError(f"init: {init!r} is no run of a pair: write run:METHOD:PAIR")
+    if run and run[1].student != pair.student:
+        raise UsageError(f"the student {pair.student} cannot start from {init}: that is a {run[1].student}")
+
+
+def link_spec(pair: Pair, spec: PairSpec) -> PairSpec:
+    """Return how a run that `spec` names is trained: by its own pair's recipe if `spec` is, else by that of `spec`."""
+    try:
+        own = _spec_of(spec.pair).recipe == spec.recipe
+    except UsageError:
+        own = False
+    return _spec_of(pair) if own else PairSpec(pair, spec.recipe)
 
 
 def _recipe_name(recipe: str, folder: Path) -> str:
@@ -184,7 +293,7 @@ def _recipe_name(recipe: str, folder: Path) -> str:
 
 
 def resolve_pairs(text: str, recipe: str | None = None) -> list[PairSpec]:
-    """Return the pairs that `--pairs` names, in its order, each pair with each recipe once.
+    """Return the pairs that `--pairs` names, in its order, each pair with each recipe and start once.
 
     Args:
         text: comma list of suites, pairs, and paths (`.toml`) of suite files.
@@ -201,7 +310,7 @@ def resolve_pairs(text: str, recipe: str | None = None) -> list[PairSpec]:
 
 
 def _names(text: str) -> list[str]:
-    return [name for part in text.split(",") if (name := part.strip())]
+    return [name for name in split_list(text) if name]
 
 
 def own_suites(text: str) -> list[Suite]:
@@ -234,7 +343,7 @@ def _named(name: str, recipe: str | None) -> list[PairSpec]:
     else:
         raise unknown("suite or pair", name, suites())
     specs = [spec for suite in members for spec in suite.specs]
-    return [PairSpec(spec.pair, recipe) for spec in specs] if recipe else specs
+    return [replace(spec, recipe=recipe) for spec in specs] if recipe else specs
 
 
 def _spec_of(pair: Pair) -> PairSpec:

@@ -18,8 +18,10 @@ from cakdbench.utils.toml import PAIRS_DIR, Table, checked, inside, read_toml
 TRAINED_TOLERANCE, FOREIGN_TOLERANCE = 0.1, 0.5
 """Points of accuracy: for teachers trained here, and for files of others, whose test transform is another."""
 
+RUN_SOURCE = "run "
+"""What the source of a teacher that is the student of a run begins with; its key follows."""
 MeanStd = tuple[tuple[float, ...], tuple[float, ...]]
-SOURCES = ("hub", "url", "path", "train")
+SOURCES = ("hub", "url", "path", "train", "run")
 Percent = Annotated[float, Field(ge=0, le=100)]
 
 
@@ -31,13 +33,14 @@ class Reported(Table):
 
 
 class TeacherEntry(Table):
-    """One teacher; exactly one of `hub`, `url`, `path` and `train` says where its weights come from.
+    """One teacher; exactly one of `hub`, `url`, `path`, `train` and `run` says where its weights come from.
 
     Attributes:
         model: a model id or `timm:NAME`; `resnet50:tv` is resnet50 with other weights than plain `resnet50`.
         hub: a timm tag.
         path: a weight file; a relative one is taken from the folder of the TOML file.
         train: the recipe it is trained by on first use: a name, or the path of a file as with `path`.
+        run: the key of a finished run of the store, whose student it is.
         recipe: the numbers of that recipe, so that nothing hangs on its file; neutral ones are left out.
         seed, precision: of the training; without a precision that of the runs it teaches.
         sha256: of the weights it must have (`cakdbench teacher check` prints it).
@@ -55,6 +58,7 @@ class TeacherEntry(Table):
     url: str | None = None
     path: str | None = None
     train: str | None = None
+    run: str | None = None
     recipe: dict[str, Any] | None = None
     seed: int = 0
     precision: str | None = None
@@ -89,7 +93,7 @@ class TeacherEntry(Table):
     @property
     def allowed(self) -> float:
         """Points by which the measured accuracy may differ."""
-        default = TRAINED_TOLERANCE if self.train else FOREIGN_TOLERANCE
+        default = TRAINED_TOLERANCE if self.train or self.run else FOREIGN_TOLERANCE
         return default if self.tolerance is None else self.tolerance
 
     @property
@@ -97,6 +101,8 @@ class TeacherEntry(Table):
         """The one source, for readers: of a file the name without its folder, which is nobody else's business."""
         if self.train:
             return f"trained by {Path(self.train).stem if self.train.endswith('.toml') else self.train}"
+        if self.run:
+            return f"{RUN_SOURCE}{self.run}"
         source = self.hub or self.url or Path(self.path or "").name
         assert source  # `_one_source` has seen to it
         return source

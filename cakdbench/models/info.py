@@ -101,6 +101,7 @@ class ModelInfo:
         entries: layouts of what the first block of each stage takes; None if not composable.
         attention: the source of `Output.attention`; None if there is none to look into.
         head: of a network without stages, the name of the layer that takes `Output.pooled`.
+        members: the facts of each of several networks; see `models/ensemble.py`.
     """
 
     name: str
@@ -115,6 +116,7 @@ class ModelInfo:
     attention: AttentionLayout | None = None
 
     head: str | None = None
+    members: tuple[ModelInfo, ...] = ()
 
     @property
     def parts(self) -> frozenset[str]:

@@ -66,6 +66,7 @@ class Output:
         stages: the four stage features in their layouts, or None if they were not asked for.
         preacts: the same before the activation that a stage ends in; where it ends in none, the stage features.
         attention: Q, K and V `(B, heads, prefix + H*W, d)` of `ModelInfo.attention`.
+        each: of several networks, the output of each; `logits` then is the mean, and all else is None.
     """
 
     logits: Tensor | None
@@ -73,6 +74,7 @@ class Output:
     stages: tuple[Tensor, ...] | None = None
     preacts: tuple[Tensor, ...] | None = None
     attention: QKV | None = None
+    each: tuple[Output, ...] = ()
 
 
 class StagedModel(nn.Module):

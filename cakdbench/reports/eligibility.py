@@ -30,7 +30,7 @@ from cakdbench.grid.suites import Pair, PairSpec, Suite
 from cakdbench.method import Method
 from cakdbench.published.compare import printed_cells
 from cakdbench.published.ledger import Printed
-from cakdbench.recipes import identity_of, load_recipe
+from cakdbench.recipes import identity_of
 from cakdbench.records import MethodIdentity, Record
 from cakdbench.registry import (
     all_settings,
@@ -41,6 +41,7 @@ from cakdbench.registry import (
     resolve_config,
     split_variant,
 )
+from cakdbench.reports.links import name_links
 from cakdbench.results.ranking import SEEDS
 from cakdbench.source_hash import is_built_in
 from cakdbench.submissions.status import CLAIMED, RESCORED
@@ -58,6 +59,7 @@ class Column:
     Attributes:
         numbers: everything of the recipe that can change a result.
         protocol: that of the printed numbers shown beside the measured ones, if there are any.
+        init: the run that its students start from. models: of its teachers, where a store has to tell; see `Pair`.
     """
 
     teacher: str
@@ -67,6 +69,8 @@ class Column:
     numbers: Mapping[str, Any] = field(compare=False)
     test_images: int
     protocol: str | None = None
+    init: str = ""
+    models: tuple[str, ...] = ()
 
     @property
     def pair(self) -> str:
@@ -88,9 +92,10 @@ def board_columns(suites: Iterable[Suite], board: str, data_dir: Path | None = N
 
 def column_of(spec: PairSpec, protocol: str | None = None, data_dir: Path | None = None) -> Column:
     """Return a pair and its recipe as a column; a `timm:` dataset is opened in `data_dir` to count its images."""
-    recipe, pair = load_recipe(spec.recipe), spec.pair
+    recipe, pair = spec.load_recipe(), spec.pair
     images = dataset_facts(pair.dataset, data_dir).n_test
-    return Column(pair.teacher, pair.student, pair.dataset, recipe.name, recipe.numbers(), images, protocol)
+    names = pair.teacher, pair.student, pair.dataset, recipe.name
+    return Column(*names, recipe.numbers(), images, protocol, spec.init or "", pair.models)
 
 
 class Standard:
@@ -226,7 +231,7 @@ def _refusal(label: str, column: Column, data_dir: Path | None) -> str | None:
 
 
 def _infos(column: Column, data_dir: Path | None, teacher_size: int | None = None) -> "tuple[ModelInfo, ModelInfo]":
-    pair = Pair(column.teacher, column.student, column.dataset)
+    pair = Pair(column.teacher, column.student, column.dataset, column.models)
     return pair_info(pair, column.numbers["image_size"], column.numbers["split"], data_dir, teacher_size=teacher_size)
 
 
@@ -273,8 +278,8 @@ def sort_runs(
         statuses: of the submitted records by key: claimed, re-scored or re-run.
     """
     ordered = sorted(records, key=lambda r: (r.key, r.conditions.finished, r.model_dump_json()))
-    latest = {record.key: record for record in ordered}.values()
-    records = [_relabelled(record, columns, rules) for record in latest]
+    latest = list({record.key: record for record in ordered}.values())
+    records = [_relabelled(record, columns, rules) for record in name_links(latest, columns)]
     objections = {
         record.key: {column: _objections(record, column, rules) for column in columns if column.concerns(record)}
         for record in records

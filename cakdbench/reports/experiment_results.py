@@ -9,7 +9,6 @@ from typing import Any
 from cakdbench.grid.experiments import TEACHER, Experiment, Spot
 from cakdbench.grid.suites import PairSpec
 from cakdbench.published.ledger import Printed
-from cakdbench.recipes import load_recipe
 from cakdbench.records import Record
 from cakdbench.reports.eligibility import Column, Standard, column_of, sort_runs
 from cakdbench.reports.page_reproduction import Comparison, Verdict
@@ -67,11 +66,14 @@ class Results:
 
     def _column(self, spec: PairSpec, evidence: Evidence) -> Column:
         column = column_of(spec, self.experiment.file.protocol, evidence.data_dir)
-        return replace(column, numbers=load_recipe(spec.recipe).override(self.changed).numbers())
+        return replace(column, numbers=spec.load_recipe(self.changed).numbers())
 
     def column(self, spot: Spot) -> Column | None:
-        """Return the pair and recipe of what runs for a printed number."""
-        return self.columns.get(spot.spec) if spot.spec and not spot.why else None
+        """Return the pair and recipe of what runs for a printed number; the start of a chain is no setting of it."""
+        column = self.columns.get(spot.spec) if spot.spec and not spot.why else None
+        if column and column.init:
+            return replace(column, numbers={**column.numbers, "init": "random"})
+        return column
 
     def of(self, spot: Spot) -> Measured:
         """Return what was measured for a printed number."""

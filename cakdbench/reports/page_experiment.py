@@ -79,6 +79,7 @@ def _remarks(results: Results) -> Iterator[str]:
     """Yield what has to be known of the runs: the file's notes, their precision, changed numbers."""
     if results.experiment.file.notes:
         yield results.experiment.file.notes
+    yield from _chains(results.experiment)
     if results.experiment.tiny:
         yield f"Stand-ins: {'; '.join(_stand_ins(results.experiment))}."
     if results.precision != "fp32":
@@ -86,6 +87,13 @@ def _remarks(results: Results) -> Iterator[str]:
     if results.changed:
         numbers = ", ".join(f"{key} = {value}" for key, value in results.changed.items())
         yield f"**With changed numbers**: {plain(numbers)}. There are no verdicts."
+
+
+def _chains(experiment: Experiment) -> Iterator[str]:
+    """Yield what runs for each row that is a chain of trainings."""
+    for setting, spec in experiment.chains.items():
+        start = f", from the student of `{spec.init}`" if spec.init else ""
+        yield f"{plain(setting)}: `{experiment.entries[setting].label}` on `{spec.pair}`{start}."
 
 
 def _stand_ins(experiment: Experiment) -> Iterator[str]:

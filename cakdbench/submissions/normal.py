@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cakdbench.recipes import Recipe, all_numbers
-from cakdbench.records import Identity
+from cakdbench.records import Identity, TeacherIdentity
 from cakdbench.store import plain_values
 from cakdbench.submissions.findings import Refused
 from cakdbench.utils.errors import UsageError
@@ -40,6 +40,8 @@ def _odd_fields(identity: Identity) -> Iterator[str]:
     yield from (f"{name} is empty" for name, value in sources.items() if value == "")
     if identity.dataset.skipped is not None and identity.dataset.skipped < 1:
         yield f"dataset.skipped is {identity.dataset.skipped}"
+    if teacher and teacher.several is not None and teacher != TeacherIdentity.join(teacher.several):
+        yield "its teachers are not those of teacher.several"
     if teacher and teacher.image_size is not None and teacher.image_size == identity.recipe.get("image_size"):
         yield "teacher.image_size is that of the recipe"
 

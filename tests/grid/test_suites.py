@@ -118,9 +118,9 @@ def test_a_pair_reads_what_it_writes(text):
 
 
 def test_a_teachers_model_is_its_name_without_the_weights():
-    assert Pair.parse("resnet50:tv>resnet18@imagenet1k").teacher_model == "resnet50"
-    assert Pair.parse("timm:resnet10t>resnet18@imagenet1k").teacher_model == "timm:resnet10t"
-    assert Pair.parse("swin_t>resnet18@imagenet1k").teacher_model == "swin_t"
+    assert Pair.parse("resnet50:tv>resnet18@imagenet1k").teacher_models == ("resnet50",)
+    assert Pair.parse("timm:resnet10t>resnet18@imagenet1k").teacher_models == ("timm:resnet10t",)
+    assert Pair.parse("swin_t>resnet18@imagenet1k").teacher_models == ("swin_t",)
 
 
 def test_suites_groups_pairs_and_free_names_in_one_list():

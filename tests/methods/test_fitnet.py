@@ -198,7 +198,7 @@ class TestAligner:
 @pytest.mark.parametrize("spec", resolve_pairs("demo_all,cifar_all"), ids=lambda spec: str(spec.pair))
 def test_takes_the_pairs_of_the_suites_without_resizing(spec):
     size = load_recipe(spec.recipe).image_size
-    given_, taking = (model_info(name, 10, size) for name in (spec.pair.teacher_model, spec.pair.student))
+    given_, taking = (model_info(name, 10, size) for name in (spec.pair.teacher_models[0], spec.pair.student))
     assert FitNet.refuses(given_, taking, FitNet.Config()) is None
     with torch.device("meta"):
         for own, wanted in zip(taking.layouts, given_.layouts):

@@ -13,7 +13,7 @@ from tests.methods.pairs_224 import (
 
 
 def models(pair):
-    return pair.teacher_model, pair.student
+    return pair.teacher_models[0], pair.student
 
 
 ALL = published("imagenet_all")

@@ -17,7 +17,7 @@ from cakdbench.registry import get_method, method_ids, resolve_config
 
 STEPPED = resolve_pairs("cifar_all,imagenet_all")  # in test_cifar_pairs_224 and test_imagenet_pairs_224
 SPECS = {
-    (spec.pair.teacher_model, spec.pair.student): spec
+    (spec.pair.teacher_models[0], spec.pair.student): spec
     for suite in suites().values()
     for spec in suite.specs
     if spec not in STEPPED
@@ -43,14 +43,14 @@ def test_branches_and_the_fused_model_give_logits(spec):
 @each_pair
 def test_only_pcagl_refuses_pairs(spec):
     refused = {id for id in method_ids() if built(get_method(id), *models_of(spec), spec) is None}
-    assert refused <= {"pcagl"} | NARROW.get(spec.pair.teacher_model, set())
+    assert refused <= {"pcagl"} | NARROW.get(spec.pair.teacher_models[0], set())
 
 
 def models_of(spec: PairSpec) -> tuple[StagedModel, StagedModel]:
     """Student and teacher."""
     pair, recipe = spec.pair, load_recipe(spec.recipe)
     size = dataset_facts(pair.dataset).num_classes, recipe.image_size, recipe.split
-    return model(pair.student, *size), model(pair.teacher_model, *size)
+    return model(pair.student, *size), model(pair.teacher_models[0], *size)
 
 
 @functools.cache

@@ -42,7 +42,7 @@ def _modules(cells: list[Cell]) -> Iterator[tuple[str, str]]:
     """Yield ids of methods and of the user's own networks with their modules."""
     for cell in cells:
         yield cell.method.id, cell.method.__module__
-        for model in (cell.pair.student, cell.pair.teacher_model):
+        for model in (cell.pair.student, *cell.pair.teacher_models):
             if module := entry(model).module:
                 yield model, module
 

@@ -111,12 +111,7 @@ class Dispatcher:
         self.harness.mend_teachers(trainings)
         for key, reason in self._work([task for task in trainings if not task.folder.is_done]).failed.items():
             raise TeacherError(f"training the teacher {key} failed: {reason}")
-        tasks = self.harness.tasks(cells)
-        self.harness.remember_failures(tasks)
-        unusable = self.harness.mend(tasks)
-        outcome = self._work([task for task in tasks if task.key not in unusable])
-        outcome.failed |= unusable
-        return outcome
+        return self.harness.in_waves(cells, self._work)
 
     def _work(self, tasks: list[Task]) -> Outcome:
         outcome, pending = Outcome(), {task.key: task for task in tasks}

@@ -43,6 +43,7 @@ from cakdbench.engine.work import count_macs, list_work
 from cakdbench.grid.plan import ALWAYS, Cell, make_plan
 from cakdbench.grid.suites import resolve_pairs
 from cakdbench.method import Batch, forward_options
+from cakdbench.models.ensemble import join
 from cakdbench.models.staged import Output, StagedModel
 from cakdbench.train.checkpoint import save_checkpoint
 from cakdbench.train.events import GroupView, LaneView
@@ -120,7 +121,8 @@ class SpeedBench:
             return StagedModel(name, self.dataset.num_classes, self.recipe.image_size, split=self.recipe.split)
 
     def _teacher(self) -> StagedModel:
-        return self._model(self.pair.teacher_model).to(self.device).eval().requires_grad_(False)
+        teacher = join(map(self._model, self.pair.teacher_models))
+        return teacher.to(self.device).eval().requires_grad_(False)
 
     def _lane(self, cell: Cell) -> Lane:
         labels, options = torch.from_numpy(self.dataset.train.labels), self.runtime.options

@@ -7,6 +7,7 @@ from typing import TypeVar
 from cakdbench.data.datasets import FACTS
 from cakdbench.grid.suites import TIMM
 from cakdbench.grid.teachers import zoo_model
+from cakdbench.models.ensemble import join
 from cakdbench.models.staged import StagedModel
 from cakdbench.registry import method_of_record
 from cakdbench.submissions.bundle import EntryFile
@@ -45,7 +46,9 @@ class Case:
         self.recipe = self._attempt(read_recipe, entry.record.recipe_name, identity.recipe)
         self.method = self._attempt(method_of_record, identity.method.id)
         self.student = self._model(identity.student)
-        self.teacher = self._model(zoo_model(identity.teacher.model)) if identity.teacher else None
+        taught = (identity.teacher.several or (identity.teacher,)) if identity.teacher else ()
+        models = [self._model(zoo_model(teacher.model)) for teacher in taught]
+        self.teacher = join(filter(None, models)) if all(models) and models else None
 
     @property
     def test_images(self) -> int:

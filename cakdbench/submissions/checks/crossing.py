@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 
 from cakdbench.grid.plan import ALWAYS
-from cakdbench.grid.teachers import zoo_model
+from cakdbench.grid.teachers import RUN_SOURCE, zoo_model
 from cakdbench.records import Identity, TeacherIdentity
 from cakdbench.submissions.bundle import EntryFile
 from cakdbench.submissions.checks.teachers import registry_entry
@@ -48,6 +48,7 @@ def cross_checks(entries: list[EntryFile], teachers: Mapping[TeacherName, str], 
     yield from check_copies(entries, age)
     yield from check_weights(entries, teachers, age)
     yield from check_trained_teachers(entries, age)
+    yield from check_run_teachers(entries)
     yield from check_baselines(entries)
 
 
@@ -109,9 +110,9 @@ def check_weights(entries: list[EntryFile], accepted: Mapping[TeacherName, str],
     """Check that all entries on a teacher were taught by the same weights.
 
     These are the known ones (see `known_weights`); before any are, those of the runs that trained it and are no younger
-    than the entry; else the most used.
+    than the entry; else the most used. Students of runs teach by weights of their own: see `check_run_teachers`.
     """
-    taught = [entry for entry in entries if entry.identity.teacher]
+    taught = [entry for entry in entries if entry.identity.teacher and not any(_teaching_runs(entry))]
     old = [entry for entry in entries if age(entry) == ACCEPTED]
     for name, group in alike(taught, lambda entry: teacher_name(entry.identity)).items():
         voters = [entry for entry in group if age(entry) < REFUSED] or group
@@ -122,6 +123,25 @@ def check_weights(entries: list[EntryFile], accepted: Mapping[TeacherName, str],
             trained = _trained(name, source, [entry for entry in entries if age(entry) <= own_age])
             allowed = {known} if known else trained or (most if len(most) == 1 else set())
             yield from _other_weights(name, part, allowed)
+
+
+def _teaching_runs(entry: EntryFile) -> list[str]:
+    """Return the keys of the runs that taught an entry, as its record names them; an empty one for other teachers."""
+    facts = entry.record.teacher
+    names = facts.source.split(" + ") if facts and not facts.standard else []
+    return [name.removeprefix(RUN_SOURCE) if name.startswith(RUN_SOURCE) else "" for name in names]
+
+
+def check_run_teachers(entries: list[EntryFile]) -> Iterator[Finding]:
+    """Check that a run that is said to have taught another has the weights that taught it, where it is here."""
+    runs = {entry.key: entry for entry in entries}
+    for entry in filter(lambda entry: entry.identity.teacher, entries):
+        teacher = teacher_of(entry.identity)
+        for key, taught in zip(_teaching_runs(entry), teacher.several or (teacher,)):
+            run = runs.get(key)
+            if run and run.record.weights_sha256 != taught.sha256:
+                what = f"other teacher: its weights {taught.sha256[:16]} are not those of {run.file}"
+                yield Finding(entry.file, Problem(what, "submit the run that taught it"))
 
 
 def _source(entry: EntryFile) -> str | None:

@@ -80,8 +80,8 @@ def check_networks(case: Case) -> Iterator[Problem]:
     """Check that networks of one's own, and no others, are known by their code."""
     teacher = case.identity.teacher
     networks = {"student": (case.student, case.identity.student, case.identity.student_source)}
-    if teacher:
-        networks["teacher"] = case.teacher, zoo_model(teacher.model), teacher.source
+    for number, each in enumerate((teacher.several or (teacher,)) if teacher else ()):
+        networks[f"teacher {number + 1}" if number else "teacher"] = case.teacher, zoo_model(each.model), each.source
     for role, (model, name, source) in networks.items():
         if model is not None and source != (known := model_source(name)):
             of = f"the code {source[:16]}" if source else "no code"

@@ -1,0 +1,215 @@
+"""Chains of runs and several teachers, from the command line to the records: each run once, whatever is killed."""
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+from cakdbench.engine.launch.dispatch import Dispatcher, assign, labour
+from cakdbench.engine.options import run_options, to_json
+from cakdbench.engine.session import Session
+from cakdbench.method import Method
+from cakdbench.methods.kd import KD
+from cakdbench.records import Record
+from cakdbench.registry import register
+from cakdbench.store import Store
+from cakdbench.utils.errors import UsageError
+from tests.cli_lab import SHORT, Program, Shell
+from tests.engine.test_kill import Ordeal, results
+
+AT = "timm:folder/tiny"
+FIRST = f"run:kd:resnet_m>vit_xs@{AT}"
+SECOND = f"run:kd:{FIRST}>mobilenet_s@{AT}"
+PAIRS = f"{SECOND}>resnet_s@{AT},resnet_m+swin_m>mixer_xs@{AT}"
+
+
+@pytest.fixture(scope="module")
+def teachers(tiny, tmp_path_factory) -> Path:
+    """A file with entries of two teachers."""
+    entry = f'[[teachers]]\nmodel = "{{}}"\ndataset = "{AT}"\ntrain = "demo_teacher"\n'
+    path = tmp_path_factory.mktemp("entries") / "two.toml"
+    path.write_text(entry.format("resnet_m") + entry.format("swin_m"))
+    return path
+
+
+def command(tiny: Path, work: Path, teachers: Path, *more: str) -> list[str]:
+    words = "--methods", "kd", "--teachers", str(teachers), "--checkpoint-seconds", "0.05", *more
+    return Shell(tiny, work).command(*words, pairs=PAIRS)
+
+
+@pytest.fixture(scope="module")
+def calm(tiny, teachers, tmp_path_factory) -> Path:
+    """The folder of the grid when nothing happens."""
+    work = tmp_path_factory.mktemp("calm")
+    code, output = Program(*command(tiny, work, teachers)).finish()
+    assert code == 0, output
+    return work
+
+
+def run_of(work: Path, student: str, label: str = "kd") -> Record:
+    records = Store(work / "runs").records()[0]
+    return next(r for r in records if (r.label, r.identity.student) == (label, student))
+
+
+def test_each_run_learns_from_the_student_of_the_one_before(calm):
+    first, second, third = (run_of(calm, name) for name in ("vit_xs", "mobilenet_s", "resnet_s"))
+    for run, teacher in ((second, first), (third, second)):
+        identity = run.identity.teacher
+        assert (identity.model, identity.sha256) == (teacher.identity.student, teacher.weights_sha256)
+        assert run.teacher.source == f"run {teacher.key}" and not run.teacher.standard
+        assert run.teacher.measured == run.teacher.expected == teacher.result.top1
+    assert len(Store(calm / "runs").records()[0]) == 2 + 4 + 2
+
+
+def test_two_teachers_are_in_the_key_each_with_its_weights(calm):
+    both, taught = run_of(calm, "mixer_xs"), run_of(calm, "mixer_xs").identity.teacher
+    weights = [run_of(calm, name, "scratch").weights_sha256 for name in ("resnet_m", "swin_m")]
+    assert taught.model == "resnet_m+swin_m" and [each.sha256 for each in taught.several] == weights
+    assert taught.sha256 not in weights and both.identity.pair == f"resnet_m+swin_m>mixer_xs@{AT}"
+    assert both.teacher.expected is None and both.teacher.source == "trained by demo_teacher + trained by demo_teacher"
+
+
+def test_of_one_teacher_nothing_is_written_otherwise(calm):
+    record = json.loads((calm / "runs" / run_of(calm, "vit_xs").key / "record.json").read_text())
+    assert "several" not in record["identity"]["teacher"]
+
+
+MOMENTS = ("resnet_m+swin_m > mixer_xs", "> mobilenet_s @", "> resnet_s @")
+
+
+def test_killed_in_every_link_it_goes_on_to_the_same_weights_and_repeats_nothing(tiny, teachers, tmp_path, calm):
+    ordeal = Ordeal()
+    for moment in MOMENTS:
+        program = Program(*command(tiny, tmp_path, teachers))
+        program.wait_for("start: ", moment, "kd")
+        program.wait_for("kd: epoch 1/2")
+        program.process.kill()
+        code, output = program.finish()
+        assert code == -signal.SIGKILL, output
+        ordeal.look(tmp_path / "runs")
+    code, output = Program(*command(tiny, tmp_path, teachers, "--jobs", "2")).finish()
+    assert code == 0, output
+    ordeal.look(tmp_path / "runs")
+    assert (ordeal.lost, ordeal.repeated) == ([], [])
+    assert results(tmp_path / "runs") == results(calm / "runs")
+
+
+def test_the_same_command_again_and_the_run_by_its_key_train_nothing(tiny, teachers, calm):
+    before = results(calm / "runs")
+    key = run_of(calm, "mobilenet_s").key
+    for pairs in (PAIRS, f"run:{key}>resnet_s@{AT}", f"run:{key[:12]}>resnet_s@{AT}"):
+        words = Shell(tiny, calm).command("--methods", "kd", "--teachers", str(teachers), pairs=pairs)
+        code, output = Program(*words).finish()
+        assert code == 0 and "start: " not in output, output
+    assert results(calm / "runs") == before
+
+
+def test_a_dry_run_shows_the_chain_and_what_is_done(tiny, teachers, calm, tmp_path):
+    code, output = Shell(tiny, calm)(*command(tiny, calm, teachers, "--dry-run"))
+    assert code == 0 and "6 done" in output and f"{FIRST}>mobilenet_s@{AT}" in output, output
+    preview = Session(options(tiny, tmp_path, teachers)).preview
+    assert not preview.obstacles and [state for _, state in preview.states] == ["planned"] * 6
+    assert {cell.pair.student for cell in preview.trainings} == {"resnet_m", "swin_m"}
+
+
+@pytest.mark.parametrize(
+    ("pairs", "words"),
+    [
+        (f"run:nope>resnet_s@{AT}", "unknown finished run 'nope'"),
+        ("run:kd-mobilenet_s>resnet_s@fashion_demo", f"learnt {AT}: it cannot teach fashion_demo"),
+    ],
+)
+def test_a_run_that_cannot_teach_is_said_in_a_line(tiny, calm, pairs, words):
+    code, output = Shell(tiny, calm).run("--methods", "kd", pairs=pairs)
+    assert code == 2 and words in output and "Traceback" not in output
+
+
+class Broken(KD):
+    """Raises in its first step."""
+
+    def distill_step(self, batch):
+        raise RuntimeError("no step")
+
+
+def options(tiny: Path, work: Path, teachers: Path, **more):
+    places = {"store": work / "runs", "teacher_dir": work, "data_dir": tiny, "teacher_files": (teachers,), "cpu": True}
+    return run_options(**({"methods": "kd", "pairs": PAIRS, "recipe": "demo", "settings": SHORT} | places | more))
+
+
+def test_a_link_that_fails_takes_with_it_what_learns_from_it_and_nothing_else(tiny, teachers, tmp_path):
+    register("broken", title="B", paper="-", url="https://example.org")(Broken)
+    chain = f"run:broken:resnet_m>vit_xs@{AT}"
+    session = Session(options(tiny, tmp_path, teachers, pairs=f"{chain}>resnet_s@{AT},resnet_m>mobilenet_s@{AT}"))
+    outcome = session.run()
+    failed, dropped = sorted(outcome.failed.items())
+    assert failed[0].startswith("broken-vit_xs-") and "no step" in failed[1]
+    assert dropped == (f"kd on {chain}>resnet_s@{AT}, seed 0", f"{chain} could not be made")
+    assert sorted(key.partition("-s0-")[0] for key in outcome.done) == [
+        "kd-mobilenet_s-timm-folder-tiny",
+        "scratch-mobilenet_s-timm-folder-tiny",
+        "scratch-resnet_s-timm-folder-tiny",
+    ]
+
+
+class Here:
+    """A crew whose workers do what those on other machines do, one after the other, in this process."""
+
+    def __init__(self, text: str):
+        self.text, self.workers = text, 0
+
+    def places(self) -> int:
+        return 1
+
+    def at_work(self) -> int:
+        return 0
+
+    def start(self, count: int) -> None:
+        self.workers += 1
+        error = labour(self.text, 1, lambda: False)
+        assert error is None, error
+
+    def ended(self) -> list[str]:
+        return []
+
+    def leave(self) -> str:
+        return ""
+
+
+def test_workers_on_other_machines_take_the_links_in_order(tiny, teachers, tmp_path, calm):
+    own = options(tiny, tmp_path, teachers)
+    session = Session(own)
+    session.store.create()
+    crew = Here(to_json(assign(session.plan.cells, session.harness, own)))
+    outcome = Dispatcher(crew, session.harness).run(session.plan.cells)
+    assert not outcome.failed and results(tmp_path / "runs") == results(calm / "runs")
+    assert crew.workers == 2 + 3 + 2  # teachers; three groups of the first wave; a link each
+
+
+def test_a_tape_serves_the_students_of_a_run_and_several_teachers_do_without(tiny, teachers, tmp_path, calm):
+    code, output = Program(*command(tiny, tmp_path, teachers, "--tape")).finish()
+    assert code == 0, output
+    assert results(tmp_path / "runs") == results(calm / "runs")
+    tapes = sorted(path.name.rpartition("-")[0] for path in (tmp_path / "runs" / "tapes").iterdir())
+    assert tapes == [f"{model}-timm-folder-tiny-s0" for model in ("mobilenet_s", "resnet_m", "vit_xs")]
+
+
+def test_an_entry_may_name_a_finished_run(tiny, teachers, calm, tmp_path):
+    run = run_of(calm, "vit_xs")
+    own = tmp_path / "own.toml"
+    own.write_text(f'[[teachers]]\nmodel = "vit_xs"\ndataset = "{AT}"\nrun = "{run.key}"\n')
+    session = Session(options(tiny, calm, own, pairs=f"vit_xs>mobilenet_s@{AT}"))
+    assert run_of(calm, "mobilenet_s").key in session.run().done
+
+
+def test_only_methods_that_can_take_several_teachers(tiny, teachers, tmp_path):
+    class Alone(Method):
+        """Needs a teacher, and says nothing of several."""
+
+    register("alone", title="A", paper="-", url="https://example.org")(Alone)
+    session = Session(options(tiny, tmp_path, teachers, methods="alone", pairs=f"resnet_m+swin_m>vit_xs@{AT}"))
+    assert [refusal.reason for refusal in session.plan.refusals] == [
+        "alone learns from one teacher, and resnet_m+swin_m are 2"
+    ]
+    with pytest.raises(UsageError, match="unknown model 'swin_x'"):
+        Session(options(tiny, tmp_path, teachers, pairs=f"resnet_m+swin_x>vit_xs@{AT}")).plan  # noqa: B018
