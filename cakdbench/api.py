@@ -30,13 +30,15 @@ def load_results(*paths: str | os.PathLike[str], data_dir: str | os.PathLike[str
             is the training of a teacher.
         top1, top5: on the test set after the last epoch. ema_top1: of the averaged weights.
         optimistic_top1, optimistic_epoch: of the best epoch on the test set, which is too high by construction.
-        teacher_top1, teacher_expected, teacher_source, teacher_mismatch: of the teacher where it was verified.
+        teacher_top1, teacher_top5, teacher_expected, teacher_source, teacher_mismatch: of the teacher where it was
+            verified.
         student_parameters, extra_parameters: the latter are trained beside the student and dropped.
         seconds, images_per_second, peak_memory_mb, energy_wh: of the method's own steps and evaluations.
         device, processes, threads, lanes, compiled, channels_last, versions, finished: how and when it was computed.
         engine_version, fingerprint (of the dataset), teacher_sha256, method_source, weights_sha256, predictions_sha256:
             of what it was made, and what it made. skipped: images of the dataset that could not be read.
         path: the record's file.
+        top1_NAME: of a further network that a method evaluates, as `top1_assistant` of FBT's; a column each, if any.
 
     Args:
         paths: stores (`runs`), results folders (`leaderboards/results`), folders of single runs, or files of single

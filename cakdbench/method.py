@@ -14,6 +14,7 @@ A method MAY
 - learn from several teachers at once (`several_teachers`),
 - hook the start of an epoch, the end of a step, and a save,
 - offer further networks to evaluate when training ends (`evaluated`),
+- offer views of itself to whoever analyses its runs (`attended`, `projected`),
 - train an adversary of the student with an optimizer of its own (`extra_optimizers`, `Step.adversary`),
 - give settings per dataset or architecture (`settings`) and named `variants` as data.
 
@@ -141,6 +142,19 @@ def step_fault(step: object, size: int, classes: int) -> tuple[str, str] | None:
     return None
 
 
+@dataclass(frozen=True)
+class Attention:
+    """Attention among the places of several features.
+
+    Attributes:
+        weights: `(B, heads, N, N)`: how much each place (row) takes from each (column); rows sum to 1.
+        grids: rows and columns of the places of each feature, by its name, in the order of the N.
+    """
+
+    weights: Tensor
+    grids: Mapping[str, tuple[int, int]]
+
+
 def check_choices(config: Any) -> None:
     """For a Config's `__post_init__`: fields typed `Literal[...]` hold one of their choices, or ValueError."""
     for name, hint in get_type_hints(type(config)).items():
@@ -237,6 +251,17 @@ class Method(nn.Module):
 
     def evaluated(self) -> Mapping[str, nn.Module]:
         """Return further networks to evaluate when training ends, by name; each takes images and gives an `Output`."""
+        return {}
+
+    def attended(self, images: Tensor) -> Attention | None:
+        """Return the attention that the method's own modules compute on images `(B, 3, S, S)`; None if there is none."""
+        return None
+
+    def projected(self, images: Tensor) -> Mapping[str, tuple[Tensor, Tensor]]:
+        """Return features of the student as the method brings them to the teacher's, and the teacher's, by name.
+
+        Both are `(rows, D)`, a row an image and place.
+        """
         return {}
 
     @classmethod

@@ -33,6 +33,11 @@ def _method_id(id: str) -> str:
     return id
 
 
+def _left_out(values: dict[str, Any], optional: str) -> dict[str, Any]:
+    """Return the values without one that is None: records of before it was kept stay as they are."""
+    return {name: value for name, value in values.items() if name != optional or value is not None}
+
+
 class MethodIdentity(_Part):
     """A method and its settings, without those that are neutral (see `utils/neutral.py`).
 
@@ -126,6 +131,12 @@ class TeacherFacts(_Part):
     mismatch_allowed: bool = False
     standard: bool = True
     """True for the registry's teacher, made as the registry says."""
+    measured_top5: float | None = None
+    """Left out where it was not kept."""
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _left_out(write(self), "measured_top5")
 
 
 class Epoch(_Part):
@@ -153,8 +164,7 @@ class Result(_Part):
 
     @model_serializer(mode="wrap")
     def _without_none(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        values = write(self)
-        return {name: value for name, value in values.items() if name != "networks" or value is not None}
+        return _left_out(write(self), "networks")
 
 
 class Conditions(_Part):

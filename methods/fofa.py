@@ -38,9 +38,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
-from cakdbench.method import Batch, Method, Setting, Step, check_choices
+from cakdbench.method import Attention, Batch, Method, Setting, Step, check_choices
 from cakdbench.methods.fofa_parts import GROUPS, REDUCTION, Prompt, RegionAttention, aligner, patches_of
 from cakdbench.methods.kd import kd_loss
 from cakdbench.methods.ofa import init_weights
@@ -190,6 +191,14 @@ class FOFA(Method):
             stages.append(x)
         output = self.teacher.head(x)
         return Output(output.logits, output.pooled, tuple(stages))
+
+    def attended(self, images: Tensor) -> Attention | None:
+        """Return the attention among the regions of the student's four stages."""
+        if not (self.config.beta and self.config.raa):
+            return None
+        regions = self.raa.tokens(self.student(images, stages=True).stages)
+        grid = (math.isqrt(self.config.n_q // 4),) * 2
+        return Attention(self.raa.weights(torch.cat(regions, 1)), {f"stage {i}": grid for i in (1, 2, 3, 4)})
 
     def _feedback_for(self, batch: Batch) -> dict[int, Tensor]:
         """Map a stage to its feedback of the step before; empty if there is none for a batch of this size."""

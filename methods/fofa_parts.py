@@ -69,18 +69,30 @@ class RegionAttention(nn.Module):
             self.to_kv = nn.Linear(dim, 2 * dim)
 
     def forward(self, features: Sequence[Tensor]) -> Sequence[Tensor]:
-        tokens = [project(x) for project, x in zip(self.projectors, features, strict=True)]
+        tokens = self.tokens(features)
         return self.mix(torch.cat(tokens, 1)).chunk(4, 1) if self.attend else tokens
+
+    def tokens(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Cut the features of four stages into regions, four `(B, n_q / 4, dim)`."""
+        return [project(x) for project, x in zip(self.projectors, features, strict=True)]
 
     def mix(self, x: Tensor) -> Tensor:
         """Attend with several heads over the tokens `(B, n_q, dim)`; queries and keys know their position."""
+        return F.scaled_dot_product_attention(*self._heads(x)).transpose(1, 2).flatten(2)
+
+    def weights(self, x: Tensor) -> Tensor:
+        """Return how much each of the tokens takes from each in `mix`, `(B, heads, n_q, n_q)`."""
+        query, key, _ = self._heads(x)
+        return (query @ key.mT / math.sqrt(query.shape[-1])).softmax(-1)
+
+    def _heads(self, x: Tensor) -> list[Tensor]:
+        """Return queries, keys and values `(B, heads, n_q, d)`."""
         x = self.norm(x)
         query, (key, value) = self.to_q(x), self.to_kv(x).chunk(2, 2)
         # the released code numbers the samples of the batch instead of the tokens
         place = sinusoids(len(x) if self.official else x.shape[1], x.shape[2], x.device).to(query.dtype)
         place = place[:, None] if self.official else place
-        split = [t.unflatten(2, (self.heads, -1)).transpose(1, 2) for t in (query + place, key + place, value)]
-        return F.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)
+        return [t.unflatten(2, (self.heads, -1)).transpose(1, 2) for t in (query + place, key + place, value)]
 
 
 class TokenAligner(nn.Module):

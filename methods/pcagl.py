@@ -256,20 +256,39 @@ class PCAGL(Method):
         config = self.config
         images, teacher = self.views(batch)
         student = self.student(images, stages=True)
-        feature = student.stages[config.student_stage - 1]
-        if feature.shape[-2:] != self.layout.grid:
-            feature = F.adaptive_avg_pool2d(feature, self.layout.grid)
+        feature = self._feature(student)
         losses, adversary = {"label": config.label_weight * batch.label_loss(student.logits)}, {}
         if self.pca is not None:
             losses |= self._pca_losses(feature, teacher)
         if self.gl is not None:
-            projected = self.gl(feature)
-            taught = to_tokens(self.layout.to_map(teacher.stages[self.stage - 1]))
+            projected, taught = self.gl(feature), self._taught(teacher)
             if config.gl_weight:
                 losses["gl"] = config.gl_weight * gl_loss(projected, taught)
             if config.adversarial_weight:
                 losses["mvg"], adversary = self._adversarial(projected, taught, batch)
         return Step(student.logits, losses, adversary)
+
+    def projected(self, images: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return what L_PCA and L_GL compare, the attention output and the tokens, without mixing and views."""
+        feature = self._feature(self.student(images, stages=True))
+        teacher = self.teacher(images, stages=True, attention=self.pca is not None)
+        pairs = {}
+        if self.pca is not None:
+            attended = (attend(qkv).transpose(1, 2) for qkv in self._queries(feature, teacher))
+            pairs["attention output (PCA)"] = tuple(x.flatten(2).flatten(0, 1) for x in attended)
+        if self.gl is not None:
+            pairs["tokens (GL)"] = self.gl(feature).flatten(0, 1), self._taught(teacher).flatten(0, 1)
+        return pairs
+
+    def _feature(self, student: Output) -> Tensor:
+        """Return the student's map on the teacher's grid."""
+        feature = student.stages[self.config.student_stage - 1]
+        same = feature.shape[-2:] == self.layout.grid
+        return feature if same else F.adaptive_avg_pool2d(feature, self.layout.grid)
+
+    def _taught(self, teacher: Output) -> Tensor:
+        """Return the teacher's tokens of patches `(B, N, D)`."""
+        return to_tokens(self.layout.to_map(teacher.stages[self.stage - 1]))
 
     def views(self, batch: Batch) -> tuple[Tensor, Output]:
         """Return the images the student sees, and the teacher's outputs on those that it sees."""
@@ -287,10 +306,8 @@ class PCAGL(Method):
 
     def _pca_losses(self, feature: Tensor, teacher: Output) -> dict[str, Tensor]:
         """Return both terms of L_PCA, weighted."""
-        weight, grid, window = self.config.pca_weight, self.layout.grid, self.attention.window
-        own = self.pca(feature).flatten(2).unflatten(1, (3, self.attention.heads, -1))  # B, 3, heads, d, N
-        own = windowed(own.permute(1, 0, 2, 4, 3), grid, window)
-        target = windowed(torch.stack(teacher.attention)[:, :, :, self.layout.prefix :], grid, window)
+        weight = self.config.pca_weight
+        own, target = self._queries(feature, teacher)
         replaced = None
         if self.training and self.config.mix:
             replaced = torch.empty(target.shape, dtype=torch.bool, device=target.device).bernoulli_(self.config.mix)
@@ -298,6 +315,13 @@ class PCAGL(Method):
             "pca": weight * partially_cross_attention_loss(own, target, replaced),
             "value": weight * value_relation_loss(own[2], target[2]),
         }
+
+    def _queries(self, feature: Tensor, teacher: Output) -> tuple[Tensor, Tensor]:
+        """Return Q, K and V as projected from the student's map, and the teacher's: `(3, B * windows, heads, N, d)`."""
+        grid, window = self.layout.grid, self.attention.window
+        own = self.pca(feature).flatten(2).unflatten(1, (3, self.attention.heads, -1))  # B, 3, heads, d, N
+        target = torch.stack(teacher.attention)[:, :, :, self.layout.prefix :]
+        return windowed(own.permute(1, 0, 2, 4, 3), grid, window), windowed(target, grid, window)
 
     def _adversarial(self, projected: Tensor, taught: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return L_MVG, through D as it stands, and what D minimises in this step: nothing, if it does not train."""

@@ -1,5 +1,6 @@
 """Draw analyses: matrices of numbers, and maps beside the images they are of."""
 
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,20 +40,23 @@ def matrix_figure(
     """
     down, across = frame.shape
     with style.context(["default", STYLE]):
-        figure = Figure(layout="constrained", figsize=(max(3.6, 1.9 + 0.5 * across), max(2.6, 1.3 + 0.34 * down)))
+        beside, below = (max(map(len, map(str, names))) for names in (frame.index, frame.columns))
+        size = max(3.6, 1.4 + 0.07 * beside + 0.5 * across), max(2.6, 1.0 + 0.05 * below + 0.34 * down)
+        figure = Figure(layout="constrained", figsize=size)
         axes = figure.subplots()
         values = frame.to_numpy(dtype=float)
         low, high = limits or (np.nanmin(values), np.nanmax(values))
         image = axes.imshow(values, cmap="viridis", vmin=low, vmax=high, aspect="auto")
         axes.set_yticks(range(down), frame.index)
         axes.set_xticks(range(across), frame.columns, rotation=40, ha="right", rotation_mode="anchor")
-        axes.set(ylabel=axes_names[0], xlabel=axes_names[1], title=title)
+        axes.set(ylabel=axes_names[0], xlabel=axes_names[1])
+        figure.suptitle(textwrap.fill(title, int(13 * size[0])), size=8.5)
         axes.grid(False)
         digits = 2 if high <= 1 else 1
         for y, x in np.ndindex(down, across):
-            light = (values[y, x] - low) / max(high - low, 1e-9) > 0.6
+            dark = (values[y, x] - low) / max(high - low, 1e-9) <= 0.6  # a missing value has no colour behind it
             text = "–" if np.isnan(values[y, x]) else f"{values[y, x]:.{digits}f}"
-            axes.text(x, y, text, ha="center", va="center", size=7, color=INK if light else "white")
+            axes.text(x, y, text, ha="center", va="center", size=7, color="white" if dark else INK)
         figure.colorbar(image, ax=axes, label=unit)
     return figure
 
@@ -67,7 +71,7 @@ def maps_figure(pictures: Tensor, maps: Mapping[str, Tensor], title: str, unit: 
     pictures = pictures[:MOST]
     across = 1 + len(maps)
     with style.context(["default", STYLE]):
-        width = max(WIDTH, 0.95 * across)
+        width = max(3.6, min(1.5 * across, WIDTH), 0.95 * across)
         figure = Figure(layout="constrained", figsize=(width, 1.0 + width / across * len(pictures)))
         grid = figure.subplots(len(pictures), across, squeeze=False)
         _column(grid[:, 0], "image", [picture.permute(1, 2, 0).numpy() for picture in pictures])

@@ -1,8 +1,10 @@
 """Maps over an image: how strong a network's features are where, and where its last attention looks."""
 
+import pandas as pd
 import torch
 from torch import Tensor
 
+from cakdbench.method import Attention
 from cakdbench.models.info import NoStages
 from cakdbench.models.staged import StagedModel
 from cakdbench.utils.errors import UsageError
@@ -61,6 +63,28 @@ def attention_maps(model: StagedModel, images: Tensor) -> Tensor:
     weights = scores.softmax(-1).mean(1)
     received = weights[:, 0] if stage.prefix else weights.mean(1)
     return received[:, stage.prefix :].unflatten(1, stage.grid)
+
+
+def received_maps(attention: Attention) -> dict[str, Tensor]:
+    """Return what each place receives, by feature, the mean over heads and all places `(B, H, W)`.
+
+    The maps of one image sum to 1 over all features.
+    """
+    received = attention.weights.mean((1, 2))
+    parts = received.split([rows * columns for rows, columns in attention.grids.values()], dim=1)
+    return {name: part.unflatten(1, grid) for (name, grid), part in zip(attention.grids.items(), parts)}
+
+
+def attention_flow(attention: Attention) -> pd.DataFrame:
+    """Return the share of its attention that a feature's places give to another's: a row sums to 1.
+
+    Mean over images, heads and places; rows are the features that look, columns those that are looked at.
+    """
+    sizes = [rows * columns for rows, columns in attention.grids.values()]
+    rows = attention.weights.mean((0, 1)).split(sizes)
+    shares = [[float(part.sum(1).mean()) for part in row.split(sizes, dim=1)] for row in rows]
+    names = list(attention.grids)
+    return pd.DataFrame(shares, pd.Index(names, name="from"), pd.Index(names, name="to"))
 
 
 def _same_window(grid: tuple[int, int], window: tuple[int, int]) -> Tensor:

@@ -1,6 +1,6 @@
 """Open what users name, finished runs and teachers, as networks that see the same images."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,16 +8,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cakdbench.analysis.methods import open_method
 from cakdbench.data.datasets import OnBadImage, check_dataset, load_dataset
 from cakdbench.data.splits import ImageDataset, Split
 from cakdbench.data.stream import EvalStream
 from cakdbench.engine.teachers import Teachers
 from cakdbench.grid.plan import Settings
+from cakdbench.method import Method
 from cakdbench.models.staged import StagedModel
 from cakdbench.models.zoo import model_kind
 from cakdbench.recipes import Recipe, default_recipe
-from cakdbench.store import Store
-from cakdbench.students.student import load_student
+from cakdbench.store import RunFolder, Store
+from cakdbench.students.student import Student, load_student
 from cakdbench.utils.errors import UsageError
 
 BATCH = 64
@@ -25,10 +27,16 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class NamedNetwork:
-    """A network in eval mode on the CPU, and what readers call it."""
+    """A network in eval mode on the CPU, and what readers call it.
+
+    Attributes:
+        run, student: of a finished run; None of a teacher.
+    """
 
     name: str
     model: StagedModel
+    run: RunFolder | None = None
+    student: Student | None = None
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,22 @@ class Gallery:
     networks: tuple[NamedNetwork, ...]
     dataset: ImageDataset
     recipe: Recipe
+    teachers: Teachers
+
+    def method(self, network: NamedNetwork) -> Method:
+        """Return the method of a finished run with the modules that it kept, in eval mode.
+
+        Raises:
+            UsageError: it is a teacher, its modules were not kept, or its own teacher is another one today.
+            CakdError: weights are missing or damaged.
+        """
+        if network.run is None or network.student is None:
+            raise UsageError(f"{network.name} is a teacher: name a run that was made with --keep modules")
+        return open_method(network.run, network.student, self.dataset, self.teachers)
+
+    def counted(self, count: int) -> str:
+        """Return how many images `images` yields, and of what."""
+        return f"{min(count, len(self.dataset.test))} test images of {self.dataset.name}"
 
     def images(self, count: int) -> Iterator[Tensor]:
         """Yield test images, evenly picked, in batches `(B, 3, S, S)` float32, normalised."""
@@ -73,7 +97,8 @@ def open_gallery(
         UsageError: a name stands for nothing, or the networks are of different datasets.
         CakdError: weights or data are missing.
     """
-    students = {name: load_student(store.find(name), data_dir=data_dir) for name in names if not _is_teacher(name)}
+    runs = {name: store.find(name) for name in names if not _is_teacher(name)}
+    students = {name: load_student(run, data_dir=data_dir) for name, run in runs.items()}
     datasets = {name: student.record.identity.dataset.name for name, student in students.items()}
     datasets |= {name: name.partition("@")[2] for name in names if name not in students}
     for name in datasets.values():
@@ -87,15 +112,25 @@ def open_gallery(
     if recipe is None:
         model = teachers.entry(*names[0].split("@", 1)).zoo_model
         recipe = default_recipe(dataset.name, model_kind(model))
-    networks = []
-    for name in names:
+    networks, titles = [], _titles(students)
+    for name in dict.fromkeys(names):
         if name in students:
             student = students[name]
             _must_fit(name, student.model.image_size, recipe)
-            networks.append(NamedNetwork(f"{student.record.label} ({student.model.name})", student.model))
+            networks.append(NamedNetwork(titles[name], student.model, runs[name], student))
         else:
             networks.append(NamedNetwork(name, teachers.load(name.split("@", 1)[0], dataset, recipe).model))
-    return Gallery(tuple(networks), dataset, recipe)
+    return Gallery(tuple(networks), dataset, recipe, teachers)
+
+
+def _titles(students: Mapping[str, Student]) -> dict[str, str]:
+    """Return what readers call each run: its label and student, with as much more as tells it from the others."""
+    records = {name: student.record for name, student in students.items()}
+    short = {name: f"{record.label} ({record.identity.student})" for name, record in records.items()}
+    pairs = {name: f"{record.label} ({record.identity.pair.partition('@')[0]})" for name, record in records.items()}
+    seeds = {name: f"{title}, seed {records[name].identity.seed}" for name, title in pairs.items()}
+    keys = {name: record.key for name, record in records.items()}
+    return next((titles for titles in (short, pairs, seeds) if len({*titles.values()}) == len(titles)), keys)
 
 
 def _is_teacher(name: str) -> bool:

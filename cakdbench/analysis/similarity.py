@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from cakdbench.method import Method
 from cakdbench.models.info import NoStages
 from cakdbench.models.staged import StagedModel
 from cakdbench.utils.errors import UsageError
@@ -114,6 +115,35 @@ def _tell_of_few_images(products: Collection[Products]) -> None:
     if images <= max(widths):
         told = f"CKA of {images} images and up to {max(widths)} features comes out too high: take more images"
         warnings.warn(told, stacklevel=3)
+
+
+@torch.no_grad()
+def projected_similarity(method: Method, batches: Callable[[], Iterable[Tensor]]) -> pd.DataFrame:
+    """Return how similar the student's features, as a method projects them, are to the teacher's.
+
+    A row a space that the method brings both into (see `Method.projected`). Columns: cosine, the mean over images and
+    places, both sides centred (-1 to 1); cka, linear CKA with images and places as the examples.
+
+    Args:
+        method: in eval mode, on the device of the images.
+        batches: as for `similarity`.
+
+    Raises:
+        UsageError: the method projects nothing.
+    """
+    products: dict[str, Products] = {}
+    for images in batches():
+        for name, pair in method.projected(images).items():
+            products.setdefault(name, Products()).add(*(x.double() for x in pair))
+    if not products:
+        raise UsageError(f"{method.id} brings no features of the student into a space of the teacher's")
+    cosines: dict[str, list[Tensor]] = {name: [] for name in products}
+    for images in batches():
+        for name, pair in method.projected(images).items():
+            x, y = (side - mean for side, mean in zip(pair, products[name].means()))
+            cosines[name].append(torch.cosine_similarity(x, y, dim=1))
+    rows = {name: (float(torch.cat(cosines[name]).mean()), total.cka()) for name, total in products.items()}
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["cosine", "cka"]).rename_axis("space")
 
 
 LayerPairs = dict[tuple[str, str], tuple[Tensor, Tensor]]

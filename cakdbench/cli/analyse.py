@@ -20,11 +20,13 @@ from cakdbench.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import pandas as pd
     from matplotlib.figure import Figure
     from torch import Tensor
 
-    from cakdbench.analysis.networks import Gallery
+    from cakdbench.analysis.networks import Gallery, NamedNetwork
 
 app = typer.Typer(no_args_is_help=True, help="Look into trained models: numbers as CSV, pictures as PNG and SVG.")
 
@@ -34,6 +36,7 @@ class Measure(StrEnum):
 
     cka = "cka"
     map = "map"
+    projected = "projected"
 
 
 Networks = Annotated[
@@ -43,13 +46,17 @@ To = Annotated[Path, typer.Option("--to", help="The folder the files are written
 Images = Annotated[int, typer.Option(min=1, help="Test images, evenly picked.")]
 
 
+STRENGTH = "mean absolute feature (1: the greatest of the column)"
+RECEIVED = "attention received (1: the greatest of the column)"
+
+
 @app.command()
 def similarity(
     networks: Networks,
     to: To = Path("analysis"),
     images: Images = 512,
     measure: Annotated[
-        Measure, typer.Option(help="Linear CKA, or the cosine after a fitted linear map.")
+        Measure, typer.Option(help="Linear CKA; cosine after a fitted linear map, or as a run's own method projects.")
     ] = Measure.cka,
     model_file: ModelFiles = [],
     store: StoreDir = Path("runs"),
@@ -63,11 +70,14 @@ def similarity(
     from cakdbench.analysis.similarity import similarity as compare
 
     gallery = _gallery(networks, model_file, store, teacher_dir, data_dir, on_bad_image)
+    if measure is Measure.projected:
+        return _write_projected(gallery, images, to / "similarity-projected")
     first, *others = gallery.networks
     what = "linear CKA" if measure is Measure.cka else "cosine after a fitted linear map"
     for number, second in enumerate(others or [first], 1):
         frame = compare(first.model, second.model, lambda: gallery.images(images), measure.value)
-        figure = matrix_figure(frame, what, (first.name, second.name), what, (0.0, 1.0))
+        title = f"{what} of features; {gallery.counted(images)}"
+        figure = matrix_figure(frame, title, (first.name, second.name), what, (0.0, 1.0))
         _write(to / f"similarity-{measure.value}-{number}", frame.reset_index(), figure)
 
 
@@ -96,7 +106,7 @@ def features(
             for name, values in stages.items()
             for group in range(groups)
         }
-        _write_maps(to / f"features-{number}", gallery, seen, maps, network.name, "mean absolute feature, greatest = 1")
+        _write_maps(to / f"features-{number}", gallery, seen, maps, network.name, STRENGTH)
 
 
 @app.command()
@@ -111,15 +121,15 @@ def attention(
     datasets: DatasetFiles = [],
     on_bad_image: BadImages = OnBadImage.refuse,
 ) -> None:
-    """Draw where the last attention of each network looks."""
+    """Draw where the last attention of each network looks, and that of a run's method itself, as FOFA's of regions."""
     from cakdbench.analysis.maps import attention_maps
 
     gallery = _gallery(networks, model_file, store, teacher_dir, data_dir, on_bad_image)
     seen = next(gallery.images(images))
-    maps = {network.name: attention_maps(network.model, seen) for network in gallery.networks}
-    _write_maps(
-        to / "attention", gallery, seen, maps, "attention of the last block", "attention received, greatest = 1"
-    )
+    own = [_write_own(to / f"attention-own-{number}", gallery, network, seen) for number, network in _kept(gallery)]
+    looking = [network for network in gallery.networks if network.model.attention or not any(own)]
+    if maps := {network.name: attention_maps(network.model, seen) for network in looking}:
+        _write_maps(to / "attention", gallery, seen, maps, "attention of the last block", RECEIVED)
 
 
 @app.command()
@@ -158,6 +168,49 @@ def _gallery(
 
     load_files([], model_files)
     return open_gallery(names, Store(store), teacher_dir, data_dir, on_bad_image=on_bad_image.value)
+
+
+def _kept(gallery: "Gallery") -> "Iterator[tuple[int, NamedNetwork]]":
+    """Yield the runs that kept what was trained beside their students, by their place."""
+    for number, network in enumerate(gallery.networks, 1):
+        if network.run and network.run.modules.is_file():
+            yield number, network
+
+
+def _write_own(stem: Path, gallery: "Gallery", network: "NamedNetwork", seen: "Tensor") -> bool:
+    """Draw the attention of a run's method itself; return False if it has none."""
+    from torch import no_grad
+
+    from cakdbench.analysis.figures import matrix_figure
+    from cakdbench.analysis.maps import attention_flow, received_maps
+
+    with no_grad():
+        attention = gallery.method(network).attended(seen)
+    if attention is None:
+        return False
+    _write_maps(stem, gallery, seen, received_maps(attention), f"{network.name}: attention of its method", RECEIVED)
+    flow, what = attention_flow(attention), "share of the attention"
+    title = f"{network.name}: attention of its method"
+    figure = matrix_figure(flow, title, ("the places of", "look at those of"), what, (0.0, 1.0))
+    _write(stem.with_name(f"{stem.name}-flow"), flow.reset_index(), figure)
+    return True
+
+
+def _write_projected(gallery: "Gallery", images: int, stem: Path) -> None:
+    """Write how similar the features of each run's student are to its teacher's, as its method projects them."""
+    import pandas as pd
+
+    from cakdbench.analysis.figures import matrix_figure
+    from cakdbench.analysis.similarity import projected_similarity
+
+    frames = {}
+    for network in gallery.networks:
+        frames[network.name] = projected_similarity(gallery.method(network), lambda: gallery.images(images))
+    frame = pd.concat(frames, names=["run"])
+    cosines = frame["cosine"].unstack("run", sort=False)
+    title = f"student's features as its method projects them, and the teacher's; {gallery.counted(images)}"
+    figure = matrix_figure(cosines, title, ("space", "run"), "mean cosine, both centred", (0.0, 1.0))
+    _write(stem, frame.reset_index(), figure)
 
 
 def _write_maps(

@@ -45,6 +45,7 @@ def verify_teacher(teacher: Teacher, dataset: ImageDataset, recipe: Recipe, runt
         source=teacher.source,
         mismatch_allowed=bool(wrong),
         standard=teacher.standard,
+        measured_top5=evaluation.top5,
     )
 
 

@@ -7,6 +7,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from cakdbench.grid.experiments import TEACHER, Experiment, Spot
+from cakdbench.grid.plan import Settings, make_plan
 from cakdbench.grid.suites import PairSpec
 from cakdbench.published.ledger import Printed
 from cakdbench.records import Record
@@ -82,8 +83,10 @@ class Results:
             return Measured()
         runs = self.records[spot.spec]
         if is_teacher(spot):
-            taught = [record.teacher.measured for record in runs if record.teacher]
-            return Measured(1, fmean(taught)) if taught and spot.metric != "top5" else Measured()
+            facts = [record.teacher for record in runs if record.teacher]
+            taught = [fact.measured_top5 if spot.metric == "top5" else fact.measured for fact in facts]
+            known = [value for value in taught if value is not None]
+            return Measured(1, fmean(known)) if known else Measured()
         label = self.rules.canonical(spot.entry.label, column)
         return self._measured([record for record in runs if record.label == label], MEASURES[spot.metric])
 
@@ -94,6 +97,18 @@ class Results:
         frame = runs_frame(StoredRecord(record, status=self.statuses.get(record.key)) for record in runs)
         sd = stdev(values) if len(values) > 1 else None
         return Measured(len(values), fmean(values), sd, is_complete(frame))
+
+    def predicted_memory(self, spot: Spot) -> float | None:
+        """Return the predicted peak of the run behind a printed memory, alone, in 2^30 bytes; None of other numbers."""
+        if spot.metric != "memory_gb" or not spot.runs or spot.spec is None:
+            return None
+        from cakdbench.engine.memory import predict_peak
+        from cakdbench.engine.work import list_work
+
+        settings = Settings(recipe=dict(self.changed))
+        cells = make_plan([spot.entry.label], [spot.spec], [0], settings, self.precision, always=()).cells
+        peak = predict_peak(list_work(cells)[0])
+        return peak and peak.total / 2**30
 
     def refusal(self, spot: Spot) -> str | None:
         """Return why nothing runs for a printed number; None if something does."""

@@ -1,6 +1,6 @@
 """The page of an experiment, `leaderboards/papers/<name>.md`: a table of a paper, and what was measured for it."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from statistics import fmean
 from typing import Any
 
@@ -8,7 +8,7 @@ import pandas as pd
 
 from cakdbench.costs.papers import paper_costs
 from cakdbench.grid.experiments import Entry, Experiment, Spot
-from cakdbench.published.ledger import sources
+from cakdbench.published.ledger import costs, sources
 from cakdbench.reports.board import BREAK, Board, Cell, Section, table
 from cakdbench.reports.experiment_results import Measured, Results, accuracy, is_teacher, verdict_text
 from cakdbench.reports.page_costs import papers_table
@@ -21,8 +21,10 @@ FOLDER = "papers"
 """Of the pages, beside the boards."""
 METRICS = {
     **{"top1": "top-1", "top5": "top-5", "teacher_top1": "teacher", "assistant_top1": "assistant"},
-    **{"student_top1": "student", "memory_gb": "memory GB"},
+    **{"student_top1": "student", "memory_gb": "memory GB", "predicted_gb": "predicted GB"},
 }
+PREDICTED = {"memory_gb": ("predicted_gb",)}
+"""What stands beside a metric, of ours alone."""
 Place = tuple[str, str, str, str, str]
 """Where a number stands in a table: pair, entry, metric, mode, panel."""
 Ours = Mapping[Place, Measured]
@@ -56,6 +58,8 @@ def _sections(experiment: Experiment, results: Results) -> Iterator[Section]:
     yield Section(label="About", notes=(*texts["tiny" if experiment.tiny else "about"], *_remarks(results)))
     for heading, frame in _tables(experiment, ours, results):
         yield Section(heading or "The table", frame=frame, brief=done, interactive=done)
+    if (models := _model_costs(experiment)) is not None:
+        yield Section("What the paper prints of its models", notes=texts["models"], frame=models)
     notes = (texts["verdict"] if results.is_judged else ()) + (texts["delta"] if experiment.file.full else ())
     yield Section("Number by number", notes=notes, frame=_numbers(experiment, ours, results))
     if reasons := list(_reasons(experiment, results)):
@@ -81,7 +85,8 @@ def _remarks(results: Results) -> Iterator[str]:
         yield results.experiment.file.notes
     yield from _chains(results.experiment)
     if results.experiment.tiny:
-        yield f"Stand-ins: {'; '.join(_stand_ins(results.experiment))}."
+        yield "What stands in for the paper's pairs:"
+        yield from bullets(_stand_ins(results.experiment))
     if results.precision != "fp32":
         yield f"Precision: {results.precision}."
     if results.changed:
@@ -100,8 +105,8 @@ def _stand_ins(experiment: Experiment) -> Iterator[str]:
     """Yield the small pairs, each with the pairs of the paper that it stands in for."""
     pairs: dict[str, list[str]] = {}
     for pair, spec in experiment.specs.items():
-        pairs.setdefault(f"{spec.pair.teacher} → {spec.pair.student}", []).append(_arrow(pair))
-    return (f"{small} for {' and '.join(own)}" for small, own in pairs.items())
+        pairs.setdefault(f"{spec.pair.teacher} → {spec.pair.student}", []).append(" → ".join(_models(pair)))
+    return (f"{small} for {', '.join(dict.fromkeys(own))}" for small, own in pairs.items())
 
 
 # The paper's table
@@ -110,6 +115,9 @@ def _stand_ins(experiment: Experiment) -> Iterator[str]:
 def _tables(experiment: Experiment, ours: Ours, results: Results) -> Iterator[tuple[str, pd.DataFrame]]:
     """Yield the parts of the paper's table with their headings."""
     cells = {_place(spot): _cell(spot, ours[_place(spot)], results) for spot in experiment.spots}
+    for spot in experiment.spots:
+        if peak := results.predicted_memory(spot):
+            cells[spot.pair, spot.entry.id, "predicted_gb", *spot.block] = Cell(points(peak))
     if experiment.file.layout == "pairs":
         yield "", _pair_table(experiment, cells, ours)
     elif experiment.file.layout == "settings":
@@ -160,8 +168,8 @@ def _average(entry: Entry, printed: Mapping[str, str], experiment: Experiment, o
 def _setting_table(experiment: Experiment, cells: Mapping[Place, Cell]) -> pd.DataFrame:
     """Return a row a setting with our label, a column a pair and metric."""
     used = {(pair, metric) for pair, _, metric, *_ in cells}
-    columns = [(pair, metric) for pair in experiment.pairs for metric in experiment.file.metrics]
-    columns = [column for column in columns if column in used]
+    metrics = [name for metric in experiment.file.metrics for name in (metric, *PREDICTED.get(metric, ()))]
+    columns = [(pair, metric) for pair in experiment.pairs for metric in metrics if (pair, metric) in used]
     rows: list[list[Cell | str]] = []
     for entry in experiment.entries.values():
         numbers = [cells.get((pair, entry.id, metric, "", ""), "") for pair, metric in columns]
@@ -186,6 +194,22 @@ def _line_table(experiment: Experiment, cells: Mapping[Place, Cell], mode: str) 
         numbers = [cells.get((pair, id, metric, mode, panel), "") for metric in metrics]
         rows.append([Cell(panel), *_models(pair), experiment.entries[id].name, *numbers])
     return table(["panel", "teacher", "student", "method", *(METRICS[metric] for metric in metrics)], rows)
+
+
+def _model_costs(experiment: Experiment) -> pd.DataFrame | None:
+    """Return the costs that the table prints of its models, teachers first; None if it prints none."""
+    file, mark = experiment.file, sources()[experiment.file.source].mark
+    printed = {
+        (row.role, row.model): Cell(MISSING, printed=((row.flops_g, mark),))
+        for row in costs()
+        if (row.source, row.table, row.kind) == (file.source, file.table, "model")
+    }
+    models = [("teacher", _models(pair)[0]) for pair in experiment.pairs]
+    models += [("student", _models(pair)[1]) for pair in experiment.pairs]
+    rows: list[list[Cell | str]] = [
+        [Cell(role), model, printed[role, model]] for role, model in dict.fromkeys(models) if (role, model) in printed
+    ]
+    return table(["", "model", "GFLOPs"], rows) if rows else None
 
 
 def _head(experiment: Experiment, name: str, metric: str) -> str:
@@ -261,13 +285,23 @@ def _reasons(experiment: Experiment, results: Results) -> Iterable[str]:
 
 
 def _notes(experiment: Experiment) -> Iterator[str]:
-    """Yield the ledger's notes, each with the numbers that it is about; of all numbers without them."""
-    concerned: dict[str, dict[str, None]] = {}
-    for spot in experiment.spots:
-        if spot.note:
-            concerned.setdefault(spot.note, {})[f"{spot.entry.name} on {_arrow(spot.pair)}"] = None
-    for note, names in concerned.items():
-        yield note if len(names) > len(experiment.spots) / 2 else f"{'; '.join(names)}: {note}"
+    """Yield the ledger's notes, each with the rows that it is about; without them, one of most rows."""
+    printed = dict.fromkeys((spot.entry.name, spot.pair) for spot in experiment.spots)
+    for note in dict.fromkeys(filter(None, (spot.note for spot in experiment.spots))):
+        places = {(spot.entry.name, spot.pair) for spot in experiment.spots if spot.note == note}
+        names = "; ".join(_row_names(places, printed))
+        yield note if len(places) > len(printed) / 2 else f"{names}: {note}"
+
+
+def _row_names(places: Collection[tuple[str, str]], printed: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """Yield the rows of some numbers; with their pairs where they are not of all that the row is printed for."""
+    pairs: dict[str, list[str]] = {}
+    for row, pair in printed:
+        pairs.setdefault(row, []).append(pair)
+    for row, own in pairs.items():
+        named = [_arrow(pair) for pair in own if (row, pair) in places]
+        if named:
+            yield row if len(named) == len(own) else f"{row} on {' and '.join(named)}"
 
 
 def _models(pair: str) -> tuple[str, str]:

@@ -20,7 +20,7 @@ RUN_TYPES = {
     **{"seed": "int64", "status": "str", "excluded": "str"},
     **dict.fromkeys(("top1", "top5", "ema_top1", "optimistic_top1"), "float64"),
     "optimistic_epoch": "int64",
-    **dict.fromkeys(("teacher_top1", "teacher_expected"), "float64"),
+    **dict.fromkeys(("teacher_top1", "teacher_top5", "teacher_expected"), "float64"),
     **{"teacher_source": "str", "teacher_mismatch": "bool"},
     **dict.fromkeys(("student_parameters", "extra_parameters"), "int64"),
     **dict.fromkeys(("seconds", "images_per_second", "peak_memory_mb", "energy_wh"), "float64"),
@@ -31,6 +31,8 @@ RUN_TYPES = {
     "path": "str",
 }
 """The columns of `runs_frame` and their types, in order."""
+NETWORK = "top1_"
+"""Begins the columns of further networks."""
 MEASURED_BY = ["pair", "recipe", "method", "device", "precision"]
 MEASURED = ["images_per_second", "peak_memory_mb", "seconds", "gpu_hours", "energy_wh"]
 
@@ -50,14 +52,17 @@ class StoredRecord:
 
 
 def runs_frame(stored: Iterable[StoredRecord], excluded: Mapping[str, str] | None = None) -> pd.DataFrame:
-    """Return a row a run, with the columns of `RUN_TYPES`.
+    """Return a row a run, with the columns of `RUN_TYPES`, and one a further network that methods have evaluated.
+
+    The latter are `top1_NAME`, as `top1_assistant` of FBT.
 
     Args:
         excluded: the reason why a run does not count, by key.
     """
     reasons = excluded or {}
     rows = [_run_row(run) | {"excluded": reasons.get(run.record.key)} for run in stored]
-    return typed_frame(rows, RUN_TYPES)
+    networks = sorted({name for row in rows for name in row if name.startswith(NETWORK)})
+    return typed_frame(rows, RUN_TYPES | dict.fromkeys(networks, "float64"))
 
 
 def pair_of(record: Record) -> str:
@@ -114,7 +119,7 @@ def _run_row(stored: StoredRecord) -> dict[str, Any]:
         "precision": identity.precision,
         "seed": identity.seed,
         "status": stored.status or NOT_SUBMITTED,
-        **record.result.model_dump(),
+        **record.result.model_dump(exclude={"networks"}),
         **_teacher_values(record),
         "student_parameters": record.student_parameters,
         "extra_parameters": record.extra_parameters,
@@ -128,6 +133,7 @@ def _run_row(stored: StoredRecord) -> dict[str, Any]:
         "weights_sha256": record.weights_sha256,
         "predictions_sha256": record.predictions_sha256,
         "path": str(stored.path) if stored.path else None,
+        **{NETWORK + name: top1 for name, top1 in (record.result.networks or {}).items()},
     }
 
 
@@ -137,6 +143,7 @@ def _teacher_values(record: Record) -> dict[str, Any]:
         "teacher": identity and identity.model,
         "teacher_sha256": identity and identity.sha256,
         "teacher_top1": facts and facts.measured,
+        "teacher_top5": facts and facts.measured_top5,
         "teacher_expected": facts and facts.expected,
         "teacher_source": facts and facts.source,
         "teacher_mismatch": bool(facts and facts.mismatch_allowed),

@@ -3,9 +3,16 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
+from torch.nn import functional as F
+
+from cakdbench.analysis.networks import open_gallery
+from cakdbench.store import Store
+from tests.cli_lab import SHORT, Shell
 
 TEACHERS = Path(__file__).parents[2] / "leaderboards/teachers"
 
@@ -43,8 +50,77 @@ def test_maps_have_an_image_a_row_and_their_values_in_a_file(shell, store):
         (("features", "resnt_m@fashion_demo"), "'resnt_m'; did you mean resnet_m"),
         (("similarity", "swin_m@fashion_demo", "resnet_m@cifar100"), "of different datasets"),
         (("attention", "resnet_m@fashion_demo"), "has no attention"),
+        (
+            ("similarity", "swin_m@fashion_demo", "--measure", "projected"),
+            "is a teacher: name a run that was made with",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_one_line(shell, store, arguments, words):
     code, text = shell("analyse", *arguments, "--store", str(store))
     assert code == 2 and words in text and "Traceback" not in text
+
+
+@pytest.fixture(scope="module")
+def trained(tiny, tmp_path_factory) -> Shell:
+    """Two short runs that kept their modules; their teacher's training differs from its entry."""
+    shell = Shell(tiny, tmp_path_factory.mktemp("kept"))
+    teachers = shell.work / "more.toml"
+    teachers.write_text((tiny / "teachers.toml").read_text().replace("resnet_m", "vit_xs"))
+    more = "recipe.epochs=1", "teacher.epochs=1", "fofa.n_q=16", "fofa.dim=32"
+    code, text = shell.run(
+        *("--methods", "fofa,pcagl", "--keep", "modules", "--teachers", str(teachers)),
+        pairs="vit_xs>resnet_s@timm:folder/tiny",
+        settings=(*SHORT, *more),
+    )
+    assert code == 0, text
+    return shell
+
+
+class TestOfWhatAMethodTrains:
+    """FOFA's regions and PCA/GL's projectors, of runs that kept their modules."""
+
+    def analyse(self, trained, kind, *words):
+        to = trained.work / "analysis"
+        return *trained("analyse", kind, *trained.places(), "--to", str(to), *words), to
+
+    def test_attention_of_a_method_is_drawn_by_stage_and_by_who_looks_where(self, trained):
+        code, text, to = self.analyse(trained, "attention", "fofa-", "--images", "2")
+        assert code == 0, text
+        maps = pd.read_csv(to / "attention-own-1.csv")
+        assert set(maps["map"]) == {f"stage {n}" for n in range(1, 5)} and len(maps) == 2 * 16
+        assert maps.groupby("image")["value"].sum().to_numpy() == pytest.approx(1, abs=1e-5)
+        flow = pd.read_csv(to / "attention-own-1-flow.csv", index_col="from")
+        assert flow.sum(axis=1).to_numpy() == pytest.approx(1, abs=1e-5)
+        assert Image.open(to / "attention-own-1.png").width > 400
+        assert not (to / "attention.csv").exists()  # the student is a CNN
+
+    def test_features_are_compared_as_the_projectors_that_were_kept_bring_them(self, trained):
+        code, text, to = self.analyse(trained, "similarity", "pcagl-", "--measure", "projected", "--images", "30")
+        assert code == 0, text
+        found = pd.read_csv(to / "similarity-projected.csv").set_index("space")
+        gallery = open_gallery(["pcagl-"], Store(trained.store), trained.work, trained.data)
+        images = torch.cat(list(gallery.images(30)))
+        with torch.no_grad():
+            ours, theirs = gallery.method(gallery.networks[0]).projected(images)["tokens (GL)"]
+        cosines = F.cosine_similarity(ours - ours.mean(0), theirs - theirs.mean(0))
+        assert found.loc["tokens (GL)", "cosine"] == pytest.approx(float(cosines.mean()), abs=1e-4)
+        assert np.isfinite(found.loc["attention output (PCA)", ["cosine", "cka"]].astype(float)).all()
+
+    def test_a_method_that_projects_nothing_says_so(self, trained):
+        code, text, _ = self.analyse(trained, "similarity", "kd-", "--measure", "projected")
+        assert code == 2 and "kd brings no features of the student into a space of the teacher's" in text
+
+    def test_modules_that_were_not_kept_are_asked_for(self, trained):
+        modules = Store(trained.store).find("pcagl-").modules
+        aside = modules.rename(modules.with_suffix(".aside"))
+        code, text, _ = self.analyse(trained, "similarity", "pcagl-", "--measure", "projected")
+        aside.rename(modules)
+        assert code == 2 and "its modules were not kept; remove" in text and "run it with --keep modules" in text
+
+    def test_a_teacher_that_is_not_at_hand_is_asked_for(self, trained, tmp_path):
+        run = Store(trained.store).find("pcagl-").path
+        shutil.copytree(run, tmp_path / run.name)
+        elsewhere = "--measure", "projected", "--store", str(tmp_path)
+        code, text, _ = self.analyse(trained, "similarity", "pcagl-", *elsewhere)
+        assert code == 2 and "no teacher vit_xs for timm:folder/tiny: train one" in text

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from cakdbench.analysis import attention_maps, feature_maps
+from cakdbench.analysis import attention_flow, attention_maps, feature_maps, received_maps
+from cakdbench.method import Attention
 from cakdbench.models.staged import StagedModel
 from cakdbench.utils.errors import UsageError
 
@@ -46,6 +47,21 @@ def test_attention_of_swin_stays_in_its_windows(images):
     window = found[:, :down, :across].sum((1, 2))
     share = min(down, grid[0]) * min(across, grid[1]) / (grid[0] * grid[1])
     assert window == pytest.approx(share, abs=1e-5)
+
+
+def test_attention_among_places_is_shown_by_who_receives_it_and_by_who_looks_where():
+    """Two features of 2 x 2 and 1 x 3 places: the first looks at its own first place, the second at all alike."""
+    weights = torch.zeros(1, 2, 7, 7)
+    weights[:, :, :4, 0] = 1
+    weights[:, :, 4:] = 1 / 7
+    attention = Attention(weights, {"a": (2, 2), "b": (1, 3)})
+    maps = received_maps(attention)
+    assert maps["a"].shape == (1, 2, 2) and maps["b"].shape == (1, 1, 3)
+    assert maps["a"][0, 0, 0] == pytest.approx((4 + 3 / 7) / 7) and maps["b"].flatten().tolist() == pytest.approx(
+        [3 / 49] * 3
+    )
+    flow = attention_flow(attention)
+    assert flow.loc["a"].tolist() == pytest.approx([1, 0]) and flow.loc["b"].tolist() == pytest.approx([4 / 7, 3 / 7])
 
 
 def test_networks_without_are_one_line(images):

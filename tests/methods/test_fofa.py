@@ -175,6 +175,21 @@ def test_attention_is_the_formula(official, monkeypatch):
     assert all(torch.allclose(one, other, rtol=1e-6, atol=1e-10) for one, other in zip(*ways))
 
 
+@pytest.mark.parametrize("official", [False, True])
+def test_the_attention_that_is_shown_is_the_one_that_mixes(official):
+    method = make(FOFA, teacher("cnn"), student("vit"), compat="official" if official else "fixed", **SMALL).eval()
+    images = batch_for(size=3).images
+    with torch.no_grad():
+        shown = method.attended(images)
+        tokens = torch.cat(method.raa.tokens(method.student(images, stages=True).stages), 1)
+        value = method.raa.to_kv(method.raa.norm(tokens)).chunk(2, 2)[1].unflatten(2, (4, -1)).transpose(1, 2)
+        mixed = torch.cat(method.raa(method.student(images, stages=True).stages), 1)
+    assert shown.weights.shape == (3, 4, 16, 16) and shown.grids == {f"stage {i}": (2, 2) for i in (1, 2, 3, 4)}
+    assert torch.allclose((shown.weights @ value).transpose(1, 2).flatten(2), mixed, atol=1e-5)
+    for off in ({"raa": False}, {"beta": 0.0}):
+        assert make(FOFA, teacher("cnn"), student("vit"), **SMALL, **off).attended(images) is None
+
+
 @pytest.mark.parametrize("family", MINI)
 @pytest.mark.parametrize("n_q", [36, 144])
 def test_every_student_gives_a_quarter_of_the_regions_per_stage(family, n_q):

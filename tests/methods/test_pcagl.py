@@ -417,6 +417,20 @@ def test_a_student_with_the_teachers_q_k_and_v_has_nothing_to_learn_of_them(monk
     assert losses["pca"] == 0 and losses["value"] == 0
 
 
+@pytest.mark.parametrize("net", ["vit", "swin", "mixer"])
+def test_what_it_projects_is_what_its_losses_compare(net):
+    method = make(PCAGL, teacher(net), student("cnn"), **CLEAN).eval()
+    batch = batch_for(method.teacher)
+    with torch.no_grad():
+        losses = method.distill_step(batch).losses
+        pairs = method.projected(batch.images)
+    assert set(pairs) == {"tokens (GL)"} | ({"attention output (PCA)"} if net != "mixer" else set())
+    assert F.mse_loss(*pairs["tokens (GL)"]) == pytest.approx(float(losses["gl"]), rel=1e-5)
+    if net != "mixer":
+        assert F.mse_loss(*pairs["attention output (PCA)"]) == pytest.approx(float(losses["pca"]), rel=1e-5)
+    assert all(x.shape == y.shape and x.shape[1] == method.layout.channels for x, y in pairs.values())
+
+
 @pytest.mark.parametrize("stage", [1, 2, 4])
 def test_maps_of_any_stage_come_to_the_teachers_grid(stage):
     frozen = teacher("vit")

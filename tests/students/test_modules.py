@@ -1,8 +1,10 @@
 """What a run keeps besides its student: the modules trained beside it, and the accuracies of further networks."""
 
+import numpy as np
 import pytest
 import torch
 
+import cakdbench
 from cakdbench.data.datasets import load_dataset
 from cakdbench.data.stream import EvalStream
 from cakdbench.methods.fbt import FBT
@@ -48,6 +50,9 @@ def test_the_assistant_that_was_kept_has_the_accuracy_of_the_record(trained):
     top1 = evaluate(method.evaluated()["assistant"], stream, accelerator).top1
     assert record.result.networks == {"assistant": pytest.approx(top1)}
     assert store.find("kd-").record().result.networks is None
+    runs = cakdbench.load_results(trained.store, data_dir=trained.data).set_index("method")
+    assert runs.loc["fbt", "top1_assistant"] == top1 and np.isnan(runs.loc["kd", "top1_assistant"])
+    assert runs.loc["fbt", "teacher_top5"] >= runs.loc["fbt", "teacher_top1"]
 
 
 @pytest.mark.parametrize("pair", [("vit", "cnn"), ("cnn", "vit"), ("mixer", "swin")])

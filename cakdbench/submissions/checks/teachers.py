@@ -27,6 +27,8 @@ def check_gate(case: Case) -> Iterator[Problem]:
         return
     if facts.tolerance < 0 or not 0 <= facts.measured <= 100 or not 0 <= (facts.expected or 0) <= 100:
         yield Problem("its teacher's accuracies are no percentages")
+    if facts.measured_top5 is not None and facts.measured_top5 < facts.measured:
+        yield Problem("its teacher's top-5 is below its top-1")
     off = facts.expected is not None and abs(facts.measured - facts.expected) > facts.tolerance + ROUNDING
     if facts.expected is not None and off != facts.mismatch_allowed:
         said = "is off" if off else "is as"
