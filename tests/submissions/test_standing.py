@@ -101,6 +101,30 @@ KINDS = {
         dict(change=put("identity.seed", 5), accuracy=95.0),
         r"5.60 points above its teacher \(95.00, 89.40 %\)",
     ),
+    "networks of a method that has none": (
+        dict(change=also(put("identity.seed", 5), put("result.networks", {"assistant": 90.0}))),
+        "has accuracies of further networks, and kd evaluates none",
+    ),
+    "a network beyond all bounds": (
+        dict(change=also(put("identity.seed", 5), put("result.networks", {"assistant": 1e300})), method="fbt"),
+        "networks.assistant = 1e.300 is no percentage",
+    ),
+    "names for classes that have some": (
+        dict(change=also(put("identity.seed", 5), put("class_names", ["<b>"] * 10))),
+        "names the classes of fashion_demo",
+    ),
+    "another recipe's name for the same numbers": (
+        dict(change=also(put("identity.seed", 5), put("recipe_name", "demo_teacher"))),
+        "its recipe is named demo_teacher and has the numbers of demo",
+    ),
+    "an advertisement as a version": (
+        dict(change=also(put("identity.seed", 5), put("conditions.versions.torch", "2, see evil.example"))),
+        "has no proper version of torch",
+    ),
+    "memory beyond all bounds": (
+        dict(change=also(put("identity.seed", 5), put("conditions.peak_memory_mb", 1e300))),
+        "beyond all bounds",
+    ),
     "a student below what it claims of its teacher": (
         dict(
             change=also(

@@ -61,6 +61,7 @@ def check_steps(case: Case) -> Iterator[Problem]:
     tested = [(f"result.{name}", getattr(result, name)) for name in ("top1", "top5", "ema_top1")]
     tested += [(f"epoch {e.epoch}: {name}", getattr(e, name)) for e in history for name in ("top1", "ema_top1")]
     tested += [("teacher.measured", teacher.measured)] if teacher else []
+    tested += [(f"networks.{name[:60]}", value) for name, value in (result.networks or {}).items()]
     yield from _fractions(tested, case.test_images)
     if case.steps_per_epoch and case.recipe:
         trained = [(f"epoch {line.epoch}: train_top1", line.train_top1) for line in history]
