@@ -196,6 +196,15 @@ def test_a_copy_in_an_earlier_folder_blames_both_or_the_copy_alone(repository):
     assert refused == {file, original}
 
 
+def test_a_folder_that_differs_in_capitals_blames_no_accepted_entry(repository, tmp_path):
+    base = tmp_path / "base"
+    shutil.copytree(repository.root, base)
+    file = repository.forge(put("identity.seed", 5), folder="KD")
+    both = {file, file.replace(".json", ".npy")}
+    assert {finding.file for finding in repository.validate().refused} == both
+    assert {finding.file for finding in repository.validate(base=str(base)).refused} == both
+
+
 def test_a_copy_with_one_prediction_flipped_is_noted_with_the_figure(repository):
     classes = np.load(repository.entry("kd").with_suffix(".npy"))
     classes[0] = (classes[0] + 1) % 10

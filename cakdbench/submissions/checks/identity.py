@@ -48,6 +48,8 @@ def check_text(case: Case) -> Iterator[Problem]:
         **{f"networks.{name}": name for name in record.result.networks or {}},
         **{f"class_names.{place}": name for place, name in enumerate(record.class_names or ())},
     }
+    if not case.entry.entry.submitted_by.strip():
+        yield Problem("does not say who submits it")
     for name, text in texts.items():
         if _FORBIDDEN.search(text) or len(text) > 200:
             yield Problem(f"{name[:60]} holds characters that are not allowed, or is too long")
