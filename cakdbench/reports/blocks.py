@@ -13,10 +13,11 @@ from cakdbench.recipes import recipe_names
 from cakdbench.records import Record
 from cakdbench.reports.board import BREAK
 from cakdbench.reports.eligibility import Column, Excluded, Standard, sort_runs
-from cakdbench.results.cells import add_gains, average_gain, pair_scores
+from cakdbench.results.cells import add_gains, average_gain, pair_scores, settled_gains
 from cakdbench.results.frame import StoredRecord, runs_frame
-from cakdbench.results.ranking import SEEDS, Answers, Standings, standings
+from cakdbench.results.ranking import SEEDS, Answers, Standings, claimed, settled_runs, standings
 from cakdbench.submissions.entry import ExternalEntry
+from cakdbench.submissions.status import CLAIMED
 
 SCRATCH, *_ = BASELINES = ALWAYS
 """Rows of every board, in this order, measured or not."""
@@ -44,6 +45,16 @@ class BlockColumn:
     runs: pd.DataFrame = field(compare=False)
     printed: Mapping[str, Mapping[str, tuple[Printed, ...]]] = field(compare=False)
     test_images: int
+
+    @property
+    def settled(self) -> pd.DataFrame:
+        """Return the runs that say what holds for the column: no mere claims, if there are others."""
+        return settled_runs(self.runs)
+
+    @property
+    def settled_records(self) -> list[Record]:
+        keys = {*self.settled["key"]}
+        return [record for record in self.records if record.key in keys]
 
     @property
     def name(self) -> str:
@@ -78,6 +89,10 @@ class Score:
     def seeds(self) -> tuple[int, ...]:
         return tuple(self.runs["seed"])
 
+    @property
+    def is_claimed(self) -> bool:
+        return bool(claimed(self.runs).any())
+
     def printed(self, metric: str = "top1") -> tuple[Printed, ...]:
         """Return the values of papers."""
         return self.column.printed[metric].get(self.label, ())
@@ -94,12 +109,17 @@ class Row:
 
     @property
     def gains(self) -> list[float]:
-        """Return the gains of the columns where there is one."""
-        return [score.gain for score in self.scores if score.gain is not None]
+        """Return the gains of the columns where there is one; those of claims where there are no others."""
+        return settled_gains((score.gain, score.is_claimed) for score in self.scores)
 
     @property
     def average_gain(self) -> float | None:
         return average_gain(self.gains)
+
+    @property
+    def is_claim(self) -> bool:
+        """Return True for a method of which nothing is here but claims: it comes last, and asks for no runs."""
+        return bool(self.counts) and all(score.is_claimed for score in self.scores if score.seeds)
 
     @property
     def counts(self) -> list[int]:
@@ -122,7 +142,7 @@ class Block:
     """The scores of one dataset and precision.
 
     Columns: the pairs with a distilled student or a printed number (else with scratch, else all).
-    Rows: scratch, kd, then by the number of pairs with a gain, average gain, and printed values.
+    Rows: scratch, kd, then by the number of pairs with a gain, average gain, and printed values; mere claims last.
     """
 
     dataset: str
@@ -138,7 +158,8 @@ class Block:
     @property
     def seeds(self) -> tuple[int, ...]:
         """Return every seed somebody has used; those the rules ask for if nobody has."""
-        return tuple(sorted({record.identity.seed for record in self.records})) or SEEDS
+        used = {record.identity.seed for column in self.columns for record in column.settled_records}
+        return tuple(sorted(used)) or SEEDS
 
     @property
     def missing(self) -> list[Missing]:
@@ -147,7 +168,7 @@ class Block:
 
     def missing_of(self, row: Row, score: Score) -> list[Missing]:
         """Return the runs that would fill one cell for all seeds of the block."""
-        if row.kind is None or score.refusal is not None:
+        if row.kind is None or row.is_claim or score.refusal is not None:
             return []
         seeds = [seed for seed in self.seeds if seed not in score.seeds]
         return [Missing(row.label, score.column.column, seed, self.precision) for seed in seeds]
@@ -243,7 +264,9 @@ def _block(precision: str, counting: Counting, rules: Standard, answers: Answers
     printed = {label for column in columns for label in column.printed["top1"]} - {TEACHER}
     rows = sorted((_row(label, columns, rules) for label in measured | printed | set(BASELINES)), key=_order)
     pairs = [(column.column.pair, column.column.recipe) for column in columns]
-    standing = standings(pd.concat([column.runs for column in columns]), pairs, answers)
+    settled = {c: tuple(r for r in runs if statuses.get(r.key) != CLAIMED) for c, runs in counting.items()}
+    ranking = {(column.pair, column.recipe) for column in _shown(settled, rules)}
+    standing = standings(pd.concat([column.runs for column in columns]), pairs, answers, ranking)
     return Block(columns[0].column.dataset, precision, columns, tuple(rows), standing)
 
 
@@ -265,7 +288,7 @@ def _order(row: Row) -> tuple[Any, ...]:
     if row.label in BASELINES:
         return (0, BASELINES.index(row.label))
     printed = sum(bool(score.printed()) for score in row.scores)
-    return (1, -len(row.gains), -(row.average_gain or 0), -printed, row.label)
+    return (1, row.is_claim, -len(row.gains), -(row.average_gain or 0), -printed, row.label)
 
 
 def _row(label: str, columns: Iterable[BlockColumn], rules: Standard) -> Row:

@@ -5,10 +5,10 @@ installed, and the method is in its present version; other settings of a method 
 (device, processes, compilation) may vary. Within a column and a precision all runs share one engine version, dataset
 fingerprint and teacher file, within a cell one method source: those of most accepted runs, then of most runs, of the
 first in order at a tie. Of several runs of one seed the first in order counts, and of submitted ones those of
-`SEEDS` alone, if the cell has any. The order: re-run, re-scored, claimed, not submitted; of those the one that was
-finished first, of runs that were not submitted the one that was finished last. A standard run that does not count for
-this, and one with changed settings, is excluded with the reason; one trained under a recipe of another name is counted
-by that name.
+`SEEDS` alone, if the cell has any, and the accepted ones alone, if it has any. The order: re-run, re-scored, claimed,
+not submitted; of those the one that was finished first, of runs that were not submitted the one that was finished
+last. A standard run that does not count for this, and one with changed settings, is excluded with the reason; one
+trained under a recipe of another name is counted by that name.
 """
 
 import contextlib
@@ -353,6 +353,11 @@ def _one_of_each_seed(records: list[Record], odd: dict[str, str], statuses: Mapp
         if ruled and seed not in SEEDS and record.key in statuses:
             odd[record.key] = f"seed {seed} (in the table: {', '.join(map(str, SEEDS))})"
             del first[seed]
+    if any(statuses.get(record.key) in ACCEPTED for record in first.values()):
+        for seed, record in list(first.items()):
+            if statuses.get(record.key) == CLAIMED:
+                odd[record.key] = "claimed (in the table: accepted runs)"
+                del first[seed]
     return list(first.values())
 
 

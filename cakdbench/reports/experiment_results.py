@@ -17,6 +17,7 @@ from cakdbench.reports.printed import contradicted
 from cakdbench.results.frame import StoredRecord, runs_frame
 from cakdbench.results.load import Evidence
 from cakdbench.results.ranking import is_complete
+from cakdbench.submissions.status import CLAIMED
 
 VERDICTS = {Verdict.REPRODUCED: "within noise", Verdict.NOT_REPRODUCED: "off", Verdict.NOT_MEASURED: "not measured"}
 MEASURES: Mapping[str, Callable[[Record], float | None]] = {
@@ -43,7 +44,7 @@ class Measured:
 
 
 class Results:
-    """The standard runs of an experiment, of the precision that most of them have.
+    """The standard runs of an experiment, of the precision that most of them have, mere claims not counted.
 
     Args:
         changed: numbers of the recipes that differ from the shipped ones, by dotted name: runs that have them count,
@@ -61,7 +62,7 @@ class Results:
         counting = sort_runs(evidence.records, list(self.columns.values()), self.rules, evidence.statuses).counting
         sizes: Counter[str] = Counter()
         for (precision, _), records in counting.items():
-            sizes[precision] += len(records)
+            sizes[precision] += sum(self.statuses.get(record.key) != CLAIMED for record in records)
         self.precision = max(sizes, key=lambda name: (sizes[name], name), default="fp32")
         self.records = {spec: counting.get((self.precision, column), ()) for spec, column in self.columns.items()}
 
@@ -83,12 +84,16 @@ class Results:
             return Measured()
         runs = self.records[spot.spec]
         if is_teacher(spot):
-            facts = [record.teacher for record in runs if record.teacher]
+            facts = [record.teacher for record in self._settled(runs) if record.teacher]
             taught = [fact.measured_top5 if spot.metric == "top5" else fact.measured for fact in facts]
             known = [value for value in taught if value is not None]
             return Measured(1, fmean(known)) if known else Measured()
         label = self.rules.canonical(spot.entry.label, column)
         return self._measured([record for record in runs if record.label == label], MEASURES[spot.metric])
+
+    def _settled(self, runs: list[Record]) -> list[Record]:
+        """Return the runs that are not mere claims; all if there are none."""
+        return [record for record in runs if self.statuses.get(record.key) != CLAIMED] or runs
 
     def _measured(self, runs: Sequence[Record], measure: Callable[[Record], float | None]) -> Measured:
         values = [value for record in runs if (value := measure(record)) is not None]

@@ -47,7 +47,7 @@ def pages(
     """
     boards = [board_of(result) for result in results]
     if general:
-        boards += [reproduction_board(results), conflicts_board(), costs_board(evidence.records)]
+        boards += [reproduction_board(results), conflicts_board(), costs_board(evidence.settled)]
         boards += experiment_boards(evidence)
     return _files(boards, formats)
 

@@ -60,7 +60,8 @@ def costs(block: Block) -> pd.DataFrame | None:
         ratios = [ratio for score in row.scores for ratio in _cost_ratios(score)]
         if row.average_gain is not None and ratios:
             cost = round(geometric_mean(ratios), 6)
-            places.append((_name(row), cost, row.average_gain, len(row.gains) == len(row.scores)))
+            whole = len(row.gains) == len(row.scores) and not row.is_claim
+            places.append((_name(row), cost, row.average_gain, whole))
     front = pareto_front([(cost, gain) for _, cost, gain, whole in places if whole])
     rows = [(*place, place[3] and place[1:3] in front) for place in places]
     return pd.DataFrame(rows, columns=["method", "cost", "gain", "whole", "front"]) if len(rows) > 1 else None

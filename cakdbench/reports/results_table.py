@@ -39,12 +39,13 @@ def results_table(block: Block) -> pd.DataFrame:
 
 
 def _teacher_cell(column: BlockColumn) -> Cell:
-    values = sorted(set(column.runs["teacher_top1"].dropna().round(2)))
+    runs = column.settled[column.settled["teacher"].notna()]
+    values = sorted(set((runs if len(runs) else column.runs)["teacher_top1"].dropna().round(2)))
     # Devices may disagree in the last digits: then the cell is a range, and there is no one number.
     return Cell(
         span(values, ".2f") or MISSING,
         measured=values[0] if len(values) == 1 else None,
-        marks=(MISMATCH,) if column.runs["teacher_mismatch"].any() else (),
+        marks=(MISMATCH,) if column.settled["teacher_mismatch"].any() else (),
         printed=printed_values(column, TEACHER),
     )
 

@@ -106,9 +106,9 @@ def _refusals(block: Block) -> dict[str, list[str]]:
 
 def _certainty_table(block: Block) -> pd.DataFrame:
     heads = ["pair", "test images", "one image", "standard error", "independent: not told apart below"]
-    rows = []
+    rows, settled = [], [row for row in block.rows if not row.is_claim] or block.rows
     for place, column in enumerate(block.columns):
-        images, means = column.test_images, [row.scores[place].mean for row in block.rows]
+        images, means = column.test_images, [row.scores[place].mean for row in settled]
         known = [mean for mean in means if mean is not None]
         bounds = (max((of(mean, images) for mean in known), default=None) for of in (standard_error, indistinguishable))
         rows.append((column.name, f"{images:,}", f"{resolution(images):.3g}", *map(points, bounds)))
@@ -163,15 +163,15 @@ def conditions_table(block: Block) -> pd.DataFrame:
     rows = []
     for place in block.columns:
         column, numbers = place.column, place.column.numbers
-        skipped = sorted(filter(None, {record.identity.dataset.skipped for record in place.records}))
+        skipped = sorted(filter(None, {record.identity.dataset.skipped for record in place.settled_records}))
         left_out = (f"(unreadable and left out: {count})" for count in skipped)
-        prints = (f"`{text[:8]}`" for text in place.runs["fingerprint"][:1])
-        orders = dict.fromkeys(filter(None, (record.class_names for record in place.records)))
+        prints = (f"`{text[:8]}`" for text in place.settled["fingerprint"][:1])
+        orders = dict.fromkeys(filter(None, (record.class_names for record in place.settled_records)))
         classes = (f"(classes: {some(names)})" for names in orders)
         dataset = " ".join([column.dataset, *prints, *classes, *left_out])
         batch = f"{numbers['global_batch']} ({numbers['local_batch']})"
         sizes = str(numbers["epochs"]), batch, str(numbers["image_size"])
-        rows.append((place.name, dataset, column.recipe, *sizes, _teacher_facts(place.runs)))
+        rows.append((place.name, dataset, column.recipe, *sizes, _teacher_facts(place.settled)))
     return table(CONDITIONS, rows)
 
 
@@ -186,7 +186,7 @@ def _teacher_facts(runs: pd.DataFrame) -> str:
 
 def versions(block: Block) -> list[str]:
     """Return the software of the runs, with counts if they differ."""
-    counts = pd.concat([column.runs["versions"] for column in block.columns]).value_counts()
+    counts = pd.concat([column.settled["versions"] for column in block.columns]).value_counts()
     if len(counts) == 1:
         return list(counts.index)
     return [f"{count} runs with {text}" for text, count in sorted(counts.items())]

@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
@@ -11,7 +11,7 @@ import pandas as pd
 from cakdbench.published.ledger import accuracies
 from cakdbench.results.frame import typed_frame
 from cakdbench.results.predictions import CorrectAnswers
-from cakdbench.results.ranking import PAIR, Answers, standings
+from cakdbench.results.ranking import PAIR, Answers, claimed, settled_runs, standings
 
 BASELINE = "scratch"
 """The method that gains are measured from."""
@@ -89,14 +89,19 @@ def place_on_pairs(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def add_gains(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the runs of one pair with `gain`: over the scratch run of the same seed, missing where there is none."""
-    is_scratch = runs["method"] == BASELINE
+    """Return the runs of one pair with `gain`: over the scratch run of the same seed, missing where there is none.
+
+    A scratch run that is merely claimed gives no gain but to claimed runs.
+    """
+    is_scratch, is_claimed = runs["method"] == BASELINE, claimed(runs)
     top1 = dict(zip(runs["seed"][is_scratch], runs["top1"][is_scratch]))
-    return runs.assign(gain=(runs["top1"] - runs["seed"].map(top1)).astype(float).mask(is_scratch))
+    unsure = {*runs["seed"][is_scratch & is_claimed]}
+    gains = (runs["top1"] - runs["seed"].map(top1)).astype(float)
+    return runs.assign(gain=gains.mask(is_scratch | (runs["seed"].isin(unsure) & ~is_claimed)))
 
 
 def pair_scores(runs: pd.DataFrame) -> dict[str, Any]:
-    """Return the numbers of one cell: n, seeds, and in percent or points mean, sd, gain, top5, optimistic, ema.
+    """Return the numbers of one cell: n, seeds, claimed; in percent or points mean, sd, gain, top5, optimistic, ema.
 
     Args:
         runs: of `add_gains`, of one method; the gain is the mean over the seeds that scratch has too.
@@ -104,6 +109,7 @@ def pair_scores(runs: pd.DataFrame) -> dict[str, Any]:
     gains = runs["gain"].dropna()
     return {
         "n": len(runs),
+        "claimed": bool(claimed(runs).any()),
         "seeds": " ".join(map(str, sorted(runs["seed"]))),
         "mean": fmean(runs["top1"]),
         "sd": stdev(runs["top1"]) if len(runs) > 1 else None,
@@ -114,10 +120,19 @@ def pair_scores(runs: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def average_gain(gains: Iterable[float | None]) -> float | None:
-    """Return the mean of the gains that there are; None without any."""
-    known = [gain for gain in gains if gain is not None]
-    return fmean(known) if known else None
+def settled_gains(cells: Iterable[tuple[float | None, bool]]) -> list[float]:
+    """Return the gains that there are of a method's cells; those of claims where there are no others.
+
+    Args:
+        cells: gain of each, and whether it is merely claimed.
+    """
+    known = [(gain, is_claimed) for gain, is_claimed in cells if gain is not None]
+    return [gain for gain, is_claimed in known if not is_claimed] or [gain for gain, _ in known]
+
+
+def average_gain(gains: Sequence[float]) -> float | None:
+    """Return the mean of gains; None without any."""
+    return fmean(gains) if gains else None
 
 
 def _block_rows(block: pd.DataFrame, answers: Answers) -> list[dict[str, Any]]:
@@ -126,11 +141,13 @@ def _block_rows(block: pd.DataFrame, answers: Answers) -> list[dict[str, Any]]:
     pairs = list(
         (taught if len(taught) else block)[PAIR].drop_duplicates().sort_values(PAIR).itertuples(index=False, name=None)
     )
-    standing = standings(block, pairs, answers)
+    settled = settled_runs(taught if len(taught) else block)
+    standing = standings(block, pairs, answers, {*zip(settled["pair"], settled["recipe"])})
     rows = [row for _, runs in block.groupby(PAIR) for row in _pair_rows(runs)]
     for row in rows:
         method, pair = row["method"], (row["pair"], row["recipe"])
-        row["average_gain"] = average_gain(other["gain"] for other in rows if other["method"] == method)
+        own = ((other["gain"], other["claimed"]) for other in rows if other["method"] == method)
+        row["average_gain"] = average_gain(settled_gains(own))
         row["rank"], row["letters"] = standing.ranks.get(method), standing.letters.get(method)
         for name, methods in (("level", standing.level), ("unstable", standing.unstable)):
             row[name] = pair in pairs and method in methods[pairs.index(pair)]

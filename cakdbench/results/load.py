@@ -14,7 +14,7 @@ from cakdbench.results.predictions import CorrectAnswers
 from cakdbench.store import RunFolder, Store, one_key
 from cakdbench.submissions.entry import ExternalEntry
 from cakdbench.submissions.evidence import read_entry, read_results
-from cakdbench.submissions.status import status_of
+from cakdbench.submissions.status import CLAIMED, status_of
 from cakdbench.utils.errors import StoreError, UsageError
 
 STORE, RESULTS = Path("runs"), Path("leaderboards/results")
@@ -74,6 +74,11 @@ class Evidence:
     def records(self) -> list[Record]:
         """The records, in the order of their keys."""
         return [run.record for run in self.stored]
+
+    @property
+    def settled(self) -> list[Record]:
+        """The records that are not mere claims, in the order of their keys."""
+        return [run.record for run in self.stored if run.status != CLAIMED]
 
     @property
     def statuses(self) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Ranks, letters and the best of each pair, for the runs of one dataset and precision."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
@@ -40,22 +40,28 @@ class Standings:
     unstable: tuple[frozenset[str], ...] = ()
 
 
-def standings(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]], answers: Answers) -> Standings:
+def standings(
+    runs: pd.DataFrame,
+    pairs: Sequence[tuple[str, str]],
+    answers: Answers,
+    ranking: Collection[tuple[str, str]] | None = None,
+) -> Standings:
     """Rank and group the methods of a block.
 
     Args:
         runs: of one dataset and precision, each on a pair (see `cells.place_on_pairs`).
         pairs: pair and recipe of each column of the block.
+        ranking: those that a method needs to be ranked; default: all. One that has nothing but claims is none of them.
     """
-    runs = ranked_runs(runs)
+    runs, places = ranked_runs(runs), [place for place, pair in enumerate(pairs) if ranking is None or pair in ranking]
     by_method = {name: [_of_pair(group, pair) for pair in pairs] for name, group in runs.groupby("method", sort=True)}
     known = {name: [correct_by_seed(part, answers) for part in parts] for name, parts in by_method.items()}
-    complete = [name for name, parts in by_method.items() if parts and all(map(is_complete, parts))]
-    means = {name: [fmean(part["top1"]) for part in by_method[name]] for name in complete}
+    complete = [name for name, parts in by_method.items() if places and all(is_complete(parts[p]) for p in places)]
+    means = {name: [fmean(by_method[name][place]["top1"]) for place in places] for name in complete}
     columns = [_tested(known, place) for place in range(len(pairs))]
     wild = tuple(frozenset(stats.unstable(column)) for column in columns)
     stable = [{name: cell for name, cell in column.items() if name not in out} for column, out in zip(columns, wild)]
-    testable = {name: known[name] for name in complete if all(name in column for column in stable)}
+    testable = {n: [known[n][p] for p in places] for n in complete if all(n in stable[p] for p in places)}
     alike = frozenset(stats.inseparable(testable))
     order = sorted(testable, key=lambda name: (-fmean(means[name]), name))
     return Standings(
@@ -69,8 +75,18 @@ def standings(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]], answers: Ans
 
 def ranked_runs(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the runs that rank their method: of `SEEDS`, and not merely claimed."""
-    runs = runs[runs["seed"].isin(SEEDS)]
-    return runs[runs["status"] != CLAIMED] if "status" in runs else runs
+    return runs[runs["seed"].isin(SEEDS) & ~claimed(runs)]
+
+
+def settled_runs(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs that are not merely claimed, so that no claim moves a number of others; all if there are none."""
+    settled = runs[~claimed(runs)]
+    return settled if len(settled) else runs
+
+
+def claimed(runs: pd.DataFrame) -> "pd.Series[bool]":
+    """Return which runs are merely claimed; none of a frame without statuses."""
+    return runs["status"] == CLAIMED if "status" in runs else pd.Series(False, runs.index)
 
 
 def is_complete(runs: pd.DataFrame) -> bool:

@@ -90,7 +90,7 @@ def read_bundle(root: Path) -> Bundle:
             _take(root, file, problems.keys(), bundle)
         except Refused as error:
             bundle.findings.append(Finding(file, error.problem))
-    bundle.findings += _same_names(files)
+    bundle.findings += _same_names(files, bundle.verdicts.by_key())
     return bundle
 
 
@@ -134,13 +134,18 @@ def read_entry_file(root: Path, file: str) -> EntryFile:
     return EntryFile(file, entry, hashlib.sha256(content).hexdigest(), predictions, hashlib.sha256(raw).hexdigest())
 
 
-def _same_names(files: list[str]) -> Iterator[Finding]:
-    """Yield the files that are one with another where capital letters do not count, as on Windows and macOS."""
-    folders: dict[str, str] = {}
-    names: set[str] = set()
+def _same_names(files: list[str], accepted: Collection[str]) -> Iterator[Finding]:
+    """Yield the files that are one with another where capital letters do not count, as on Windows and macOS.
+
+    Args:
+        accepted: keys; their files are not to blame.
+    """
+    spellings: dict[str, set[str]] = {}
+    for name in (part for file in files for part in (file, file.rpartition("/")[0])):
+        spellings.setdefault(name.lower(), set()).add(name)
     for file in files:
-        folder = file.rpartition("/")[0]
-        if file.lower() in names or folders.setdefault(folder.lower(), folder) != folder:
+        folder, _, name = file.rpartition("/")
+        clashes = len(spellings[file.lower()]) > 1 or len(spellings[folder.lower()]) > 1
+        if clashes and name.rpartition(".")[0] not in accepted:
             what = "differs from another file, or its folder from another, in capital letters only"
             yield Finding(file, Problem(what, "rename or remove one"))
-        names.add(file.lower())

@@ -11,7 +11,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from decimal import Decimal
+from decimal import Decimal, DecimalTuple, InvalidOperation
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -119,11 +119,17 @@ def _float(text: str) -> float:
         raise Refused("holds a number beyond all bounds", "JSON has finite numbers only")
     shortest = repr(value)
     # Writers differ in where they begin to use an exponent, and in nothing else.
-    if text != shortest and (
-        Decimal(text).as_tuple() != Decimal(shortest).as_tuple() or "e" in text.lower() and "e" not in shortest
-    ):
+    if text != shortest and (_digits(text) != _digits(shortest) or "e" in text.lower() and "e" not in shortest):
         raise Refused(f"writes the number {shortest} in another way", "submit the file as it was written")
     return value
+
+
+def _digits(number: str) -> DecimalTuple | None:
+    """Return sign, digits and exponent of a number; None for an exponent beyond all bounds."""
+    try:
+        return Decimal(number).as_tuple()
+    except InvalidOperation:
+        return None
 
 
 def _int(text: str) -> int:

@@ -147,7 +147,8 @@ def examine(bundle: Bundle, truth: Truth, now: datetime, base: Hashes = NO_FILES
 
     findings += cross_checks(bundle.entries, bundle.verdicts.by_teacher(), age)
     findings += check_agreement(bundle.entries, age)
-    findings = [finding for finding in findings if finding.file not in old]
+    kept = old | {_predictions(file) for file in old}
+    findings = [finding for finding in findings if finding.file not in kept]
     wrong = {finding.file for finding in findings if finding.refused}
     doubts: dict[str, list[str]] = {}
     for finding in findings:
@@ -164,8 +165,12 @@ def _line(entry: EntryFile, listed: Mapping[str, Verdict], outcome: Outcome, dou
 
 
 def _is_unchanged(entry: EntryFile, base: Hashes) -> bool:
-    predictions = entry.file.removesuffix(".json") + ".npy"
-    return (base.get(entry.file), base.get(predictions)) == (entry.sha256, entry.predictions_sha256)
+    present = base.get(entry.file), base.get(_predictions(entry.file))
+    return present == (entry.sha256, entry.predictions_sha256)
+
+
+def _predictions(file: str) -> str:
+    return file.removesuffix(".json") + ".npy"
 
 
 def _altered(bundle: Bundle) -> Iterator[Finding]:

@@ -12,7 +12,9 @@ import numpy as np
 
 import cakdbench
 from cakdbench.records import Identity
+from cakdbench.reports.markdown import board_markdown
 from cakdbench.reports.pages import suite_board
+from cakdbench.reports.sections import board_of
 from cakdbench.results.load import Evidence
 from cakdbench.store import run_key
 from cakdbench.submissions.bundle import read_bundle
@@ -93,13 +95,21 @@ class Repository:
 
     def board(self) -> dict[str, tuple[Any, ...]]:
         """Return rank, letters, and of each pair mean, gain and whether it is bold, of the rows of the demo board."""
-        block, *_ = suite_board("demo", Evidence(results=self.root)).blocks
+        block, *_ = suite_board("demo", self.evidence()).blocks
         standing = block.standings
         rows = {}
         for row in block.rows:
             cells = [(s.mean, s.gain, row.label in best) for s, best in zip(row.scores, standing.level)]
             rows[row.label] = standing.ranks.get(row.label), standing.letters.get(row.label), *cells
         return rows
+
+    def page(self) -> list[str]:
+        """Return the lines of the demo board's page, without what only fills up cells."""
+        page = board_markdown(board_of(suite_board("demo", self.evidence())))
+        return [" ".join(line.split()) for line in page.splitlines()]
+
+    def evidence(self) -> Evidence:
+        return Evidence(results=self.root)
 
     def keys(self) -> set[str]:
         return {entry.key for entry in read_bundle(self.root).entries}

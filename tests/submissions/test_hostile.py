@@ -101,6 +101,8 @@ HOSTILE = {
     "NaN": (patched('"ema_top1": null', '"ema_top1": NaN'), "holds NaN"),
     "infinity": (patched('"ema_top1": null', '"ema_top1": -Infinity'), "holds -Infinity"),
     "beyond floats": (patched('"ema_top1": null', '"ema_top1": 1e999'), "beyond all bounds"),
+    "an exponent below all bounds": (patched('"ema_top1": null', '"ema_top1": 1e-' + "9" * 30), "in another way"),
+    "a submitter of spaces": (patched("A. Student", "   "), "does not say who submits it"),
     "endless number": (patched('"ema_top1": null', '"ema_top1": ' + "9" * 5000), "whole number of more than 18 digits"),
     "lone surrogate": (patched("A. Student", "\\ud800"), "unprintable"),
     "terminal codes": (patched("A. Student", "\\u001b[2J"), "unprintable"),

@@ -2,11 +2,14 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
 
+from cakdbench.submissions.status import Verdicts, read_verdicts, write_verdicts
 from cakdbench.submissions.submit import npy_bytes
+from cakdbench.submissions.truth import Truth
 from cakdbench.submissions.validate import accept
 from tests.submissions.repository import Repository
 
@@ -98,6 +101,47 @@ KINDS = {
         dict(change=put("identity.seed", 5), accuracy=95.0),
         r"5.60 points above its teacher \(95.00, 89.40 %\)",
     ),
+    "networks of a method that has none": (
+        dict(change=also(put("identity.seed", 5), put("result.networks", {"assistant": 90.0}))),
+        "has accuracies of further networks, and kd evaluates none",
+    ),
+    "a network beyond all bounds": (
+        dict(change=also(put("identity.seed", 5), put("result.networks", {"assistant": 1e300})), method="fbt"),
+        "networks.assistant = 1e.300 is no percentage",
+    ),
+    "names for classes that have some": (
+        dict(change=also(put("identity.seed", 5), put("class_names", ["<b>"] * 10))),
+        "names the classes of fashion_demo",
+    ),
+    "another recipe's name for the same numbers": (
+        dict(change=also(put("identity.seed", 5), put("recipe_name", "demo_teacher"))),
+        "its recipe is named demo_teacher and has the numbers of demo",
+    ),
+    "an advertisement as a version": (
+        dict(change=also(put("identity.seed", 5), put("conditions.versions.torch", "2, see evil.example"))),
+        "has no proper version of torch",
+    ),
+    "memory beyond all bounds": (
+        dict(change=also(put("identity.seed", 5), put("conditions.peak_memory_mb", 1e300))),
+        "beyond all bounds",
+    ),
+    "a student below what it claims of its teacher": (
+        dict(
+            change=also(
+                put("identity.seed", 5), put("teacher.measured", 99.0), put("teacher.mismatch_allowed", True)
+            ),
+            accuracy=98.0,
+        ),
+        r"8.60 points above its teacher \(98.00, 89.40 %\)",
+    ),
+    "a teacher off its entry": (
+        dict(
+            change=also(
+                put("identity.seed", 5), put("teacher.measured", 80.0), put("teacher.mismatch_allowed", True)
+            ),
+        ),
+        "its teacher reached 80.00 % and is expected to have 89.40 %",
+    ),
     "a top-5 of 100": (dict(change=also(put("identity.seed", 5), put("result.top5", 100.0))), "its top-5 is 100.00 %"),
     "from before the software": (
         dict(change=also(put("identity.seed", 5), put("conditions.finished", "2019-03-01T00:00:00+00:00"))),
@@ -152,6 +196,15 @@ def test_a_copy_in_an_earlier_folder_blames_both_or_the_copy_alone(repository):
     assert refused == {file, original}
 
 
+def test_a_folder_that_differs_in_capitals_blames_no_accepted_entry(repository, tmp_path):
+    base = tmp_path / "base"
+    shutil.copytree(repository.root, base)
+    file = repository.forge(put("identity.seed", 5), folder="KD")
+    both = {file, file.replace(".json", ".npy")}
+    assert {finding.file for finding in repository.validate().refused} == both
+    assert {finding.file for finding in repository.validate(base=str(base)).refused} == both
+
+
 def test_a_copy_with_one_prediction_flipped_is_noted_with_the_figure(repository):
     classes = np.load(repository.entry("kd").with_suffix(".npy"))
     classes[0] = (classes[0] + 1) % 10
@@ -161,10 +214,65 @@ def test_a_copy_with_one_prediction_flipped_is_noted_with_the_figure(repository)
     assert len(told) == 1 and told[0].startswith(file) and "on 0.9995 of images" in told[0]
 
 
+def test_claims_move_no_number_of_others(repository):
+    """A new pair, another accuracy of the teacher, a row, a seed: none changes what stands of accepted runs."""
+    before, page, costs = repository.board(), repository.page(), len(repository.evidence().settled)
+    other = {"model": "mixer_m", "sha256": "5" * 64, "statistics": None, "image_size": None, "source": None}
+    repository.forge(put("identity.teacher", other), accuracy=70.0)
+    strange = also(put("teacher.measured", 95.0), put("teacher.mismatch_allowed", True), put("class_names", ["x"] * 10))
+    setting = also(put("identity.method.config.gamma", 7.0), put("label", LABEL), put("conditions.versions.torch", "9"))
+    for seed in (0, 1, 2):
+        repository.forge(also(strange, setting), "ofa", seed=seed, accuracy=50.0 + seed)
+    repository.forge(also(strange, setting, put("identity.seed", 17)), "ofa", accuracy=55.0)
+    repository.forge(put("identity.seed", 4), "scratch", accuracy=20.0)
+    after, changed = repository.board(), repository.page()
+    assert {label: row[:5] for label, row in after.items() if label in before} == before
+    said = [line for line in page if line.startswith(("| resnet_m", "| swin_m", "Precision:"))]
+    assert len(said) == 7 and {*said} <= {*changed}
+    assert any(line.startswith("| *teacher* | 89.40 | 86.05 | 89.40 |") for line in changed)
+    assert len(repository.evidence().settled) == costs
+
+
+def test_a_claimed_baseline_gives_no_gain_to_accepted_runs(repository):
+    keys = {repository.entry("scratch", seed=seed).stem for seed in (1, 2)}
+    listed = read_verdicts(repository.root)
+    kept = tuple(verdict for verdict in listed.entries if verdict.key not in keys)
+    write_verdicts(repository.root, Verdicts(entries=kept, teachers=listed.teachers))
+    mean, gain, _ = repository.board()["kd"][2]
+    first = [json.loads(repository.entry(name).read_text())["record"]["result"]["top1"] for name in ("kd", "scratch")]
+    assert gain == pytest.approx(first[0] - first[1])
+    mean, *_ = repository.board()["scratch"][2]
+    assert mean == first[1]
+
+
 def test_no_honest_entry_is_doubted(repository):
     report = repository.validate()
     assert not report.refused and not [line for line in report.lines if line.doubts]
     assert len(report.lines) == len(repository.keys()) and {line.status for line in report.lines} == {"re-scored"}
+
+
+def test_a_flipped_copy_of_another_student_is_noted(repository):
+    classes = np.load(repository.entry("ofa", "mixer_xs").with_suffix(".npy"))
+    classes[0] = (classes[0] + 1) % 10
+    file = repository.forge(put("identity.seed", 7))
+    (repository.root / file).with_suffix(".npy").write_bytes(npy_bytes(classes))
+    (told,) = [str(f) for f in repository.validate().findings if f.problem.doubt]
+    assert told.startswith(file) and "ofa-mixer_xs" in told
+
+
+def test_new_entries_however_many_do_not_outvote_the_base_on_a_teacher(repository, tmp_path):
+    """No weights of this teacher are accepted yet; three entries of the base have it, and twelve of a request."""
+    other = {"model": "mixer_m", "sha256": "5" * 64, "statistics": None, "image_size": None, "source": None}
+    for seed in (0, 1, 2):
+        repository.forge(put("identity.teacher", other), seed=seed, accuracy=70.0 + seed)
+    base = tmp_path / "base"
+    shutil.copytree(repository.root, base)
+    files = {
+        repository.forge(put("identity.teacher", other | {"sha256": "7" * 64}), method, student, seed, 60.0 + seed)
+        for method, student in (("ofa", "vit_xs"), ("fbt", "vit_xs"), ("ofa", "mixer_xs"), ("fbt", "mixer_xs"))
+        for seed in (0, 1, 2)
+    }
+    assert {finding.file for finding in repository.validate(base=str(base)).refused} == files
 
 
 def test_a_training_with_changed_numbers_makes_no_weights_allowed(repository, honest):
@@ -195,6 +303,8 @@ def test_labels_that_come_with_the_results_rescore_nothing(repository):
         report = repository.validate()
         assert not [line for line in report.lines if line.file in files and line.rescored]
         assert accept(repository.root, report, "2026-12-01") == 0
+        truth = Truth(repository.labels, trusted=True)
+        assert truth.test_labels("cifar100", data["fingerprint"]) is None
 
 
 def test_accepted_entries_cannot_be_worsened_or_deleted_unseen(repository):

@@ -1,6 +1,6 @@
 """Check that the conditions of a run are possible."""
 
-import math
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -8,7 +8,10 @@ from cakdbench.submissions.checks.case import Case
 from cakdbench.submissions.findings import Problem
 
 PACKAGES = ("python", "cakdbench", "torch", "torchvision", "timm", "accelerate")
+_VERSION = re.compile(r"[A-Za-z0-9_.\-]{1,40} [A-Za-z0-9_.+!\-]{1,60}")
 CLOCKS_DIFFER = timedelta(minutes=10)
+MOST = 1e9
+"""Seconds, images a second, 2^20 bytes or watt-hours of a run that is still believed."""
 LEAST_TRAINING = 0.05
 """Part of a lane's seconds that goes into training steps, at least; evaluations take the rest."""
 
@@ -24,10 +27,12 @@ def check_conditions(case: Case) -> Iterator[Problem]:
     if not {label, f"{label} > {identity.student}"} & set(conditions.lanes):
         yield Problem(f"{label[:100]} is not among the lanes it was trained in")
     numbers = (conditions.seconds, conditions.images_per_second, conditions.peak_memory_mb)
-    if not all(value is None or (math.isfinite(value) and value > 0) for value in numbers):
-        yield Problem("its seconds, images per second or memory are not positive")
-    if conditions.energy_wh is not None and not 0 <= conditions.energy_wh < math.inf:
-        yield Problem("its energy is negative")
+    if not all(value is None or 0 < value <= MOST for value in numbers):
+        yield Problem("its seconds, images per second or memory are not positive, or beyond all bounds")
+    if conditions.energy_wh is not None and not 0 <= conditions.energy_wh <= MOST:
+        yield Problem("its energy is negative, or beyond all bounds")
+    if odd := [name for name, text in conditions.versions.items() if not _VERSION.fullmatch(f"{name} {text}")]:
+        yield Problem(f"has no proper version of {ascii(odd[0])[1:-1][:60]}")
     yield from _time(conditions.finished, case.now)
 
 

@@ -110,17 +110,20 @@ def check_weights(entries: list[EntryFile], accepted: Mapping[TeacherName, str],
     """Check that all entries on a teacher were taught by the same weights.
 
     These are the known ones (see `known_weights`); before any are, those of the runs that trained it and are no younger
-    than the entry; else the most used. Students of runs teach by weights of their own: see `check_run_teachers`.
+    than the entry; else the most used by the oldest entries, those on the registry's teacher first, so that new ones,
+    however many, have no vote. Students of runs teach by weights of their own: see
+    `check_run_teachers`.
     """
     taught = [entry for entry in entries if entry.identity.teacher and not any(_teaching_runs(entry))]
     old = [entry for entry in entries if age(entry) == ACCEPTED]
     for name, group in alike(taught, lambda entry: teacher_name(entry.identity)).items():
-        voters = [entry for entry in group if age(entry) < REFUSED] or group
+        votes = alike(group, lambda entry: (_source(entry) is not None, age(entry)))
+        voters = votes[min(votes)]
         counts = Counter(teacher_of(entry.identity).sha256 for entry in voters)
         most = {sha256 for sha256, count in counts.items() if count == max(counts.values())}
         known = known_weights(name, old, accepted)
         for (source, own_age), part in alike(group, lambda entry: (_source(entry), age(entry))).items():
-            trained = _trained(name, source, [entry for entry in entries if age(entry) <= own_age])
+            trained = _trained(name, source, [entry for entry in entries if age(entry) <= own_age], age)
             allowed = {known} if known else trained or (most if len(most) == 1 else set())
             yield from _other_weights(name, part, allowed)
 
@@ -150,10 +153,10 @@ def _source(entry: EntryFile) -> str | None:
     return facts.source if facts and not facts.standard else None
 
 
-def _trained(name: TeacherName, source: str | None, entries: list[EntryFile]) -> set[str]:
+def _trained(name: TeacherName, source: str | None, entries: list[EntryFile], age: Age) -> set[str]:
     """Return the weights that entries say to have trained of a teacher: of the registry's by its recipe alone."""
     if source is None:
-        sha256 = known_weights(name, entries, {})
+        sha256 = known_weights(name, sorted(entries, key=age), {})
         return {sha256} if sha256 else set()
     return {run.record.weights_sha256 for run in entries if _training(run) == (zoo_model(name[0]), name[1], source)}
 

@@ -1,5 +1,7 @@
 """Check that an entry is where and what it says it is, of data, a recipe and a seed that exist."""
 
+import functools
+import json
 import re
 from collections.abc import Iterator
 
@@ -44,7 +46,11 @@ def check_text(case: Case) -> Iterator[Problem]:
         "teacher.source": record.teacher.source if record.teacher else "",
         "conditions.device": record.conditions.device,
         **{f"versions.{name}": f"{name} {version}" for name, version in record.conditions.versions.items()},
+        **{f"networks.{name}": name for name in record.result.networks or {}},
+        **{f"class_names.{place}": name for place, name in enumerate(record.class_names or ())},
     }
+    if not case.entry.entry.submitted_by.strip():
+        yield Problem("does not say who submits it")
     for name, text in texts.items():
         if _FORBIDDEN.search(text) or len(text) > 200:
             yield Problem(f"{name[:60]} holds characters that are not allowed, or is too long")
@@ -69,6 +75,8 @@ def check_data(case: Case) -> Iterator[Problem]:
     """Pass on the problems that opening the case met: something unknown or out of bounds; note unknown data."""
     yield from case.problems
     data = case.identity.dataset
+    if case.facts is not None and case.record.class_names is not None:
+        yield Problem(f"names the classes of {data.name[:100]}, which comes with them")
     if case.labels is None and not case.problems:
         what = f"nothing here knows the test labels of {data.name[:100]} with the fingerprint {data.fingerprint[:16]}"
         yield Problem(what, "not re-scored: the receiving side needs the dataset (--data-dir)", note=True)
@@ -94,8 +102,16 @@ def check_recipe(case: Case) -> Iterator[Problem]:
     if name not in recipe_names():
         yield Problem(f"the recipe {name[:100]} is unknown", "add it under pairs/recipes first")
         return
+    if (names := _names_of(json.dumps(case.identity.recipe, sort_keys=True))) and name not in names:
+        yield Problem(f"its recipe is named {name} and has the numbers of {', '.join(names)}")
     for change in changes(case.record.recipe, load_recipe(name).numbers(), "recipe"):
         yield Problem(f"changed settings: {change[:200]}", "boards set it aside", note=True)
+
+
+@functools.lru_cache(maxsize=256)
+def _names_of(numbers: str) -> list[str]:
+    """Return the recipes that have these numbers, written as in a key."""
+    return [name for name in recipe_names() if json.dumps(load_recipe(name).identity(), sort_keys=True) == numbers]
 
 
 def check_seed(case: Case) -> Iterator[Problem]:

@@ -36,6 +36,8 @@ def check_settings(case: Case) -> Iterator[Problem]:
     """Check that the settings are written as in a key, bear their canonical name, and are not refused for the pair."""
     if case.method is None or case.student is None:
         return
+    if case.record.result.networks is not None and case.method.evaluated is Method.evaluated:
+        yield Problem(f"has accuracies of further networks, and {case.method.id} evaluates none")
     try:
         normal = read_settings(case, case.method, case.student)
     except CakdError as error:

@@ -59,7 +59,7 @@ def check_steps(case: Case) -> Iterator[Problem]:
     """Check that every accuracy is a number of images out of all."""
     result, teacher, history = case.record.result, case.record.teacher, case.record.history
     tested = [(f"result.{name}", getattr(result, name)) for name in ("top1", "top5", "ema_top1")]
-    tested += [(f"result.networks.{name}", top1) for name, top1 in (result.networks or {}).items()]
+    tested += [(f"result.networks.{name[:60]}", top1) for name, top1 in (result.networks or {}).items()]
     tested += [(f"epoch {e.epoch}: {name}", getattr(e, name)) for e in history for name in ("top1", "ema_top1")]
     if teacher:
         tested += [("teacher.measured", teacher.measured), ("teacher.measured_top5", teacher.measured_top5)]
