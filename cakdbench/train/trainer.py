@@ -9,6 +9,7 @@ import torch
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
 
+from cakdbench.data.renderers import is_lost_renderer
 from cakdbench.data.stream import EvalStream, SampleStream
 from cakdbench.data.views import Views
 from cakdbench.method import Batch
@@ -226,7 +227,7 @@ class Trainer:
         except LaneFailure as failure:
             self._drop(lane, str(failure))
         except RAISED as error:  # a method may raise anything, and must not take the others with it
-            if self.accelerator.num_processes > 1:
+            if self.accelerator.num_processes > 1 or is_lost_renderer(error):
                 raise
             place = describe_error(error, file_of(type(lane.method)))
             if is_out_of_memory(error):

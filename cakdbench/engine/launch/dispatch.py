@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Protocol
 
+from cakdbench.data.renderers import RendererLost
 from cakdbench.engine.group import Task
 from cakdbench.engine.harness import Harness, Outcome
 from cakdbench.engine.launch.assignment import Assignment, local_methods, modules_of
@@ -82,6 +83,8 @@ def labour(text: str, processes: int, stop: Callable[[], bool]) -> CakdError | N
         work_through(replace(assignment, share=replace(assignment.share, processes=processes)), stop)
     except Interrupted:
         return None
+    except RendererLost:  # another try may help, as with a worker that was lost itself
+        raise
     except CakdError as error:
         host = platform.node()
         return error if host in str(error) else type(error)(f"{host}: {error}")
