@@ -85,12 +85,21 @@ class Harness:
         self._has_run = True
         unusable = self.mend(tasks)
         usable = [task for task in tasks if task.key not in unusable]
-        for task in usable:
-            if task.cell.needs_teacher and not task.folder.is_done and not share.once:
-                self._facts(task.cell)
+        if not share.once:
+            self.verify_teachers(usable)
         outcome = self._work(usable, share)
         outcome.failed |= unusable
         return outcome
+
+    def verify_teachers(self, tasks: list[Task]) -> None:
+        """Verify the teachers of all tasks that are not done.
+
+        Raises:
+            TeacherError: one is not what its entry says.
+        """
+        for task in tasks:
+            if task.cell.needs_teacher and not task.folder.is_done:
+                self._facts(task.cell)
 
     def remember_failures(self, tasks: list[Task]) -> None:
         """Take the failures from before this command for what is tried again; in a second call, all there are."""

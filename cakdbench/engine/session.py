@@ -23,7 +23,7 @@ from cakdbench.engine.options import RunOptions
 from cakdbench.engine.packing import Load, Room, divide, memory_limit
 from cakdbench.engine.preview import Preview, make_preview
 from cakdbench.engine.speed.saved import saved_speeds
-from cakdbench.engine.tape_plan import TapePlan, plan_tapes
+from cakdbench.engine.tape_plan import TapedEpochs, TapePlan, plan_tapes
 from cakdbench.engine.teachers import Teachers
 from cakdbench.engine.work import Work, list_work
 from cakdbench.grid.experiments import Experiment, load_experiment
@@ -146,7 +146,9 @@ class Session:
         records, _ = self.store.records()
         data_dir = self.options.computing.data_dir
         timed = saved_speeds(self.store.root)
-        return estimate(cells, self.accelerator, data_dir=data_dir, records=records, timed=timed, measured=measured)
+        taped = {"taped": TapedEpochs(self.harness)} if self.options.computing.tape else {}
+        place = cells, self.accelerator
+        return estimate(*place, data_dir=data_dir, records=records, timed=timed, measured=measured, **taped)
 
     def predict_peaks(self, seconds: float = math.inf) -> tuple[list[tuple[Work, Peak | None]], int]:
         """Return the memory that each kind of run that is not done will take alone; see `memory.predict_peaks`."""

@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
@@ -48,12 +48,14 @@ class RayLauncher:
         """Compute the cells; see `Launcher.launch`."""
         assignment = assign(cells, harness, options)
         with _connected(self.address):
-            crew = RayCrew(to_json(assignment), self._needs(options))
+            works = assignment, replace(assignment, verify=True)
+            crew, verifier = (RayCrew(to_json(work), self._needs(options)) for work in works)
             crew.ask_nodes()
             try:
-                return Dispatcher(crew, harness, self.jobs).run(cells)
+                return Dispatcher(crew, verifier, harness, self.jobs).run(cells)
             finally:
-                crew.leave()
+                for workers in (crew, verifier):
+                    workers.leave()
 
     def _needs(self, options: RunOptions) -> dict[str, float]:
         """Return what a worker needs, in Ray's words."""

@@ -37,6 +37,9 @@ def work_through(assignment: Assignment, stop: Callable[[], bool] = lambda: Fals
         importlib.import_module(name)
     load_files(assignment.options.method_files, assignment.options.model_files)
     session = Session(assignment.options, stop=lambda: stop() or _orphaned(assignment.parent))
+    if assignment.verify:
+        session.harness.verify_teachers(session.harness.tasks(session.plan.cells))
+        return Outcome()
     return session.harness.run(session.plan.cells, assignment.share)
 
 
