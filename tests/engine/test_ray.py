@@ -96,7 +96,12 @@ def beside_a_ghost(words: list[str]) -> None:
 
     def with_a_ghost():
         found = nodes()
-        ghost = {**found[-1], "NodeID": "f" * len(found[-1]["NodeID"]), "Alive": True, "Resources": {"CPU": 1.0}}
+        ghost = {
+            **found[-1],
+            "NodeID": "ab" * (len(found[-1]["NodeID"]) // 2),
+            "Alive": True,
+            "Resources": {"CPU": 1.0},
+        }
         told.append(ghost)
         return [*found, ghost] if len(told) == 1 else found
 
