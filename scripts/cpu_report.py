@@ -1,6 +1,6 @@
 """Measure on this machine's CPU what the engine, lanes, tapes, rendering and a large store cost; write one dated page.
 
-    python -m scripts.cpu_report                   # from the root; docs/measurements/DATE-cpu-N-cores.md, in a quarter of an hour
+    python -m scripts.cpu_report                   # docs/measurements/DATE-cpu-N-cores.md, in a quarter of an hour
     python -m scripts.cpu_report --tiny --out out  # tries the script itself
     python -m scripts.cpu_report --only store      # sections whose names have this in them
 
@@ -173,11 +173,9 @@ def second_run(seconds: float, tiny: bool) -> Iterator[str]:
             wall, output = store.measure(command)
             assert "epoch" not in output
             again.append(wall)
-        help, _ = store.measure(["--version"])
-        yield table(
-            "first run, s | the same again, s | `cakdbench --version`, s",
-            [[f"{first:.1f}", spread(again), f"{help:.1f}"]],
-        )
+        nothing, _ = store.measure(["status", "--store", str(Path(place) / "none")])
+        row = [f"{first:.1f}", spread(again), f"{nothing:.1f}"]
+        yield table("first run, s | the same again, s | `status` of an empty store, s", [row])
 
 
 SECTIONS: dict[str, tuple[Section, float]] = {
@@ -193,13 +191,18 @@ SECTIONS: dict[str, tuple[Section, float]] = {
 def conditions() -> str:
     """Return the machine and what it computes with, as a paragraph."""
     load = f", load {os.getloadavg()[0]:.1f} at the start" if hasattr(os, "getloadavg") else ""
-    versions = (
-        f"Python {platform.python_version()}, torch {torch.__version__.partition('+')[0]}, timm {timm.__version__}"
-    )
-    return (
-        f"{usable_cores()} cores ({platform.machine()}, {platform.system()}), {versions}, fp32, "
-        f"{torch.get_num_threads()} thread a process{load}."
-    )
+    packages = f"torch {torch.__version__.partition('+')[0]}, timm {timm.__version__}"
+    machine = f"{usable_cores()} cores ({platform.machine()}, {platform.system()}), Python {platform.python_version()}"
+    return f"{machine}, {packages}, fp32, {torch.get_num_threads()} thread a process{load}."
+
+
+def method() -> str:
+    """Return the last paragraph of this file's text: how it measures."""
+    return " ".join((__doc__ or "").strip().split("\n\n")[-1].split())
+
+
+def write(path: Path, parts: list[str]) -> None:
+    path.write_text("\n\n".join(part.strip() for part in parts) + "\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -212,17 +215,12 @@ def main() -> None:
     started, chosen = time.monotonic(), {n: s for n, s in SECTIONS.items() if options.only.lower() in n.lower()}
     day = f"{datetime.now(UTC):%Y-%m-%d}"
     name = f"{day}-cpu-{usable_cores()}-cores.md"
-    parts = [f"# {usable_cores()} CPU cores, {day}", f"`python -m scripts.cpu_report`: {conditions()}", "", ""]
+    parts = [f"# {usable_cores()} CPU cores, {day}", f"`python -m scripts.cpu_report`: {conditions()}", method()]
     options.out.mkdir(parents=True, exist_ok=True)
     for title, (section, seconds) in chosen.items():
         parts += [f"## {title}", section.__doc__ or "", *section(seconds, options.tiny)]
-        parts[2] = (
-            f"{(time.monotonic() - started) / 60:.0f} minutes. {' '.join((__doc__ or '').split(chr(10) * 2)[-1].split())}"
-        )
-        (options.out / name).write_text(
-            "\n\n".join(part.strip() for part in parts if part.strip()) + "\n", encoding="utf-8"
-        )
-        print("\n\n".join(parts[-2:]), flush=True)
+        write(options.out / name, parts)
+        print(f"[{time.monotonic() - started:.0f} s] {title}\n{parts[-1]}", flush=True)
     print(f"written: {name}")
 
 

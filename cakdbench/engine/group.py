@@ -221,7 +221,8 @@ class Group(Keeper):
         except RAISED as error:  # a method may raise anything, and must not take the others with it
             told = str(error) if isinstance(error, StoreError) else describe_error(error, file_of(task.cell.method))
             reason = f"while building: {told}"
-            if self.accelerator.num_processes > 1 and (ending := out_of_step(error, reason, self.accelerator)):
+            several = self.accelerator.num_processes > 1
+            if several and (ending := out_of_step(error, f"{label} while building", told, self.accelerator)):
                 raise ending from error
             if self.accelerator.num_processes == 1 and is_out_of_memory(error):
                 self.postpone(label, reason, 1)

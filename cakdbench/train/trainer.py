@@ -31,7 +31,7 @@ class OutOfStep(CakdError):
     """One of several processes of a run cannot go on, and the others cannot without it."""
 
 
-def out_of_step(error: BaseException, told: str, accelerator: Accelerator) -> OutOfStep | None:
+def out_of_step(error: BaseException, where: str, told: str, accelerator: Accelerator) -> OutOfStep | None:
     """Return what ends a run of several processes in one line: no memory here, or a process that has ended there.
 
     A lane cannot be closed on all of them: the others may wait inside of a step for this one's gradients.
@@ -40,9 +40,9 @@ def out_of_step(error: BaseException, told: str, accelerator: Accelerator) -> Ou
     again = "nothing saved is lost, and the same command goes on from there"
     if is_out_of_memory(error):
         help = "take fewer students side by side (--max-lanes), leave this method out, or take --precision bf16"
-        return OutOfStep(f"out of memory in {place}, {told}: {help}; {again}")
+        return OutOfStep(f"out of memory in {place}, {where}: {told}: {help}; {again}")
     if isinstance(error, torch.distributed.DistError) or "gloo" in str(error):
-        return OutOfStep(f"{place} has lost another one, {told}: see what that one says; {again}")
+        return OutOfStep(f"{place} has lost another one, {where}: see what that one says; {again}")
     return None
 
 
@@ -199,7 +199,7 @@ class Trainer:
             try:
                 return self._batch(views)
             except Exception as error:
-                self._require_step(error, "in the teacher's pass")
+                self._require_step(error, "in the teacher's pass", describe_error(error, None))
                 if self.accelerator.num_processes > 1 or not is_out_of_memory(error):
                     raise
             self._halve()  # behind the handler, whose error holds on to what the teacher had computed
@@ -249,7 +249,7 @@ class Trainer:
             self._drop(lane, str(failure))
         except RAISED as error:  # a method may raise anything, and must not take the others with it
             place = describe_error(error, file_of(type(lane.method)))
-            self._require_step(error, f"{label} at step {lane.step}: {place}")
+            self._require_step(error, f"{label} at step {lane.step}", place)
             if self.accelerator.num_processes > 1 or is_lost_renderer(error):
                 raise
             if is_out_of_memory(error):
@@ -260,9 +260,9 @@ class Trainer:
             return True
         return False
 
-    def _require_step(self, error: BaseException, told: str) -> None:
+    def _require_step(self, error: BaseException, where: str, told: str) -> None:
         """Raise OutOfStep if an error keeps one of several processes from going on with the others."""
-        if self.accelerator.num_processes > 1 and (ending := out_of_step(error, told, self.accelerator)):
+        if self.accelerator.num_processes > 1 and (ending := out_of_step(error, where, told, self.accelerator)):
             raise ending from error
 
     def _drop(self, lane: Lane, reason: str, error: BaseException | None = None) -> None:

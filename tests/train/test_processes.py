@@ -36,7 +36,7 @@ def test_one_process_without_memory_ends_the_run_in_a_line_of_each(tmp_path):
     other, own = ((tmp_path / f"crowded-{rank}.txt").read_text() for rank in (0, 1))
     assert own.startswith("out of memory in process 1 of 2, 1 at step 2: OutOfMemoryError: CUDA out of memory")
     assert "--max-lanes" in own and "the same command goes on" in own
-    assert other.startswith("process 0 of 2 has lost another one, 1 at step 2: ")
+    assert other.startswith("process 0 of 2 has lost another one, 1 at step 2: see what")
     assert "\n" not in own + other
 
 
