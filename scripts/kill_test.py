@@ -12,6 +12,7 @@ finished run may have been written twice, and no step that was saved may have be
 
 import argparse
 import json
+import multiprocessing
 import random
 import signal
 import tempfile
@@ -28,13 +29,13 @@ import psutil
 from cakdbench.engine.run_log import STEP, log_file
 from cakdbench.store import Store, checkpoint_step
 from cakdbench.store.files import read_sums
-from tests.cli_lab import Program, Shell, make_folder, renderers, stop_forking
+from tests.cli_lab import Child, Shell, cakdbench_command, make_folder, renderers, stop_forking
 
 DATASET = "timm:folder/tiny"
 PAIR = f"swin_m>resnet_s@{DATASET}"
 NUMBERS = ("global_batch=20", "local_batch=20", "epochs=2")
 RUNS = 5 * 2 + 1
-PATIENCE = 400
+PATIENCE = 900
 """Seconds without a step forward after which a grid counts as hung."""
 ENTRY = '[[teachers]]\nmodel = "{}"\ndataset = "{}"\ntrain = "demo_teacher"\n'
 
@@ -178,7 +179,7 @@ class Killer:
         grid, done = watch.grid, False
         while not done:
             grid.commands += 1
-            program = Program(*command, daemon=False)
+            program = Child(type_in, command, daemon=False)
             while self._waits(program, watch):
                 if grid.kills.total() < kills:
                     self._kill(program, way, grid)
@@ -189,7 +190,7 @@ class Killer:
                 grid.ends.append(f"{code}: {tail(output)}")
                 self._note(grid, f"ended by itself: {code}\n{output}")
 
-    def _waits(self, program: Program, watch: Watch) -> bool:
+    def _waits(self, program: Child, watch: Watch) -> bool:
         """Wait for the moment of the next kill; False if the command has ended before."""
         program.process.join(self.moments.uniform(0.1, self.longest))
         watch.look()
@@ -198,7 +199,7 @@ class Killer:
             raise SystemExit(f"hung: no step forward in {PATIENCE} s; see {watch.store}")
         return program.process.is_alive()
 
-    def _kill(self, program: Program, way: Way, grid: Grid) -> None:
+    def _kill(self, program: Child, way: Way, grid: Grid) -> None:
         victims = self._victims(program.process.pid, way)
         kinds = sorted(victims)
         (kind,) = self.moments.choices(kinds, [1 if kind == "command" else 2 for kind in kinds])
@@ -238,6 +239,13 @@ class Killer:
     def _note(self, grid: Grid, text: str) -> None:
         with open(self.log, "a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%H:%M:%S')} {grid.way}, command {grid.commands}: {text}\n")
+
+
+def type_in(words: list[str]) -> None:
+    """Give a command in a process that starts others as a command of the shell does, but for the time of the imports."""
+    if "fork" in multiprocessing.get_all_start_methods():
+        multiprocessing.set_start_method("fork", force=True)
+    cakdbench_command(None, *words)
 
 
 def tail(output: str) -> str:
@@ -302,7 +310,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--each", type=int, default=8, help="kills a grid at most")
-    parser.add_argument("--longest", type=float, default=12.0, help="seconds between two kills at most")
+    parser.add_argument(
+        "--longest", type=float, help="seconds between two kills at most; default: a tenth of a calm grid's"
+    )
     parser.add_argument("--only", default="", help="ways whose names or launcher have this in them")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="folder that keeps stores and log; default: a temporary one")
@@ -315,11 +325,12 @@ def main() -> None:
 def run(options: argparse.Namespace, out: Path) -> None:
     """Do what the options say, and print a table; exit with 1 if there was a fault."""
     out.mkdir(parents=True, exist_ok=True)
-    killer = Killer(make_folder(out / "data"), random.Random(options.seed), options.longest, out / "log.txt")
+    killer = Killer(make_folder(out / "data"), random.Random(options.seed), options.longest or 5, out / "log.txt")
     calm = killer.run(WAYS[0], out / "calm", 0)
     sums, grids = results(out / "calm" / "runs"), []
     assert len(sums) == RUNS and not calm.faults, calm
     print(f"undisturbed: {RUNS} runs in {calm.seconds:.0f} s", flush=True)
+    killer.longest = options.longest or calm.seconds / 10
     chosen = [way for way in WAYS if options.only in (way.launcher, "") or options.only in way.name]
     launchers = list(dict.fromkeys(way.launcher for way in chosen))
     for launcher in launchers:

@@ -203,7 +203,8 @@ Taped = Callable[[Sequence[Cell]], int]
 """Returns of cells that share a teacher's pass how many of its epochs come from tape."""
 
 
-def _none_taped(cells: Sequence[Cell]) -> int:
+def none_taped(cells: Sequence[Cell]) -> int:
+    """Return 0: there is no tape."""
     return 0
 
 
@@ -213,7 +214,7 @@ def add_up(
     basis: str,
     failed: tuple[str, ...] = (),
     processes: int = 1,
-    taped: Taped = _none_taped,
+    taped: Taped = none_taped,
 ) -> Estimate:
     """Return the estimate for all work that has a speed; a teacher runs once for the cells that share it."""
     parts = list(_parts([work for work in works if work.key in speeds], speeds, processes, taped))
@@ -249,7 +250,7 @@ def estimate(
     records: Iterable[Record] = (),
     timed: Iterable[Mapping[str, Any]] = (),
     measured: bool = False,
-    taped: Taped = _none_taped,
+    taped: Taped = none_taped,
 ) -> Estimate:
     """Return how long the cells take to train on this device.
 

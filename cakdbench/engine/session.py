@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from cakdbench.data.datasets import forget_datasets, register_datasets
-from cakdbench.engine.estimate import Estimate, estimate
+from cakdbench.engine.estimate import Estimate, estimate, none_taped
 from cakdbench.engine.gate import verify_teacher
 from cakdbench.engine.harness import Harness, Outcome
 from cakdbench.engine.launch.launcher import Launcher
@@ -146,9 +146,9 @@ class Session:
         records, _ = self.store.records()
         data_dir = self.options.computing.data_dir
         timed = saved_speeds(self.store.root)
-        taped = {"taped": TapedEpochs(self.harness)} if self.options.computing.tape else {}
+        taped = TapedEpochs(self.harness) if self.options.computing.tape else none_taped
         place = cells, self.accelerator
-        return estimate(*place, data_dir=data_dir, records=records, timed=timed, measured=measured, **taped)
+        return estimate(*place, data_dir=data_dir, records=records, timed=timed, measured=measured, taped=taped)
 
     def predict_peaks(self, seconds: float = math.inf) -> tuple[list[tuple[Work, Peak | None]], int]:
         """Return the memory that each kind of run that is not done will take alone; see `memory.predict_peaks`."""
