@@ -242,7 +242,7 @@ class Killer:
 
 
 def type_in(words: list[str]) -> None:
-    """Give a command in a process that starts others as a command of the shell does, but for the time of the imports."""
+    """Give a command in a process that starts others as one of a shell does, without the time of its imports."""
     if "fork" in multiprocessing.get_all_start_methods():
         multiprocessing.set_start_method("fork", force=True)
     cakdbench_command(None, *words)
@@ -310,9 +310,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--each", type=int, default=8, help="kills a grid at most")
-    parser.add_argument(
-        "--longest", type=float, help="seconds between two kills at most; default: a tenth of a calm grid's"
-    )
+    longest = "seconds between two kills at most; default: a tenth of an undisturbed grid's"
+    parser.add_argument("--longest", type=float, help=longest)
     parser.add_argument("--only", default="", help="ways whose names or launcher have this in them")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="folder that keeps stores and log; default: a temporary one")
