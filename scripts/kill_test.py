@@ -11,6 +11,7 @@ finished run may have been written twice, and no step that was saved may have be
 """
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import random
@@ -19,7 +20,6 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -201,6 +201,8 @@ class Killer:
 
     def _kill(self, program: Child, way: Way, grid: Grid) -> None:
         victims = self._victims(program.process.pid, way)
+        if not victims:
+            return
         kinds = sorted(victims)
         (kind,) = self.moments.choices(kinds, [1 if kind == "command" else 2 for kind in kinds])
         if kind == "node":
@@ -216,29 +218,24 @@ class Killer:
 
     def _victims(self, pid: int, way: Way) -> dict[str, list[psutil.Process]]:
         """Return the processes that may die, by what they are; only such as were started from here."""
-        victims: dict[str, list[psutil.Process]] = {"command": []}
-        try:
-            command = psutil.Process(pid)
-            victims["command"] = [command]
-            below = command.children(recursive=True)
-            if way.launcher == "ray":
-                victims["node"] = []
-                below = [p for p in psutil.Process().children(recursive=True) if "ray::_labour" in p.name()]
-                victims["worker"] = below
-                victims["renderer"] = [renderer for worker in below for renderer in renderers(worker.pid)]
-            else:
-                victims["worker"] = [
-                    p for p in below if "cakdbench.engine.launch.worker" in p.cmdline() and p.ppid() == pid
-                ]
-                workers = [pid, *(worker.pid for worker in victims["worker"])]
-                victims["renderer"] = [renderer for worker in workers for renderer in renderers(worker)]
-        except psutil.NoSuchProcess:  # it ended meanwhile
-            pass
-        return {kind: found for kind, found in victims.items() if found or kind == "node"} or {"command": []}
+        victims: dict[str, list[psutil.Process]] = {"command": [], "worker": [], "renderer": []}
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ends meanwhile
+            victims["command"] = [psutil.Process(pid)]
+            root = psutil.Process() if way.launcher == "ray" else victims["command"][0]
+            victims["renderer"] = renderers(root.pid)
+            below = [process for process in root.children(recursive=True) if process not in victims["renderer"]]
+            victims["worker"] = [process for process in below if is_worker(process)]
+        found = {kind: processes for kind, processes in victims.items() if processes}
+        return found | ({"node": []} if way.launcher == "ray" and "worker" in found else {})
 
     def _note(self, grid: Grid, text: str) -> None:
         with open(self.log, "a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%H:%M:%S')} {grid.way}, command {grid.commands}: {text}\n")
+
+
+def is_worker(process: psutil.Process) -> bool:
+    """Return True for a worker of the local launcher, or of Ray."""
+    return "ray::_labour" in process.name() or "cakdbench.engine.launch.worker" in process.cmdline()
 
 
 def type_in(words: list[str]) -> None:
@@ -265,7 +262,7 @@ def differing(calm: dict[str, dict[str, str]], other: dict[str, dict[str, str]])
     return [f"differs: {key}" for key in sorted(calm.keys() | other.keys()) if calm.get(key) != other.get(key)]
 
 
-@contextmanager
+@contextlib.contextmanager
 def cluster_of_two() -> Iterator[Any]:
     """Start a Ray cluster: a head without cores, and two nodes of one core each."""
     from ray.cluster_utils import Cluster
@@ -334,7 +331,7 @@ def run(options: argparse.Namespace, out: Path) -> None:
     launchers = list(dict.fromkeys(way.launcher for way in chosen))
     for launcher in launchers:
         ways = [way for way in chosen if way.launcher == launcher]
-        with cluster_of_two() if launcher == "ray" else nullcontext() as killer.cluster:
+        with cluster_of_two() if launcher == "ray" else contextlib.nullcontext() as killer.cluster:
             kills = options.kills // len(launchers)
             for grid in ordeal(killer, ways, kills, options.each, out / launcher, sums):
                 grids.append(grid)

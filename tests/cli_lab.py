@@ -126,15 +126,8 @@ class Child:
 
 
 def renderers(pid: int) -> list[psutil.Process]:
-    """Return the processes that render images for a process, however multiprocessing starts them."""
-    found = []
-    for child in psutil.Process(pid).children():
-        command = " ".join(child.cmdline())
-        if "from multiprocessing" in command:  # a server that they are forked from, or one that keeps accounts
-            found += child.children()
-        elif "launch.worker" not in command:
-            found.append(child)
-    return found
+    """Return the processes that render images for a process and those it has started; torch names them."""
+    return [child for child in psutil.Process(pid).children(recursive=True) if child.name() == "pt_data_worker"]
 
 
 class Program(Child):
