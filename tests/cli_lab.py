@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 from accelerate.state import AcceleratorState
 
@@ -95,14 +96,17 @@ def stop_forking() -> None:
 class Child:
     """A call in a process of its own, forked from one that has done nothing but make the imports, once for all.
 
+    Args:
+        daemon: it ends with this process, and cannot start others by multiprocessing, as `--workers` does.
+
     Attributes:
         process: pid, kill, exitcode.
         output: what it prints, to be read while it runs.
     """
 
-    def __init__(self, call: Callable[..., int | None], *arguments):
+    def __init__(self, call: Callable[..., int | None], *arguments, daemon: bool = True):
         reader, writer = FORKS.Pipe(duplex=False)
-        self.process = FORKS.Process(target=_printing, args=(writer, call, *arguments), daemon=True)
+        self.process = FORKS.Process(target=_printing, args=(writer, call, *arguments), daemon=daemon)
         self.process.start()
         writer.close()
         self.output = open(os.dup(reader.fileno()), encoding="utf-8")
@@ -121,6 +125,11 @@ class Child:
         raise AssertionError(f"the process ended without printing {words}")
 
 
+def renderers(pid: int) -> list[psutil.Process]:
+    """Return the processes that render images for a process and those it has started; torch names them."""
+    return [child for child in psutil.Process(pid).children(recursive=True) if child.name() == "pt_data_worker"]
+
+
 class Program(Child):
     """`cakdbench ...` in a process of its own.
 
@@ -128,8 +137,8 @@ class Program(Child):
         site: a folder with packages that it finds besides those of this process.
     """
 
-    def __init__(self, *arguments: str, site: Path | None = None):
-        super().__init__(cakdbench_command, site, *arguments)
+    def __init__(self, *arguments: str, site: Path | None = None, daemon: bool = True):
+        super().__init__(cakdbench_command, site, *arguments, daemon=daemon)
 
 
 def _printing(writer, call: Callable[..., int | None], *arguments) -> None:

@@ -52,7 +52,8 @@ app = typer.Typer()
 
 AS_TOLD = (
     *("pairs", "experiment", "tiny", "recipe", "store", "teacher_dir", "precision", "cpu", "threads", "data_dir"),
-    *("workers", "max_lanes", "checkpoint_seconds", "track", "compile", "channels_last", "allow_teacher_mismatch"),
+    *("workers", "max_lanes", "memory", "checkpoint_seconds", "track", "compile", "channels_last"),
+    "allow_teacher_mismatch",
 )
 """What the command has by the names of the options' fields, and in their form."""
 
@@ -83,6 +84,9 @@ def run(
     precision: Precision = "fp32",
     workers: Workers = None,
     max_lanes: Annotated[int, typer.Option(min=1, help="Students trained side by side at most.")] = 16,
+    memory: Annotated[
+        float | None, typer.Option(min=0, help="GB that they may take together; default: most of a GPU's.")
+    ] = None,
     checkpoint_seconds: Annotated[float, typer.Option(help="Save at least this often, besides every epoch.")] = 300,
     keep: Annotated[
         str, typer.Option(help="modules, ema: what methods train beside the student; weights averaged by ema_decay.")

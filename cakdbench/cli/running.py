@@ -138,6 +138,10 @@ def _show_peaks(session: Session) -> None:
     if rows:
         title = "predicted peak memory of each student alone, its teacher included; a device adds its own"
         console.print(Listing([{"pair": pair, "peaks": texts} for pair, texts in rows.items()], ["peaks"], (), title))
+    for name, groups in session.passes(peaks).items():
+        if len(groups) > 1:
+            turns = "; ".join(", ".join(labels) for labels in groups)
+            _say(f"not all side by side, for memory, in {len(groups)} passes over the data: {name}: {turns}")
     if left_out:
         _say(f"no prediction of {left_out} further kinds of runs, for time; `cakdbench cost` has all")
 

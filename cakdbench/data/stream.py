@@ -6,7 +6,6 @@ global batch is cut into local batches, its micro-batches; process r of w render
 """
 
 import functools
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from cakdbench.data.augment import eval_transform, mixing
+from cakdbench.data.renderers import items, prepare_renderer
 from cakdbench.data.splits import ImageDataset, Split
 from cakdbench.data.views import Canvas, Draw, Finish, MicroBatch, Normalise, Views, collect
 from cakdbench.utils.errors import CakdError, UsageError
@@ -118,7 +118,7 @@ class SampleStream:
         """Yield this process's local batches of every step from `start_step` on."""
         steps = range(start_step, self.steps_per_epoch)
         self._names[:] = [MicroBatch(epoch, step, micro_batch) for step in steps for micro_batch in self.micro_batches]
-        batches = _items(self._loader)
+        batches = items(self._loader)
         for _ in steps:
             yield [next(batches) for _ in self.micro_batches]
 
@@ -172,7 +172,7 @@ def _loader(
         sampler=names,
         num_workers=workers,
         generator=torch.Generator(),  # else it draws a seed from torch's global one, which the engine seeds
-        worker_init_fn=_leave_interrupts,
+        worker_init_fn=prepare_renderer,
         pin_memory=pin_memory,
         persistent_workers=persistent_workers,
     )
@@ -189,23 +189,6 @@ class _OrError(Dataset):
             return self.batches[name]
         except CakdError as error:
             return error
-
-
-def _items(loader: DataLoader) -> Iterator[Any]:
-    """Yield the batches of a loader.
-
-    Raises:
-        CakdError: a batch could not be rendered.
-    """
-    for item in loader:
-        if isinstance(item, CakdError):
-            raise item
-        yield item
-
-
-def _leave_interrupts(worker: int) -> None:
-    """Ctrl-C is for the training process, which still needs its workers to reach a checkpoint."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class EvalBatches(Dataset):
@@ -262,8 +245,8 @@ class EvalStream:
     def on(self, device: torch.device) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Iterate with the images on a device: they are sent as bytes, and normalised there to the same values."""
         if self._keep and self._kept is None:
-            self._kept = list(_items(self._loader))
-        for images, labels, index in self._kept or _items(self._loader):
+            self._kept = list(items(self._loader))
+        for images, labels, index in self._kept or items(self._loader):
             if self._change:
                 images = self._change(images, index)
             images = images.pin_memory() if self._pin_memory and device.type == "cuda" else images

@@ -199,11 +199,25 @@ def _form_of(cell: Cell) -> tuple[object, ...]:
     return cell.label, *models, pair.dataset, cell.recipe.image_size, cell.precision
 
 
+Taped = Callable[[Sequence[Cell]], int]
+"""Returns of cells that share a teacher's pass how many of its epochs come from tape."""
+
+
+def none_taped(cells: Sequence[Cell]) -> int:
+    """Return 0: there is no tape."""
+    return 0
+
+
 def add_up(
-    works: Sequence[Work], speeds: dict[tuple, Speed], basis: str, failed: tuple[str, ...] = (), processes: int = 1
+    works: Sequence[Work],
+    speeds: dict[tuple, Speed],
+    basis: str,
+    failed: tuple[str, ...] = (),
+    processes: int = 1,
+    taped: Taped = none_taped,
 ) -> Estimate:
     """Return the estimate for all work that has a speed; a teacher runs once for the cells that share it."""
-    parts = list(_parts([work for work in works if work.key in speeds], speeds, processes))
+    parts = list(_parts([work for work in works if work.key in speeds], speeds, processes, taped))
     return Estimate(
         seconds=sum(seconds for seconds, _ in parts),
         low=sum(seconds / factor for seconds, factor in parts),
@@ -213,16 +227,19 @@ def add_up(
     )
 
 
-def _parts(works: Sequence[Work], speeds: dict[tuple, Speed], processes: int) -> Iterator[tuple[float, float]]:
+def _parts(
+    works: Sequence[Work], speeds: dict[tuple, Speed], processes: int, taped: Taped
+) -> Iterator[tuple[float, float]]:
     """Yield seconds, and by what factor they may be off."""
-    passes: dict[object, tuple[float, float]] = {}
+    groups: dict[object, list[Work]] = {}
     for work in works:
-        cell, speed = work.cell, speeds[work.key]
-        images = work.samples * cell.recipe.epochs / processes
-        yield images * speed.student, speed.factor
-        shared = cell.pair.teacher, cell.pair.dataset, cell.recipe, cell.seed
-        passes[shared] = max(passes.get(shared, (0.0, 1.0)), (images * speed.teacher, speed.factor))
-    yield from passes.values()
+        speed = speeds[work.key]
+        yield work.samples * work.cell.recipe.epochs / processes * speed.student, speed.factor
+        groups.setdefault(work.cell.shared, []).append(work)
+    for group in groups.values():
+        live = group[0].cell.recipe.epochs - taped([work.cell for work in group])
+        passes = (speeds[work.key] for work in group)
+        yield max((group[0].samples * live / processes * speed.teacher, speed.factor) for speed in passes)
 
 
 def estimate(
@@ -233,6 +250,7 @@ def estimate(
     records: Iterable[Record] = (),
     timed: Iterable[Mapping[str, Any]] = (),
     measured: bool = False,
+    taped: Taped = none_taped,
 ) -> Estimate:
     """Return how long the cells take to train on this device.
 
@@ -241,11 +259,12 @@ def estimate(
         records: earlier runs, whose speed counts where they ran on an equal device.
         timed: groups that `cakdbench speed` has measured, likewise.
         measured: time a step of every kind of work, minutes for a large plan, instead of counting.
+        taped: tells of epochs that the teachers are spared.
     """
     works, batch = list_work(cells, data_dir), _probe_batch(cells, accelerator)
     place = works, accelerator, batch
     found = measure_speeds(*place) if measured else model_speeds(*place, records, timed)
-    return add_up(works, *found, processes=accelerator.num_processes)
+    return add_up(works, *found, processes=accelerator.num_processes, taped=taped)
 
 
 def _probe_batch(cells: Sequence[Cell], accelerator: Accelerator) -> int:

@@ -38,7 +38,7 @@ from cakdbench.train.events import GroupView, LaneView
 from cakdbench.train.lane import Lane
 from cakdbench.train.runtime import Runtime
 from cakdbench.train.teaching import Taping
-from cakdbench.train.trainer import Interrupted, Keeper, Trainer
+from cakdbench.train.trainer import Interrupted, Keeper, Trainer, out_of_step
 from cakdbench.utils.device import device_name, is_out_of_memory
 from cakdbench.utils.errors import RAISED, StoreError, describe_error, file_of
 
@@ -221,6 +221,9 @@ class Group(Keeper):
         except RAISED as error:  # a method may raise anything, and must not take the others with it
             told = str(error) if isinstance(error, StoreError) else describe_error(error, file_of(task.cell.method))
             reason = f"while building: {told}"
+            several = self.accelerator.num_processes > 1
+            if several and (ending := out_of_step(error, f"{label} while building", told, self.accelerator)):
+                raise ending from error
             if self.accelerator.num_processes == 1 and is_out_of_memory(error):
                 self.postpone(label, reason, 1)
             else:

@@ -1,6 +1,7 @@
 """The harness: works through the cells of a plan, each once, group by group."""
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -11,11 +12,14 @@ import torch
 from accelerate.utils import broadcast_object_list
 
 from cakdbench.data.datasets import ImageDataset, load_dataset
+from cakdbench.data.renderers import RendererLost, is_lost_renderer, lost_renderer
 from cakdbench.engine.gate import verify_teacher
 from cakdbench.engine.group import Group, GroupOutcome, Task
+from cakdbench.engine.packing import Load, Room, memory_limit, training_macs
 from cakdbench.engine.share import ALL, Share
 from cakdbench.engine.tapes import find_tape, needs_of
 from cakdbench.engine.teachers import Teachers
+from cakdbench.engine.work import Work
 from cakdbench.grid.plan import Cell
 from cakdbench.grid.suites import RUN
 from cakdbench.models.staged import StagedModel
@@ -27,6 +31,9 @@ from cakdbench.train.teaching import Taping
 from cakdbench.train.trainer import Interrupted
 from cakdbench.utils.device import device_name, is_out_of_memory
 from cakdbench.utils.errors import StoreError, TeacherError, UsageError, describe_error
+
+MOST_LOSSES = 3
+"""Rendering processes that may die without a step forward between them."""
 
 
 @dataclass
@@ -54,6 +61,7 @@ class Harness:
         self._most: dict[str, int] = {}  # lanes of a group with a task, by its key, where memory bounds them
         self._earlier: set[str] = set()
         self._has_run = False
+        self._losses = 0  # of rendering processes, one after the other without a step forward
 
     def dataset(self, name: str) -> ImageDataset:
         options = self.runtime.options
@@ -124,10 +132,19 @@ class Harness:
         return folder if folder and folder.is_done else None
 
     def _verify_and_work(self, tasks: list[Task], share: Share) -> Outcome:
-        for task in tasks:
-            if task.cell.needs_teacher and not task.folder.is_done and not share.once:
-                self._facts(task.cell)
+        if not share.once:
+            self.verify_teachers(tasks)
         return self._work(tasks, share)
+
+    def verify_teachers(self, tasks: list[Task]) -> None:
+        """Verify the teachers of all tasks that are not done.
+
+        Raises:
+            TeacherError: one is not what its entry says.
+        """
+        for task in tasks:
+            if task.cell.needs_teacher and not task.folder.is_done:
+                self._facts(task.cell)
 
     def remember_failures(self, tasks: list[Task]) -> None:
         """Take the failures from before this command for what is tried again; in a second call, all there are."""
@@ -195,7 +212,7 @@ class Harness:
             group = self._take(pending, outcome, share, len(tasks))
             events.grid(len(outcome.done), len(outcome.failed), len(tasks))
             if group:
-                result = self._train(group)
+                result = self._attempt(group, share)
                 outcome.add(result)
                 for task in group:
                     if task.key not in result.left:
@@ -264,33 +281,67 @@ class Harness:
 
     def _lock(self, pending: list[Task], share: Share, total: int) -> list[Task]:
         """Lock the tasks of one group; those that found no memory come last, in ever smaller groups."""
-        limit = self._limit(pending, share, total)
+        if share.processes > 1:
+            pending = sorted(pending, key=self._macs, reverse=True)
+        room = self._room(pending, share, total)
         bounds: dict[int, list[Task]] = {}
         for task in pending:
-            bounds.setdefault(self._most.get(task.key, limit), []).append(task)
+            bounds.setdefault(self._most.get(task.key, room.lanes), []).append(task)
         for most in sorted(bounds, reverse=True):
-            if group := self._lock_up_to(min(most, limit), bounds[most], share):
+            if group := self._lock_within(replace(room, lanes=min(most, room.lanes)), bounds[most], share):
                 return _same_step(group)
         return []
 
-    def _lock_up_to(self, most: int, pending: list[Task], share: Share) -> list[Task]:
+    def _lock_within(self, room: Room, pending: list[Task], share: Share) -> list[Task]:
         device = device_name(self.accelerator.device)
         names = list(dict.fromkeys(task.cell.shared for task in pending))
-        for shared in reversed(names) if share.from_the_end else names:
-            group: list[Task] = []
+        start = share.first % max(1, len(names))
+        for shared in names[start:] + names[:start]:
+            group: dict[str, Load] = {}
             for task in pending:
-                if task.cell.shared == shared and len(group) < most and _acquire(task, device):
-                    group.append(task)
+                if task.cell.shared == shared and len(group) < room.lanes:
+                    load = room.load(self.work(task))
+                    if room.holds([*group.values(), load]) and _acquire(task, device):
+                        group[task.key] = load
             if group:
-                return group
+                return [task for task in pending if task.key in group]
         return []
 
-    def _limit(self, pending: list[Task], share: Share, total: int) -> int:
-        """Return how many lanes a group may have; near the end, where it matters, only those nobody has count."""
-        limit = self.runtime.options.max_lanes
-        if 1 < share.processes and len(pending) < 2 * share.processes * limit:
+    def _room(self, pending: list[Task], share: Share, total: int) -> Room:
+        """Return what a group may take; near the end, where it matters, no more than its share of what nobody has."""
+        options, work = self.runtime.options, math.inf
+        if 1 < share.processes and len(pending) < 2 * share.processes * options.max_lanes:
             pending = [task for task in pending if task.folder.state() not in ("running", "done")]
-        return min(limit, share.lanes(len(pending), total))
+            work = sum(map(self._macs, pending)) / share.processes
+        lanes = min(options.max_lanes, share.lanes(len(pending), total))
+        return Room(lanes, work, memory_limit(self.accelerator.device, options.memory))
+
+    def work(self, task: Task) -> Work:
+        """Return what is to be computed for a task."""
+        dataset = self.dataset(task.cell.pair.dataset)
+        return Work(task.cell, dataset.num_classes, len(dataset.train))
+
+    def _macs(self, task: Task) -> float:
+        return training_macs(self.work(task))
+
+    def _attempt(self, group: list[Task], share: Share) -> GroupOutcome:
+        """Train a group; where a rendering process died, it goes on from its checkpoints as long as that helps.
+
+        Raises:
+            RendererLost: it helps no more, or this process is to end after one group.
+        """
+        before = _steps(group)
+        try:
+            return self._train(group)
+        except (RendererLost, RuntimeError) as error:
+            if not is_lost_renderer(error):
+                raise
+            lost = lost_renderer(error)
+        self._losses = 1 if _steps(group) > before else self._losses + 1
+        if self._losses > MOST_LOSSES or share.once or self.accelerator.num_processes > 1:
+            raise lost
+        self.runtime.events.say(f"{lost}; its runs go on from their last checkpoints")
+        return GroupOutcome(behind=group)
 
     def _train(self, tasks: list[Task]) -> GroupOutcome:
         """Train a group whose tasks are locked, and release them."""
@@ -371,6 +422,11 @@ def _acquire(task: Task, device: str) -> bool:
         task.folder.release()
         return False
     return True
+
+
+def _steps(group: list[Task]) -> int:
+    """Return how far the runs of a group are, together; a finished one counts as very far."""
+    return sum(10**9 if task.folder.is_done else checkpoint_step(task.folder.checkpoints) for task in group)
 
 
 def _same_step(group: list[Task]) -> list[Task]:

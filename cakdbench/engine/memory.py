@@ -106,6 +106,17 @@ def predict_peak(work: Work) -> Peak | None:
         return None
 
 
+_peaks: dict[tuple[object, ...], Peak | None] = {}
+
+
+def known_peak(work: Work) -> Peak | None:
+    """Return the predicted peak; each kind of work is predicted once a process."""
+    kind = _kind(work)
+    if kind not in _peaks:
+        _peaks[kind] = predict_peak(work)
+    return _peaks[kind]
+
+
 def predict_peaks(works: Iterable[Work], seconds: float = math.inf) -> tuple[list[tuple[Work, Peak | None]], int]:
     """Return works and their peaks, each kind of work once; and how many kinds no time was left for.
 
@@ -117,7 +128,7 @@ def predict_peaks(works: Iterable[Work], seconds: float = math.inf) -> tuple[lis
     peaks = []
     for work in kinds:
         if time.process_time() < end:
-            peaks.append((work, predict_peak(work)))
+            peaks.append((work, known_peak(work)))
     return peaks, len(kinds) - len(peaks)
 
 
@@ -131,6 +142,7 @@ def advice(work: Work) -> str:
 
 
 def _kind(work: Work) -> tuple[object, ...]:
+    """Return what is equal for work that takes equally much memory."""
     cell, recipe = work.cell, work.cell.recipe
     return *work.key, str(cell.pair), recipe.local_batch, recipe.optimizer.name, bool(recipe.ema_decay), cell.precision
 

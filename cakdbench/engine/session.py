@@ -13,17 +13,18 @@ from typing import Any
 import torch
 
 from cakdbench.data.datasets import forget_datasets, register_datasets
-from cakdbench.engine.estimate import Estimate, estimate
+from cakdbench.engine.estimate import Estimate, estimate, none_taped
 from cakdbench.engine.gate import verify_teacher
 from cakdbench.engine.harness import Harness, Outcome
 from cakdbench.engine.launch.launcher import Launcher
 from cakdbench.engine.launch.local import LocalLauncher
 from cakdbench.engine.memory import Peak, predict_peaks
 from cakdbench.engine.options import RunOptions
+from cakdbench.engine.packing import Load, Room, divide, memory_limit
 from cakdbench.engine.preview import Preview, make_preview
 from cakdbench.engine.run_teachers import known_pair
 from cakdbench.engine.speed.saved import saved_speeds
-from cakdbench.engine.tape_plan import TapePlan, plan_tapes
+from cakdbench.engine.tape_plan import TapedEpochs, TapePlan, plan_tapes
 from cakdbench.engine.teachers import Teachers
 from cakdbench.engine.work import Work, list_work
 from cakdbench.grid.experiments import Experiment, load_experiment
@@ -147,11 +148,28 @@ class Session:
         records, _ = self.store.records()
         data_dir = self.options.computing.data_dir
         timed = saved_speeds(self.store.root)
-        return estimate(cells, self.accelerator, data_dir=data_dir, records=records, timed=timed, measured=measured)
+        taped = TapedEpochs(self.harness) if self.options.computing.tape else none_taped
+        place = cells, self.accelerator
+        return estimate(*place, data_dir=data_dir, records=records, timed=timed, measured=measured, taped=taped)
 
     def predict_peaks(self, seconds: float = math.inf) -> tuple[list[tuple[Work, Peak | None]], int]:
         """Return the memory that each kind of run that is not done will take alone; see `memory.predict_peaks`."""
         return predict_peaks(list_work(self.preview.left, self.options.computing.data_dir), seconds)
+
+    def passes(self, peaks: Iterable[tuple[Work, Peak | None]]) -> dict[str, list[list[str]]]:
+        """Return how students that memory keeps apart train by turns: the groups of a seed, by pair and recipe.
+
+        Args:
+            peaks: of kinds of runs, as predicted.
+        """
+        computing = self.options.computing
+        room = Room(computing.max_lanes, memory=memory_limit(self.accelerator.device, computing.memory))
+        loads: dict[str, dict[str, Load]] = {}
+        for work, peak in peaks:
+            cell = work.cell
+            name = f"{cell.pair.teacher} @ {cell.pair.dataset}, {cell.recipe.name}"
+            loads.setdefault(name, {})[f"{cell.label} > {cell.pair.student}"] = Load(peak=peak)
+        return {name: divide(group, room) for name, group in loads.items() if room.memory is not None}
 
     def processes(self, jobs: int | None = None) -> int:
         """Return how many processes of this machine share the work, never idle ones.

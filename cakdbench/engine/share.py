@@ -13,12 +13,12 @@ class Share:
 
     Attributes:
         processes: that share the work, this one among them.
-        from_the_end: take the last group first, to keep out of the way of those that begin at the front.
+        first: which of the groups that are left it takes first, so that processes that begin together do not meet.
         once: end after one group, or when all that is left is locked; otherwise wait for what others have locked.
     """
 
     processes: int = 1
-    from_the_end: bool = False
+    first: int = 0
     once: bool = False
 
     def lanes(self, left: int, total: int) -> int:

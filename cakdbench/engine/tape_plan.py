@@ -2,15 +2,15 @@
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cakdbench.data.datasets import dataset_facts
 from cakdbench.engine.harness import Harness
-from cakdbench.engine.tapes import stream_numbers
+from cakdbench.engine.tapes import needs_of, stream_numbers
 from cakdbench.grid.plan import Cell, pair_info
-from cakdbench.train.tape import Part
+from cakdbench.train.tape import PARTS, Part
 from cakdbench.utils.errors import CakdError, UsageError
 from cakdbench.utils.sizes import size_text
 
@@ -52,12 +52,51 @@ def plan_tapes(harness: Harness, cells: Iterable[Cell]) -> TapePlan:
     longest: dict[tuple[object, ...], Cell] = {}
     for cell in cells:
         if cell.method.needs - {"model"} and len(cell.pair.teachers) == 1:
-            stream = json.dumps(stream_numbers(cell.recipe), sort_keys=True)
-            key = cell.pair.teacher, cell.pair.dataset, stream, cell.seed, cell.precision
+            key = _tape_key(cell)
             longest[key] = max(longest.get(key, cell), cell, key=lambda cell: cell.recipe.epochs)
     left = [_left(harness, cell) for cell in longest.values()]
     sums = {part: sum(size[part] for size in left) for part in harness.runtime.options.tape}
     return TapePlan(sum(any(size.values()) for size in left), sums)
+
+
+class TapedEpochs:
+    """Says how many epochs of a teacher's pass come from tape, for one group of cells after the other.
+
+    What a group records is there for the groups after it.
+    """
+
+    def __init__(self, harness: Harness):
+        self.harness = harness
+        self._recorded: dict[tuple[object, ...], dict[Part, set[int]]] = {}
+
+    def __call__(self, cells: Sequence[Cell]) -> int:
+        """Return the number for cells that share a pass."""
+        taught = [cell for cell in cells if cell.method.needs - {"model"}]
+        if not taught or len(taught[0].pair.teachers) > 1:
+            return 0
+        first, options = taught[0], self.harness.runtime.options
+        key, every = _tape_key(first), set(range(first.recipe.epochs))
+        recorded = self._recorded.get(key) or _recorded(self.harness, first)
+        classes = dataset_facts(first.pair.dataset, options.data_dir, options.download).num_classes
+        needs = frozenset().union(*(needs_of(cell, classes) for cell in taught)) - {"model"}
+        replayed = set.intersection(every, *(recorded[part] for part in PARTS if part in needs))
+        self._recorded[key] = {part: recorded[part] | (every if part in options.tape else set()) for part in PARTS}
+        return len(replayed) if needs <= {*options.tape} else 0
+
+
+def _tape_key(cell: Cell) -> tuple[object, ...]:
+    """Return what is equal for cells whose teachers say the same."""
+    stream = json.dumps(stream_numbers(cell.recipe), sort_keys=True)
+    return cell.pair.teacher, cell.pair.dataset, stream, cell.seed, cell.precision
+
+
+def _recorded(harness: Harness, cell: Cell) -> dict[Part, set[int]]:
+    """Return the epochs that are on a cell's tape, by part."""
+    try:
+        tape = harness.tape(cell)
+    except CakdError:  # its teacher or its data are not there yet
+        return {part: set() for part in PARTS}
+    return {part: set(tape.files(part)) for part in PARTS}
 
 
 def _left(harness: Harness, cell: Cell) -> dict[Part, int]:
@@ -67,12 +106,9 @@ def _left(harness: Harness, cell: Cell) -> dict[Part, int]:
     images = facts.n_train // recipe.global_batch * recipe.global_batch
     width = pair_info(pair, recipe.image_size, recipe.split, harness.runtime.options.data_dir)[0].width
     widths: dict[Part, int] = {"logits": facts.num_classes, "pooled": width}
-    try:
-        recorded = harness.tape(cell)
-    except CakdError:  # its teacher or its data are not there yet
-        recorded = None
+    recorded = _recorded(harness, cell)
     sizes: dict[Part, int] = {}
     for part in harness.runtime.options.tape:
-        done = len([epoch for epoch in recorded.files(part) if epoch < recipe.epochs]) if recorded else 0
-        sizes[part] = (recipe.epochs - done) * images * widths[part] * NUMBER
+        left = set(range(recipe.epochs)) - recorded[part]
+        sizes[part] = len(left) * images * widths[part] * NUMBER
     return sizes

@@ -29,6 +29,7 @@ class Options:
         workers: processes that render images, per training process; None: none on a CPU, for a GPU its share of the
             cores but one, 16 at most.
         max_lanes: students trained side by side at most.
+        memory: GB that they may take together by the prediction; None: most of a GPU's, no bound on a CPU.
         checkpoint_seconds: lanes are saved at least this often, besides every epoch.
         tape: parts of the teachers' outputs that are recorded in the store, and replayed; none without tape.
         keep_ema: keep the averaged weights of runs whose recipe has them, beside the last ones.
@@ -42,6 +43,7 @@ class Options:
     on_bad_image: OnBadImage = "refuse"
     workers: int | None = None
     max_lanes: int = 16
+    memory: float | None = None
     checkpoint_seconds: float = 300.0
     tape: tuple[Part, ...] = ()
     keep_ema: bool = False

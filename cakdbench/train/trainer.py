@@ -6,9 +6,11 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
+from accelerate import Accelerator
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
 
+from cakdbench.data.renderers import is_lost_renderer
 from cakdbench.data.stream import EvalStream, SampleStream
 from cakdbench.data.views import Views
 from cakdbench.method import Batch
@@ -23,6 +25,25 @@ from cakdbench.train.teaching import TapedPass, Taping, TeacherPass
 from cakdbench.utils.device import is_out_of_memory
 from cakdbench.utils.errors import RAISED, CakdError, StoreError, describe_error, file_of
 from cakdbench.utils.precision import force_fp32
+
+
+class OutOfStep(CakdError):
+    """One of several processes of a run cannot go on, and the others cannot without it."""
+
+
+def out_of_step(error: BaseException, where: str, told: str, accelerator: Accelerator) -> OutOfStep | None:
+    """Return what ends a run of several processes in one line: no memory here, or a process that has ended there.
+
+    A lane cannot be closed on all of them: the others may wait inside of a step for this one's gradients.
+    """
+    place = f"process {accelerator.process_index} of {accelerator.num_processes}"
+    again = "nothing saved is lost, and the same command goes on from there"
+    if is_out_of_memory(error):
+        help = "take fewer students side by side (--max-lanes), leave this method out, or take --precision bf16"
+        return OutOfStep(f"out of memory in {place}, {where}: {told}: {help}; {again}")
+    if isinstance(error, torch.distributed.DistError) or "gloo" in str(error):
+        return OutOfStep(f"{place} has lost another one, {where}: see what that one says; {again}")
+    return None
 
 
 class Interrupted(CakdError):
@@ -178,6 +199,7 @@ class Trainer:
             try:
                 return self._batch(views)
             except Exception as error:
+                self._require_step(error, "in the teacher's pass", describe_error(error, None))
                 if self.accelerator.num_processes > 1 or not is_out_of_memory(error):
                     raise
             self._halve()  # behind the handler, whose error holds on to what the teacher had computed
@@ -226,9 +248,10 @@ class Trainer:
         except LaneFailure as failure:
             self._drop(lane, str(failure))
         except RAISED as error:  # a method may raise anything, and must not take the others with it
-            if self.accelerator.num_processes > 1:
-                raise
             place = describe_error(error, file_of(type(lane.method)))
+            self._require_step(error, f"{label} at step {lane.step}", place)
+            if self.accelerator.num_processes > 1 or is_lost_renderer(error):
+                raise
             if is_out_of_memory(error):
                 self._postpone(lane, f"at step {lane.step}: {place}", 1)
             else:
@@ -236,6 +259,11 @@ class Trainer:
         else:
             return True
         return False
+
+    def _require_step(self, error: BaseException, where: str, told: str) -> None:
+        """Raise OutOfStep if an error keeps one of several processes from going on with the others."""
+        if self.accelerator.num_processes > 1 and (ending := out_of_step(error, where, told, self.accelerator)):
+            raise ending from error
 
     def _drop(self, lane: Lane, reason: str, error: BaseException | None = None) -> None:
         self._close_lane(lane, "failed")

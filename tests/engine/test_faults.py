@@ -15,7 +15,7 @@ import pytest
 from accelerate.state import AcceleratorState
 
 from cakdbench.store import Store
-from tests.cli_lab import Child, Program, Shell, cakdbench_command, make_folder
+from tests.cli_lab import Child, Program, Shell, cakdbench_command, make_folder, renderers
 
 PAIR = "resnet_m>resnet_s@timm:folder/tiny"
 ONCE = tuple(f"{name}={value}" for whose in ("recipe", "teacher") for name, value in (
@@ -146,8 +146,8 @@ def long(calm, tmp_path_factory):
     return weights(shell.store)
 
 
-def program(shell):
-    return Program(*shell.command(pairs=PAIR, settings=LONGER))
+def program(shell, *more, daemon=True):
+    return Program(*shell.command(*more, pairs=PAIR, settings=LONGER), daemon=daemon)
 
 
 def test_a_store_that_goes_away_and_comes_back_has_lost_nothing(calm, long, tmp_path):
@@ -162,6 +162,19 @@ def test_a_store_that_goes_away_and_comes_back_has_lost_nothing(calm, long, tmp_
     away.rename(shell.store)
     code, output = run(shell, settings=LONGER)
     assert code == 0 and "epoch 1/6" not in output, output
+    assert weights(shell.store) == long
+
+
+def test_a_killed_rendering_process_costs_no_run_and_the_command_goes_on(calm, long, tmp_path):
+    shell = Shell(calm.data, tmp_path)
+    shutil.copytree(calm.store, shell.store)
+    started = program(shell, "--workers", "1", daemon=False)
+    started.wait_for("kd: epoch 2/6")
+    for renderer in renderers(started.process.pid):
+        renderer.kill()
+    code, output = started.finish()
+    assert code == 0 and "Traceback" not in output, output
+    assert "a process that renders images was lost" in output and "failed" not in output
     assert weights(shell.store) == long
 
 

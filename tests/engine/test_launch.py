@@ -1,14 +1,18 @@
 """How processes share the work, and what each is told."""
 
 import heapq
+import math
 from dataclasses import replace
 
 import pytest
 
 import cakdbench
+from cakdbench.engine.launch.assignment import Assignment
 from cakdbench.engine.launch.local import workers
 from cakdbench.engine.launch.place import TOKEN, absolute, place_of
+from cakdbench.engine.memory import Peak
 from cakdbench.engine.options import RunOptions, run_options
+from cakdbench.engine.packing import Load, Room, group_peak
 from cakdbench.engine.preview import Preview
 from cakdbench.engine.share import Share
 from cakdbench.grid.plan import Settings, make_plan
@@ -49,20 +53,24 @@ def schedule(lanes: list[tuple[object, float]], processes: int, a_pass: float, m
         lanes: what they share a pass by, and how long each takes.
         a_pass: how long the teacher and the rendering take in every group.
     """
-    left, free, total = list(lanes), [(0.0, number) for number in range(processes)], len(lanes)
+    left, free, total = sorted(lanes, key=lambda lane: -lane[1]), [(0.0, n) for n in range(processes)], len(lanes)
     while left:
         now, number = heapq.heappop(free)
         names = list(dict.fromkeys(name for name, _ in left))
-        name = names[-1] if number else names[0]
-        share = min(most, Share(processes).lanes(len(left), total))
-        group = [lane for lane in left if lane[0] == name][:share]
+        near_end = 1 < processes and len(left) < 2 * processes * most
+        work = sum(seconds for _, seconds in left) / processes if near_end else math.inf
+        room = Room(min(most, Share(processes).lanes(len(left), total)), work)
+        group: list[tuple[object, float]] = []
+        for lane in [lane for lane in left if lane[0] == names[number % len(names)]]:
+            if room.holds([Load(seconds) for _, seconds in (*group, lane)]):
+                group.append(lane)
         for lane in group:
             left.remove(lane)
         heapq.heappush(free, (now + a_pass + sum(seconds for _, seconds in group), number))
     return max(now for now, _ in free)
 
 
-@pytest.mark.parametrize("processes", [2, 3, 4])
+@pytest.mark.parametrize("processes", [2, 3, 4, 8])
 def test_the_demo_grid_takes_little_longer_than_its_work_divided_by_the_processes(processes):
     """With the seconds that its lanes took by their records; a pass takes as long as half a lane of KD."""
     runs = cakdbench.load_results("leaderboards/results").query("dataset == 'fashion_demo'")
@@ -70,7 +78,7 @@ def test_the_demo_grid_takes_little_longer_than_its_work_divided_by_the_processe
     plan = make_plan(list(methods_named("all")), resolve_pairs("demo"), (0, 1, 2), Settings())
     lanes = [(cell.shared, measured[cell.label, cell.pair.student]) for cell in plan.cells]
     alone = schedule(lanes, 1, 35.0)
-    assert schedule(lanes, processes, 35.0) < 1.15 * alone / processes
+    assert schedule(lanes, processes, 35.0) < 1.1 * alone / processes
 
 
 @pytest.fixture
@@ -110,7 +118,7 @@ def test_every_worker_sees_a_gpu_of_its_own(tmp_path, monkeypatch):
         (3, ["4", "5"], ["4", "5", "5"]),
         (1, [], ["all"]),
     ):
-        with workers(RunOptions(), count, NoEvents(), gpus) as processes:
+        with workers(Assignment(RunOptions()), count, NoEvents(), gpus) as processes:
             for process in processes:
                 process.wait()
         assert sorted(path.read_text() for path in tmp_path.glob("seen-*")) == seen
@@ -154,3 +162,24 @@ def test_with_two_jobs_lanes_of_one_pass_go_in_two(shell):
     assert teacher == ["scratch"]
     assert max(map(len, students)) == 4  # of eight, whether the other process comes in time for the rest or not
     assert len(Store(shell.store).records()[0]) == 9
+
+
+def test_lanes_that_memory_keeps_apart_train_by_turns_and_a_dry_run_says_so(shell):
+    """With a bound that the largest lane takes nearly by itself."""
+    command = ("--methods", "fofa,dkd", "--memory", "0.11")
+    code, output = shell.run("--dry-run", *command)
+    assert code == 0, output
+    (line,) = [line for line in output.splitlines() if "not all side by side" in line and "vit_xs" in line]
+    assert "in 2 passes over the data: resnet_m @ timm:folder/tiny, demo" in line
+    code, output = shell.run(*command)
+    assert code == 0, output
+    begun = [line.rpartition("seed 0: ")[2].split(", ") for line in output.splitlines() if line.startswith("start: ")]
+    assert begun[1:] == [["scratch", "kd", "dkd"], ["fofa"]]
+    assert line.endswith("demo: scratch > vit_xs, kd > vit_xs, dkd > vit_xs; fofa > vit_xs")
+
+
+def test_a_group_takes_a_teacher_once_what_its_lanes_keep_and_one_step():
+    loads = [Load(peak=Peak(total=100, shared=30, kept=20)), Load(peak=Peak(total=90, shared=30, kept=10)), Load()]
+    assert group_peak(loads) == 30 + 30 + 50
+    assert Room(3, memory=110).holds(loads) and not Room(3, memory=109).holds(loads)
+    assert Room(3, memory=10).holds(loads[:1])  # alone it is tried all the same

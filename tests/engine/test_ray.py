@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import ray
 from ray.cluster_utils import Cluster
 
 from cakdbench.store import Store, checkpoint_files
@@ -87,6 +88,33 @@ def test_a_node_that_does_not_see_the_store_is_refused_before_anything_starts(cl
     assert code == 2, output
     assert "does not see the store /proc/self/fd/" in output and "--store" in output
     assert not list(shell.store.glob("*/identity.json"))
+
+
+def beside_a_ghost(words: list[str]) -> None:
+    """The command, which hears at first of a node more: one that is lost before it can answer."""
+    nodes, told = ray.nodes, []
+
+    def with_a_ghost():
+        found = nodes()
+        ghost = {
+            **found[-1],
+            "NodeID": "ab" * (len(found[-1]["NodeID"]) // 2),
+            "Alive": True,
+            "Resources": {"CPU": 1.0},
+        }
+        told.append(ghost)
+        return [*found, ghost] if len(told) == 1 else found
+
+    ray.nodes = with_a_ghost
+    cakdbench_command(None, *words)
+
+
+def test_a_node_that_is_lost_while_it_is_asked_is_left_out(cluster, tiny, tmp_path):
+    shell = Shell(tiny, tmp_path)
+    words = shell.command("--methods", "kd", "--launcher", "ray", "--ray-address", cluster.address)
+    code, output = Child(beside_a_ghost, words).finish()
+    assert code == 0, output
+    assert len(weights(shell.store)) == 3
 
 
 @pytest.mark.slow

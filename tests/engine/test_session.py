@@ -158,7 +158,7 @@ def test_methods_that_no_file_defines_stay_in_this_process(tiny, tmp_path):
 def test_work_survives_being_written(tiny, tmp_path):
     made = arguments(tiny, tmp_path, "ofa[gamma=1.0|1.5],fbt:no_infonce")
     options = run_options(**made | {"settings": ["ofa.gamma=inf", "recipe.optimizer.name=sgd", "teacher.epochs=1"]})
-    assignment = Assignment(options, Share(3, from_the_end=True), parent=7, modules=("somewhere",))
+    assignment = Assignment(options, Share(3, first=2), parent=7, modules=("somewhere",))
     text = to_json(assignment)
     again = from_json(Assignment, text)
     assert again == assignment and again.options.settings.methods["ofa"]["gamma"] == math.inf

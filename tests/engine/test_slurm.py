@@ -7,11 +7,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+from safetensors.torch import save_file
 
 from cakdbench.engine.launch.choice import parse_slurm
 from cakdbench.engine.launch.slurm import grid_name
 from cakdbench.engine.options import run_options
 from cakdbench.engine.run_log import log_file
+from cakdbench.models.staged import StagedModel
 from cakdbench.store import Store, checkpoint_files
 from cakdbench.utils.errors import UsageError
 from tests.cli_lab import SHORT, Program, Shell
@@ -68,6 +70,20 @@ def test_a_preempted_job_saves_goes_back_to_the_queue_and_ends_in_the_same_weigh
     assert code == 0, output
     assert first.finish()[0] == 130  # its output ends with the jobs
     assert weights(shell.store) == weights(alone.store) and len(weights(alone.store)) == 3
+
+
+def test_a_wrong_teacher_is_found_before_any_student_is_sent(tiny, tmp_path):
+    """It guesses, where its entry says that it knows."""
+    shell = Shell(tiny, tmp_path)
+    save_file(StagedModel("resnet_m", 10, 64).export_state(), tmp_path / "w.safetensors")
+    entry = ("[[teachers]]", 'model = "resnet_m"', 'dataset = "timm:folder/tiny"', 'path = "w.safetensors"')
+    (tmp_path / "wrong.toml").write_text("\n".join([*entry, "accuracy = 99.0"]))
+    teacher = ("--teachers", str(tmp_path / "wrong.toml"), "--teacher-dir", str(tmp_path))
+    code, output = Program(*command(shell, *teacher, "--slurm", "cluster=local")).finish()
+    assert code == 1 and "Traceback" not in output, output
+    (error,) = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert "no student was trained" in error and "99.00" in error
+    assert not list(shell.store.glob("*-vit_xs-*/log.txt"))
 
 
 @pytest.mark.parametrize(

@@ -5,14 +5,20 @@ import shutil
 from pathlib import Path
 
 import pytest
+from accelerate.state import AcceleratorState
 
+from cakdbench.engine.estimate import Speed, add_up
+from cakdbench.engine.options import run_options
+from cakdbench.engine.session import Session
+from cakdbench.engine.tape_plan import TapedEpochs
 from cakdbench.engine.tapes import needs_of, stream_numbers
+from cakdbench.engine.work import list_work
 from cakdbench.grid.plan import Settings, make_plan
 from cakdbench.grid.suites import resolve_pairs
 from cakdbench.recipes import load_recipe
 from cakdbench.store import Store
 from cakdbench.train.teaching import TeacherPass
-from tests.cli_lab import Shell
+from tests.cli_lab import PAIR, SHORT, Shell
 
 METHODS = ("--methods", "dkd,rkd,cc")
 
@@ -63,6 +69,27 @@ def test_one_pass_of_the_teacher_serves_all_groups_to_come(taught, plain, passes
     assert code == 0 and "tapes to record: nothing left to record" in output, output
     assert len(passes) == 8 and weights(taught.store) == plain[1]
     _see_and_drop(taught)
+
+
+def test_an_estimate_spares_the_teacher_what_comes_from_tape(taught):
+    def session() -> Session:
+        options = run_options(
+            "dkd,fitnet", pairs=PAIR, recipe="demo", settings=SHORT, store=taught.store, data_dir=taught.data,
+            teacher_files=(taught.data / "teachers.toml",), cpu=True, tape=("logits", "pooled"),
+        )  # fmt: skip
+        AcceleratorState._reset_state()
+        return Session(options)
+
+    cells = {cell.label: cell for cell in session().plan.cells}
+    logits, stages = [cells["scratch"], cells["kd"], cells["dkd"]], [cells["dkd"], cells["fitnet"]]
+    taped = TapedEpochs(session().harness)
+    assert [taped(stages), taped(logits), taped(stages)] == [0, 2, 0]  # the first group records for the second
+    assert taught.run("--methods", "kd", "--tape")[0] == 0
+    assert TapedEpochs(session().harness)(logits) == 2
+    works = list_work(logits[1:], taught.data)
+    speeds = {work.key: Speed(1.0, 10.0, 1.0) for work in works}
+    live, spared = (add_up(works, speeds, "made up", taped=lambda cells, n=n: n).seconds for n in (0, 2))
+    assert (live, spared) == (2 * 80 * (1 + 1 + 10), 2 * 80 * 2)
 
 
 def _see_and_drop(shell):

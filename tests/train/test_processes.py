@@ -29,5 +29,16 @@ def test_gradients_do_not_depend_on_how_the_local_batches_are_spread(alone, tmp_
             assert (spread[name] - move).norm() <= 1e-4 * move.norm() + 1e-7, (rank, name)
 
 
+def test_one_process_without_memory_ends_the_run_in_a_line_of_each(tmp_path):
+    command = [sys.executable, "-m", "tests.train.ranks", str(tmp_path), "2", "crowded"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    other, own = ((tmp_path / f"crowded-{rank}.txt").read_text() for rank in (0, 1))
+    assert own.startswith("out of memory in process 1 of 2, 1 at step 2: OutOfMemoryError: CUDA out of memory")
+    assert "--max-lanes" in own and "the same command goes on" in own
+    assert other.startswith("process 0 of 2 has lost another one, 1 at step 2: see what")
+    assert "\n" not in own + other
+
+
 def test_the_step_is_one_and_goes_somewhere(alone):
     assert sum(move.norm() > 0 for move in alone.values()) > 50

@@ -19,6 +19,7 @@ class Assignment:
         parent: id of the process that the worker ends with; None for one that goes on by itself.
         modules: to be imported, for the methods they register.
         place: what a worker on another machine must have.
+        verify: only verify the teachers, and train nothing.
     """
 
     options: RunOptions
@@ -26,6 +27,7 @@ class Assignment:
     parent: int | None = None
     modules: tuple[str, ...] = ()
     place: Place | None = None
+    verify: bool = False
 
 
 def modules_of(cells: list[Cell]) -> tuple[str, ...]:

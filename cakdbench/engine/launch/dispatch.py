@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Protocol
 
+from cakdbench.data.renderers import RendererLost
 from cakdbench.engine.group import Task
 from cakdbench.engine.harness import Harness, Outcome
 from cakdbench.engine.launch.assignment import Assignment, local_methods, modules_of
@@ -82,6 +83,8 @@ def labour(text: str, processes: int, stop: Callable[[], bool]) -> CakdError | N
         work_through(replace(assignment, share=replace(assignment.share, processes=processes)), stop)
     except Interrupted:
         return None
+    except RendererLost:  # another try may help, as with a worker that was lost itself
+        raise
     except CakdError as error:
         host = platform.node()
         return error if host in str(error) else type(error)(f"{host}: {error}")
@@ -92,26 +95,59 @@ class Dispatcher:
     """Keeps a crew at work until a grid is done.
 
     Args:
+        verifier: a crew whose workers only verify the teachers, see `Assignment.verify`.
         jobs: workers at most; None for as many as there are places or groups.
     """
 
-    def __init__(self, crew: Crew, harness: Harness, jobs: int | None = None):
+    def __init__(self, crew: Crew, verifier: Crew, harness: Harness, jobs: int | None = None):
         self.crew = crew
+        self.verifier = verifier
         self.harness = harness
         self.events = harness.runtime.events
         self.jobs = jobs
-        self._lost = 0
+        self._lost: list[str] = []
         self._stand: tuple[int, int] = (0, 0)
         self._shown = 0.0
 
     def run(self, cells: list[Cell]) -> Outcome:
         """Compute what is not done, teachers first; see `Launcher.launch`."""
+        verified = self.crew.at_work() > 0  # workers of an earlier command, which has had them verified
         trainings = self.harness.trainings(cells)
         self.harness.remember_failures(trainings)
         self.harness.mend_teachers(trainings)
         for key, reason in self._work([task for task in trainings if not task.folder.is_done]).failed.items():
             raise TeacherError(f"training the teacher {key} failed: {reason}")
-        return self.harness.in_waves(cells, self._work)
+        return self.harness.in_waves(cells, self._work if verified else self._verify_and_work)
+
+    def _verify_and_work(self, tasks: list[Task]) -> Outcome:
+        self._verify(tasks)
+        return self._work(tasks)
+
+    def _verify(self, tasks: list[Task]) -> None:
+        """Let one worker verify the teachers, before any other is sent: this machine may have no GPU to do it with.
+
+        Raises:
+            TeacherError: one is not what its entry says.
+        """
+        if not any(task.cell.needs_teacher and not task.folder.is_done for task in tasks):
+            return
+        self.events.say("a worker verifies the teachers first")
+        lost: list[str] = []
+        if not self.verifier.at_work():
+            self.verifier.start(1)
+        while self.verifier.at_work():
+            if self.harness.runtime.stop():
+                raise Interrupted(f"interrupted: {self.verifier.leave()}")
+            time.sleep(LOOK_SECONDS)
+            if reasons := self.verifier.ended():
+                lost += reasons
+                self._give_up(lost)
+                self.verifier.start(1)
+
+    def _give_up(self, lost: list[str]) -> None:
+        """Raise CakdError if too many workers were lost."""
+        if len(lost) > MOST_LOST + self.crew.places():
+            raise CakdError(f"{len(lost)} workers were lost one after the other, the last so: {lost[-1]}")
 
     def _work(self, tasks: list[Task]) -> Outcome:
         outcome, pending = Outcome(), {task.key: task for task in tasks}
@@ -140,12 +176,11 @@ class Dispatcher:
         if not reasons:
             return
         stand = len(list(pending)), sum(checkpoint_step(task.folder.checkpoints) for task in pending)
-        self._lost = len(reasons) if stand != self._stand else self._lost + len(reasons)
+        self._lost = reasons if stand != self._stand else self._lost + reasons
         self._stand = stand
         for reason in reasons:
             self.events.say(f"a worker was lost ({reason}); its runs go on from their last checkpoints")
-        if self._lost > MOST_LOST + self.crew.places():
-            raise CakdError(f"{self._lost} workers were lost one after the other, the last so: {reasons[-1]}")
+        self._give_up(self._lost)
 
     def _start(self, pending: Iterable[Task]) -> None:
         most = self.jobs or max(self.crew.places(), self._groups(pending))

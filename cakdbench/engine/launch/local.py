@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import subprocess
@@ -12,13 +13,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import IO
 
+import torch
+
 from cakdbench.engine.harness import Harness, Outcome
 from cakdbench.engine.launch.assignment import Assignment, local_methods, modules_of
 from cakdbench.engine.options import RunOptions, to_json
+from cakdbench.engine.packing import memory_limit
 from cakdbench.engine.share import Share
 from cakdbench.grid.plan import Cell
 from cakdbench.train.events import Events
-from cakdbench.train.runtime import gpu_workers
+from cakdbench.train.runtime import Options, gpu_workers
 from cakdbench.train.trainer import Interrupted
 from cakdbench.utils.device import visible_gpus
 
@@ -33,16 +37,16 @@ class LocalLauncher:
         """Compute the cells; see `Launcher.launch`. The workers end with this call, or with this process."""
         processes = self.usable_processes(cells, harness.runtime.events)
         on_gpus = harness.accelerator.device.type == "cuda"
-        if on_gpus and options.computing.workers is None:
-            options = replace(options, computing=replace(options.computing, workers=gpu_workers(processes)))
+        gpus = visible_gpus(options.gpus) if on_gpus else []
+        if gpus:
+            options = replace(options, computing=_of_each(options.computing, processes, len(gpus)))
             harness.runtime = replace(harness.runtime, options=options.computing)
         assignment = Assignment(
             replace(options, gpus=()),
-            Share(processes, from_the_end=True),
+            Share(processes),
             parent=os.getpid(),
             modules=modules_of(cells),
         )
-        gpus = visible_gpus(options.gpus) if on_gpus else []
         with workers(assignment, processes - 1, harness.runtime.events, gpus):
             return harness.run(cells, Share(processes))
 
@@ -52,6 +56,16 @@ class LocalLauncher:
         if local and self.processes > 1:
             events.say(f"one process works: others cannot see {', '.join(local)}, which no file or package defines")
         return 1 if local else self.processes
+
+
+def _of_each(options: Options, processes: int, gpus: int) -> Options:
+    """Return the options of processes that share the cores of a machine and, where they are more, its GPUs."""
+    if options.workers is None:
+        options = replace(options, workers=gpu_workers(processes))
+    limit = memory_limit(torch.device("cuda"), None)
+    if options.memory is None and limit and processes > gpus:
+        options = replace(options, memory=limit / math.ceil(processes / gpus) / 1e9)
+    return options
 
 
 ENDED_ON_REQUEST = (0, Interrupted.exit_code, -signal.SIGTERM, -signal.SIGINT)
@@ -70,7 +84,9 @@ def workers(
     with contextlib.ExitStack() as logs:
         outputs = [logs.enter_context(tempfile.TemporaryFile("w+")) for _ in range(count)]
         places = [_environment(gpus, number) for number in range(1, count + 1)]
-        processes = [_start(assignment, output, place) for output, place in zip(outputs, places)]
+        shares = [replace(assignment.share, first=number) for number in range(1, count + 1)]
+        assignments = [replace(assignment, share=share) for share in shares]
+        processes = list(map(_start, assignments, outputs, places))
         try:
             yield processes
         finally:

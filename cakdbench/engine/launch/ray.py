@@ -8,11 +8,11 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import NodeDiedError, RayError, RayTaskError, TaskUnschedulableError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cakdbench.engine.harness import Harness, Outcome
@@ -26,6 +26,8 @@ from cakdbench.utils.interrupt import GracefulInterrupt
 CONNECT_SECONDS = 10
 SAVE_SECONDS = 120
 """Time that workers have to save their lanes in."""
+GONE = (NodeDiedError, TaskUnschedulableError)
+"""What Ray says of a task for a node that is no more."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,14 @@ class RayLauncher:
         """Compute the cells; see `Launcher.launch`."""
         assignment = assign(cells, harness, options)
         with _connected(self.address):
-            crew = RayCrew(to_json(assignment), self._needs(options))
+            works = assignment, replace(assignment, verify=True)
+            crew, verifier = (RayCrew(to_json(work), self._needs(options)) for work in works)
             crew.ask_nodes()
             try:
-                return Dispatcher(crew, harness, self.jobs).run(cells)
+                return Dispatcher(crew, verifier, harness, self.jobs).run(cells)
             finally:
-                crew.leave()
+                for workers in (crew, verifier):
+                    workers.leave()
 
     def _needs(self, options: RunOptions) -> dict[str, float]:
         """Return what a worker needs, in Ray's words."""
@@ -74,7 +78,7 @@ class RayCrew:
     tasks: list[Any] = field(default_factory=list)
 
     def ask_nodes(self) -> None:
-        """Let every node that can work look whether it has what it takes.
+        """Let every node that can work look whether it has what it takes; one that is lost meanwhile is left out.
 
         Raises:
             UsageError: one has not, or there is none.
@@ -84,10 +88,12 @@ class RayCrew:
             raise UsageError(f"no node of the Ray cluster has what a worker needs: {self.needs}")
         ask = ray.remote(_check)
         places = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
-        asked = [ask.options(num_cpus=0, max_retries=0, scheduling_strategy=p).remote(self.text) for p in places]
+        asked = [ask.options(num_cpus=0, max_retries=3, scheduling_strategy=p).remote(self.text) for p in places]
         for node, answer in zip(nodes, asked):
             try:
                 error = ray.get(answer)
+            except GONE:
+                continue
             except RayError as lost:
                 raise UsageError(f"{node['NodeManagerHostname']} cannot run cakdbench: {_reason(lost)}") from lost
             if error:
@@ -183,5 +189,6 @@ def _places(node: dict[str, Any], needs: dict[str, float]) -> int:
 
 
 def _reason(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = error.cause if isinstance(error, RayTaskError) else error
+    lines = [line.strip() for line in str(told).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__

@@ -45,9 +45,14 @@ class SlurmLauncher:
         """Compute the cells; see `Launcher.launch`. The jobs stay when the user stops."""
         assignment = assign(cells, harness, options)
         folder = assignment.options.store / FOLDER / grid_name(assignment.options)
-        crew = SlurmCrew(to_json(assignment), _executor(folder, self.settings, options), folder, self.jobs or 1)
-        crew.find_earlier(JOBS[self.settings.get("cluster", "slurm")])
-        outcome = Dispatcher(crew, harness, self.jobs).run(cells)
+        works = (folder, assignment), (folder / "verify", replace(assignment, verify=True))
+        crew, verifier = (
+            SlurmCrew(to_json(work), _executor(place, self.settings, options), place, self.jobs or 1)
+            for place, work in works
+        )
+        for workers in (crew, verifier):
+            workers.find_earlier(JOBS[self.settings.get("cluster", "slurm")])
+        outcome = Dispatcher(crew, verifier, harness, self.jobs).run(cells)
         crew.cancel_queued()
         return outcome
 

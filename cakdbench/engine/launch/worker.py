@@ -37,7 +37,11 @@ def work_through(assignment: Assignment, stop: Callable[[], bool] = lambda: Fals
         importlib.import_module(name)
     load_files(assignment.options.method_files, assignment.options.model_files)
     session = Session(assignment.options, stop=lambda: stop() or _orphaned(assignment.parent))
-    return session.harness.run(session.plan.cells, assignment.share)
+    harness, cells = session.harness, session.plan.cells
+    if assignment.verify:
+        harness.verify_teachers(harness.tasks(list(filter(None, map(harness.ground, cells)))))
+        return Outcome()
+    return harness.run(cells, assignment.share)
 
 
 def _orphaned(parent: int | None) -> bool:
