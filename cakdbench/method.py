@@ -254,7 +254,7 @@ class Method(nn.Module):
         return {}
 
     def attended(self, images: Tensor) -> Attention | None:
-        """Return the attention that the method's own modules compute on images `(B, 3, S, S)`; None if there is none."""
+        """Return the attention that the method's own modules compute on images `(B, 3, S, S)`; None if they do not."""
         return None
 
     def projected(self, images: Tensor) -> Mapping[str, tuple[Tensor, Tensor]]:

@@ -25,7 +25,7 @@ def main() -> None:
         if hasattr(stream, "reconfigure") and codecs.lookup(stream.encoding).name != "utf-8":
             stream.reconfigure(errors="replace")  # Windows' code pages have no arrows
     with warnings.catch_warnings():  # the caller of `main` gets Python's way to show them back
-        warnings.showwarning = _show_warning
+        warnings.showwarning = _show_warning  # type: ignore[assignment]  # it takes what Python's takes
         _run()
 
 

@@ -136,7 +136,7 @@ def check_batches(dataset: ImageDataset, recipe: "Recipe", world: int, owner: st
     if whole > size:
         raise UsageError(
             f"the {owner}'s global_batch {whole} exceeds the {size} training images of {dataset.name}: "
-            + _fitting_batches(size, recipe, world, owner, even=mixing(dataset, recipe))
+            + _fitting_batches(size, recipe, world, owner, even=bool(mixing(dataset, recipe)))
         )
     if whole % (local * world):
         fitting = ", ".join(str(n) for n in range(1, whole // local + 1) if whole % (local * n) == 0)

@@ -91,7 +91,7 @@ class Results:
         label = self.rules.canonical(spot.entry.label, column)
         return self._measured([record for record in runs if record.label == label], MEASURES[spot.metric])
 
-    def _settled(self, runs: list[Record]) -> list[Record]:
+    def _settled(self, runs: Sequence[Record]) -> Sequence[Record]:
         """Return the runs that are not mere claims; all if there are none."""
         return [record for record in runs if self.statuses.get(record.key) != CLAIMED] or runs
 
@@ -113,7 +113,7 @@ class Results:
         settings = Settings(recipe=dict(self.changed))
         cells = make_plan([spot.entry.label], [spot.spec], [0], settings, self.precision, always=()).cells
         peak = predict_peak(list_work(cells)[0])
-        return peak and peak.total / 2**30
+        return peak.total / 2**30 if peak else None
 
     def refusal(self, spot: Spot) -> str | None:
         """Return why nothing runs for a printed number; None if something does."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -204,6 +204,7 @@ def _model_costs(experiment: Experiment) -> pd.DataFrame | None:
         for row in costs()
         if (row.source, row.table, row.kind) == (file.source, file.table, "model")
     }
+    models: list[tuple[Literal["", "teacher", "student"], str]]
     models = [("teacher", _models(pair)[0]) for pair in experiment.pairs]
     models += [("student", _models(pair)[1]) for pair in experiment.pairs]
     rows: list[list[Cell | str]] = [

@@ -170,8 +170,8 @@ FORGERIES = {
     "other teacher": (put("identity.teacher.sha256", "0" * 64), "other teacher: its weights 0000000000000000 of vit_m"),
     "other teacher's model": (put("identity.teacher.model", "swin_m"), "other teacher: its weights are those of vit_m"),
     "teacher expected elsewhere": (put("teacher.expected", 60.8), "expects 60.8 % of its teacher"),
-    "top-5 of the teacher below its top-1": (put("teacher.measured_top5", 5.0), "its teacher's top-5 is below its top-1"),
-    "another network between images": (put("result.networks", {"assistant": 70.01}), "result.networks.assistant = 70.01"),
+    "top-5 of the teacher below top-1": (put("teacher.measured_top5", 5.0), "its teacher's top-5 is below its top-1"),
+    "network between images": (put("result.networks", {"assistant": 70.01}), "result.networks.assistant = 70.01"),
     "weak teacher": (put("teacher.measured", 20.0), "its teacher is off expected, and the record says the contrary"),
     "needless mismatch": (put("teacher.mismatch_allowed", True), "its teacher is as expected"),
     "teacher of another source": (

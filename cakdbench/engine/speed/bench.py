@@ -257,8 +257,8 @@ class SpeedBench:
         one = median_seconds(lambda: self._render(next(views)), cpu, replace(self.limit, steps=8, least=2))
         speed.rendering_core = one_core = images / one
         speed.rendering = stream_rate(self.stream, speed.workers, self.limit) if speed.workers else one_core
-        views = self.views.pin_memory() if self.device.type == "cuda" else self.views
-        speed.transfer = median_seconds(lambda: self.stream.finish(views, self.device), self.device, self.limit)
+        sent = self.views.pin_memory() if self.device.type == "cuda" else self.views
+        speed.transfer = median_seconds(lambda: self.stream.finish(sent, self.device), self.device, self.limit)
         if self._needs(self.lanes) - {"model"}:
             speed.teacher = median_seconds(lambda: self._teach(self.lanes), self.device, self.limit)
         speed.matrix_rate = matrix_rate(self.device, speed.precision)
