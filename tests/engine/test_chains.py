@@ -2,6 +2,7 @@
 
 import json
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -180,10 +181,12 @@ def test_workers_on_other_machines_take_the_links_in_order(tiny, teachers, tmp_p
     own = options(tiny, tmp_path, teachers)
     session = Session(own)
     session.store.create()
-    crew = Here(to_json(assign(session.plan.cells, session.harness, own)))
-    outcome = Dispatcher(crew, session.harness).run(session.plan.cells)
+    work = assign(session.plan.cells, session.harness, own)
+    crew, verifier = Here(to_json(work)), Here(to_json(replace(work, verify=True)))
+    outcome = Dispatcher(crew, verifier, session.harness).run(session.plan.cells)
     assert not outcome.failed and results(tmp_path / "runs") == results(calm / "runs")
     assert crew.workers == 2 + 3 + 2  # teachers; three groups of the first wave; a link each
+    assert verifier.workers == 3  # one a wave
 
 
 def test_a_tape_serves_the_students_of_a_run_and_several_teachers_do_without(tiny, teachers, tmp_path, calm):
