@@ -1,10 +1,12 @@
 """`cakdbench.load_results`: finished runs as a frame, each judged by the rules of the boards."""
 
+import json
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -71,6 +73,7 @@ def _judged_frame(stored: list[StoredRecord], data_dir: Path | None) -> pd.DataF
     for record in records:
         if record.key not in counting:
             excluded.setdefault(record.key, "it is the training of a teacher")
+    excluded = {key: reason for key, reason in excluded.items() if key not in counting}
     named = (StoredRecord(counting.get(run.record.key, run.record), run.path, run.status) for run in stored)
     return runs_frame(named, excluded)
 
@@ -78,20 +81,33 @@ def _judged_frame(stored: list[StoredRecord], data_dir: Path | None) -> pd.DataF
 def _columns(records: Iterable[Record], data_dir: Path | None) -> tuple[list["Column"], dict[str, str]]:
     """Return every pair with every recipe that it was trained by, and why the runs of a pair cannot be judged, by key.
 
-    A student that no teacher taught under a recipe is a pair with itself; but not one that became a teacher.
+    A student that no teacher taught under a recipe is a pair with itself; but not one that became a teacher. A recipe
+    that does not come with cakdbench has the numbers of most of its runs.
     """
-    from cakdbench.grid.suites import Pair, PairSpec
-    from cakdbench.reports.eligibility import column_of
+    from cakdbench.data.datasets import dataset_facts
+    from cakdbench.reports.eligibility import Column
 
     columns: list[Column] = []
     problems: dict[str, str] = {}
+    records = list(records)
     for spec, keys in _keys_by_spec(records).items():
-        teacher, student, dataset, recipe = spec
+        *_, dataset, recipe = spec
         try:
-            columns.append(column_of(PairSpec(Pair(teacher, student, dataset), recipe), data_dir=data_dir))
+            images = dataset_facts(dataset, data_dir).n_test
+            columns.append(Column(*spec, _numbers(recipe, records), images))
         except UsageError as error:
             problems |= dict.fromkeys(keys, f"cannot be judged: {error}")
     return columns, problems
+
+
+def _numbers(recipe: str, records: Iterable[Record]) -> dict[str, Any]:
+    """Return the numbers of a recipe: as it comes with cakdbench, else those of most of its runs."""
+    from cakdbench.recipes import load_recipe, recipe_names
+
+    if recipe in recipe_names():
+        return load_recipe(recipe).numbers()
+    texts = Counter(json.dumps(record.recipe, sort_keys=True) for record in records if record.recipe_name == recipe)
+    return json.loads(min(texts, key=lambda text: (-texts[text], text)))
 
 
 def _keys_by_spec(records: Iterable[Record]) -> dict[tuple[str, str, str, str], list[str]]:
@@ -100,6 +116,7 @@ def _keys_by_spec(records: Iterable[Record]) -> dict[tuple[str, str, str, str], 
     teachers = {r.identity.teacher.sha256 for r in records if r.identity.teacher}
     trained = {(r.identity.student, r.identity.dataset.name, r.recipe_name) for r in records if r.identity.teacher}
     specs: dict[tuple[str, str, str, str], list[str]] = {}
+    untaught: dict[tuple[str, str, str], list[str]] = {}
     for record in records:
         identity = record.identity
         facts = identity.student, identity.dataset.name, record.recipe_name
@@ -107,4 +124,6 @@ def _keys_by_spec(records: Iterable[Record]) -> dict[tuple[str, str, str, str], 
             specs.setdefault((identity.teacher.model, *facts), []).append(record.key)
         elif facts not in trained and record.weights_sha256 not in teachers:
             specs.setdefault((identity.student, *facts), []).append(record.key)
-    return specs
+        elif record.weights_sha256 not in teachers:
+            untaught.setdefault(facts, []).append(record.key)
+    return {spec: [*keys, *untaught.get(spec[1:], ())] for spec, keys in specs.items()}

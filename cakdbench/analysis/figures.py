@@ -45,7 +45,8 @@ def matrix_figure(
         figure = Figure(layout="constrained", figsize=size)
         axes = figure.subplots()
         values = frame.to_numpy(dtype=float)
-        low, high = limits or (np.nanmin(values), np.nanmax(values))
+        known = values[~np.isnan(values)]
+        low, high = limits or ((known.min(), known.max()) if len(known) else (0.0, 1.0))
         image = axes.imshow(values, cmap="viridis", vmin=low, vmax=high, aspect="auto")
         axes.set_yticks(range(down), frame.index)
         axes.set_xticks(range(across), frame.columns, rotation=40, ha="right", rotation_mode="anchor")

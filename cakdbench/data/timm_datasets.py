@@ -15,7 +15,7 @@ from timm.data import create_dataset
 
 from cakdbench.data.folders import ClassFolders
 from cakdbench.data.images import dataset_image
-from cakdbench.data.sources import fetch
+from cakdbench.data.sources import ELSEWHERE, fetch
 from cakdbench.data.splits import ImageDataset, Split, assemble, from_arrays, from_files
 from cakdbench.utils.errors import UsageError
 
@@ -47,7 +47,7 @@ def load_timm(name: str, root: Path, download: bool, options: Mapping[str, str] 
     try:
         train, test = (open_half(spec, root, names, download) for names in (TRAIN_NAMES, TEST_NAMES))
     except (RuntimeError, OSError, ValueError, AssertionError, ImportError) as error:
-        raise UsageError(f"timm cannot open {name} below {root}: {error}") from error
+        raise UsageError(f"timm cannot open {name} below {root} ({error}): put it there, {ELSEWHERE}") from error
     return _convert(name, train, test)
 
 

@@ -116,10 +116,11 @@ def problems(error: ValidationError, model: type[BaseModel] | None = None) -> st
 
 
 def _joined(key: str, messages: list[str]) -> str:
-    """Return what a key must be; the branches of a union as one alternative."""
+    """Return what a key must be; the branches of a union as one alternative, apart from those of no key."""
     first, *others = dict.fromkeys(messages)
-    text = " or ".join([first, *(other.removeprefix("must be ") for other in others)])
-    return f"{key}: {text}" if key else text
+    if not key:
+        return "; ".join([first, *others])
+    return f"{key}: " + " or ".join([first, *(other.removeprefix("must be ") for other in others)])
 
 
 def _message(text: str) -> str:

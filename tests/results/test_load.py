@@ -119,11 +119,26 @@ def test_runs_with_other_settings_say_so(tmp_path):
     assert "not the registry's" in reasons[other.name]
 
 
-def test_runs_of_a_recipe_that_is_not_here_cannot_be_judged(tmp_path):
-    folder = copy_run(tmp_path, one_entry())
-    content = json.loads((folder / "record.json").read_bytes())
-    (folder / "record.json").write_text(json.dumps(content | {"recipe_name": "mine"}))
-    assert "cannot be judged: unknown recipe 'mine'" in cakdbench.load_results(tmp_path).excluded[0]
+def test_a_recipe_that_is_not_here_has_the_numbers_of_most_of_its_runs(tmp_path):
+    own = [copy_run(tmp_path, entry) for entry in [*list(entries("kd"))[:2], next(iter(entries("scratch")))]]
+    for folder in own:
+        content = json.loads((folder / "record.json").read_bytes()) | {"recipe_name": "mine"}
+        if folder == own[1]:
+            content["identity"]["recipe"]["epochs"] = 7
+        (folder / "record.json").write_text(json.dumps(content))
+    reasons = cakdbench.load_results(tmp_path).excluded
+    assert sorted(reasons.fillna("")) == ["", "", "recipe.epochs = 7 (standard 6)"]
+
+
+def test_runs_on_data_that_nobody_described_cannot_be_judged(tmp_path):
+    folders = [copy_run(tmp_path, one_entry()), copy_run(tmp_path, next(iter(entries("scratch"))))]
+    for folder in folders:
+        content = json.loads((folder / "record.json").read_bytes())
+        content["identity"]["dataset"]["name"] = "pets"
+        content["identity"]["student"] = "vit_xs"
+        (folder / "record.json").write_text(json.dumps(content))
+    reasons = cakdbench.load_results(tmp_path).excluded
+    assert all(reason.startswith("cannot be judged: unknown dataset 'pets'") for reason in reasons), reasons
 
 
 def test_the_training_of_a_teacher_does_not_count():
