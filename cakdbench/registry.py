@@ -57,7 +57,9 @@ def register(
                 raise UsageError(f"method id {name!r} differs from {twin!r} in capital letters only: choose another")
             holder = _methods.get(_aliases.get(name, name))
             if holder and (holder.__module__, holder.__qualname__) != (cls.__module__, cls.__qualname__):
-                raise UsageError(f"method id {name!r} is taken by {holder.__module__}.{holder.__qualname__}")
+                raise UsageError(
+                    f"method id {name!r} is taken by {holder.__module__}.{holder.__qualname__}: choose another"
+                )
         if not cls.needs <= TEACHER_PARTS:
             strange, known = ", ".join(sorted(cls.needs - TEACHER_PARTS)), ", ".join(sorted(TEACHER_PARTS))
             raise UsageError(f"method {id!r} needs {strange} of the teacher; what it can give is {known}")
@@ -111,7 +113,9 @@ def load_file(path: Path) -> list[str]:
     """Register the methods defined in a Python file (`--method-file`); return their ids."""
     ids, _ = load_any(path, "method file")
     if not ids:
-        raise UsageError(f"{path} registers no method: decorate its class with @register(...)")
+        raise UsageError(
+            f"{path} registers no method: decorate its class with @register(...); networks go by --model-file"
+        )
     return ids
 
 
@@ -120,7 +124,8 @@ def load_models(path: Path) -> list[str]:
     _, ids = load_any(path, "model file")
     if not ids:
         raise UsageError(
-            f"{path} registers no network: decorate the class or function that makes it, @register_model(ID)"
+            f"{path} registers no network: decorate the class or function that makes it, @register_model(ID); "
+            "methods go by --method-file"
         )
     return ids
 

@@ -126,8 +126,12 @@ def evaluate(
     )
     if len(frame):
         _print_accuracies(frame, format, output)
+    keys: dict[str, list[str]] = {}
     for key, error in failed.items():
-        errors.print(f"failed: {key}: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        keys.setdefault(str(error), []).append(key)
+    for reason, names in keys.items():
+        told = f"failed: {', '.join(names)}: {reason}"
+        errors.print(told, style="red", markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(1 if failed else 0)
 
 

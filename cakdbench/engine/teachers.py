@@ -93,8 +93,10 @@ class Teachers:
         except KeyError:
             check_dataset(dataset)
             model_entry(zoo_model(model))
+            others = [data for name, data in self.entries if name == model]
+            known = f" (it has entries for {', '.join(others)})" if others else ""
             raise UsageError(
-                f"no teacher {model} for {dataset}: train one with `cakdbench teacher train {model}@{dataset} "
+                f"no teacher {model} for {dataset}{known}: train one with `cakdbench teacher train {model}@{dataset} "
                 "--recipe RECIPE`, or give an entry with the path of its weights in a file (--teachers FILE)"
             ) from None
 

@@ -109,6 +109,8 @@ def problems(error: ValidationError, model: type[BaseModel] | None = None) -> st
         key = "".join(f"[{part + 1}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
         if detail["type"] == "extra_forbidden" and model:
             key, message, given = "", str(unknown("key", key, _siblings(model, location))), ""
+        elif detail["type"] == "tuple_type" and isinstance(detail["input"], dict):
+            message, given = f"begin each table with [[{key}]]", ""
         else:
             message, given = _message(detail["msg"]), _given(detail)
         found.setdefault((key, given), []).append(message)

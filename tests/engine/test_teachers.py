@@ -153,6 +153,7 @@ HEAD = '[[teachers]]\nmodel = "swin_t"\ndataset = "cifar100"\n'
     ("text", "words"),
     [
         ("[[teachers]", ["not valid TOML"]),
+        ('[teachers]\nmodel = "swin_t"\n', ["teachers: begin each table with [[teachers]]"]),
         ('[[teacher]]\nmodel = "swin_t"\n', ["'teacher'", "did you mean teachers"]),
         (HEAD, ["teachers[1]", "one of hub, url, path, train", "none"]),
         (HEAD + 'path = "a"\nurl = "b"\n', ["teachers[1]", "url, path"]),
