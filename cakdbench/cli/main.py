@@ -5,6 +5,7 @@
 import codecs
 import sys
 import warnings
+from typing import Any
 
 import typer
 
@@ -25,11 +26,11 @@ def main() -> None:
         if hasattr(stream, "reconfigure") and codecs.lookup(stream.encoding).name != "utf-8":
             stream.reconfigure(errors="replace")  # Windows' code pages have no arrows
     with warnings.catch_warnings():  # the caller of `main` gets Python's way to show them back
-        warnings.showwarning = _show_warning  # type: ignore[assignment]  # it takes what Python's takes
+        warnings.showwarning = _show_warning
         _run()
 
 
-def _show_warning(message: Warning | str, *_: object) -> None:
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     errors.print(f"warning: {message}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
