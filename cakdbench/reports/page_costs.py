@@ -121,8 +121,8 @@ def _paper_rows(costs: PaperCosts) -> Iterator[list[Cell | str | int]]:
     names = {"student": "student", "ofa": "OFA, 4-3-2-1 blocks", "fbt": "FBT, L2G"}
     for parameters, macs in zip(costs.cells[::2], costs.cells[1::2], strict=True):
         cost = costs.parts[parameters.part]
-        row = [_arrow(costs.pair), names[parameters.part]]
-        yield [*row, *_compared(parameters), cost.parameters, *_compared(macs), cost.macs]
+        heads = Cell(_arrow(costs.pair)), names[parameters.part]
+        yield [*heads, *_compared(parameters), cost.parameters, *_compared(macs), cost.macs]
 
 
 def _compared(cell: PrintedCell) -> tuple[Cell | str, int]:

@@ -199,7 +199,7 @@ def _line_table(experiment: Experiment, cells: Mapping[Place, Cell], mode: str) 
 def _model_costs(experiment: Experiment) -> pd.DataFrame | None:
     """Return the costs that the table prints of its models, teachers first; None if it prints none."""
     file, mark = experiment.file, sources()[experiment.file.source].mark
-    printed = {
+    printed: dict[tuple[str, str], Cell] = {
         (row.role, row.model): Cell(MISSING, printed=((row.flops_g, mark),))
         for row in costs()
         if (row.source, row.table, row.kind) == (file.source, file.table, "model")

@@ -8,11 +8,16 @@ import os
 import re
 import shutil
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
+from cakdbench.grid.experiments import load_experiment
 from cakdbench.reports.board import Board, Section
 from cakdbench.reports.html import board_html
+from cakdbench.reports.page_experiment import experiment_board
+from cakdbench.results.load import Evidence
+from cakdbench.store import Store
 from tests.reports.boards import A, B, M, answers, board, prints, runs
 from tests.reports.synthetic import TestRules
 
@@ -176,6 +181,12 @@ class TestBrowser:
         assert [url.rpartition("/")[2] for url in asked] == ["board.html"]
         assert run("return performance.getEntriesByType('resource').length") == 0
         assert browser.get_log("browser") == []
+
+    def test_rows_that_are_of_no_kind_are_shown(self, show, text):
+        """Those of a table of a paper are pairs, or parts of a method: there is nothing to choose them by."""
+        run = show(board_html(experiment_board(load_experiment("tas_table12"), Evidence(Store(Path("no-runs")), None))))
+        assert len(run(NAMES)) == 9 and run("return document.querySelector('.count').textContent") == ""
+        assert "5 of 5 methods shown" in show(text)("return document.querySelector('.count').textContent")
 
     def test_plots_are_visible(self, show, text):
         run = show(text)

@@ -10,6 +10,7 @@ from cakdbench.grid.experiments import experiment_names, load_experiment
 from cakdbench.published.ledger import ablations, accuracies, averages, costs
 from cakdbench.reports.markdown import board_markdown
 from cakdbench.reports.page_experiment import METRICS, experiment_board
+from cakdbench.reports.pages import FORMATS
 from cakdbench.results.load import Evidence
 from cakdbench.store import Store
 from tests.reports.pages import tables
@@ -20,8 +21,13 @@ METRIC = {told: metric for metric, told in METRICS.items()}
 
 
 @cache
+def board(name, tiny=False):
+    return experiment_board(load_experiment(name, tiny), Evidence(Store(Path("no-runs")), None))
+
+
+@cache
 def page(name, tiny=False):
-    return board_markdown(experiment_board(load_experiment(name, tiny), Evidence(Store(Path("no-runs")), None)))
+    return board_markdown(board(name, tiny))
 
 
 def ledger(name):
@@ -70,6 +76,13 @@ def gains(name):
 @pytest.mark.parametrize("name", TRAINED)
 def test_every_printed_number_stands_in_its_cell(name):
     assert shown(name, page(name)) == ledger(name) | gains(name)
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_every_page_is_written_in_every_format(ending):
+    for name in NAMES:
+        text = FORMATS[ending](board(name))
+        assert all(value in text for value in ledger(name).values()) if name in TRAINED else "0.07" in text, name
 
 
 @pytest.mark.parametrize("name", TRAINED)

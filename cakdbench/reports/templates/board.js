@@ -47,11 +47,11 @@ function applyFilters() {
     const shown = heads.map(head => head.dataset.key !== "pair" || (pairs.has(head.dataset.pair) && !(only && head.dataset.empty)));
     for (const row of table.rows) [...row.cells].forEach((cell, place) => { cell.hidden = !shown[place]; });
     for (const row of original.get(table)) {
-      const named = row.dataset.name.includes(sought) && kinds.has(row.dataset.kind);
+      const named = row.dataset.name.includes(sought) && (!row.dataset.kind || kinds.has(row.dataset.kind));
       row.hidden = !named || (only && ![...row.cells].some((cell, place) => shown[place] && cell.dataset.accuracy));
     }
     const count = original.get(table).filter(row => !row.hidden).length;
-    table.closest("section").querySelector(".count").textContent = `${count} of ${original.get(table).length} methods shown`;
+    table.closest("section").querySelector(".count").textContent = filters.hidden ? "" : `${count} of ${original.get(table).length} methods shown`;
     sortAgain(table);
   }
 }
