@@ -54,7 +54,10 @@ def attention_maps(model: StagedModel, images: Tensor) -> Tensor:
     """
     layout = model.attention
     if layout is None:
-        raise UsageError(f"{model.name} has no attention: name a ViT, DeiT or Swin")
+        raise UsageError(
+            f"{model.name} has no attention: name a ViT, DeiT or Swin, or a run, made with --keep modules, of a method "
+            "that has its own"
+        )
     q, k, _ = model(images, attention=True).attention
     stage = model.layouts[layout.stage - 1]
     scores = q.float() @ k.float().mT / q.shape[-1] ** 0.5

@@ -35,6 +35,8 @@ def _teacher(student: Student, dataset: ImageDataset, teachers: Teachers) -> Sta
     """Return the teacher of a run: of the training that made its weights, else as its entry has it."""
     store, taught, recipe = teachers.store, student.record.identity.teacher, student.recipe
     assert taught is not None, "the caller asks for a run that had a teacher"
+    if taught.several:
+        raise UsageError(f"{student.record.key} had several teachers at once ({taught.model}): name a run that had one")
     made = next((record for record in store.records()[0] if record.weights_sha256 == taught.sha256), None)
     if made is None:
         teacher = teachers.load(taught.model, dataset, recipe)
