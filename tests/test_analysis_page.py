@@ -20,6 +20,10 @@ def test_every_command_of_the_page_writes_numbers_and_pictures(tmp_path, monkeyp
         shutil.copytree(ROOT / "leaderboards/results" / method, f"leaderboards/results/{method}")
     shell = Shell(tmp_path, tmp_path)
     for words in COMMANDS:
+        if words[0] == "run":
+            words = [*words, "--dry-run", "--cpu"]
+        elif any(word.startswith(("fofa-", "pcagl-")) for word in words):
+            continue  # tests/analysis has such runs
         few = ["--images", "130"] * (words[1] == "similarity")
         code, text = shell(*words, *few)
         assert code == 0, (words, text)

@@ -1,5 +1,6 @@
 """The commands that look into trained models: analyse similarity, features, attention, agreement."""
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +13,7 @@ from cakdbench.cli.options import (
     BadImages,
     DataDir,
     DatasetFiles,
+    MethodFiles,
     ModelFiles,
     OnBadImage,
     StoreDir,
@@ -58,6 +60,7 @@ def similarity(
     measure: Annotated[
         Measure, typer.Option(help="Linear CKA; cosine after a fitted linear map, or as a run's own method projects.")
     ] = Measure.cka,
+    method_file: MethodFiles = [],
     model_file: ModelFiles = [],
     store: StoreDir = Path("runs"),
     teacher_dir: TeacherDir = TEACHERS,
@@ -69,7 +72,7 @@ def similarity(
     from cakdbench.analysis.figures import matrix_figure
     from cakdbench.analysis.similarity import similarity as compare
 
-    gallery = _gallery(networks, model_file, store, teacher_dir, data_dir, on_bad_image)
+    gallery = _gallery(networks, model_file, store, teacher_dir, data_dir, on_bad_image, method_file)
     if measure is Measure.projected:
         return _write_projected(gallery, images, to / "similarity-projected")
     first, *others = gallery.networks
@@ -114,6 +117,7 @@ def attention(
     networks: Networks,
     to: To = Path("analysis"),
     images: Images = 6,
+    method_file: MethodFiles = [],
     model_file: ModelFiles = [],
     store: StoreDir = Path("runs"),
     teacher_dir: TeacherDir = TEACHERS,
@@ -124,7 +128,7 @@ def attention(
     """Draw where the last attention of each network looks, and that of a run's method itself, as FOFA's of regions."""
     from cakdbench.analysis.maps import attention_maps
 
-    gallery = _gallery(networks, model_file, store, teacher_dir, data_dir, on_bad_image)
+    gallery = _gallery(networks, model_file, store, teacher_dir, data_dir, on_bad_image, method_file)
     seen = next(gallery.images(images))
     own = [_write_own(to / f"attention-own-{number}", gallery, network, seen) for number, network in _kept(gallery)]
     looking = [network for network in gallery.networks if network.model.attention or not any(own)]
@@ -162,11 +166,12 @@ def _gallery(
     teacher_dir: Path,
     data_dir: Path | None,
     on_bad_image: OnBadImage,
+    method_files: Sequence[Path] = (),
 ) -> "Gallery":
     from cakdbench.analysis.networks import open_gallery
     from cakdbench.store import Store
 
-    load_files([], model_files)
+    load_files(list(method_files), model_files)
     return open_gallery(names, Store(store), teacher_dir, data_dir, on_bad_image=on_bad_image.value)
 
 
