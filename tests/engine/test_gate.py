@@ -84,6 +84,17 @@ def test_a_head_in_another_order_is_permuted_and_stopped_without_its_classes(mod
         gate(model.export_state(), 'classes = ["1", "10", "2", "Cat", "bee"]')
 
 
+def test_a_teachers_entry_holds_the_weights_of_its_first_verified_download(model, gate):
+    """The file stands for a download: once its sha256 is entered, other weights are refused."""
+    first, facts = gate(model.export_state(), "accuracy = 90")
+    pinned = "accuracy = 90", f'sha256 = "{first.sha256}"'
+    assert gate(model.export_state(), *pinned) == (first, facts)
+    state = model.export_state()
+    state["fc.bias"] = state["fc.bias"] + 1e-6
+    with pytest.raises(TeacherError, match=rf"has the weights .*, its entry says {first.sha256}: bring those"):
+        gate(state, *pinned)
+
+
 def test_an_accuracy_stated_near_chance_is_the_users_word(model, gate):
     measured = gate(in_other_order(model), allow=True)[1].measured
     said = []

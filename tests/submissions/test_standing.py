@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
+from cakdbench.grid.teachers import TeacherEntry, load_teachers
 from cakdbench.submissions.status import Verdicts, read_verdicts, write_verdicts
 from cakdbench.submissions.submit import npy_bytes
 from cakdbench.submissions.truth import Truth
@@ -273,6 +274,23 @@ def test_new_entries_however_many_do_not_outvote_the_base_on_a_teacher(repositor
         for seed in (0, 1, 2)
     }
     assert {finding.file for finding in repository.validate(base=str(base)).refused} == files
+
+
+def test_entries_on_a_downloaded_teacher_wait_for_its_hash(repository, monkeypatch):
+    other = {"model": "mixer_m", "sha256": "5" * 64, "statistics": None, "image_size": None, "source": None}
+    entry = TeacherEntry(model="mixer_m", dataset="fashion_demo", url="https://example.org/w.pth", accuracy=89.4)
+    facts = put("teacher.tolerance", entry.allowed), put("teacher.source", entry.source)
+    for name, accuracy in (("kd", 70.0), ("ofa", 71.0)):
+        repository.forge(also(put("identity.teacher", other), *facts), name, accuracy=accuracy)
+    registry = {("mixer_m", "fashion_demo"): entry}
+    monkeypatch.setattr("cakdbench.submissions.checks.teachers._registry", lambda: load_teachers() | registry)
+    report = repository.validate()
+    assert not report.refused and accept(repository.root, report, "2026-12-01") == 0
+    registry["mixer_m", "fashion_demo"] = entry.model_copy(update={"sha256": "7" * 64})
+    assert len(repository.validate().refused) >= 2
+    registry["mixer_m", "fashion_demo"] = entry.model_copy(update={"sha256": "5" * 64})
+    report = repository.validate()
+    assert not report.refused and accept(repository.root, report, "2026-12-01") == 2
 
 
 def test_a_training_with_changed_numbers_makes_no_weights_allowed(repository, honest):
