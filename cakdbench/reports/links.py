@@ -52,10 +52,7 @@ def _named(record: Record, runs: Mapping[str, Record], wanted: set[str]) -> Reco
     teacher, facts, init = identity.teacher, record.teacher, identity.recipe.get("init", "")
     names = _teacher_names(record, runs, wanted)
     if teacher and facts and not wanted.isdisjoint(names):
-        taught = runs[(teacher.several or (teacher,))[0].sha256].identity.teacher
-        origin = TeacherIdentity(
-            model="+".join(names), sha256=taught.sha256 if taught else ""
-        )  # the same for all seeds
+        origin = TeacherIdentity(model="+".join(names), sha256=_origin(teacher, runs))
         identity = identity.model_copy(update={"teacher": origin})
         facts = facts.model_copy(update={"standard": True})
     if init.startswith(WEIGHTS) and (start := _name(init.removeprefix(WEIGHTS), record, runs, wanted)):
@@ -65,9 +62,10 @@ def _named(record: Record, runs: Mapping[str, Record], wanted: set[str]) -> Reco
 
 def _origin(teacher: TeacherIdentity, runs: Mapping[str, Record]) -> str:
     """Return the weights at the beginning of a chain, which all its seeds share; empty if it begins with a student."""
-    run = runs.get((teacher.several or (teacher,))[0].sha256)
+    first = (teacher.several or (teacher,))[0]
+    run = runs.get(first.sha256)
     if run is None:
-        return teacher.sha256
+        return first.sha256
     return _origin(run.identity.teacher, runs) if run.identity.teacher else ""
 
 

@@ -36,6 +36,10 @@ def _odd_fields(identity: Identity) -> Iterator[str]:
     teacher = identity.teacher
     sources = {"method.source": identity.method.source, "student_source": identity.student_source}
     sources |= {"teacher.source": teacher.source} if teacher else {}
+    for each in (teacher.several or ()) if teacher else ():
+        sources[f"teacher.source of {each.model[:60]}"] = each.source
+        if each.image_size is not None and each.image_size == identity.recipe.get("image_size"):
+            yield f"image_size of {each.model[:60]} is that of the recipe"
     yield from (f"{name} is no sha256" for name, value in sources.items() if value and not SHA256.fullmatch(value))
     yield from (f"{name} is empty" for name, value in sources.items() if value == "")
     if identity.dataset.skipped is not None and identity.dataset.skipped < 1:

@@ -90,6 +90,24 @@ def test_of_several_teachers_each_has_the_name_that_the_column_gives_it():
     assert named([link, alike, run], of(f"{LINK}+swin_m"))[run.key] == f"{LINK}+swin_m"
 
 
+def test_a_network_of_the_registry_may_teach_beside_a_run():
+    link = made("resnet_m>vit_xs")
+    run = taught_by("resnet_m+vit_xs>resnet_s", "resnet_m", link)
+    assert named([link, run], of(f"resnet_m+{LINK}"))[run.key] == f"resnet_m+{LINK}"
+
+
+def test_all_seeds_of_a_chain_of_three_stand_in_its_column():
+    """Each seed has a link of its own; what all of a column share is the network at the beginning."""
+    chains = []
+    for seed in (0, 1, 2):
+        first = made("resnet_m>vit_xs", seed)
+        second = taught_by("vit_xs>mobilenet_s", first, seed=seed)
+        chains.append((first, second, taught_by("mobilenet_s>resnet_s", second, seed=seed)))
+    records = [run for chain in chains for run in chain]
+    found = sort_runs(records, [of(f"run:kd:{LINK}>mobilenet_s@fashion_demo")], Standard())
+    assert [run.identity.seed for runs in found.counting.values() for run in runs] == [0, 1, 2]
+
+
 def test_a_start_is_named_as_a_teacher_is():
     first = made("swin_m>resnet_s")
     run, start = started_from("resnet_m>resnet_s", first), "run:kd:swin_m>resnet_s@fashion_demo"

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cakdbench.grid.teachers import TeacherEntry, load_teachers
+from cakdbench.records import TeacherIdentity
 from cakdbench.submissions.status import Verdicts, read_verdicts, write_verdicts
 from cakdbench.submissions.submit import npy_bytes
 from cakdbench.submissions.truth import Truth
@@ -45,6 +46,13 @@ def rename(id, label=None):
     return also(put("identity.method.id", id), put("label", label or id), put("conditions.lanes", [label or id]))
 
 
+def several(**said):
+    """A change to two teachers, of whom the second says more than it has to."""
+    first = TeacherIdentity(model="resnet_m", sha256="5" * 64)
+    joined = TeacherIdentity.join([first, TeacherIdentity(model="swin_m", sha256="7" * 64, **said)])
+    return put("identity.teacher", joined.model_dump(mode="json"))
+
+
 SPELLED = "(written|writes them) in another way"
 OTHER = "other teacher"
 LABEL = "ofa[gamma=7.0]"
@@ -65,6 +73,10 @@ KINDS = {
         dict(change=put("identity.teacher.statistics", [[0.286] * 3, [0.353] * 3])),
         "fed with other input statistics",
     ),
+    "the recipe's image size told of one of several": (
+        dict(change=several(image_size=64)), f"{SPELLED}.*image_size of swin_m is that",
+    ),
+    "an empty source of one of several": (dict(change=several(source="")), f"{SPELLED}.*source of swin_m is empty"),
     "an empty version": (
         dict(change=also(put("identity.method.version", None), put("identity.method.source", ""))),
         f"{SPELLED}.*method.source is empty",
