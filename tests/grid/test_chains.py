@@ -2,8 +2,9 @@
 
 import pytest
 
+from cakdbench.grid.pairs import Pair, named_run
 from cakdbench.grid.plan import Settings, make_plan
-from cakdbench.grid.suites import Pair, named_run, resolve_pairs, suites_from_file
+from cakdbench.grid.suites import resolve_pairs, suites_from_file
 from cakdbench.utils.errors import UsageError
 
 CHAIN = "run:kd:run:fbt:no_infonce:resnet_m>vit_xs@fashion_demo>mobilenet_s@fashion_demo>resnet_s@fashion_demo"
