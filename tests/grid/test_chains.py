@@ -65,6 +65,7 @@ def test_a_key_and_a_model_name_no_pair():
         ("run:kd:swin_t>resnet34@imagenet1k>resnet18@cifar100", "learns imagenet1k, and the student cifar100"),
         ("swin_t+swin_x>resnet18@cifar100", "unknown model 'swin_x'"),
         ("+swin_t>resnet18@cifar100", "unknown model ''"),
+        (10 * "run:kd:" + "swin_t" + 11 * ">resnet18@cifar100", "a chain of more than 9 runs"),
     ],
 )
 def test_what_is_no_teacher_is_said_in_a_line(text, words):
