@@ -5,7 +5,8 @@ from pathlib import Path
 from cakdbench.cli.tables import Listing
 from cakdbench.data.datasets import dataset_facts, dataset_names
 from cakdbench.grid.experiments import Experiment, experiment_names, load_experiment
-from cakdbench.grid.suites import RUN, suites
+from cakdbench.grid.pairs import RUN
+from cakdbench.grid.suites import suites
 from cakdbench.grid.teachers import load_teachers, teachers_from_file
 from cakdbench.models.zoo import MODELS, model_info
 from cakdbench.recipes import load_recipe, recipe_names

@@ -21,8 +21,9 @@ from cakdbench.build import build_method, refusal
 from cakdbench.costs.bench import CountingBench
 from cakdbench.costs.counting import Meter
 from cakdbench.costs.legacy import LegacyCount, legacy_counting
+from cakdbench.grid.pairs import Pair
 from cakdbench.grid.plan import Refusal
-from cakdbench.grid.suites import Pair, PairSpec
+from cakdbench.grid.suites import PairSpec
 from cakdbench.method import Method
 from cakdbench.registry import resolve_config, split_variant
 from cakdbench.utils.errors import RAISED, CakdError, describe_error, file_of

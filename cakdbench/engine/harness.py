@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import groupby
 
 import torch
 from accelerate.utils import broadcast_object_list
@@ -19,9 +18,10 @@ from cakdbench.engine.packing import Load, Room, memory_limit, training_macs
 from cakdbench.engine.share import ALL, Share
 from cakdbench.engine.tapes import find_tape, needs_of
 from cakdbench.engine.teachers import Teachers
+from cakdbench.engine.waves import ground, ground_wave, waves
 from cakdbench.engine.work import Work
+from cakdbench.grid.pairs import RUN
 from cakdbench.grid.plan import Cell
-from cakdbench.grid.suites import RUN
 from cakdbench.models.staged import StagedModel
 from cakdbench.records import TeacherFacts
 from cakdbench.store import RunFolder, Store, checkpoint_step
@@ -95,41 +95,26 @@ class Harness:
             work: runs what is not done. once: end after the first cells that there was work for.
         """
         outcome = Outcome()
-        for _, wave in groupby(sorted(cells, key=lambda cell: cell.wave), key=lambda cell: cell.wave):
-            tasks = self.tasks(self._grounded(list(wave), outcome))
+        for planned in waves(cells):
+            wave = ground_wave(planned, self._folder)
+            tasks = self.tasks(wave.cells)
             self.remember_failures(tasks)
             unusable = self.mend(tasks)
             usable = [task for task in tasks if task.key not in unusable]
             ends = once and not all(task.folder.is_done or self.new_failure(task) for task in usable)
             result = work(usable)
             outcome.done += result.done
-            outcome.failed |= result.failed | unusable
+            outcome.failed |= result.failed | unusable | wave.dropped
             if ends:
                 break
         return outcome
 
-    def _grounded(self, wave: list[Cell], outcome: Outcome) -> list[Cell]:
-        """Return the cells whose runs are there; the others have failed with them."""
-        cells = []
-        for cell in wave:
-            if known := self.ground(cell):
-                cells.append(known)
-            else:
-                missing = next(name for name, link in cell.links if self.finished(link) is None)
-                outcome.failed[f"{cell.label} on {cell.pair}, seed {cell.seed}"] = f"{missing} could not be made"
-        return cells
-
     def ground(self, cell: Cell) -> Cell | None:
         """Return a cell with the keys of the runs that it names; None if one is not done. Teachers must be at hand."""
-        runs = {name: self.finished(link) for name, link in cell.links}
-        keys = {name: f"{RUN}{run.key}" for name, run in runs.items() if run}
-        return None if len(keys) < len(runs) else cell.with_runs(keys) if keys else cell
+        return ground(cell, self._folder)
 
-    def finished(self, cell: Cell) -> RunFolder | None:
-        """Return a cell's run if it is done."""
-        known = self.ground(cell)
-        folder = self._task(known).folder if known else None
-        return folder if folder and folder.is_done else None
+    def _folder(self, cell: Cell) -> RunFolder:
+        return self._task(cell).folder
 
     def _verify_and_work(self, tasks: list[Task], share: Share) -> Outcome:
         if not share.once:

@@ -1,5 +1,6 @@
 """Describe a plan before anything starts: states, teachers to train, obstacles."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from cakdbench.data.datasets import ImageDataset
@@ -52,14 +53,13 @@ def make_preview(harness: Harness, cells: list[Cell]) -> Preview:
         if not _starts_by_itself(cell) and data[where] and not _student(harness, cell, preview):
             data[where] = None
     pupils = {name: cell for cell in cells for name in _teachers(cell)}
-    ready = {}
+    ready: dict[tuple[str, str], bool] = {}
     for (name, dataset), cell in pupils.items():
         look = _teacher if data[dataset, cell.recipe] else _teacher_alone
         ready[name, dataset] = look(harness, name, cell, preview)
     at_hand = [bool(data[cell.pair.dataset, cell.recipe]) for cell in cells]
     grounded = [
-        harness.ground(cell) if here and all(ready[name] for name in _teachers(cell)) else None
-        for cell, here in zip(cells, at_hand)
+        harness.ground(cell) if here and _is_taught(cell, ready) else None for cell, here in zip(cells, at_hand)
     ]
     known_cells = [known or cell for cell, known, here in zip(cells, grounded, at_hand) if here]
     _refuse_changed_data(
@@ -75,11 +75,15 @@ def _starts_by_itself(cell: Cell) -> bool:
     return cell.recipe.init == "random" or cell.recipe.init in dict(cell.links)
 
 
-def _teachers(cell: Cell) -> set[tuple[str, str]]:
-    """Return the teachers of a cell and of the runs that come before it, by model and dataset, but for those runs."""
-    links = dict(cell.links)
-    own = {(name, cell.pair.dataset) for name in cell.pair.teachers if cell.needs_teacher and name not in links}
-    return own.union(*map(_teachers, links.values()))
+def _teachers(cell: Cell) -> list[tuple[str, str]]:
+    """Return the teachers of a cell that are no runs of the plan, by model and dataset."""
+    names = cell.pair.teachers if cell.needs_teacher else ()
+    return [(name, cell.pair.dataset) for name in names if name not in dict(cell.links)]
+
+
+def _is_taught(cell: Cell, ready: Mapping[tuple[str, str], bool]) -> bool:
+    """Return True if the teachers of a cell, and of all runs that come before it, are at hand."""
+    return all(ready[name] for name in _teachers(cell)) and all(_is_taught(link, ready) for _, link in cell.links)
 
 
 def _data(harness: Harness, cell: Cell, preview: Preview) -> ImageDataset | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from cakdbench.grid.suites import RUN, Pair, named_run, teacher_model
+from cakdbench.grid.pairs import RUN, Pair, named_run, teacher_model
 from cakdbench.grid.teachers import TeacherEntry
 from cakdbench.recipes import Recipe
 from cakdbench.store import RunFolder, Store, one_key

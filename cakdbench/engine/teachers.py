@@ -17,9 +17,9 @@ from filelock import FileLock
 from cakdbench.data.classes import class_order
 from cakdbench.data.datasets import ImageDataset, check_dataset
 from cakdbench.engine.inits import Inits
-from cakdbench.engine.run_teachers import is_tested_otherwise, run_entry
+from cakdbench.engine.run_teachers import find_run, is_tested_otherwise, run_entry
+from cakdbench.grid.pairs import RUN, Pair, split_teachers
 from cakdbench.grid.plan import ALWAYS, Cell, Settings
-from cakdbench.grid.suites import RUN, Pair, split_teachers
 from cakdbench.grid.teacher_file import own_files, put_entry
 from cakdbench.grid.teachers import TeacherEntry, load_teachers, zoo_model
 from cakdbench.models.catalog import entry as model_entry
@@ -200,7 +200,7 @@ class Teachers:
     def run(self, model: str, dataset: ImageDataset) -> RunFolder | None:
         """Return the run folder of a trained teacher, finished or not; None for one from elsewhere."""
         if key := self.entry(model, dataset.name).run:
-            return RunFolder(self.store.root / key)
+            return find_run(self.store, key)
         cell = self.training_cell(model, dataset.name)
         return None if cell is None else self._place(cell, dataset)[1]
 
@@ -271,7 +271,7 @@ class Teachers:
         if statistics:
             net.expect_input((dataset.mean, dataset.std), statistics)
         net.requires_grad_(False).eval()
-        if entry.run and is_tested_otherwise(RunFolder(self.store.root / entry.run), recipe):
+        if entry.run and is_tested_otherwise(find_run(self.store, entry.run), recipe):
             expected = None
         standard = self.is_standard(model, dataset.name)
         return Teacher(net, sha256, entry.source + averaged, expected, entry.allowed, standard)

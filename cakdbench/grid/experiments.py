@@ -9,7 +9,8 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from cakdbench.grid.suites import RUN, Pair, PairSpec, check_start, named_run, resolve_pairs
+from cakdbench.grid.pairs import RUN, Pair, named_run
+from cakdbench.grid.suites import PairSpec, check_start, resolve_pairs
 from cakdbench.models.zoo import MODELS
 from cakdbench.published.ledger import (
     PUBLISHED_DIR,

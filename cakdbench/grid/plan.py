@@ -10,7 +10,8 @@ from typing import Any
 
 from cakdbench.build import refusal
 from cakdbench.data.datasets import ImageDataset, dataset_facts
-from cakdbench.grid.suites import Pair, PairSpec, link_spec, named_run
+from cakdbench.grid.pairs import Pair, named_run
+from cakdbench.grid.suites import PairSpec, link_spec
 from cakdbench.labels import changes, choices, label, split
 from cakdbench.method import Method
 from cakdbench.models.ensemble import join_infos

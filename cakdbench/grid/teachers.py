@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from cakdbench.data.datasets import check_dataset
 from cakdbench.data.statistics import Statistics
-from cakdbench.grid.suites import TIMM
+from cakdbench.grid.pairs import TIMM
 from cakdbench.models.zoo import entry as model_entry
 from cakdbench.models.zoo import hub_statistics
 from cakdbench.recipes import Recipe, all_numbers, load_recipe

@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING, Any
 from cakdbench.build import refusal
 from cakdbench.data.datasets import dataset_facts
 from cakdbench.data.shipped import other_data
+from cakdbench.grid.pairs import Pair
 from cakdbench.grid.plan import pair_info
-from cakdbench.grid.suites import Pair, PairSpec, Suite
+from cakdbench.grid.suites import PairSpec, Suite
 from cakdbench.method import Method
 from cakdbench.published.compare import printed_cells
 from cakdbench.published.ledger import Printed

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from cakdbench.grid.suites import RUN, named_run, split_teachers
+from cakdbench.grid.pairs import RUN, named_run, split_teachers
 from cakdbench.recipes import load_recipe
 from cakdbench.records import Record, TeacherIdentity
 from cakdbench.utils.errors import UsageError

@@ -3,8 +3,8 @@
 from typing import Any
 
 from cakdbench import labels
+from cakdbench.grid.pairs import Pair
 from cakdbench.grid.plan import pair_info
-from cakdbench.grid.suites import Pair
 from cakdbench.method import Method
 from cakdbench.models.info import ModelInfo
 from cakdbench.recipes import identity_of

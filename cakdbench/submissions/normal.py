@@ -3,7 +3,7 @@
 import functools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cakdbench.recipes import Recipe, all_numbers
@@ -14,6 +14,8 @@ from cakdbench.utils.errors import UsageError
 from cakdbench.utils.toml import checked
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
+MOST_TEACHERS = 9
+"""Teachers of one student at once that are looked into."""
 LARGEST_IMAGE, LONGEST_TRAINING = 1024, 10_000
 """Pixels and epochs of a recipe that is still looked into."""
 
@@ -44,10 +46,15 @@ def _odd_fields(identity: Identity) -> Iterator[str]:
     yield from (f"{name} is empty" for name, value in sources.items() if value == "")
     if identity.dataset.skipped is not None and identity.dataset.skipped < 1:
         yield f"dataset.skipped is {identity.dataset.skipped}"
-    if teacher and teacher.several is not None and teacher != TeacherIdentity.join(teacher.several):
-        yield "its teachers are not those of teacher.several"
+    if teacher and teacher.several is not None and not _are_joined(teacher, teacher.several):
+        yield "its teacher is not what teacher.several joins"
     if teacher and teacher.image_size is not None and teacher.image_size == identity.recipe.get("image_size"):
         yield "teacher.image_size is that of the recipe"
+
+
+def _are_joined(teacher: TeacherIdentity, several: Sequence[TeacherIdentity]) -> bool:
+    plain = all(SHA256.fullmatch(each.sha256) and each.several is None for each in several)
+    return plain and 2 <= len(several) <= MOST_TEACHERS and teacher == TeacherIdentity.join(several)
 
 
 def read_recipe(name: str, numbers: Mapping[str, Any]) -> Recipe:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 
-from cakdbench.grid.suites import Pair
+from cakdbench.grid.pairs import Pair
 from cakdbench.submissions.base import Hashes, base_folder, check_base, file_hashes
 from cakdbench.submissions.bundle import SCHEMA_FILE, Bundle, EntryFile, read_bundle
 from cakdbench.submissions.checks.crossing import (

@@ -52,6 +52,26 @@ def test_a_table_is_one_command(shell, name, column, student, printed):
         assert float(own) == pytest.approx(ours[label]) and float(theirs) == value
 
 
+@pytest.mark.slow
+def test_the_chains_of_tas_table_9_stand_in_their_rows(shell):
+    code, text = run(shell, "tas_table9", *EPOCH)
+    assert code == 0, text
+    head, *rows = tables((shell.boards / "papers/tas_table9-tiny.md").read_text())[0]
+    cells = {row[0][:3]: row[-1].split() for row in rows}
+    assert [cells[f"({row})"][1] for row in "ABCDE"] == ["78.53", "79.26", "79.28", "80.07", "81.24"]
+    records = Store(shell.store).records()[0]
+    made = {r.weights_sha256: (r.label, r.identity.student) for r in records}
+    ours = {(r.label, made.get(_before(r))): r.result.top1 for r in records}
+    for row, label, first in (("A", "kd", "resnet_m"), ("D", "kd", "resnet_s"), ("E", "fbt:no_infonce", "resnet_s")):
+        assert float(cells[f"({row})"][0]) == pytest.approx(ours[label, (label, first)])
+
+
+def _before(record):
+    """The weights that a run started from, or else those that taught it."""
+    teacher = record.identity.teacher
+    return record.identity.recipe.get("init", "").removeprefix("sha256:") or (teacher and teacher.sha256)
+
+
 def test_the_same_command_again_trains_nothing(shell):
     run(shell, "fbt_table4", *EPOCH)
     before = {path: path.stat().st_mtime_ns for path in shell.store.glob("*/record.json")}

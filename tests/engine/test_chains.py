@@ -15,6 +15,11 @@ from cakdbench.methods.kd import KD
 from cakdbench.records import Record
 from cakdbench.registry import register
 from cakdbench.store import Store
+from cakdbench.submissions.bundle import read_bundle
+from cakdbench.submissions.checks.crossing import check_run_teachers
+from cakdbench.submissions.submit import Submitter, find_runs, submit
+from cakdbench.submissions.truth import Truth
+from cakdbench.submissions.validate import validate
 from cakdbench.utils.errors import UsageError
 from tests.cli_lab import SHORT, Program, Shell
 from tests.engine.test_kill import Ordeal, results
@@ -203,6 +208,30 @@ def test_an_entry_may_name_a_finished_run(tiny, teachers, calm, tmp_path):
     own.write_text(f'[[teachers]]\nmodel = "vit_xs"\ndataset = "{AT}"\nrun = "{run.key}"\n')
     session = Session(options(tiny, calm, own, pairs=f"vit_xs>mobilenet_s@{AT}"))
     assert run_of(calm, "mobilenet_s").key in session.run().done
+
+
+def test_such_runs_can_be_submitted_and_are_checked(calm, tmp_path):
+    results, store = tmp_path / "results", Store(calm / "runs")
+    done = submit(find_runs(["kd"], store), results, Submitter("A. Student"))
+    assert len(done.written) == 2 * 4 and not [finding for finding in done.findings if finding.refused], done
+    path = results / "kd" / f"{run_of(calm, 'mixer_xs').key}.json"
+    entry = json.loads(path.read_text())
+    entry["record"]["identity"]["teacher"]["several"].reverse()
+    path.write_text(json.dumps(entry))
+    refused = [str(finding) for finding in validate(results, Truth(tmp_path / "labels")).refused]
+    assert len(refused) == 1 and "its teacher is not what teacher.several joins" in refused[0], refused
+
+
+def test_an_entry_is_not_taught_by_other_weights_than_those_of_the_run_it_names(calm, tmp_path):
+    results, store = tmp_path / "results", Store(calm / "runs")
+    submit(find_runs(["kd"], store), results, Submitter("A. Student"))
+    entries = read_bundle(results).entries
+    assert not [*check_run_teachers(entries)]
+    other = next(entry for entry in entries if entry.identity.student == "vit_xs")
+    record = other.record.model_copy(update={"weights_sha256": "0" * 64})
+    forged = replace(other, entry=other.entry.model_copy(update={"record": record}))
+    (finding,) = check_run_teachers([forged if entry is other else entry for entry in entries])
+    assert "mobilenet_s" in finding.file and f"are not those of {other.file}" in str(finding)
 
 
 def test_only_methods_that_can_take_several_teachers(tiny, teachers, tmp_path):

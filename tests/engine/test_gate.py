@@ -13,8 +13,9 @@ from cakdbench.data.datasets import ImageDataset, Split
 from cakdbench.data.splits import ArrayImages
 from cakdbench.engine.gate import verify_teacher
 from cakdbench.engine.teachers import Teachers
+from cakdbench.grid.pairs import Pair
 from cakdbench.grid.plan import Settings, make_plan
-from cakdbench.grid.suites import Pair, PairSpec
+from cakdbench.grid.suites import PairSpec
 from cakdbench.models.staged import StagedModel
 from cakdbench.models.weights import permute_classes
 from cakdbench.recipes import load_recipe

@@ -15,8 +15,9 @@ from cakdbench.data.splits import ImageDataset, from_arrays
 from cakdbench.data.views import Samples
 from cakdbench.engine.group import Group, Task
 from cakdbench.engine.inits import Inits
+from cakdbench.grid.pairs import Pair
 from cakdbench.grid.plan import Cell, Settings, make_plan
-from cakdbench.grid.suites import Pair, PairSpec
+from cakdbench.grid.suites import PairSpec
 from cakdbench.method import Method
 from cakdbench.records import TeacherIdentity
 from cakdbench.store import RunFolder, Store

@@ -2,8 +2,9 @@
 
 import pytest
 
+from cakdbench.grid.pairs import Pair, named_run
 from cakdbench.grid.plan import Settings, make_plan
-from cakdbench.grid.suites import Pair, named_run, resolve_pairs, suites_from_file
+from cakdbench.grid.suites import resolve_pairs, suites_from_file
 from cakdbench.utils.errors import UsageError
 
 CHAIN = "run:kd:run:fbt:no_infonce:resnet_m>vit_xs@fashion_demo>mobilenet_s@fashion_demo>resnet_s@fashion_demo"
@@ -64,6 +65,7 @@ def test_a_key_and_a_model_name_no_pair():
         ("run:kd:swin_t>resnet34@imagenet1k>resnet18@cifar100", "learns imagenet1k, and the student cifar100"),
         ("swin_t+swin_x>resnet18@cifar100", "unknown model 'swin_x'"),
         ("+swin_t>resnet18@cifar100", "unknown model ''"),
+        (10 * "run:kd:" + "swin_t" + 11 * ">resnet18@cifar100", "a chain of more than 9 runs"),
     ],
 )
 def test_what_is_no_teacher_is_said_in_a_line(text, words):

@@ -9,8 +9,9 @@ from cakdbench.engine.options import run_options
 from cakdbench.engine.session import Session
 from cakdbench.grid import experiments
 from cakdbench.grid.experiments import TEACHER, experiment_names, load_experiment, tiny_spec
+from cakdbench.grid.pairs import Pair
 from cakdbench.grid.plan import pair_info
-from cakdbench.grid.suites import Pair, resolve_pairs
+from cakdbench.grid.suites import resolve_pairs
 from cakdbench.models.zoo import model_kind
 from cakdbench.published.ledger import ablations, accuracies
 from cakdbench.registry import canonical_label, resolve_config, split_variant

@@ -2,7 +2,8 @@
 
 import pytest
 
-from cakdbench.grid.suites import Pair, PairSpec, resolve_pairs, suites, suites_from_file
+from cakdbench.grid.pairs import Pair
+from cakdbench.grid.suites import PairSpec, resolve_pairs, suites, suites_from_file
 from cakdbench.grid.teachers import load_teachers
 from cakdbench.models.zoo import MODELS, model_kind
 from cakdbench.recipes import load_recipe

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from cakdbench.data.datasets import dataset_facts
-from cakdbench.grid.suites import Pair, resolve_pairs
+from cakdbench.grid.pairs import Pair
+from cakdbench.grid.suites import resolve_pairs
 from cakdbench.method import Batch, Method
 from cakdbench.models.staged import StagedModel
 from cakdbench.registry import method_ids, resolve_config

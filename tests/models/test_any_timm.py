@@ -7,8 +7,9 @@ import torch
 from cakdbench.cli import cards
 from cakdbench.costs.bench import CountingBench
 from cakdbench.costs.method_costs import MethodCost, method_cost
+from cakdbench.grid.pairs import Pair
 from cakdbench.grid.plan import Settings, make_plan
-from cakdbench.grid.suites import Pair, PairSpec, resolve_pairs
+from cakdbench.grid.suites import PairSpec, resolve_pairs
 from cakdbench.models.staged import StagedModel, meta_model
 from cakdbench.models.zoo import model_info, model_kind
 from cakdbench.registry import get_method, method_ids

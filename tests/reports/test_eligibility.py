@@ -4,8 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from cakdbench.grid.pairs import Pair
 from cakdbench.grid.plan import Settings, make_plan
-from cakdbench.grid.suites import Pair, PairSpec, suites
+from cakdbench.grid.suites import PairSpec, suites
 from cakdbench.records import Record
 from cakdbench.registry import get_method, method_ids
 from cakdbench.reports.eligibility import Standard, board_columns, column_of

@@ -8,8 +8,9 @@ import pytest
 from rich.console import Console
 
 from cakdbench.cli.status import print_status, run_status
+from cakdbench.grid.pairs import Pair
 from cakdbench.grid.plan import Settings, make_plan
-from cakdbench.grid.suites import Pair, PairSpec, resolve_pairs, suites
+from cakdbench.grid.suites import PairSpec, resolve_pairs, suites
 from cakdbench.reports.pages import _strays, board_names, check_boards, write_boards
 from cakdbench.results.load import Evidence
 from cakdbench.store import Store

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import TypeVar
 
 from cakdbench.data.datasets import FACTS
-from cakdbench.grid.suites import TIMM
+from cakdbench.grid.pairs import TIMM
 from cakdbench.grid.teachers import zoo_model
 from cakdbench.models.ensemble import join
 from cakdbench.models.staged import StagedModel
