@@ -29,7 +29,7 @@ import psutil
 from cakdbench.engine.run_log import STEP, log_file
 from cakdbench.store import Store, checkpoint_step
 from cakdbench.store.files import read_sums
-from tests.cli_lab import Child, Shell, cakdbench_command, make_folder, renderers, stop_forking
+from tests.cli_lab import Child, Shell, cakdbench_command, descendants, make_folder, renderers, stop_forking
 
 DATASET = "timm:folder/tiny"
 PAIR = f"swin_m>resnet_s@{DATASET}"
@@ -37,6 +37,8 @@ NUMBERS = ("global_batch=20", "local_batch=20", "epochs=2")
 RUNS = 5 * 2 + 1
 PATIENCE = 900
 """Seconds without a step forward after which a grid counts as hung."""
+WORKERS = ("ray::_labour", "cakdbench.engine.launch.worker")
+"""What a worker of a launcher is known by."""
 ENTRY = '[[teachers]]\nmodel = "{}"\ndataset = "{}"\ntrain = "demo_teacher"\n'
 
 
@@ -223,19 +225,14 @@ class Killer:
             victims["command"] = [psutil.Process(pid)]
             root = psutil.Process() if way.launcher == "ray" else victims["command"][0]
             victims["renderer"] = renderers(root.pid)
-            below = [process for process in root.children(recursive=True) if process not in victims["renderer"]]
-            victims["worker"] = [process for process in below if is_worker(process)]
+            below = [process for process, words in descendants(root.pid) if any(name in words for name in WORKERS)]
+            victims["worker"] = [process for process in below if process not in victims["renderer"]]
         found = {kind: processes for kind, processes in victims.items() if processes}
         return found | ({"node": []} if way.launcher == "ray" and "worker" in found else {})
 
     def _note(self, grid: Grid, text: str) -> None:
         with open(self.log, "a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%H:%M:%S')} {grid.way}, command {grid.commands}: {text}\n")
-
-
-def is_worker(process: psutil.Process) -> bool:
-    """Return True for a worker of the local launcher, or of Ray."""
-    return "ray::_labour" in process.name() or "cakdbench.engine.launch.worker" in process.cmdline()
 
 
 def type_in(words: list[str]) -> None:

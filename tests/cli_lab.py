@@ -5,7 +5,7 @@ import io
 import multiprocessing.forkserver
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -125,9 +125,16 @@ class Child:
         raise AssertionError(f"the process ended without printing {words}")
 
 
+def descendants(pid: int) -> Iterator[tuple[psutil.Process, str]]:
+    """Yield the living processes below one, with their names and words."""
+    for child in psutil.Process(pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # zombies too
+            yield child, " ".join([child.name(), *child.cmdline()])
+
+
 def renderers(pid: int) -> list[psutil.Process]:
     """Return the processes that render images for a process and those it has started; torch names them."""
-    return [child for child in psutil.Process(pid).children(recursive=True) if child.name() == "pt_data_worker"]
+    return [child for child, words in descendants(pid) if words.startswith("pt_data_worker")]
 
 
 class Program(Child):
