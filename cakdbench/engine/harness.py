@@ -1,7 +1,6 @@
 """The harness: works through the cells of a plan, each once, group by group."""
 
 import contextlib
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -14,12 +13,11 @@ from cakdbench.data.datasets import ImageDataset, load_dataset
 from cakdbench.data.renderers import RendererLost, is_lost_renderer, lost_renderer
 from cakdbench.engine.gate import verify_teacher
 from cakdbench.engine.group import Group, GroupOutcome, Task
-from cakdbench.engine.packing import Load, Room, memory_limit, training_macs
+from cakdbench.engine.picking import Picker
 from cakdbench.engine.share import ALL, Share
 from cakdbench.engine.tapes import find_tape, needs_of
 from cakdbench.engine.teachers import Teachers
 from cakdbench.engine.waves import ground, ground_wave, waves
-from cakdbench.engine.work import Work
 from cakdbench.grid.pairs import RUN
 from cakdbench.grid.plan import Cell
 from cakdbench.models.staged import StagedModel
@@ -29,7 +27,7 @@ from cakdbench.train.runtime import Runtime
 from cakdbench.train.tape import Tape
 from cakdbench.train.teaching import Taping
 from cakdbench.train.trainer import Interrupted
-from cakdbench.utils.device import device_name, is_out_of_memory
+from cakdbench.utils.device import is_out_of_memory
 from cakdbench.utils.errors import StoreError, TeacherError, UsageError, describe_error
 
 MOST_LOSSES = 3
@@ -58,7 +56,6 @@ class Harness:
         self.runtime = runtime
         self.accelerator = runtime.accelerator
         self._verified: dict[tuple[object, ...], TeacherFacts] = {}
-        self._most: dict[str, int] = {}  # lanes of a group with a task, by its key, where memory bounds them
         self._earlier: set[str] = set()
         self._has_run = False
         self._losses = 0  # of rendering processes, one after the other without a step forward
@@ -192,9 +189,10 @@ class Harness:
         outcome, pending = Outcome(), {task.key: task for task in tasks}
         if self.accelerator.is_main_process and not all(task.folder.is_done for task in tasks):
             self.store.create()
+        picker = Picker(self.runtime, self.dataset)
         waiting, events = False, self.runtime.events
         while pending:
-            group = self._take(pending, outcome, share, len(tasks))
+            group = self._take(pending, outcome, picker, share, len(tasks))
             events.grid(len(outcome.done), len(outcome.failed), len(tasks))
             if group:
                 result = self._attempt(group, share)
@@ -202,10 +200,10 @@ class Harness:
                 for task in group:
                     if task.key not in result.left:
                         del pending[task.key]
-                self._most |= result.crowded
+                picker.most |= result.crowded
                 events.grid(len(outcome.done), len(outcome.failed), len(tasks))
             if share.once:  # but what found no memory is tried again here, where that is known
-                pending = {key: task for key, task in pending.items() if key in self._most}
+                pending = {key: task for key, task in pending.items() if key in picker.most}
             elif not group and pending:
                 if not waiting:
                     events.say(_waiting(list(pending.values())))
@@ -213,7 +211,7 @@ class Harness:
                 time.sleep(1)
         return outcome
 
-    def _take(self, pending: dict[str, Task], outcome: Outcome, share: Share, total: int) -> list[Task]:
+    def _take(self, pending: dict[str, Task], outcome: Outcome, picker: Picker, share: Share, total: int) -> list[Task]:
         """Lock the tasks of one group. What is done or has failed since the start goes to the outcome.
 
         Empty if nothing is left, or all that is left is locked by other processes.
@@ -226,7 +224,7 @@ class Harness:
             self.store.require()
             failed = {k: reason for k, task in pending.items() if (reason := self.new_failure(task))}
             left = [task for key, task in pending.items() if key not in failed]
-            keys = [task.key for task in self._lock(left, share, total)]
+            keys = [task.key for task in picker.lock(left, share, total)]
             done = [key for key, task in pending.items() if task.folder.is_done]
         keys, done, failed, stop = broadcast_object_list([keys, done, failed, stop])
         if stop:
@@ -263,51 +261,6 @@ class Harness:
                     unusable[task.key] = str(error)
             self.store.index.save()
         return broadcast_object_list([unusable])[0]
-
-    def _lock(self, pending: list[Task], share: Share, total: int) -> list[Task]:
-        """Lock the tasks of one group; those that found no memory come last, in ever smaller groups."""
-        if share.processes > 1:
-            pending = sorted(pending, key=self._macs, reverse=True)
-        room = self._room(pending, share, total)
-        bounds: dict[int, list[Task]] = {}
-        for task in pending:
-            bounds.setdefault(self._most.get(task.key, room.lanes), []).append(task)
-        for most in sorted(bounds, reverse=True):
-            if group := self._lock_within(replace(room, lanes=min(most, room.lanes)), bounds[most], share):
-                return _same_step(group)
-        return []
-
-    def _lock_within(self, room: Room, pending: list[Task], share: Share) -> list[Task]:
-        device = device_name(self.accelerator.device)
-        names = list(dict.fromkeys(task.cell.shared for task in pending))
-        start = share.first % max(1, len(names))
-        for shared in names[start:] + names[:start]:
-            group: dict[str, Load] = {}
-            for task in pending:
-                if task.cell.shared == shared and len(group) < room.lanes:
-                    load = room.load(self.work(task))
-                    if room.holds([*group.values(), load]) and _acquire(task, device):
-                        group[task.key] = load
-            if group:
-                return [task for task in pending if task.key in group]
-        return []
-
-    def _room(self, pending: list[Task], share: Share, total: int) -> Room:
-        """Return what a group may take; near the end, where it matters, no more than its share of what nobody has."""
-        options, work = self.runtime.options, math.inf
-        if 1 < share.processes and len(pending) < 2 * share.processes * options.max_lanes:
-            pending = [task for task in pending if task.folder.state() not in ("running", "done")]
-            work = sum(map(self._macs, pending)) / share.processes
-        lanes = min(options.max_lanes, share.lanes(len(pending), total))
-        return Room(lanes, work, memory_limit(self.accelerator.device, options.memory))
-
-    def work(self, task: Task) -> Work:
-        """Return what is to be computed for a task."""
-        dataset = self.dataset(task.cell.pair.dataset)
-        return Work(task.cell, dataset.num_classes, len(dataset.train))
-
-    def _macs(self, task: Task) -> float:
-        return training_macs(self.work(task))
 
     def _attempt(self, group: list[Task], share: Share) -> GroupOutcome:
         """Train a group; where a rendering process died, it goes on from its checkpoints as long as that helps.
@@ -399,26 +352,6 @@ def _waiting(tasks: list[Task]) -> str:
     return f"waiting for {len(tasks)} runs that another process works on: {tasks[0].folder.lock.describe()}{more}"
 
 
-def _acquire(task: Task, device: str) -> bool:
-    """Lock a task that is not done; False if it is, or if a live process has it."""
-    if task.folder.is_done or not task.folder.acquire(device):
-        return False
-    if task.folder.is_done:  # another process finished it in between
-        task.folder.release()
-        return False
-    return True
-
-
 def _steps(group: list[Task]) -> int:
     """Return how far the runs of a group are, together; a finished one counts as very far."""
     return sum(10**9 if task.folder.is_done else checkpoint_step(task.folder.checkpoints) for task in group)
-
-
-def _same_step(group: list[Task]) -> list[Task]:
-    """Return the tasks that stand where the first does; the others are released, for a group of their own."""
-    steps = {task.key: checkpoint_step(task.folder.checkpoints) for task in group}
-    together = [task for task in group if steps[task.key] == steps[group[0].key]]
-    for task in group:
-        if task not in together:
-            task.folder.release()
-    return together
