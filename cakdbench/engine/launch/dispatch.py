@@ -72,15 +72,16 @@ def assign(cells: list[Cell], harness: Harness, options: RunOptions) -> Assignme
     return Assignment(options, Share(once=True), modules=modules_of(cells), place=place)
 
 
-def labour(text: str, processes: int, stop: Callable[[], bool]) -> CakdError | None:
+def labour(text: str, processes: int, first: int, stop: Callable[[], bool]) -> CakdError | None:
     """Compute one group of an assignment; returns what no other try can mend, under the name of this machine.
 
     Args:
-        processes: that share the work.
+        processes, first: see `Share`.
     """
     assignment = from_json(Assignment, text)
+    share = replace(assignment.share, processes=processes, first=first)
     try:
-        work_through(replace(assignment, share=replace(assignment.share, processes=processes)), stop)
+        work_through(replace(assignment, share=share), stop)
     except Interrupted:
         return None
     except RendererLost:  # another try may help, as with a worker that was lost itself

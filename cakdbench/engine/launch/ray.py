@@ -110,7 +110,8 @@ class RayCrew:
     def start(self, count: int) -> None:
         """Hand tasks to Ray, which spreads them over the nodes."""
         task = ray.remote(_labour).options(max_retries=0, scheduling_strategy="SPREAD", **self.needs)
-        self.tasks += [task.remote(self.text, max(1, self.places())) for _ in range(count)]
+        first, places = len(self.tasks), max(1, self.places())
+        self.tasks += [task.remote(self.text, places, number) for number in range(first, first + count)]
 
     def ended(self) -> list[str]:
         """Return why tasks were lost; raise what a task cannot go on with."""
@@ -136,9 +137,9 @@ class RayCrew:
         return "the same command goes on from here"
 
 
-def _labour(text: str, processes: int) -> CakdError | None:
+def _labour(text: str, processes: int, first: int) -> CakdError | None:
     with GracefulInterrupt() as stop:
-        return labour(text, processes, stop)
+        return labour(text, processes, first, stop)
 
 
 def _check(text: str) -> UsageError | None:
