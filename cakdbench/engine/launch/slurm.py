@@ -128,7 +128,10 @@ class Labour:
     processes: int
 
     def __call__(self, number: int) -> CakdError | None:
-        """Compute a group, that of the array's number first. A signal saves the lanes first, and then does what submitit does: requeue, or end."""
+        """Compute a group, the job's `number` of those left.
+
+        A signal saves the lanes first, and then does what submitit does: requeue, or end.
+        """
         usual = [number for number in (signal.SIGUSR1, signal.SIGUSR2) if callable(signal.getsignal(number))]
         with GracefulInterrupt(signal.SIGINT, signal.SIGTERM, *usual) as stop:
             error = labour(self.text, self.processes, number, stop)
