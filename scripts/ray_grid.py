@@ -2,8 +2,7 @@
 
     python -m scripts.ray_grid --store grid                                      # all methods, the demo, three seeds
     python -m scripts.ray_grid --store grid --compare runs                       # against a store made without Ray
-    python -m scripts.ray_grid --store tiny --methods kd --pairs "resnet_m>vit_xs@fashion_demo" --seeds 0 \\
-        --set recipe.epochs=1 teacher.epochs=1
+    python -m scripts.ray_grid --store tiny --methods kd --pairs "resnet_m>vit_xs@fashion_tiny" --seeds 0    # tries it
 
 A node dies once a third of the runs is done and once two thirds are; another one takes its place. The last line has the
 runs, those whose files are not the ones of the other store, and the wall time over the work divided by the cores. The
