@@ -5,10 +5,11 @@ import math
 from dataclasses import replace
 
 import pytest
+import torch
 
 import cakdbench
 from cakdbench.engine.launch.assignment import Assignment
-from cakdbench.engine.launch.local import workers
+from cakdbench.engine.launch.local import share_machine, workers
 from cakdbench.engine.launch.place import TOKEN, absolute, place_of
 from cakdbench.engine.memory import Peak
 from cakdbench.engine.options import RunOptions, run_options
@@ -20,6 +21,7 @@ from cakdbench.grid.suites import resolve_pairs
 from cakdbench.registry import methods_named
 from cakdbench.store import Store
 from cakdbench.train.events import NoEvents
+from cakdbench.train.runtime import Options
 from cakdbench.utils import device
 from cakdbench.utils.errors import UsageError
 
@@ -183,3 +185,10 @@ def test_a_group_takes_a_teacher_once_what_its_lanes_keep_and_one_step():
     assert group_peak(loads) == 30 + 30 + 50
     assert Room(3, memory=110).holds(loads) and not Room(3, memory=109).holds(loads)
     assert Room(3, memory=10).holds(loads[:1])  # alone it is tried all the same
+
+
+def test_processes_on_one_gpu_share_its_memory(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 80_000_000_000))
+    assert share_machine(Options(), processes=4, gpus=2).memory == pytest.approx(0.85 * 80 / 2)
+    assert share_machine(Options(memory=5.0), processes=4, gpus=2).memory == 5.0
+    assert share_machine(Options(), processes=2, gpus=2).memory is None

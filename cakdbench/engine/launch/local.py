@@ -39,7 +39,7 @@ class LocalLauncher:
         on_gpus = harness.accelerator.device.type == "cuda"
         gpus = visible_gpus(options.gpus) if on_gpus else []
         if gpus:
-            options = replace(options, computing=_of_each(options.computing, processes, len(gpus)))
+            options = replace(options, computing=share_machine(options.computing, processes, len(gpus)))
             harness.runtime = replace(harness.runtime, options=options.computing)
         assignment = Assignment(
             replace(options, gpus=()),
@@ -58,7 +58,7 @@ class LocalLauncher:
         return 1 if local else self.processes
 
 
-def _of_each(options: Options, processes: int, gpus: int) -> Options:
+def share_machine(options: Options, processes: int, gpus: int) -> Options:
     """Return the options of processes that share the cores of a machine and, where they are more, its GPUs."""
     if options.workers is None:
         options = replace(options, workers=gpu_workers(processes))
