@@ -203,10 +203,10 @@ class Killer:
 
     def _kill(self, program: Child, way: Way, grid: Grid) -> None:
         victims = self._victims(program.process.pid, way)
-        if not victims:
-            return
+        if not victims or (len(victims) == 1 and self.moments.random() < 0.7):
+            return  # most of the time other processes than the command are to die, once they are there
         kinds = sorted(victims)
-        (kind,) = self.moments.choices(kinds, [1 if kind == "command" else 2 for kind in kinds])
+        (kind,) = self.moments.choices(kinds, [1 if kind == "command" else 3 for kind in kinds])
         if kind == "node":
             self.cluster.remove_node(self.moments.choice(list(self.cluster.worker_nodes)), allow_graceful=False)
             self.cluster.add_node(num_cpus=1)
