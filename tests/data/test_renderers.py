@@ -12,13 +12,13 @@ from torch.utils.data import Dataset
 
 from cakdbench.data.renderers import RendererLost, is_lost_renderer
 from cakdbench.data.stream import SampleStream, _loader
-from tests.cli_lab import Child
+from tests.cli_lab import Child, renderers
 
 
 def test_a_killed_renderer_is_told_by_what_it_is(noise, recipe):
     epoch = SampleStream(noise, recipe(), 0, workers=1).epoch(0)
     next(epoch)
-    (renderer,) = psutil.Process().children()
+    (renderer,) = renderers(os.getpid())
     renderer.kill()
     with pytest.raises((RendererLost, RuntimeError)) as told:  # torch's handler may be first, wherever it strikes
         list(epoch)
