@@ -137,7 +137,7 @@ def test_a_run_with_the_settings_says_that_they_were_tuned(tuned):
     shell, folder = tuned
     best = read_tuned(file_of(folder))
     lines = re.findall("^    cakdbench (.*)$", PAGE.replace("fashion_demo", "mine"), re.MULTILINE)
-    (searching, training) = (shlex.split(line.replace("runs/", f"{folder}/runs/")) for line in lines)
+    searching, training, _ = (shlex.split(line.replace("runs/", f"{folder}/runs/"), comments=True) for line in lines)
     assert shell(*searching, "--trials", "3", "--lanes", "2", *places(folder), "--set", *SMALL)[0] == 0
     more = [*places(folder), "--seeds", "0", "--jobs", "1", "--yes", "--boards", str(folder / "boards")]
     code, text = shell(*training, *more, "--set", *SMALL)
