@@ -16,7 +16,8 @@ A method MAY
 - offer further networks to evaluate when training ends (`evaluated`),
 - offer views of itself to whoever analyses its runs (`attended`, `projected`),
 - train an adversary of the student with an optimizer of its own (`extra_optimizers`, `Step.adversary`),
-- give settings per dataset or architecture (`settings`) and named `variants` as data.
+- give settings per dataset or architecture (`settings`) and named `variants` as data,
+- declare with a Config's field what `cakdbench tune` may search (`tunable`).
 
 A method MUST NOT draw seeds, write to the batch, touch the recipe's optimizer, or ask for a model's class. State
 that has to survive a resume belongs in buffers, or in `get_extra_state`. What `cakdbench explain` shows of a method
@@ -26,7 +27,7 @@ is its module's and its Config's docstring.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal, cast, get_args, get_origin, get_type_hints
 
 import torch
@@ -161,6 +162,35 @@ def check_choices(config: Any) -> None:
         choices, value = get_args(hint), getattr(config, name)
         if get_origin(hint) is Literal and value not in choices:
             raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}, not {value!r}")
+
+
+TUNABLE = "tunable"
+"""The key of a `Tunable` in a dataclass field's metadata."""
+
+
+@dataclass(frozen=True)
+class Tunable:
+    """The values among which a setting is searched: from `low` to `high`, or one of `choices`."""
+
+    low: float = 0.0
+    high: float = 0.0
+    log: bool = False
+    choices: tuple[bool | int | float | str, ...] = ()
+
+
+def tunable(
+    low: float = 0.0, high: float = 0.0, log: bool = False, choices: tuple[bool | int | float | str, ...] = ()
+) -> dict[str, Tunable]:
+    """Return the metadata of a Config's field that may be tuned: `field(default=1.0, metadata=tunable(0.01, 10))`.
+
+    It has no part in a run's key. Declare only what acts where the other settings have their defaults.
+    """
+    return {TUNABLE: Tunable(low, high, log, choices)}
+
+
+def tunables(config: type) -> dict[str, Tunable]:
+    """Return what a Config declares as tunable, by name."""
+    return {entry.name: entry.metadata[TUNABLE] for entry in fields(config) if TUNABLE in entry.metadata}
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
+    Field,
     SerializerFunctionWrapHandler,
     model_serializer,
     model_validator,
@@ -139,6 +140,13 @@ class TeacherFacts(_Part):
         return _left_out(write(self), "measured_top5")
 
 
+class Tuning(_Part):
+    """How a method's settings were found: by so many trials on these pairs, whose test set was held out of training."""
+
+    trials: Annotated[int, Field(ge=1)]
+    pairs: tuple[str, ...]
+
+
 class Epoch(_Part):
     """One line of the history. Losses are means over the epoch's steps, accuracies are in percent."""
 
@@ -200,6 +208,8 @@ class Record(_Part):
     recipe_name: str
     class_names: tuple[str, ...] | None = None
     """In the order of the student's outputs; None for a dataset that comes with cakdbench."""
+    tuning: Tuning | None = None
+    """Of settings that `cakdbench tune` found: a remark, no part of the key; left out where none."""
     teacher: TeacherFacts | None
     student_parameters: int
     extra_parameters: int
@@ -210,6 +220,11 @@ class Record(_Part):
     weights_sha256: str
     """Of the exported student's tensors, in name order."""
     conditions: Conditions
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values = write(self)
+        return {name: value for name, value in values.items() if name != "tuning" or value is not None}
 
     @property
     def recipe(self) -> dict[str, Any]:

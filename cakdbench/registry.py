@@ -16,6 +16,7 @@ import timm
 from pydantic import TypeAdapter, ValidationError
 
 from cakdbench import labels
+from cakdbench.data.holdout import whole_name
 from cakdbench.method import KINDS, TEACHER_PARTS, Method
 from cakdbench.models.catalog import MODELS, TIMM
 from cakdbench.models.staged import ModelInfo, describe
@@ -227,7 +228,7 @@ def resolve_config(
     Raises:
         UsageError: an unknown setting (the nearest are given), or a value that it cannot have.
     """
-    facts = {"dataset": dataset, "teacher_kind": teacher.kind, "student_kind": student.kind}
+    facts = {"dataset": whole_name(dataset), "teacher_kind": teacher.kind, "student_kind": student.kind}
     values: dict[str, Any] = {}
     for setting in method.settings:
         if all(facts[key] == value for key, value in setting.where.items()):

@@ -17,14 +17,14 @@ part of the loss; it is kept. In a transformer's stages, a few channels of large
 nothing normalises them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cakdbench.method import Batch, Method, Step, check_choices
+from cakdbench.method import Batch, Method, Step, check_choices, tunable
 from cakdbench.registry import register
 from cakdbench.utils.precision import force_fp32
 
@@ -87,7 +87,7 @@ class AT(Method):
             reduction: over the stages, `sum`, or `mean` as in KD-Zoo.
         """
 
-        weight: float = 1000.0
+        weight: float = field(default=1000.0, metadata=tunable(1, 10000, log=True))
         label_weight: float = 1.0
         p: int = 2
         absolute: bool = False

@@ -17,13 +17,13 @@ torchdistill does not normalise them, weighs with 0.003 and does not square the 
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cakdbench.method import Batch, Method, Step, check_choices
+from cakdbench.method import Batch, Method, Step, check_choices, tunable
 from cakdbench.registry import register
 from cakdbench.utils.precision import force_fp32
 
@@ -87,7 +87,7 @@ class CC(Method):
         """
 
         form: Literal["ofa", "peng"] = "ofa"
-        weight: float = 0.02
+        weight: float = field(default=0.02, metadata=tunable(2e-05, 0.2, log=True))
         dim: int = 128
         gamma: float = 0.4
         order: int = 2

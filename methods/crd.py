@@ -20,13 +20,13 @@ Released code lets the processes of a run overwrite each other's memories; here 
 shorter than 1e-6 are not brought to length 1, where the code would divide by 0.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cakdbench.method import Batch, Method, Step
+from cakdbench.method import Batch, Method, Step, tunable
 from cakdbench.methods.kd import kd_loss
 from cakdbench.registry import register
 from cakdbench.utils.distributed import all_gather, broadcast
@@ -170,9 +170,9 @@ class CRD(Method):
 
         dim: int = 128
         negatives: int = 16384
-        tau: float = 0.07
+        tau: float = field(default=0.07, metadata=tunable(0.03, 0.5, log=True))
         momentum: float = 0.5
-        weight: float = 1.0
+        weight: float = field(default=1.0, metadata=tunable(0.001, 10, log=True))
         kd_weight: float = 0.0
         temperature: float = 4.0
 

@@ -15,11 +15,11 @@ timm's MLP students start there, with a classifier of zeros, which makes the fir
 raise `eps`. OFA prints an accuracy of 11.05 for DIST on one such pair (Swin-T to ResMLP on CIFAR-100).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from cakdbench.method import Batch, Method, Step
+from cakdbench.method import Batch, Method, Step, tunable
 from cakdbench.registry import register
 from cakdbench.utils.precision import force_fp32
 
@@ -84,9 +84,9 @@ class DIST(Method):
             eps: added to the denominator of a correlation, 1e-8 in the authors' code.
         """
 
-        beta: float = 1.0
-        gamma: float = 1.0
-        tau: float = 1.0
+        beta: float = field(default=1.0, metadata=tunable(0.001, 10, log=True))
+        gamma: float = field(default=1.0, metadata=tunable(0.001, 10, log=True))
+        tau: float = field(default=1.0, metadata=tunable(1.0, 8.0, log=True))
         weight: float = 1.0
         label_weight: float = 1.0
         eps: float = 1e-8

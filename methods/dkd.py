@@ -15,13 +15,13 @@ not known (none here). mdistiller takes logs of summed probabilities, which can 
 computed from logsumexp. mdistiller counts epochs from 1, so its warm-up of 1 on ImageNet is none.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cakdbench.method import Batch, Method, Step
+from cakdbench.method import Batch, Method, Step, tunable
 from cakdbench.methods.kd import kd_loss
 from cakdbench.registry import register
 from cakdbench.utils.precision import force_fp32
@@ -99,9 +99,9 @@ class DKD(Method):
             label_weight: of the label loss.
         """
 
-        alpha: float = 1.0
-        beta: float = 2.0
-        temperature: float = 1.0
+        alpha: float = field(default=1.0, metadata=tunable(0.001, 10, log=True))
+        beta: float = field(default=2.0, metadata=tunable(0.002, 20, log=True))
+        temperature: float = field(default=1.0, metadata=tunable(1.0, 8.0, log=True))
         warmup: int = 0
         weight: float = 1.0
         label_weight: float = 1.0

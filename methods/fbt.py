@@ -23,14 +23,14 @@ is done here (`split` of the recipe). Heads, token, map, front and first tempera
 
 import contextlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cakdbench.method import Batch, Method, Setting, Step, check_choices
+from cakdbench.method import Batch, Method, Setting, Step, check_choices, tunable
 from cakdbench.methods.fbt_parts import L2G, statistics_kept
 from cakdbench.methods.ofa import ofa_loss
 from cakdbench.models.staged import Layout, ModelInfo, Output, StagedModel, to_map
@@ -107,14 +107,14 @@ class FBT(Method):
             ce_on_fused: weight of the label loss of F; 0 for `form=paper`, which contains it.
         """
 
-        gamma: float = 1.0
+        gamma: float = field(default=1.0, metadata=tunable(1.0, 2.0))
         form: Literal["code", "paper"] = "code"
         tau: float = 0.07
         ts_weight: float = 1.0
         tf_weight: float = 1.0
         fs_weight: float = 1.0
-        ofa_weight: float = 1.0
-        feature_weight: float = 1.0
+        ofa_weight: float = field(default=1.0, metadata=tunable(0.001, 10, log=True))
+        feature_weight: float = field(default=1.0, metadata=tunable(0.001, 10, log=True))
         feature_loss: Literal["nce", "mse"] = "nce"
         feature: Literal["avg", "pre_logits"] = "avg"
         proj: Literal["linear", "pool"] = "linear"

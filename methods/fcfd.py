@@ -28,14 +28,14 @@ evaluation of paths would read; here paths record none. KL is taken from detache
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cakdbench.method import Batch, Method, Setting, Step, check_choices
+from cakdbench.method import Batch, Method, Setting, Step, check_choices, tunable
 from cakdbench.methods.fbt_parts import statistics_kept
 from cakdbench.methods.kd import kd_loss
 from cakdbench.models.staged import Layout, ModelInfo, Output, StagedModel
@@ -131,10 +131,10 @@ class FCFD(Method):
                 the teacher's classifier takes (the mean of normalised patches if it has prefix tokens), or `none`.
         """
 
-        temperature: float = 1.0
-        kd_weight: float = 1.0
-        path_weight: float = 1.0
-        weight: float = 5.0
+        temperature: float = field(default=1.0, metadata=tunable(1.0, 8.0, log=True))
+        kd_weight: float = field(default=1.0, metadata=tunable(0.001, 10, log=True))
+        path_weight: float = field(default=1.0, metadata=tunable(0.001, 10, log=True))
+        weight: float = field(default=5.0, metadata=tunable(0.005, 50, log=True))
         ramp: int = 5
         paths: int = 2
         pooled: Literal["relu", "head", "none"] = "relu"

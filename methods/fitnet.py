@@ -30,13 +30,13 @@ norm and ReLU after the convolution. The variants `final_stage`, `pooled` and `p
 appendix of FBT (arXiv:2410.12342), which leaves open how widths meet: here by a linear layer.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cakdbench.method import Batch, Method, Step, check_choices
+from cakdbench.method import Batch, Method, Step, check_choices, tunable
 from cakdbench.methods.fbt import info_nce_loss
 from cakdbench.methods.kd import kd_loss
 from cakdbench.methods.ofa import init_weights
@@ -153,10 +153,10 @@ class FitNet(Method):
                 on consecutive places as the posted code does.
         """
 
-        weight: float = 1.0
+        weight: float = field(default=1.0, metadata=tunable(0.001, 10, log=True))
         label_weight: float = 1.0
-        kd_weight: float = 1.0
-        kd_temperature: float = 1.0
+        kd_weight: float = field(default=1.0, metadata=tunable(0.001, 10, log=True))
+        kd_temperature: float = field(default=1.0, metadata=tunable(1.0, 8.0, log=True))
         stages: tuple[int, ...] = (1, 2, 3, 4)
         hint: Literal["stages", "pooled", "pooled_nce"] = "stages"
         tau: float = 0.07

@@ -35,13 +35,13 @@ keys.
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from cakdbench.method import Attention, Batch, Method, Setting, Step, check_choices
+from cakdbench.method import Attention, Batch, Method, Setting, Step, check_choices, tunable
 from cakdbench.methods.fofa_parts import GROUPS, REDUCTION, Prompt, RegionAttention, aligner, patches_of
 from cakdbench.methods.kd import kd_loss
 from cakdbench.methods.ofa import init_weights
@@ -86,10 +86,10 @@ class FOFA(Method):
             compat: `fixed`, or `official` with the released code's errors.
         """
 
-        alpha: float = 1.0
-        beta: float = 1.0
-        gamma: float = 1.0
-        temperature: float = 1.0
+        alpha: float = field(default=1.0, metadata=tunable(0.001, 10, log=True))
+        beta: float = field(default=1.0, metadata=tunable(0.001, 10, log=True))
+        gamma: float = field(default=1.0, metadata=tunable(0.001, 10, log=True))
+        temperature: float = field(default=1.0, metadata=tunable(1.0, 8.0, log=True))
         n_q: int = 64
         dim: int = 512
         heads: int = 8

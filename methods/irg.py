@@ -18,13 +18,13 @@ the scale of the features gets a gradient although no scale changes the loss; no
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cakdbench.method import Batch, Method, Step
+from cakdbench.method import Batch, Method, Step, tunable
 from cakdbench.models.staged import Output, StagedModel
 from cakdbench.registry import register
 from cakdbench.utils.precision import force_fp32
@@ -118,12 +118,12 @@ class IRG(Method):
             constant_maximum: let no gradient through the maxima, as the authors' code.
         """
 
-        vertex_weight: float = 0.1
-        edge_weight: float = 5.0
-        transform_weight: float = 5.0
+        vertex_weight: float = field(default=0.1, metadata=tunable(0.0001, 1, log=True))
+        edge_weight: float = field(default=5.0, metadata=tunable(0.005, 50, log=True))
+        transform_weight: float = field(default=5.0, metadata=tunable(0.005, 50, log=True))
         edge_stages: tuple[int, ...] = (3, 4)
         transform_stages: tuple[int, int] = (3, 4)
-        constant_maximum: bool = True
+        constant_maximum: bool = field(default=True, metadata=tunable(choices=(True, False)))
 
         def __post_init__(self):
             for name in ("edge_stages", "transform_stages"):

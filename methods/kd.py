@@ -9,12 +9,12 @@ Paper and code: the paper averages the two losses with a much lower weight for t
 these datasets. The code of OFA takes the recipe's label smoothing into CE and does not soften the labels otherwise.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 from torch.nn import functional as F
 
-from cakdbench.method import Batch, Method, Step
+from cakdbench.method import Batch, Method, Step, tunable
 from cakdbench.registry import register
 from cakdbench.utils.precision import force_fp32
 
@@ -55,8 +55,8 @@ class KD(Method):
             label_weight: of the label loss.
         """
 
-        temperature: float = 1.0
-        weight: float = 1.0
+        temperature: float = field(default=1.0, metadata=tunable(1.0, 8.0, log=True))
+        weight: float = field(default=1.0, metadata=tunable(0.001, 10, log=True))
         label_weight: float = 1.0
 
         def __post_init__(self):

@@ -14,12 +14,12 @@ a factor sqrt(C / (C - 1)) of T. The authors' tuned pairs lie at T 2 to 4 and we
 are all equal, as those of timm's MLP students at the start, Z is as steep as 1 / eps: clip gradients, or raise `eps`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from torch import Tensor
 
-from cakdbench.method import Batch, Method, Step, check_choices
+from cakdbench.method import Batch, Method, Step, check_choices, tunable
 from cakdbench.methods.dkd import dkd_loss, ramp
 from cakdbench.methods.kd import kd_loss
 from cakdbench.registry import register
@@ -62,8 +62,8 @@ class LSKD(Method):
         """
 
         base: Literal["kd", "dkd"] = "kd"
-        temperature: float = 2.0
-        weight: float = 9.0
+        temperature: float = field(default=2.0, metadata=tunable(1.0, 8.0, log=True))
+        weight: float = field(default=9.0, metadata=tunable(0.009, 90, log=True))
         label_weight: float = 1.0
         alpha: float = 1.0
         beta: float = 2.0

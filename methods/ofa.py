@@ -16,7 +16,7 @@ a softmax, which can underflow; here it is log_softmax.
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal
 
@@ -27,7 +27,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cakdbench.method import Batch, Method, Setting, Step, check_choices
+from cakdbench.method import Batch, Method, Setting, Step, check_choices, tunable
 from cakdbench.models.staged import Layout, ModelInfo, StagedModel
 from cakdbench.registry import register
 from cakdbench.utils.precision import force_fp32
@@ -159,11 +159,11 @@ class OFA(Method):
                 4, 3, 2, 1 that the cost tables of FBT and TAS were counted with.
         """
 
-        gamma: float = 1.0
+        gamma: float = field(default=1.0, metadata=tunable(1.0, 2.0))
         stage_gammas: tuple[float, ...] = ()
-        temperature: float = 1.0
-        kd_weight: float = 1.0
-        ofa_weight: float = 1.0
+        temperature: float = field(default=1.0, metadata=tunable(1.0, 8.0, log=True))
+        kd_weight: float = field(default=1.0, metadata=tunable(0.001, 10, log=True))
+        ofa_weight: float = field(default=1.0, metadata=tunable(0.001, 10, log=True))
         stages: tuple[int, ...] = (1, 2, 3, 4)
         form: Literal["code", "paper"] = "code"
         depth: Literal["released", "paper"] = "released"

@@ -22,14 +22,14 @@ the student's grid. Margins are plain tensors in mdistiller and buffers here, so
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cakdbench.method import Batch, Method, Setting, Step, check_choices
+from cakdbench.method import Batch, Method, Setting, Step, check_choices, tunable
 from cakdbench.models.staged import StagedModel
 from cakdbench.registry import register
 from cakdbench.utils.distributed import broadcast
@@ -110,7 +110,7 @@ class OFD(Method):
             student_features: `preact` before the activation that ends a stage, as released; `post` after it.
         """
 
-        weight: float = 1e-3
+        weight: float = field(default=1e-3, metadata=tunable(1e-06, 0.01, log=True))
         margin: Literal["norm", "responses"] = "norm"
         student_features: Literal["preact", "post"] = "preact"
 

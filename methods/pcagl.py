@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from cakdbench.method import Batch, Method, Step, check_choices
+from cakdbench.method import Batch, Method, Step, check_choices, tunable
 from cakdbench.methods.pcagl_views import draw_transforms, geometric_view, photometric_view
 from cakdbench.models.staged import ModelInfo, Output, to_tokens
 from cakdbench.registry import register
@@ -173,9 +173,9 @@ class PCAGL(Method):
         """
 
         label_weight: float = 1.0
-        pca_weight: float = 1.0
-        gl_weight: float = 1.0
-        adversarial_weight: float = 0.1
+        pca_weight: float = field(default=1.0, metadata=tunable(0.001, 10, log=True))
+        gl_weight: float = field(default=1.0, metadata=tunable(0.001, 10, log=True))
+        adversarial_weight: float = field(default=0.1, metadata=tunable(0.0001, 1, log=True))
         mix: float = 0.5
         dropout: float = 0.1
         student_stage: int = 3

@@ -21,14 +21,14 @@ teacher's size, which is the same where that is a multiple of the student's; her
 coarser teacher does not coarsen what the shallow levels review.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cakdbench.method import Batch, Method, Step, check_choices
+from cakdbench.method import Batch, Method, Step, check_choices, tunable
 from cakdbench.models.staged import Output, StagedModel
 from cakdbench.registry import register
 from cakdbench.utils.precision import force_fp32
@@ -116,7 +116,7 @@ class ReviewKD(Method):
             student_features: likewise; mdistiller takes `post` on CIFAR and `preact` on ImageNet.
         """
 
-        weight: float = 1.0
+        weight: float = field(default=1.0, metadata=tunable(0.001, 10, log=True))
         warmup_epochs: int = 0
         mid: int = 0
         teacher_features: Literal["preact", "post"] = "preact"

@@ -16,14 +16,14 @@ are computed, and angles are computed for some anchors at a time, to save digits
 value.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from cakdbench.method import Batch, Method, Step, mean_loss
+from cakdbench.method import Batch, Method, Step, mean_loss, tunable
 from cakdbench.registry import register
 from cakdbench.utils.precision import force_fp32
 
@@ -107,8 +107,8 @@ class RKD(Method):
             apart: pairs with less distance have no angles; 0: as released, with a slope of 1e12 at equal features.
         """
 
-        distance_weight: float = 25.0
-        angle_weight: float = 50.0
+        distance_weight: float = field(default=25.0, metadata=tunable(0.025, 250, log=True))
+        angle_weight: float = field(default=50.0, metadata=tunable(0.05, 500, log=True))
         label_weight: float = 1.0
         eps: float = 1e-12
         apart: float = APART

@@ -15,12 +15,12 @@ matrix (`reduction=mean` divides it by d_t), the biased variance, eps 1e-5 under
 Linear layers without bias, which the normalisation after each of them would cancel.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from torch import Tensor, nn
 
-from cakdbench.method import Batch, Method, Step, check_choices
+from cakdbench.method import Batch, Method, Step, check_choices, tunable
 from cakdbench.registry import register
 from cakdbench.utils.precision import force_fp32
 
@@ -74,8 +74,8 @@ class RSD(Method):
             eps: added to the variances.
         """
 
-        weight: float = 0.1
-        kappa: float = 0.01
+        weight: float = field(default=0.1, metadata=tunable(0.0001, 1, log=True))
+        kappa: float = field(default=0.01, metadata=tunable(1e-05, 0.1, log=True))
         expansion: int = 2
         reduction: Literal["sum", "mean"] = "sum"
         label_weight: float = 1.0

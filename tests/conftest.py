@@ -30,6 +30,7 @@ LONG = (
     "test_tracking.py",
     "test_store_upkeep.py",
     "test_own_network.py",
+    "test_tune.py",
 )
 """Files of few, long tests: begun first, so that no process is left with one while the others idle."""
 

@@ -16,7 +16,7 @@ from cakdbench.cli.tables import Listing
 from cakdbench.data.datasets import dataset_facts
 from cakdbench.grid.suites import PairSpec, resolve_pairs
 from cakdbench.labels import value_text
-from cakdbench.method import Method
+from cakdbench.method import Method, Tunable, tunables
 from cakdbench.models.ensemble import join
 from cakdbench.models.staged import StagedModel, meta_model
 from cakdbench.recipes import load_recipe
@@ -129,9 +129,24 @@ def _facts(method: type[Method], spec: PairSpec) -> Table:
 
 
 def _settings_of(method: type[Method]) -> Listing:
-    meanings, settings = setting_docs(method.Config), fields(method.Config)
-    rows = [{"setting": s.name, "default": _shown(_default(s)), "meaning": meanings.get(s.name)} for s in settings]
+    meanings, searched = setting_docs(method.Config), tunables(method.Config)
+    rows = [
+        {
+            "setting": s.name,
+            "default": _shown(_default(s)),
+            "tunable": _range(searched[s.name]) if s.name in searched else None,
+            "meaning": meanings.get(s.name),
+        }
+        for s in fields(method.Config)
+    ]
     return Listing(rows, ["meaning"])
+
+
+def _range(space: Tunable) -> str:
+    """Return `0.01 to 10, log`, or the choices."""
+    if space.choices:
+        return ", ".join(map(_shown, space.choices))
+    return f"{space.low:g} to {space.high:g}" + ", log" * space.log
 
 
 def _default(field: Field) -> Any:

@@ -9,12 +9,26 @@ from typing import Any
 
 import typer
 
-from cakdbench.cli import analyse, costs, data, methods, results, run, runs, speed, submissions, tapes, teachers, upkeep
+from cakdbench.cli import (
+    analyse,
+    costs,
+    data,
+    methods,
+    results,
+    run,
+    runs,
+    speed,
+    submissions,
+    tapes,
+    teachers,
+    tune,
+    upkeep,
+)
 from cakdbench.cli.options import errors
 from cakdbench.utils.errors import CakdError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-for commands in (run, methods, results, runs, costs, speed, submissions, upkeep):
+for commands in (run, tune, methods, results, runs, costs, speed, submissions, upkeep):
     app.add_typer(commands.app)
 for name, group in {"teacher": teachers, "data": data, "analyse": analyse, "tape": tapes}.items():
     app.add_typer(group.app, name=name)

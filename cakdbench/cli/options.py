@@ -139,6 +139,9 @@ Set = Annotated[
     ),
 ]
 MoreSet = Annotated[list[str], typer.Argument(metavar="[KEY=VALUE]...", help="More of --set.", show_default=False)]
+SettingsFiles = Annotated[
+    list[Path], typer.Option("--settings", help="What `cakdbench tune` wrote: its settings join --methods.")
+]
 Seeds = Annotated[str, typer.Option(help="For example 0, or 0,1,2.")]
 Precision = Annotated[str, typer.Option(help="fp32, or bf16 (autocast); part of a run's key.")]
 Workers = Annotated[int | None, typer.Option(min=0, help="Processes that render images; default: 0 on a CPU.")]

@@ -3,7 +3,7 @@
 import functools
 import os
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torchvision.datasets import FashionMNIST
 
 from cakdbench.data import sources
+from cakdbench.data.holdout import held_count, hold_out, is_holdout, whole_name
 from cakdbench.data.own import DatasetEntry, load_own, read_datasets
 from cakdbench.data.splits import Colour, ImageDataset, Split, from_arrays, from_files
 from cakdbench.data.timm_datasets import load_timm
@@ -89,6 +90,7 @@ def dataset_names() -> list[str]:
 
 def check_dataset(name: str) -> None:
     """Raise UsageError, with the nearest names, for an unknown dataset; timm's own are known once opened."""
+    name = whole_name(name)
     if not name.startswith(TIMM) and name not in dataset_names():
         ways = "images of your own: timm:folder/NAME is the folder NAME in --data-dir, --datasets FILE all others"
         raise UsageError(f"{unknown('dataset', name, dataset_names())}; {ways}")
@@ -113,6 +115,10 @@ def dataset_facts(name: str, data_dir: Path | str | None = None, download: bool 
         UsageError: the name is unknown, or the dataset cannot be opened.
     """
     check_dataset(name)
+    if is_holdout(name):
+        facts = dataset_facts(whole_name(name), data_dir, download)
+        held = held_count(facts.n_train, facts.n_test)
+        return replace(facts, title=f"{facts.title}, held out", n_train=facts.n_train - held, n_test=held)
     if name not in FACTS:
         data = load_dataset(name, data_dir, download)
         sizes = len(data.train), len(data.test)
@@ -134,12 +140,19 @@ def load_dataset(
         UsageError: the name is unknown, or the data is missing or damaged; says which files belong where.
     """
     check_dataset(name)
-    root = Path() if name in EMBEDDED else data_root(data_dir)
+    root = Path() if whole_name(name) in EMBEDDED else data_root(data_dir)
     place = _place(name, root, on_bad_image)
     if not place:
-        skip = on_bad_image == "skip"
-        place.append(without_unreadable(load_dataset(name, root, download)) if skip else _load(name, root, download))
+        place.append(_open(name, root, download, on_bad_image))
     return place[0]
+
+
+def _open(name: str, root: Path, download: bool, on_bad_image: OnBadImage) -> ImageDataset:
+    if is_holdout(name):
+        return hold_out(load_dataset(whole_name(name), root, download, on_bad_image))
+    if on_bad_image == "skip":
+        return without_unreadable(load_dataset(name, root, download))
+    return _load(name, root, download)
 
 
 def load_as_seen(name: str, skipped: int | None, data_dir: Path | str | None = None, **more: Any) -> ImageDataset:

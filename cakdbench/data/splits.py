@@ -47,6 +47,7 @@ class ImageDataset:
         std: likewise.
         fingerprint: sha256 of all that can change a result, and not of where the files are.
         skipped: number of images left out because they cannot be read; None if none was.
+        whole: the dataset whose training images were divided, where the test set is held out of those.
     """
 
     name: str
@@ -58,6 +59,7 @@ class ImageDataset:
     test: Split
     fingerprint: str
     skipped: int | None = None
+    whole: "ImageDataset | None" = None
 
 
 class ArrayImages:

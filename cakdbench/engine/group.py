@@ -321,6 +321,7 @@ class Group(Keeper):
             method_source=task.cell.method_source,
             recipe_name=self.recipe.name,
             class_names=None if self.dataset.name in FACTS else self.dataset.class_names,
+            tuning=task.cell.tuning,
             teacher=self.facts if task.cell.needs_teacher else None,
             student_parameters=sum(p.numel() for p in student.parameters()),
             extra_parameters=lane.method.extra_parameters(),

@@ -10,6 +10,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from cakdbench.engine.tracking import tracker_names
 from cakdbench.grid.plan import Settings
+from cakdbench.grid.tuned import read_tuned
+from cakdbench.records import Tuning
 from cakdbench.registry import load_files, methods_named
 from cakdbench.train.runtime import Options
 from cakdbench.utils.errors import UsageError
@@ -37,6 +39,7 @@ class RunOptions:
         gpus: those of this machine that work, by number; this process takes the first. Empty: all.
         threads: of each process on a CPU.
         computing: how, without any effect on results.
+        tunings: how the settings of labels were found, where by tuning.
     """
 
     methods: tuple[str, ...] = ()
@@ -57,6 +60,7 @@ class RunOptions:
     gpus: tuple[int, ...] = ()
     threads: int = 1
     computing: Options = field(default_factory=Options)
+    tunings: dict[str, Tuning] = field(default_factory=dict)
 
 
 def run_options(
@@ -64,6 +68,7 @@ def run_options(
     settings: Iterable[str] = (),
     method_files: Iterable[Path] = (),
     model_files: Iterable[Path] = (),
+    tuned_files: Iterable[Path] = (),
     **others: Any,
 ) -> RunOptions:
     """Return the options that names as users write them stand for; registers what the files hold.
@@ -71,6 +76,7 @@ def run_options(
     Args:
         methods: labels and grids of labels, or `all`; a list, or separated by commas.
         settings: `OWNER.KEY=VALUE`, as in `recipe.epochs=5`.
+        tuned_files: what `cakdbench tune` wrote: the settings it found are methods beside the others.
         others: fields of `RunOptions` and `Options`.
 
     Raises:
@@ -82,9 +88,16 @@ def run_options(
     names = methods if isinstance(methods, str) else ",".join(methods)
     computing = Options(**{field.name: others.pop(field.name) for field in fields(Options) if field.name in others})
     parsed = Settings.parse(settings)
-    labels = tuple(methods_named(names))
+    tuned = [read_tuned(Path(path)) for path in tuned_files]
+    labels = tuple(methods_named(",".join([names, *(file.label for file in tuned)])))
     return RunOptions(
-        methods=labels, settings=parsed, method_files=files[0], model_files=files[1], computing=computing, **others
+        methods=labels,
+        settings=parsed,
+        method_files=files[0],
+        model_files=files[1],
+        computing=computing,
+        tunings={file.label: file.tuning for file in tuned},
+        **others,
     )
 
 

@@ -101,11 +101,12 @@ class Session:
     @cached_property
     def plan(self) -> Plan:
         if not self.experiment:
-            return self._plan(self.options.methods, self.specs)
-        plans = [self._plan(labels, specs, always=()) for labels, specs in self.experiment.grids().items()]
+            return self.plan_of(self.options.methods, self.specs)
+        plans = [self.plan_of(labels, specs, always=()) for labels, specs in self.experiment.grids().items()]
         return Plan(in_order(c for plan in plans for c in plan.cells), [r for plan in plans for r in plan.refusals])
 
-    def _plan(self, methods: Iterable[str], specs: Iterable[PairSpec], **more: Any) -> Plan:
+    def plan_of(self, methods: Iterable[str], specs: Iterable[PairSpec], **more: Any) -> Plan:
+        """Return the plan of other methods and pairs; `more` as `make_plan` takes it."""
         options = self.options
         return make_plan(
             methods,
@@ -116,6 +117,7 @@ class Session:
             options.computing.data_dir,
             options.computing.download,
             {name: entry.image_size for name, entry in self.teachers.entries.items() if entry.image_size},
+            tunings=options.tunings,
             **more,
         )
 

@@ -16,6 +16,7 @@ from filelock import FileLock
 
 from cakdbench.data.classes import class_order
 from cakdbench.data.datasets import ImageDataset, check_dataset
+from cakdbench.data.holdout import whole_name
 from cakdbench.engine.inits import Inits
 from cakdbench.engine.run_teachers import find_run, is_tested_otherwise, run_entry
 from cakdbench.grid.pairs import RUN, Pair, split_teachers
@@ -86,6 +87,7 @@ class Teachers:
         Raises:
             UsageError: there is none, or it names what does not exist.
         """
+        dataset = whole_name(dataset)
         if model.startswith(RUN):
             return run_entry(self.store, model, dataset)
         try:
@@ -104,7 +106,7 @@ class Teachers:
         """Return True if it is made as the registry says; what that does not have is as good, unless it is a run."""
         if model.startswith(RUN):
             return False
-        entry, name = self.entry(model, dataset), (model, dataset)
+        entry, name = self.entry(model, dataset), (model, whole_name(dataset))
         changed = entry.train is not None and bool(self.settings.teacher)
         return not changed and (name not in self.registry or self.registry[name] == entry)
 
@@ -180,7 +182,7 @@ class Teachers:
 
     def must_be_here(self, model: str, dataset: str) -> None:
         """Raise TeacherError for a teacher whose entry names its weights, when a run would have to train others."""
-        entry = self.entry(model, dataset)
+        entry, dataset = self.entry(model, dataset), whole_name(dataset)
         if entry.sha256 and not self.settings.teacher:
             raise TeacherError(
                 f"the weights {entry.sha256[:16]}... of {model}@{dataset} are not in {self.store.root}: train it with "
@@ -202,7 +204,7 @@ class Teachers:
         if key := self.entry(model, dataset.name).run:
             return find_run(self.store, key)
         cell = self.training_cell(model, dataset.name)
-        return None if cell is None else self._place(cell, dataset)[1]
+        return None if cell is None else self._place(cell, dataset.whole or dataset)[1]
 
     def identity(self, model: str, dataset: ImageDataset, recipe: Recipe) -> TeacherIdentity:
         """Return the part of a run's key that is the teacher's; a trained one must have been trained."""
@@ -267,6 +269,8 @@ class Teachers:
                 f"the teacher {model} on {dataset.name} ({entry.source}) has the weights {sha256}, its entry says "
                 f"{entry.sha256}: bring those, or put the new sha256 into the entry"
             )
+        if dataset.whole:
+            expected = None  # is of the test set, and which images were held out the teacher may have learned
         statistics = self._statistics(model, dataset, recipe)
         if statistics:
             net.expect_input((dataset.mean, dataset.std), statistics)

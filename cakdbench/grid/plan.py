@@ -10,6 +10,7 @@ from typing import Any
 
 from cakdbench.build import refusal
 from cakdbench.data.datasets import ImageDataset, dataset_facts
+from cakdbench.data.holdout import whole_name
 from cakdbench.grid.pairs import Pair, named_run
 from cakdbench.grid.suites import PairSpec, link_spec
 from cakdbench.labels import changes, choices, label, split
@@ -18,7 +19,7 @@ from cakdbench.models.ensemble import join_infos
 from cakdbench.models.staged import ModelInfo
 from cakdbench.models.zoo import model_info
 from cakdbench.recipes import Recipe, identity_of
-from cakdbench.records import DatasetIdentity, Identity, TeacherIdentity
+from cakdbench.records import DatasetIdentity, Identity, TeacherIdentity, Tuning
 from cakdbench.registry import canonical_label, get_method, resolve_config, split_variant
 from cakdbench.source_hash import method_identity, model_source, source_hash
 from cakdbench.utils.errors import UsageError
@@ -34,6 +35,7 @@ class Cell:
     Attributes:
         links: the runs of the plan that teach it or that its student starts from, and so come first: as pair or recipe
             name them, with the cells that make them.
+        tuning: how the settings were found, if by tuning; its record says so.
     """
 
     method: type[Method]
@@ -44,6 +46,7 @@ class Cell:
     seed: int
     precision: str = "fp32"
     links: tuple[tuple[str, "Cell"], ...] = field(default=(), compare=False)
+    tuning: Tuning | None = field(default=None, compare=False)
 
     @property
     def method_source(self) -> str:
@@ -169,12 +172,14 @@ def make_plan(
     download: bool = False,
     teacher_sizes: Mapping[tuple[str, str], int] = {},
     always: Iterable[str] = ALWAYS,
+    tunings: Mapping[str, Tuning] = {},
 ) -> Plan:
     """Return all cells of methods x pairs x seeds; the baselines join by themselves, and runs that others name.
 
     Args:
         teacher_sizes: pixels of the images of teachers, by model and dataset, where they are not their students'.
         always: the methods that join by themselves.
+        tunings: how the settings of labels were found, where by tuning.
 
     Raises:
         UsageError: a name or a setting is unknown, or a setting is for a method that is not in the plan.
@@ -194,7 +199,7 @@ def make_plan(
         _check_owners(own, chosen)
         recipe = spec.load_recipe(own.recipe)
         links = _plan_links(spec, own, alike)
-        size = teacher_sizes.get((spec.pair.teacher, spec.pair.dataset))
+        size = teacher_sizes.get((spec.pair.teacher, whole_name(spec.pair.dataset)))
         infos = pair_info(spec.pair, recipe.image_size, recipe.split, data_dir, download, size)
         for name in chosen:
             method, config = _config(name, own, infos, spec.pair.dataset)
@@ -206,7 +211,8 @@ def make_plan(
             canonical = canonical_label(method, config, *infos, spec.pair.dataset)
             for seed in seeds:
                 first = tuple((link, plan.last(seed)) for link, plan in used.items())
-                cells.append(Cell(method, canonical, config, spec.pair, recipe, seed, precision, first))
+                facts = method, canonical, config, spec.pair, recipe, seed, precision
+                cells.append(Cell(*facts, first, tunings.get(name)))
             cells += [cell for plan in used.values() for cell in plan.cells]
     return Plan(in_order(cells), list(dict.fromkeys(refusals)))
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
+from cakdbench.data.holdout import whole_name
 from cakdbench.grid.pairs import Pair, named_run
 from cakdbench.labels import split_list
 from cakdbench.models.zoo import model_kind
@@ -229,8 +230,9 @@ def _named(name: str, recipe: str | None) -> list[PairSpec]:
 
 def _spec_of(pair: Pair) -> PairSpec:
     """Return a single pair with its recipe: that of the suite it is in, else the default of its dataset and student."""
+    whole = replace(pair, dataset=whole_name(pair.dataset))
     for suite in suites().values():
         for spec in suite.specs:
-            if spec.pair == pair:
-                return spec
-    return PairSpec(pair, default_recipe(pair.dataset, model_kind(pair.student)).name)
+            if spec.pair == whole:
+                return replace(spec, pair=pair)
+    return PairSpec(pair, default_recipe(whole.dataset, model_kind(pair.student)).name)

@@ -1,14 +1,13 @@
 """Write and remove entries in a file of teachers; what people wrote into it stays as it is."""
 
-import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from cakdbench.grid.teachers import TeacherEntry, teachers_from_file
 from cakdbench.store import write_atomic
 from cakdbench.utils.errors import UsageError
+from cakdbench.utils.toml import toml_lines
 
 Name = tuple[str, str]
 """Model and dataset."""
@@ -59,13 +58,4 @@ def _tables(path: Path) -> tuple[str, dict[Name, str]]:
 
 
 def _toml(entry: TeacherEntry) -> str:
-    return "\n".join(["[[teachers]]", *_lines(entry.model_dump(mode="json", exclude_defaults=True), "teachers")])
-
-
-def _lines(table: Mapping[str, Any], name: str) -> Iterator[str]:
-    """Yield the lines of a TOML table; strings and numbers in JSON's notation are TOML's."""
-    inner = {key: value for key, value in table.items() if isinstance(value, Mapping)}
-    yield from (f"{key} = {json.dumps(value)}" for key, value in table.items() if key not in inner)
-    for key, value in inner.items():
-        yield f"[{name}.{key}]"
-        yield from _lines(value, f"{name}.{key}")
+    return "\n".join(["[[teachers]]", *toml_lines(entry.model_dump(mode="json", exclude_defaults=True), "teachers")])

@@ -13,6 +13,7 @@ from cakdbench.recipes import recipe_names
 from cakdbench.records import Record
 from cakdbench.reports.board import BREAK
 from cakdbench.reports.eligibility import Column, Excluded, Standard, sort_runs
+from cakdbench.reports.text import span
 from cakdbench.results.cells import add_gains, average_gain, pair_scores, settled_gains
 from cakdbench.results.frame import StoredRecord, runs_frame
 from cakdbench.results.ranking import SEEDS, Answers, Standings, claimed, settled_runs, standings
@@ -292,8 +293,16 @@ def _order(row: Row) -> tuple[Any, ...]:
 
 
 def _row(label: str, columns: Iterable[BlockColumn], rules: Standard) -> Row:
+    columns = tuple(columns)
     scores = tuple(_score(label, column, rules) for column in columns)
-    return Row(label, rules.title(label), rules.kind(label), scores)
+    return Row(label, rules.title(label) + _tuned(label, columns), rules.kind(label), scores)
+
+
+def _tuned(label: str, columns: Iterable[BlockColumn]) -> str:
+    """Return by how many trials the settings of a row were found, if its records say so: ` (tuned, 20 trials)`."""
+    records = (record for column in columns for record in column.records if record.label == label)
+    counts = sorted({record.tuning.trials for record in records if record.tuning})
+    return f" (tuned, {span(counts)} trials)" if counts else ""
 
 
 def _score(label: str, column: BlockColumn, rules: Standard) -> Score:

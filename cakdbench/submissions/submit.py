@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from cakdbench.data.datasets import load_as_seen
+from cakdbench.data.holdout import is_holdout
 from cakdbench.store import RunFolder, Store, find_keys, run_key, write_atomic
 from cakdbench.submissions.bundle import SCHEMA_FILE, Bundle, read_bundle
 from cakdbench.submissions.entry import Entry, entry_bytes, entry_schema
@@ -45,6 +46,8 @@ class Submission:
 def find_runs(names: Iterable[str], store: Store) -> list[RunFolder]:
     """Return the finished runs that are meant by keys, beginnings of keys, paths of run folders, or `all`.
 
+    Trials of `cakdbench tune` are none of `all`: no board has them.
+
     Raises:
         UsageError: a name means no run, or one that is not finished.
     """
@@ -54,7 +57,7 @@ def find_runs(names: Iterable[str], store: Store) -> list[RunFolder]:
         for run in _named(name, runs):
             if name != "all" and not run.is_done:
                 raise UsageError(f"{run.key} is {run.state()}, not done: run the grid to its end before you submit")
-            if run.is_done:
+            if run.is_done and not (name == "all" and is_holdout(run.identity().dataset.name)):
                 chosen[run.key] = run
     if not chosen:
         raise UsageError(f"no finished runs in {store.root}: name the store with --store, or see `cakdbench status`")

@@ -69,6 +69,16 @@ def read_text(path: Path) -> str:
         raise UsageError(f"{path}: cannot be read: {error}") from error
 
 
+def toml_lines(table: Mapping[str, Any], name: str = "") -> Iterator[str]:
+    """Yield the lines of a TOML table below its head; strings and numbers in JSON's notation are TOML's."""
+    inner = {key: value for key, value in table.items() if isinstance(value, Mapping)}
+    yield from (f"{key} = {json.dumps(value)}" for key, value in table.items() if key not in inner)
+    for key, value in inner.items():
+        path = f"{name}.{key}".lstrip(".")
+        yield f"[{path}]"
+        yield from toml_lines(value, path)
+
+
 def checked(model: type[T], table: Mapping[str, Any], where: str | Path) -> T:
     """Return `table` as a `model`, without any change of type.
 

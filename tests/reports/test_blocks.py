@@ -6,6 +6,7 @@ import statistics
 import numpy as np
 import pytest
 
+from cakdbench.records import Tuning
 from cakdbench.reports.blocks import board_results
 from tests.reports.synthetic import CONFIGS, RECIPE, TestRules, column, record
 
@@ -35,6 +36,14 @@ def random_grid(seed, pairs=(A, C), methods=METHODS, seeds=3):
         for method in methods
         for s in range(seeds)
     ]
+
+
+def test_a_row_says_by_how_many_trials_its_settings_were_found():
+    plain = random_grid(0)
+    tuning = Tuning(trials=20, pairs=(A,))
+    tuned = [r.model_copy(update={"tuning": tuning}) if r.label == "ofa" else r for r in plain]
+    before, after = ({row.label: row.title for row in build(each, (A, C)).blocks[0].rows} for each in (plain, tuned))
+    assert after == before | {"ofa": f"{before['ofa']} (tuned, 20 trials)"}
 
 
 class TestNumbers:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cakdbench.build import count_extra_parameters, refusal
+from cakdbench.grid.tuned import BUDGET
 from cakdbench.method import Method
 from cakdbench.models.staged import ModelInfo, StagedModel
 from cakdbench.registry import all_settings, canonical_label, config_identity, resolve_config
@@ -34,6 +35,8 @@ def check_method(case: Case) -> Iterator[Problem]:
 
 def check_settings(case: Case) -> Iterator[Problem]:
     """Check that the settings are written as in a key, bear their canonical name, and are not refused for the pair."""
+    if case.record.tuning and case.record.tuning.trials > BUDGET:
+        yield Problem(f"its settings are of {case.record.tuning.trials} trials, and {BUDGET} may be made")
     if case.method is None or case.student is None:
         return
     if case.record.result.networks is not None and case.method.evaluated is Method.evaluated:
