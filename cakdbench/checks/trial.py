@@ -61,14 +61,14 @@ class Trial:
 
 
 class Watched(Output):
-    """An output that notes which of its fields are read."""
+    """An output of one teacher that notes which of its fields are read; `each`, of several, is none of them."""
 
     def __init__(self, **parts: Any):
         object.__setattr__(self, "read", set())
         super().__init__(**parts)
 
     def __getattribute__(self, name: str) -> Any:
-        if name in object.__getattribute__(self, "__dataclass_fields__"):
+        if name in object.__getattribute__(self, "__dataclass_fields__") and name != "each":
             object.__getattribute__(self, "read").add(name)
         return object.__getattribute__(self, name)
 

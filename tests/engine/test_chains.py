@@ -172,7 +172,7 @@ class Here:
 
     def start(self, count: int) -> None:
         self.workers += 1
-        error = labour(self.text, 1, lambda: False)
+        error = labour(self.text, 1, self.workers, lambda: False)
         assert error is None, error
 
     def ended(self) -> list[str]:
