@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -47,12 +48,12 @@ class BlockColumn:
     printed: Mapping[str, Mapping[str, tuple[Printed, ...]]] = field(compare=False)
     test_images: int
 
-    @property
+    @cached_property
     def settled(self) -> pd.DataFrame:
         """Return the runs that say what holds for the column: no mere claims, if there are others."""
         return settled_runs(self.runs)
 
-    @property
+    @cached_property
     def settled_records(self) -> list[Record]:
         keys = {*self.settled["key"]}
         return [record for record in self.records if record.key in keys]
@@ -86,7 +87,7 @@ class Score:
     optimistic: float | None = None
     ema: float | None = None
 
-    @property
+    @cached_property
     def seeds(self) -> tuple[int, ...]:
         return tuple(self.runs["seed"])
 
