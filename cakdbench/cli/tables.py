@@ -1,5 +1,6 @@
 """Tables of the command line, with full names on a terminal of any width and in a pipe; and the same rows as JSON."""
 
+import errno
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
@@ -34,11 +35,19 @@ AsFormat = Annotated[Layout, typer.Option("--format", help="A table for readers,
 
 
 class SafeConsole(Console):
-    """A console that shows no control characters, wherever a text comes from."""
+    """A console that shows no control characters, wherever a text comes from, and outlives its terminal."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=printable(segment.text))
+
+    def _check_buffer(self) -> None:
+        try:
+            super()._check_buffer()
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            self.quiet = True  # a terminal that was closed: SIGHUP, which is on its way, ends the run, and saves it
 
 
 def make_console(**options: Any) -> Console:

@@ -1,5 +1,7 @@
 """Lists and tables: every name in full, in a pipe and at 80 columns; or as JSON."""
 
+import contextlib
+import errno
 import io
 import json
 import subprocess
@@ -82,3 +84,15 @@ def test_no_control_character_reaches_a_terminal(text, capsys):
         assert not CONTROL.search(printed(shown, 80) + printed(shown, None))
     print_rows(make_console(), Listing([{"method": text}]), Layout.json)
     assert not CONTROL.search(capsys.readouterr().out)
+
+
+def test_a_closed_terminal_ends_nothing_and_other_errors_do():
+    """The signal that tells of it may come after the first write that fails."""
+    for number, goes_on in ((errno.EIO, True), (errno.ENOSPC, False)):
+        file = io.StringIO()
+        file.write = lambda text, number=number: (_ for _ in ()).throw(OSError(number, "-"))
+        console = make_console(file=file)
+        with contextlib.nullcontext() if goes_on else pytest.raises(OSError):
+            console.print("a")
+            console.print("b")
+        assert console.quiet is goes_on
