@@ -82,7 +82,9 @@ def quiet(undisturbed) -> dict[str, tuple]:
     return undisturbed[0]
 
 
-@pytest.mark.parametrize(("kills", "jobs"), [(22, 1), pytest.param(3, 2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("kills", "jobs"), [(8, 1), pytest.param(22, 1, marks=pytest.mark.slow), pytest.param(3, 2, marks=pytest.mark.slow)]
+)
 def test_a_grid_killed_at_random_moments_ends_as_if_nothing_had_happened(tiny, tmp_path, undisturbed, kills, jobs):
     calm, seconds = undisturbed
     longest = seconds / 8 if jobs == 1 else seconds / 2  # so that the grid cannot be through before the last kill

@@ -56,6 +56,7 @@ def workers() -> list[psutil.Process]:
     return [process for process in psutil.process_iter(["name"]) if "ray::_labour" in (process.info["name"] or "")]
 
 
+@pytest.mark.slow
 def test_a_killed_worker_and_two_lost_nodes_cost_no_run_and_change_no_weights(cluster, tiny, tmp_path):
     alone, shell = Shell(tiny, tmp_path / "alone"), Shell(tiny, tmp_path / "ray")
     code, output = alone(*command(alone))

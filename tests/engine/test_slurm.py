@@ -51,6 +51,7 @@ def weights(store: Path) -> dict[str, str]:
     return {record.key: record.weights_sha256 for record in Store(store).records()[0]}
 
 
+@pytest.mark.slow
 def test_a_preempted_job_saves_goes_back_to_the_queue_and_ends_in_the_same_weights(tiny, tmp_path):
     alone, shell = Shell(tiny, tmp_path / "alone"), Shell(tiny, tmp_path / "slurm")
     code, output = alone.run(settings=(*SHORT, *EPOCHS))

@@ -12,6 +12,9 @@ from tests.methods.pairs_224 import (
 )
 
 
+pytestmark = pytest.mark.slow
+
+
 def models(pair):
     return pair.teacher_models[0], pair.student
 

@@ -55,6 +55,7 @@ def test_the_parts_make_the_whole(name):
     assert_is_timms(model.train(), images(size))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(HUGE))
 @torch.no_grad()
 def test_the_parts_make_the_whole_of_huge_models(name):

@@ -29,6 +29,7 @@ def students(store: Path) -> dict[tuple[str, str], dict[str, torch.Tensor]]:
     return {name: load_file(Store(store).run(record.identity).student) for name, record in runs.items()}
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_trains_with_the_same_local_batches(tiny, tmp_path):
     alone, halves = Shell(tiny, tmp_path / "one"), Shell(tiny, tmp_path / "two")
     code, output = alone(*command(alone))
