@@ -11,7 +11,6 @@ from tests.methods.pairs_224 import (
     published,
 )
 
-
 pytestmark = pytest.mark.slow
 
 
