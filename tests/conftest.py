@@ -48,6 +48,7 @@ def pytest_sessionfinish():
 def methods_as_installed(monkeypatch):
     """What a test registers is forgotten after it: which tests share a process must decide nothing."""
     from cakdbench import registry
+    from cakdbench.data import datasets
     from cakdbench.models.catalog import MODELS
     from cakdbench.models.family import FAMILIES
     from cakdbench.utils.imports import FILE_MODULE
@@ -55,9 +56,9 @@ def methods_as_installed(monkeypatch):
     registry.discover()
     monkeypatch.setattr(registry, "_methods", dict(registry._methods))
     monkeypatch.setattr(registry, "_aliases", dict(registry._aliases))
-    models, families = dict(MODELS), dict(FAMILIES)
+    tables = [(table, dict(table)) for table in (MODELS, FAMILIES, datasets._own)]
     yield
-    for table, before in ((MODELS, models), (FAMILIES, families)):
+    for table, before in tables:
         table.clear()
         table.update(before)
     for name in [name for name in sys.modules if name.startswith(FILE_MODULE)]:

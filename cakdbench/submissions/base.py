@@ -32,7 +32,8 @@ def base_folder(base: str, root: Path) -> Iterator[Path]:
         revision = _git(root, "rev-parse", "--verify", "--end-of-options", base)
         content = _git(root, "archive", "--format=tar", revision, ".")
         with tarfile.open(fileobj=io.BytesIO(content)) as archive:
-            archive.extractall(folder, filter="data")
+            archive.extraction_filter = getattr(tarfile, "data_filter", None)  # 3.11.4 on
+            archive.extractall(folder)
         yield Path(folder)
 
 
