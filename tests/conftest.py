@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -44,9 +45,9 @@ def pytest_sessionfinish():
         lab.stop_forking()
 
 
-@pytest.fixture(autouse=True)
-def methods_as_installed(monkeypatch):
-    """What a test registers is forgotten after it: which tests share a process must decide nothing."""
+@contextmanager
+def forgotten():
+    """What is registered meanwhile is forgotten at the end: which tests share a process must decide nothing."""
     from cakdbench import registry
     from cakdbench.data import datasets
     from cakdbench.models.catalog import MODELS
@@ -54,15 +55,28 @@ def methods_as_installed(monkeypatch):
     from cakdbench.utils.imports import FILE_MODULE
 
     registry.discover()
-    monkeypatch.setattr(registry, "_methods", dict(registry._methods))
-    monkeypatch.setattr(registry, "_aliases", dict(registry._aliases))
-    tables = [(table, dict(table)) for table in (MODELS, FAMILIES, datasets._own)]
+    tables = registry._methods, registry._aliases, MODELS, FAMILIES, datasets._own
+    before = [dict(table) for table in tables]
     yield
-    for table, before in tables:
+    for table, kept in zip(tables, before, strict=True):
         table.clear()
-        table.update(before)
+        table.update(kept)
     for name in [name for name in sys.modules if name.startswith(FILE_MODULE)]:
         del sys.modules[name]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def as_installed():
+    """What a module's fixtures register ends with the module."""
+    with forgotten():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def as_the_module_has_it(as_installed):
+    """What a test registers ends with the test."""
+    with forgotten():
+        yield
 
 
 @pytest.fixture(scope="session")
