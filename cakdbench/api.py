@@ -16,7 +16,7 @@ from cakdbench.results.load import Evidence, default_paths
 from cakdbench.utils.errors import UsageError
 
 if TYPE_CHECKING:
-    from cakdbench.reports.eligibility import Column
+    from cakdbench.reports.standard import Column
 
 
 def load_results(*paths: str | os.PathLike[str], data_dir: str | os.PathLike[str] | None = None) -> pd.DataFrame:
@@ -26,6 +26,7 @@ def load_results(*paths: str | os.PathLike[str], data_dir: str | os.PathLike[str
         key: names the run. method: as users write it, `fbt` or `fbt:no_infonce`. variant: what follows the colon.
         teacher, student, dataset, pair (`TEACHER>STUDENT@DATASET`), recipe, precision, seed: what was trained. A method
             without teacher belongs to no pair: its pair is `STUDENT@DATASET`.
+        trials: how many settings the search by `cakdbench tune` tried that found these; 0: they were not searched.
         status: claimed, re-scored or re-run of a submitted run, else `not submitted`.
         excluded: why the run does not count, missing if it does: other settings than those of its recipe and method,
             a teacher that is not the registry's, a source or a file other than that of most runs beside it, or that it
@@ -62,7 +63,8 @@ def _judged_frame(stored: list[StoredRecord], data_dir: Path | None) -> pd.DataF
     """Return the frame of runs, each under the canonical name of its settings, with what keeps it from counting."""
     if not stored:
         return runs_frame([])
-    from cakdbench.reports.eligibility import Standard, sort_runs
+    from cakdbench.reports.eligibility import sort_runs
+    from cakdbench.reports.standard import Standard
 
     records = [run.record for run in stored]
     columns, excluded = _columns(records, data_dir)
@@ -85,7 +87,7 @@ def _columns(records: Iterable[Record], data_dir: Path | None) -> tuple[list["Co
     that does not come with cakdbench has the numbers of most of its runs.
     """
     from cakdbench.data.datasets import dataset_facts
-    from cakdbench.reports.eligibility import Column
+    from cakdbench.reports.standard import Column
 
     columns: list[Column] = []
     problems: dict[str, str] = {}

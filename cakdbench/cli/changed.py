@@ -49,7 +49,8 @@ def _listing(runs: "pd.DataFrame", recipe: Recipe) -> Listing:
     cells = summarize(runs.drop(columns="recipe_of").assign(excluded=None))
     rows: dict[str, dict[str, Any]] = {}
     for cell in cells.to_dict("records"):
-        rows.setdefault(cell["method"], {"method": cell["method"]})[cell["pair"]] = _cell_text(cell)
+        method = cell["method"] + (f" (tuned, {cell['trials']} trials)" if cell["trials"] else "")
+        rows.setdefault(method, {"method": method})[cell["pair"]] = _cell_text(cell)
     return Listing(list(rows.values()), title=f"Apart from the boards: {recipe.name} with other settings ({reasons})")
 
 

@@ -76,7 +76,7 @@ def _measured(store: Path, specs: list["PairSpec"], data_dir: Path | None) -> "p
     """Return what standard runs of the store measured; damaged runs are told of on stderr."""
     import pandas as pd
 
-    from cakdbench.reports.eligibility import Standard, column_of
+    from cakdbench.reports.standard import Standard, column_of
     from cakdbench.results.frame import measured_frame
     from cakdbench.store import Store
 

@@ -13,7 +13,8 @@ from cakdbench.published.ledger import Printed
 from cakdbench.recipes import recipe_names
 from cakdbench.records import Record
 from cakdbench.reports.board import BREAK
-from cakdbench.reports.eligibility import Column, Excluded, Standard, sort_runs
+from cakdbench.reports.eligibility import Excluded, sort_runs
+from cakdbench.reports.standard import Column, Standard
 from cakdbench.reports.text import span
 from cakdbench.results.cells import add_gains, average_gain, pair_scores, settled_gains
 from cakdbench.results.frame import StoredRecord, runs_frame

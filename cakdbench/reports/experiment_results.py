@@ -11,9 +11,10 @@ from cakdbench.grid.plan import Settings, make_plan
 from cakdbench.grid.suites import PairSpec
 from cakdbench.published.ledger import Printed
 from cakdbench.records import Record
-from cakdbench.reports.eligibility import Column, Standard, column_of, sort_runs
+from cakdbench.reports.eligibility import sort_runs
 from cakdbench.reports.page_reproduction import Comparison, Verdict
 from cakdbench.reports.printed import contradicted
+from cakdbench.reports.standard import Column, Standard, column_of
 from cakdbench.results.frame import StoredRecord, runs_frame
 from cakdbench.results.load import Evidence
 from cakdbench.results.ranking import is_complete

@@ -9,7 +9,7 @@ from cakdbench.records import Record, TeacherIdentity
 from cakdbench.utils.errors import UsageError
 
 if TYPE_CHECKING:
-    from cakdbench.reports.eligibility import Column
+    from cakdbench.reports.standard import Column
 
 WEIGHTS = "sha256:"
 """What a recipe's `init` begins with in an identity, where it is the student of a run."""

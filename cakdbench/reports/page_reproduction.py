@@ -11,8 +11,8 @@ from scipy.stats import t as student_t
 from cakdbench.published.ledger import Printed, sources
 from cakdbench.reports.blocks import SCRATCH, Block, BoardResults
 from cakdbench.reports.board import Board, Section, table
-from cakdbench.reports.eligibility import Column
 from cakdbench.reports.printed import contradicted, protocol_lines
+from cakdbench.reports.standard import Column
 from cakdbench.reports.text import points, prose
 from cakdbench.results.cells import add_gains, pair_scores
 from cakdbench.results.ranking import SEEDS, is_complete

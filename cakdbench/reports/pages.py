@@ -12,7 +12,6 @@ from cakdbench.records import Record
 from cakdbench.reports.blocks import BoardResults, board_results
 from cakdbench.reports.board import PLOTS, Board, Plot
 from cakdbench.reports.csv import board_csv
-from cakdbench.reports.eligibility import Standard, board_columns
 from cakdbench.reports.html import board_html
 from cakdbench.reports.latex import board_latex
 from cakdbench.reports.markdown import board_markdown
@@ -22,6 +21,7 @@ from cakdbench.reports.page_experiment import FOLDER, experiment_board
 from cakdbench.reports.page_reproduction import reproduction_board
 from cakdbench.reports.plots import plot_digest
 from cakdbench.reports.sections import board_of
+from cakdbench.reports.standard import Standard, board_columns
 from cakdbench.reports.terminal import board_terminal
 from cakdbench.results.load import Evidence
 from cakdbench.store import write_atomic

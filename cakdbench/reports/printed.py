@@ -7,7 +7,7 @@ from cakdbench.published.compare import recomputes
 from cakdbench.published.ledger import Printed, averages, sources
 from cakdbench.published.protocols import Protocol, flat, protocol_differences, protocol_of, setting_text
 from cakdbench.reports.blocks import TEACHER, Block, BlockColumn
-from cakdbench.reports.eligibility import Column
+from cakdbench.reports.standard import Column
 from cakdbench.reports.text import bullets, plain
 
 OTHER_SETTINGS = "°"

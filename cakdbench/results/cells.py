@@ -20,7 +20,7 @@ BLOCK = ["dataset", "precision"]
 
 CELL_TYPES = {
     **dict.fromkeys(("method", "variant", "teacher", "student", "pair", "dataset", "recipe", "precision"), "str"),
-    **{"n": "int64", "seeds": "str"},
+    **{"n": "int64", "seeds": "str", "trials": "int64"},
     **dict.fromkeys(("mean", "sd", "gain", "average_gain", "rank"), "float64"),
     **{"letters": "str", "level": "bool", "unstable": "bool"},
     **dict.fromkeys(("top5", "optimistic", "ema"), "float64"),
@@ -35,7 +35,8 @@ def summarize(runs: pd.DataFrame, data_dir: str | os.PathLike[str] | None = None
 
     Columns:
         method, variant, teacher, student, pair, dataset, recipe, precision: of the cell.
-        n, seeds: how many runs, and their seeds. mean, sd: of top-1 over the seeds; a single run has no sd.
+        n, seeds: how many runs, and their seeds. trials: of the search for its settings; 0: there was none.
+        mean, sd: of top-1 over the seeds; a single run has no sd.
         gain: over the scratch student of the same recipe, mean over the seeds that both have.
         average_gain, rank, letters: of the method over all pairs of its dataset and precision. Ranks (1 is best) are
             averages, of the methods with three seeds on all pairs. Methods that share a letter cannot be told apart in
@@ -101,7 +102,7 @@ def add_gains(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def pair_scores(runs: pd.DataFrame) -> dict[str, Any]:
-    """Return the numbers of one cell: n, seeds, claimed; in percent or points mean, sd, gain, top5, optimistic, ema.
+    """Return the numbers of one cell, in percent or points: n, seeds, trials, claimed, mean, sd, gain, top5, ...
 
     Args:
         runs: of `add_gains`, of one method; the gain is the mean over the seeds that scratch has too.
@@ -111,6 +112,7 @@ def pair_scores(runs: pd.DataFrame) -> dict[str, Any]:
         "n": len(runs),
         "claimed": bool(claimed(runs).any()),
         "seeds": " ".join(map(str, sorted(runs["seed"]))),
+        "trials": int(runs["trials"].max()),
         "mean": fmean(runs["top1"]),
         "sd": stdev(runs["top1"]) if len(runs) > 1 else None,
         "gain": fmean(gains) if len(gains) else None,

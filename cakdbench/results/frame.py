@@ -17,7 +17,7 @@ RUN_TYPES = {
     **dict.fromkeys(
         ("key", "method", "variant", "teacher", "student", "pair", "dataset", "recipe", "precision"), "str"
     ),
-    **{"seed": "int64", "status": "str", "excluded": "str"},
+    **{"seed": "int64", "trials": "int64", "status": "str", "excluded": "str"},
     **dict.fromkeys(("top1", "top5", "ema_top1", "optimistic_top1"), "float64"),
     "optimistic_epoch": "int64",
     **dict.fromkeys(("teacher_top1", "teacher_top5", "teacher_expected"), "float64"),
@@ -118,6 +118,7 @@ def _run_row(stored: StoredRecord) -> dict[str, Any]:
         "recipe": record.recipe_name,
         "precision": identity.precision,
         "seed": identity.seed,
+        "trials": record.tuning.trials if record.tuning else 0,
         "status": stored.status or NOT_SUBMITTED,
         **record.result.model_dump(exclude={"networks"}),
         **_teacher_values(record),

@@ -16,10 +16,10 @@ from cakdbench.grid.suites import resolve_pairs
 from cakdbench.recipes import load_recipe
 from cakdbench.registry import get_method, methods_in_order
 from cakdbench.reports import page_costs as costs_page
-from cakdbench.reports.eligibility import Standard, column_of
 from cakdbench.reports.markdown import board_markdown
 from cakdbench.reports.page_costs import COUNTED, methods_board
 from cakdbench.reports.pages import FORMATS
+from cakdbench.reports.standard import Standard, column_of
 from cakdbench.results.frame import measured_frame
 from tests.reports.synthetic import record
 

@@ -11,6 +11,7 @@ import numpy as np
 import optuna
 import pytest
 
+import cakdbench
 from cakdbench.data.datasets import load_dataset
 from cakdbench.engine.tune import AT_RANDOM, Subject, ask
 from cakdbench.grid.tuned import Trial, Tuned, read_tuned
@@ -146,6 +147,9 @@ def test_a_run_with_the_settings_says_that_they_were_tuned(tuned):
                record.identity.dataset.name == "mine" and record.teacher}  # fmt: skip
     assert records.keys() == {"kd", "at", best.label} and best.label != "at"
     assert records[best.label].tuning == best.tuning and records["at"].tuning is None
+    assert f"{best.label} (tuned, 3 trials)" in text
+    runs = cakdbench.load_results(folder / "runs").query("dataset == 'mine' and teacher.notna()")
+    assert dict(zip(runs.method, runs.trials)) == {"kd": 0, "at": 0, best.label: 3}
     assert '"tuning"' not in (folder / "runs" / records["at"].key / "record.json").read_text()
 
 

@@ -5,7 +5,7 @@ import json
 
 from cakdbench.published.ledger import Printed
 from cakdbench.records import Record, TeacherIdentity
-from cakdbench.reports.eligibility import Column
+from cakdbench.reports.standard import Column
 from cakdbench.utils.diff import changes
 
 RECIPE = {"image_size": 64, "epochs": 8, "global_batch": 128, "local_batch": 128, "optimizer": {"lr": 0.1}}

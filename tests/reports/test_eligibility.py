@@ -9,7 +9,7 @@ from cakdbench.grid.plan import Settings, make_plan
 from cakdbench.grid.suites import PairSpec, suites
 from cakdbench.records import Record
 from cakdbench.registry import get_method, method_ids
-from cakdbench.reports.eligibility import Standard, board_columns, column_of
+from cakdbench.reports.standard import Standard, board_columns, column_of
 from tests.reports.synthetic import record, taught_by
 
 SPECS = [

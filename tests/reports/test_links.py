@@ -8,9 +8,10 @@ from cakdbench.data.shipped import SHIPPED
 from cakdbench.grid.experiments import load_experiment
 from cakdbench.recipes import load_recipe
 from cakdbench.records import MethodIdentity, TeacherIdentity
-from cakdbench.reports.eligibility import Standard, sort_runs
+from cakdbench.reports.eligibility import sort_runs
 from cakdbench.reports.experiment_results import Results
 from cakdbench.reports.links import name_links
+from cakdbench.reports.standard import Standard
 from cakdbench.results.load import Evidence
 from cakdbench.store import Store
 from tests.reports.synthetic import column, record

@@ -9,10 +9,10 @@ from cakdbench.grid.suites import suites
 from cakdbench.published.frame import load_published
 from cakdbench.recipes import load_recipe
 from cakdbench.reports.blocks import board_results
-from cakdbench.reports.eligibility import Column
 from cakdbench.reports.markdown import board_markdown
 from cakdbench.reports.page_reproduction import Verdict, comparisons, reproduction_board
 from cakdbench.reports.pages import FORMATS, suite_board
+from cakdbench.reports.standard import Column
 from cakdbench.results.load import Evidence
 from tests.reports.pages import tables
 from tests.reports.synthetic import TestRules, printed, record

@@ -48,6 +48,7 @@ class Training(Keeper):
         methods: ids of registered methods, or classes.
         stop_at: ask the trainer to stop when this many steps have been made.
         tape: folder of the teacher's tape.
+        dataset: default: `small_dataset()`.
     """
 
     def __init__(
@@ -62,9 +63,10 @@ class Training(Keeper):
         checkpoint_seconds: float = 1e9,
         accelerator: Accelerator | None = None,
         tape: Path | None = None,
+        dataset: ImageDataset | None = None,
     ):
         super().__init__()
-        self.dataset, self.recipe = small_dataset(), recipe or short_recipe()
+        self.dataset, self.recipe = dataset or small_dataset(), recipe or short_recipe()
         self.accelerator = accelerator or make_accelerator(cpu=True)
         self.stream = SampleStream(self.dataset, self.recipe, seed)
         with seeded("teacher"):
@@ -81,7 +83,14 @@ class Training(Keeper):
         with seeded(seed, "student", student):
             net = StagedModel(student, 10, self.recipe.image_size)
         return Lane(
-            build_method(kind, net, self.teacher, dataset="fashion_demo", seed=seed),
+            build_method(
+                kind,
+                net,
+                self.teacher,
+                dataset="fashion_demo",
+                seed=seed,
+                labels=torch.as_tensor(self.dataset.train.labels),
+            ),
             self.recipe,
             seed,
             self.accelerator,
