@@ -18,7 +18,7 @@ from cakdbench.engine.launch.choice import Launch
 from cakdbench.engine.options import RunOptions, run_options
 from cakdbench.engine.progress import progress_on
 from cakdbench.engine.session import Session
-from cakdbench.engine.teachers import check_hub_classes
+from cakdbench.engine.weight_files import check_hub_classes
 from cakdbench.method import Method
 from cakdbench.models.catalog import entry
 from cakdbench.models.staged import StagedModel

@@ -12,8 +12,9 @@ from cakdbench.cli import cards
 from cakdbench.costs.bench import CountingBench
 from cakdbench.costs.method_costs import method_cost
 from cakdbench.data.datasets import load_dataset
-from cakdbench.engine.group import Group, Task
+from cakdbench.engine.group import Group
 from cakdbench.engine.inits import Inits
+from cakdbench.engine.task import Task
 from cakdbench.grid.plan import Settings, make_plan
 from cakdbench.grid.suites import PairSpec, resolve_pairs
 from cakdbench.method import Method

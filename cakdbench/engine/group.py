@@ -1,37 +1,27 @@
 """One group: cells that share teacher, data, recipe and seed, trained in one pass and recorded."""
 
-import hashlib
-import io
-import platform
 import traceback
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any
 
-import accelerate
-import numpy as np
-import timm
 import torch
-import torchvision
 from torch import nn
 
-import cakdbench
 from cakdbench.build import build_method
-from cakdbench.data.datasets import FACTS, ImageDataset
+from cakdbench.data.datasets import ImageDataset
 from cakdbench.data.stream import EvalStream, SampleStream
-from cakdbench.engine.energy import PowerMeter, energy_counter
 from cakdbench.engine.inits import Inits
 from cakdbench.engine.memory import advice
+from cakdbench.engine.recorder import Recorder
 from cakdbench.engine.run_log import RunLog
+from cakdbench.engine.task import Task
 from cakdbench.engine.tracking import Tracks
 from cakdbench.engine.work import Work
 from cakdbench.grid.plan import Cell
 from cakdbench.method import Method
 from cakdbench.models.staged import StagedModel
-from cakdbench.models.weights import weights_sha256
-from cakdbench.records import Conditions, Epoch, Identity, Record, Result, TeacherFacts
-from cakdbench.store import RunFolder, checkpoint_files
-from cakdbench.students.weights import ImageFacts, module_state, weight_bytes
+from cakdbench.records import Epoch, TeacherFacts
+from cakdbench.store import checkpoint_files
 from cakdbench.train.checkpoint import load_checkpoint, save_checkpoint, set_aside
 from cakdbench.train.evaluate import Evaluation, evaluate
 from cakdbench.train.events import GroupView, LaneView
@@ -39,24 +29,11 @@ from cakdbench.train.lane import Lane
 from cakdbench.train.runtime import Runtime
 from cakdbench.train.teaching import Taping
 from cakdbench.train.trainer import Interrupted, Keeper, Trainer, out_of_step
-from cakdbench.utils.device import device_name, is_out_of_memory
+from cakdbench.utils.device import is_out_of_memory
 from cakdbench.utils.errors import RAISED, StoreError, describe_error, file_of
 
 FRAMES = 12
 """Of a traceback, that are kept of a failed run."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """A cell whose key is known, and its folder, locked by this process while it is worked on."""
-
-    cell: Cell
-    identity: Identity
-    folder: RunFolder
-
-    @property
-    def key(self) -> str:
-        return self.folder.key
 
 
 @dataclass
@@ -108,13 +85,12 @@ class Group(Keeper):
         self.seed = first.seed
         self.dataset = dataset
         self.teacher = teacher
-        self.facts = facts
         self.runtime = runtime
         self.accelerator = runtime.accelerator
-        self.power = PowerMeter(energy_counter(self.accelerator.device))
         self.stream = SampleStream(dataset, self.recipe, self.seed, **runtime.rendering)
         self.evaluation = EvalStream(dataset.test, dataset, self.recipe, **runtime.rendering)
         self.tasks = {self._label(task, tasks): task for task in tasks}
+        self.recorder = Recorder(self.recipe, dataset, facts, runtime, list(self.tasks))
         self.logs: dict[str, RunLog] = {}
         self.crowded: dict[str, int] = {}
         self.tracks: dict[str, Tracks] = {}
@@ -281,83 +257,16 @@ class Group(Keeper):
         )
 
     def _finish(self, lane: Lane, result: Evaluation | None) -> None:
-        """Write predictions, student and, last, the record."""
-        task = self.tasks[lane.label]
         if result is None:  # the last checkpoint was written after the last epoch
             result = evaluate(lane.method.student, self.evaluation, self.accelerator)
         networks = {name: self._top1(network) for name, network in lane.method.evaluated().items()}
         if self.accelerator.is_main_process:
-            buffer = io.BytesIO()
-            np.save(buffer, result.predictions)
-            task.folder.write(task.folder.predictions, buffer.getvalue())
-            self._keep_weights(task.folder, lane)
             self._say(lane.label, f"done: test {result.top1:.2f} %")
-            digest = hashlib.sha256(buffer.getvalue()).hexdigest()
-            task.folder.finish(self._record(task, lane, result, networks, digest))
+            self.recorder.write(self.tasks[lane.label], lane, result, networks)
         self.accelerator.wait_for_everyone()
 
     def _top1(self, network: nn.Module) -> float:
         return evaluate(network, self.evaluation, self.accelerator).top1
-
-    def _keep_weights(self, folder: RunFolder, lane: Lane) -> None:
-        facts = ImageFacts.of(self.dataset)
-        folder.write(folder.student, weight_bytes(lane.method.student.export_state(), facts))
-        if lane.ema and self.runtime.options.keep_ema:
-            averaged = cast(StagedModel, lane.ema.module)
-            folder.write(folder.ema, weight_bytes(averaged.export_state(), facts))
-        if self.runtime.options.keep_modules and (state := module_state(lane.method)):
-            folder.write(folder.modules, weight_bytes(state, facts))
-
-    def _record(
-        self, task: Task, lane: Lane, result: Evaluation, networks: dict[str, float], predictions_sha256: str
-    ) -> Record:
-        evaluated = [line for line in lane.history if line.top1 is not None]
-        best = max(evaluated, key=lambda line: cast(float, line.top1))
-        student = lane.method.student
-        return Record(
-            key=task.key,
-            identity=task.identity,
-            label=task.cell.label,
-            method_source=task.cell.method_source,
-            recipe_name=self.recipe.name,
-            class_names=None if self.dataset.name in FACTS else self.dataset.class_names,
-            tuning=task.cell.tuning,
-            teacher=self.facts if task.cell.needs_teacher else None,
-            student_parameters=sum(p.numel() for p in student.parameters()),
-            extra_parameters=lane.method.extra_parameters(),
-            result=Result(
-                top1=result.top1,
-                top5=result.top5,
-                ema_top1=lane.history[-1].ema_top1,
-                optimistic_top1=best.top1,
-                optimistic_epoch=best.epoch,
-                networks=networks or None,
-            ),
-            history=lane.history,
-            predictions_sha256=predictions_sha256,
-            weights_sha256=weights_sha256(student),
-            conditions=self._conditions(lane),
-        )
-
-    def _conditions(self, lane: Lane) -> Conditions:
-        cuda = self.accelerator.device.type == "cuda"
-        modules = (cakdbench, torch, torchvision, timm, accelerate)
-        seconds = lane.training.seconds + lane.evaluating.seconds
-        energy = self.power.energy_wh(seconds)
-        return Conditions(
-            device=device_name(self.accelerator.device),
-            processes=self.accelerator.num_processes,
-            threads=torch.get_num_threads(),
-            versions={"python": platform.python_version()} | {m.__name__: m.__version__ for m in modules},
-            compiled=self.runtime.options.compile,
-            channels_last=self.runtime.options.channels_last,
-            lanes=list(self.tasks),
-            seconds=seconds,
-            images_per_second=lane.images_per_second,
-            peak_memory_mb=torch.cuda.max_memory_allocated() / 2**20 if cuda else None,
-            energy_wh=None if energy is None else energy * self.accelerator.num_processes,
-            finished=datetime.now(UTC).isoformat(timespec="seconds"),
-        )
 
 
 def _last_top1(lane: Lane) -> float | None:

@@ -12,10 +12,11 @@ from accelerate.utils import broadcast_object_list
 from cakdbench.data.datasets import ImageDataset, load_dataset
 from cakdbench.data.renderers import RendererLost, is_lost_renderer, lost_renderer
 from cakdbench.engine.gate import verify_teacher
-from cakdbench.engine.group import Group, GroupOutcome, Task
+from cakdbench.engine.group import Group, GroupOutcome
 from cakdbench.engine.picking import Picker
 from cakdbench.engine.share import ALL, Share
 from cakdbench.engine.tapes import find_tape, needs_of
+from cakdbench.engine.task import Task
 from cakdbench.engine.teachers import Teachers
 from cakdbench.engine.waves import ground, ground_wave, waves
 from cakdbench.grid.pairs import RUN

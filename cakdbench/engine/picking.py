@@ -5,9 +5,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from cakdbench.data.datasets import ImageDataset
-from cakdbench.engine.group import Task
 from cakdbench.engine.packing import Load, Room, memory_limit, training_macs
 from cakdbench.engine.share import Share
+from cakdbench.engine.task import Task
 from cakdbench.engine.work import Work
 from cakdbench.store import checkpoint_step
 from cakdbench.train.runtime import Runtime

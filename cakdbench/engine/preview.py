@@ -169,7 +169,7 @@ def _teacher_alone(harness: Harness, name: str, cell: Cell, preview: Preview) ->
         if training:
             preview.trainings.append(training)
         elif not (entry.hub or entry.run):
-            harness.teachers.fetch(entry)
+            harness.teachers.files.fetch(entry)
     except CakdError as error:
         preview.obstruct(error)
     return False

@@ -5,30 +5,27 @@ the record of any other run, and lives in the same store. The student of any oth
 `run:KEY`. Several teachers by one name, `swin_t+convnext_t`, are one network that gives the mean of their logits.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from filelock import FileLock
 
-from cakdbench.data.classes import class_order
 from cakdbench.data.datasets import ImageDataset, check_dataset
 from cakdbench.data.holdout import whole_name
 from cakdbench.engine.inits import Inits
 from cakdbench.engine.run_teachers import find_run, is_tested_otherwise, run_entry
+from cakdbench.engine.weight_files import WeightFiles
 from cakdbench.grid.pairs import RUN, Pair, split_teachers
 from cakdbench.grid.plan import ALWAYS, Cell, Settings
 from cakdbench.grid.teacher_file import own_files, put_entry
 from cakdbench.grid.teachers import TeacherEntry, load_teachers, zoo_model
 from cakdbench.models.catalog import entry as model_entry
-from cakdbench.models.catalog import hub_classes, hub_weights_are_here
 from cakdbench.models.checkpoints import read_checkpoint
 from cakdbench.models.ensemble import join
 from cakdbench.models.staged import StagedModel, meta_model
-from cakdbench.models.weights import load_weights, permute_classes, state_sha256, weights_sha256
+from cakdbench.models.weights import load_weights, state_sha256, weights_sha256
 from cakdbench.recipes import Recipe, load_recipe
 from cakdbench.records import Identity, Statistics, TeacherIdentity
 from cakdbench.registry import get_method
@@ -72,8 +69,7 @@ class Teachers:
         download: bool = True,
     ):
         self.store = store
-        self.download = download
-        self.folder = folder
+        self.files = WeightFiles(folder, download)
         self.settings = settings
         self.precision = precision
         self._hashes: dict[tuple[str, str, int], str] = {}
@@ -246,10 +242,7 @@ class Teachers:
 
     def _load(self, model: str, dataset: ImageDataset, recipe: Recipe) -> Teacher:
         entry = self.entry(model, dataset.name)
-        if entry.hub:
-            check_hub_classes(entry.hub, dataset.num_classes)
-            if not (self.download or hub_weights_are_here(entry.hub)):
-                raise TeacherError(f"the weights {entry.hub} of timm's hub are not here yet: a run downloads them")
+        self.files.check_hub(entry, dataset.num_classes)
         net = StagedModel(
             entry.zoo_model,
             dataset.num_classes,
@@ -281,7 +274,7 @@ class Teachers:
         return Teacher(net, sha256, entry.source + averaged, expected, entry.allowed, standard)
 
     def _fill(self, net: StagedModel, model: str, dataset: ImageDataset) -> tuple[str, float | None, str]:
-        """Load the weights a hub net does not have yet.
+        """Load the weights; a hub's are in the net already.
 
         Returns:
             Their hash, the accuracy they should reach, and a note where a file's averaged weights were taken.
@@ -289,14 +282,8 @@ class Teachers:
         entry = self.entry(model, dataset.name)
         if entry.train or entry.run:
             return *self._trained(net, model, dataset), ""
-        averaged = ""
-        if not entry.hub:
-            checkpoint = read_checkpoint(self.fetch(entry))
-            load_weights(net, checkpoint.state)
-            averaged = f" ({checkpoint.taken})" if checkpoint.averaged else ""
-        if entry.classes:
-            permute_classes(net, _order(entry, dataset))
-        return weights_sha256(net), entry.accuracy, averaged
+        note = self.files.fill(net, entry, dataset)
+        return weights_sha256(net), entry.accuracy, note
 
     def _trained(self, net: StagedModel, model: str, dataset: ImageDataset) -> tuple[str, float]:
         run = self.run(model, dataset)
@@ -310,35 +297,6 @@ class Teachers:
         load_weights(net, state)
         return record.weights_sha256, record.result.top1
 
-    def fetch(self, entry: TeacherEntry) -> Path:
-        """Return the file of an entry's weights, downloaded if it is not there yet.
-
-        Raises:
-            TeacherError: it is not there and cannot be had.
-        """
-        path = self.file(entry)
-        if not path.is_file():
-            self._download(entry, path)
-        return path
-
-    def file(self, entry: TeacherEntry) -> Path:
-        """Return where an entry's weights lie, or will."""
-        if entry.path:
-            return Path(entry.path)
-        return self.folder / (entry.file or re.sub(r"[^\w.@-]+", "-", f"{entry.model}@{entry.dataset}.pth"))
-
-    def _download(self, entry: TeacherEntry, path: Path) -> None:
-        try:
-            if not (entry.url and self.download):
-                raise OSError("the file does not exist" + ("" if entry.url else " and its entry has no url"))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(entry.url, str(path), progress=False)
-        except OSError as error:
-            raise TeacherError(
-                f"no weights for the teacher {entry.model} on {entry.dataset} ({error}): put the file at {path}"
-                + (f" (from {entry.url})" if entry.url else "")
-            ) from error
-
 
 def _joined(teachers: list[Teacher]) -> Teacher:
     """Return several teachers as one; what is expected is expected of each."""
@@ -350,30 +308,3 @@ def _joined(teachers: list[Teacher]) -> Teacher:
         max(teacher.tolerance for teacher in teachers),
         all(teacher.standard for teacher in teachers),
     )
-
-
-def check_hub_classes(tag: str, num_classes: int) -> None:
-    """Check that hub weights teach the dataset's classes: with others, timm would draw a new head.
-
-    Raises:
-        TeacherError: the weights have another number of classes.
-        UsageError: timm has no weights of this name.
-    """
-    classes = hub_classes(tag)
-    if classes != num_classes:
-        raise TeacherError(
-            f"the hub weights {tag} tell {classes} classes apart and the dataset has {num_classes}: take weights that "
-            "were fine-tuned on it, or train a teacher with `cakdbench teacher train`"
-        )
-
-
-def _order(entry: TeacherEntry, dataset: ImageDataset) -> list[int]:
-    """Return the output of the teacher's head for each class of the dataset.
-
-    Raises:
-        TeacherError: the entry's classes are not the dataset's.
-    """
-    try:
-        return class_order(dataset.class_names, entry.classes or (), f"the teacher {entry.model}")
-    except UsageError as error:
-        raise TeacherError(f"the teacher {entry.model} on {dataset.name}: {error}") from error

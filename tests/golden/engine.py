@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from cakdbench.data.splits import ImageDataset, from_arrays
 from cakdbench.data.views import Samples
-from cakdbench.engine.group import Group, Task
+from cakdbench.engine.group import Group
 from cakdbench.engine.inits import Inits
+from cakdbench.engine.task import Task
 from cakdbench.grid.pairs import Pair
 from cakdbench.grid.plan import Cell, Settings, make_plan
 from cakdbench.grid.suites import PairSpec

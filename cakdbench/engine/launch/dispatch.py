@@ -15,7 +15,6 @@ from dataclasses import replace
 from typing import Protocol
 
 from cakdbench.data.renderers import RendererLost
-from cakdbench.engine.group import Task
 from cakdbench.engine.harness import Harness, Outcome
 from cakdbench.engine.launch.assignment import Assignment, local_methods, modules_of
 from cakdbench.engine.launch.place import absolute, place_of
@@ -23,6 +22,7 @@ from cakdbench.engine.launch.worker import work_through
 from cakdbench.engine.options import RunOptions, from_json
 from cakdbench.engine.run_log import read_pace
 from cakdbench.engine.share import Share
+from cakdbench.engine.task import Task
 from cakdbench.grid.plan import Cell
 from cakdbench.store import checkpoint_step
 from cakdbench.train.events import GroupRow

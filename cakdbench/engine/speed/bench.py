@@ -6,7 +6,6 @@ in its form.
 
 import contextlib
 import gc
-import platform
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -16,18 +15,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import accelerate
-import timm
 import torch
-import torchvision
 
-import cakdbench
 from cakdbench.build import build_method
 from cakdbench.data.datasets import ImageDataset, dataset_facts, load_dataset, register_datasets
 from cakdbench.data.stream import EvalStream, SampleStream
 from cakdbench.data.synthetic import synthetic_dataset
 from cakdbench.data.views import MicroBatch, Views
 from cakdbench.engine.options import RunOptions
+from cakdbench.engine.recorder import versions
 from cakdbench.engine.speed.facts import GroupSpeed, LaneSpeed
 from cakdbench.engine.speed.phases import Clock, watching
 from cakdbench.engine.speed.timing import (
@@ -99,7 +95,7 @@ class SpeedBench:
         return synthetic_dataset(name, dataset_facts(name, folder)), "synthetic"
 
     def _conditions(self, data: str) -> GroupSpeed:
-        options, modules = self.runtime.options, (cakdbench, torch, torchvision, timm, accelerate)
+        options = self.runtime.options
         return GroupSpeed(
             pair=str(self.pair),
             recipe=self.recipe.name,
@@ -113,7 +109,7 @@ class SpeedBench:
             workers=self.runtime.rendering["workers"],
             compiled=options.compile,
             channels_last=options.channels_last,
-            versions={"python": platform.python_version()} | {m.__name__: m.__version__ for m in modules},
+            versions=versions(),
         )
 
     def _model(self, name: str) -> StagedModel:
