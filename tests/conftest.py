@@ -45,6 +45,14 @@ def pytest_sessionfinish():
         lab.stop_forking()
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory):
+    """What the user's cache holds decides nothing, and the tests leave nothing in it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @contextmanager
 def forgotten():
     """What is registered meanwhile is forgotten at the end: which tests share a process must decide nothing."""

@@ -11,7 +11,7 @@ import math
 import time
 import weakref
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -21,10 +21,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from cakdbench.build import build_method
+from cakdbench.engine.kept import kept
 from cakdbench.engine.work import Work
+from cakdbench.grid.plan import Cell
 from cakdbench.method import Batch, Method, forward_options
 from cakdbench.models.ensemble import join
 from cakdbench.models.staged import StagedModel
+from cakdbench.source_hash import model_source
 from cakdbench.train.lane import make_optimizer
 from cakdbench.train.trainer import label_criterion
 from cakdbench.utils.errors import RAISED
@@ -110,11 +113,22 @@ _peaks: dict[tuple[object, ...], Peak | None] = {}
 
 
 def known_peak(work: Work) -> Peak | None:
-    """Return the predicted peak; each kind of work is predicted once a process."""
+    """Return the predicted peak; each kind of work is predicted once, and kept in the user's cache."""
     kind = _kind(work)
     if kind not in _peaks:
-        _peaks[kind] = predict_peak(work)
+        found = kept("peaks", (*kind, *_sources(work.cell)), lambda: _as_dict(predict_peak(work)))
+        _peaks[kind] = Peak(**found) if found else None
     return _peaks[kind]
+
+
+def _as_dict(peak: Peak | None) -> dict[str, int] | None:
+    return asdict(peak) if peak else None
+
+
+def _sources(cell: Cell) -> Iterator[str | None]:
+    """Yield the code that decides a peak besides that of cakdbench."""
+    yield cell.method_source
+    yield from map(model_source, (*cell.pair.teacher_models, cell.pair.student))
 
 
 def predict_peaks(works: Iterable[Work], seconds: float = math.inf) -> tuple[list[tuple[Work, Peak | None]], int]:
@@ -144,7 +158,8 @@ def advice(work: Work) -> str:
 def _kind(work: Work) -> tuple[object, ...]:
     """Return what is equal for work that takes equally much memory."""
     cell, recipe = work.cell, work.cell.recipe
-    return *work.key, str(cell.pair), recipe.local_batch, recipe.optimizer.name, bool(recipe.ema_decay), cell.precision
+    form = recipe.local_batch, recipe.split, recipe.drop_path, recipe.optimizer.name, bool(recipe.ema_decay)
+    return *work.key, str(cell.pair), *form, cell.precision
 
 
 def _predict(work: Work) -> Peak:

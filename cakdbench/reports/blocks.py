@@ -158,13 +158,13 @@ class Block:
     def records(self) -> list[Record]:
         return [record for column in self.columns for record in column.records]
 
-    @property
+    @cached_property
     def seeds(self) -> tuple[int, ...]:
         """Return every seed somebody has used; those the rules ask for if nobody has."""
         used = {record.identity.seed for column in self.columns for record in column.settled_records}
         return tuple(sorted(used)) or SEEDS
 
-    @property
+    @cached_property
     def missing(self) -> list[Missing]:
         """Return the runs that would fill the block for all of its seeds."""
         return [run for row in self.rows for score in row.scores for run in self.missing_of(row, score)]
@@ -173,11 +173,12 @@ class Block:
         """Return the runs that would fill one cell for all seeds of the block."""
         if row.kind is None or row.is_claim or score.refusal is not None:
             return []
-        seeds = [seed for seed in self.seeds if seed not in score.seeds]
+        made = set(score.seeds)
+        seeds = [seed for seed in self.seeds if seed not in made]
         return [Missing(row.label, score.column.column, seed, self.precision) for seed in seeds]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BoardResults:
     """All that stands on one page: its blocks, and what stands beside them.
 
@@ -322,13 +323,15 @@ def commands(missing: Iterable[Missing]) -> list[str]:
         labels.setdefault((run.precision, run.column), {}).setdefault(run.seed, []).append(run.label)
     grouped: dict[tuple[str, str, str, str], list[str]] = {}
     for (precision, column), by_seed in labels.items():
-        for methods in dict.fromkeys(map(tuple, by_seed.values())):
-            seeds = sorted(seed for seed, others in by_seed.items() if tuple(others) == methods)
-            key = precision, column.recipe, ",".join(methods), ",".join(map(str, seeds))
+        seeds: dict[tuple[str, ...], list[int]] = {}
+        for seed, methods in by_seed.items():
+            seeds.setdefault(tuple(methods), []).append(seed)
+        for names, lacking in seeds.items():
+            key = precision, column.recipe, ",".join(names), ",".join(map(str, sorted(lacking)))
             grouped.setdefault(key, []).append(column.pair)
     lines = []
-    for (precision, recipe, names, numbers), pairs in grouped.items():
+    for (precision, recipe, methods_text, numbers), pairs in grouped.items():
         file = recipe if recipe in recipe_names() else f"{recipe}.toml"
-        line = f"cakdbench run --methods {names} --pairs '{','.join(pairs)}' --recipe {file} --seeds {numbers}"
+        line = f"cakdbench run --methods {methods_text} --pairs '{','.join(pairs)}' --recipe {file} --seeds {numbers}"
         lines.append(line if precision == "fp32" else f"{line} --precision {precision}")
     return lines

@@ -57,7 +57,7 @@ def costs(block: Block) -> pd.DataFrame | None:
     scratch, *others = block.rows
     places = [(_name(scratch), 1.0, 0.0, True)]
     for row in others:
-        ratios = [ratio for score in row.scores for ratio in _cost_ratios(score)]
+        ratios = [ratio for score in row.scores if score.seeds for ratio in _cost_ratios(score)]
         if row.average_gain is not None and ratios:
             cost = round(geometric_mean(ratios), 6)
             whole = len(row.gains) == len(row.scores) and not row.is_claim
@@ -99,7 +99,7 @@ def curves(block: Block) -> pd.DataFrame | None:
         for row in block.rows:
             facts = {"pair": column.name, "label": row.label, "method": _name(row), "look": looks.get(row.label, -1)}
             records = [record for record in column.records if record.label == row.label]
-            lines += [facts | epoch for epoch in _curve(records)]
+            lines += [facts | epoch for epoch in (_curve(records) if records else [])]
     return pd.DataFrame(lines) if lines else None
 
 

@@ -113,7 +113,7 @@ def _detail(row: Row, score: Score, block: Block, marks: tuple[str, ...]) -> Det
     return Detail(
         title=f"{row.title} on {score.column.name}",
         notes=tuple(_notes(row, score, marks)),
-        runs=tuple(map(_run_facts, score.runs.itertuples())),
+        runs=tuple(map(_run_facts, score.runs.itertuples())) if score.seeds else (),
         printed=tuple(map(_printed_facts, score.printed())),
         command=BREAK.join(commands(block.missing_of(row, score))) or None,
     )

@@ -1,5 +1,6 @@
 """The sections of a board, made of its results: what stands on the page, in what order."""
 
+import functools
 from collections.abc import Iterable, Iterator
 
 import pandas as pd
@@ -23,6 +24,7 @@ RUNS = (
 )
 
 
+@functools.lru_cache(maxsize=8)  # it is shown and written
 def board_of(results: BoardResults) -> Board:
     """Return the page of a board."""
     return Board(results.name, results.title, tuple(_sections(results)))

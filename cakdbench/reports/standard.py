@@ -16,7 +16,7 @@ from cakdbench.grid.suites import PairSpec, Suite
 from cakdbench.method import Method
 from cakdbench.published.compare import printed_cells
 from cakdbench.published.ledger import Printed
-from cakdbench.recipes import identity_of
+from cakdbench.recipes import all_numbers, identity_of
 from cakdbench.records import MethodIdentity, Record
 from cakdbench.registry import (
     all_settings,
@@ -43,6 +43,7 @@ class Column:
         numbers: everything of the recipe that can change a result.
         protocol: that of the printed numbers shown beside the measured ones, if there are any.
         init: the run that its students start from. models: of its teachers, where a store has to tell; see `Pair`.
+        written: the numbers as JSON; by it columns of recipes of one name are told apart.
     """
 
     teacher: str
@@ -54,6 +55,10 @@ class Column:
     protocol: str | None = None
     init: str = ""
     models: tuple[str, ...] = ()
+    written: str = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "written", _text(dict(self.numbers)))
 
     @property
     def pair(self) -> str:
@@ -99,16 +104,16 @@ class Standard:
             other_code.append(f"data with the fingerprint {data.fingerprint[:8]}, which are not {data.name}'s")
         if record.teacher and not record.teacher.standard:
             other_code.append(f"a teacher that is not the registry's ({record.teacher.source})")
-        return changes(record.recipe, column.numbers, "recipe") + other_code or self._spelling(record, column)
+        return _recipe_changes(_text(record.identity.recipe), column) + other_code or self._spelling(record, column)
 
     def _spelling(self, record: Record, column: Column) -> list[str]:
         """Return what a standard run writes in another way than the standard, so that it has another key."""
         identity = record.identity
         pairs = {
-            "method": (identity.method.config, self._normal(record, column)[1]),
-            "recipe": (identity.recipe, identity_of(column.numbers)),
+            "method": (identity.method.config, _text(self._normal(record, column)[1])),
+            "recipe": (identity.recipe, _recipe_text(column)),
         }
-        odd = [name for name, (own, normal) in pairs.items() if _text(own) != _text(normal)]
+        odd = [name for name, (own, normal) in pairs.items() if _text(own) != normal]
         return [f"settings of the {name} are written in another way than in a key" for name in odd]
 
     def label(self, record: Record, column: Column) -> str:
@@ -167,6 +172,18 @@ def _normal(
     method, infos = _method(id), _infos(column, data_dir, teacher_size)
     config = resolve_config(method, None, *infos, column.dataset, all_settings(method, json.loads(settings)))
     return canonical_label(method, config, *infos, column.dataset), config_identity(config)
+
+
+@functools.cache
+def _recipe_changes(recipe: str, column: Column) -> list[str]:
+    """Return the numbers of a recipe, as JSON of a key has them, that are not the column's."""
+    return changes(all_numbers(json.loads(recipe)), column.numbers, "recipe")
+
+
+@functools.cache
+def _recipe_text(column: Column) -> str:
+    """Return the column's recipe as a key has it."""
+    return _text(identity_of(column.numbers))
 
 
 def _text(value: Any) -> str:

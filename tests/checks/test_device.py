@@ -16,7 +16,7 @@ import cakdbench.train.normstats
 import cakdbench.train.trainer
 from cakdbench.checks.device import HOST, OnDevice, full_recipe, on_device, steps_on_device, train_on_device
 from cakdbench.checks.gpu_rules import DEVICE, GpuRules
-from cakdbench.checks.lab import DIRECTIONS, Direction, Fault, Lab, make_trainer, short_recipe
+from cakdbench.checks.lab import Direction, Fault, Lab, make_trainer, short_recipe
 from cakdbench.methods.kd import KD
 from cakdbench.registry import get_method, method_ids
 from cakdbench.train.lane import Lane
@@ -37,14 +37,15 @@ def said(faults):
 
 @pytest.mark.parametrize("id", method_ids())
 def test_no_method_on_any_direction_and_no_variant_breaks_a_rule(id):
-    """The directions that the check leaves out, which `test_every_method` runs; and every variant."""
+    """The directions that the check leaves out, which `test_every_method` runs; and every variant on one, by turns."""
     lab = Lab(get_method(id))
-    cases = [(lab, direction) for direction in DIRECTIONS if direction not in lab.some]
-    cases += [(replace(lab, variant=name), direction) for name in lab.method.variants for direction in SOME]
-    accepted = [(lab, direction) for lab, direction in cases if lab.refusal(direction) is None]
-    tried = {lab.variant for lab, _ in accepted}
-    assert {name for name in lab.method.variants if name not in tried} == ({"heads_6"} if id == "fbt" else set())
-    found = {f"{lab.label}, {direction}": said(steps_on_device(lab, direction)) for lab, direction in accepted}
+    cases = [(lab, direction) for direction in lab.accepted if direction not in lab.some]
+    for number, name in enumerate(lab.method.variants):
+        variant = replace(lab, variant=name)
+        accepted = [direction for direction in SOME if variant.refusal(direction) is None]
+        assert accepted or (id, name) == ("fbt", "heads_6")
+        cases += [(variant, direction) for direction in accepted[number % 2 :][:1] or accepted[:1]]
+    found = {f"{lab.label}, {direction}": said(steps_on_device(lab, direction)) for lab, direction in cases}
     assert {where: faults for where, faults in found.items() if faults} == {}
 
 

@@ -82,7 +82,8 @@ CALLS = [
 
 
 @pytest.mark.parametrize(
-    ("owner", "name", "number", "n"), [(o, c, e, n) for o, c, e, ns in CALLS for n in ns],
+    ("owner", "name", "number", "n"),
+    [pytest.param(*call, n, marks=[pytest.mark.slow] * bool(i % 2)) for *call, ns in CALLS for i, n in enumerate(ns)],
     ids=lambda value: str(getattr(value, "__name__", value)),
 )  # fmt: skip
 def test_a_system_call_that_fails_once_costs_no_result(calm, taught, monkeypatch, owner, name, number, n):

@@ -12,15 +12,27 @@ from tests.methods.pairs_224 import (
 )
 
 PAIRS = published("cifar_all")
+QUICK = {
+    "convnext_t>resmlp_s12@cifar100",
+    "convnext_t>swin_p@cifar100",
+    "mixer_b16>deit_t@cifar100",
+    "swin_t>mobilenetv2@cifar100",
+    "vit_s>resnet18@cifar100",
+}
+"""Every student and every teacher once."""
+MARKED = [pytest.param(pair, marks=[] if str(pair) in QUICK else pytest.mark.slow) for pair in PAIRS]
 
 
-@pytest.fixture(scope="module", params=PAIRS, ids=str)
+@pytest.fixture(scope="module", params=MARKED, ids=str)
 def cell(request):
     return cell_of(request.param)
 
 
 def test_the_published_pairs_are_12():
-    assert len(PAIRS) == 12
+    assert len(PAIRS) == 12 and QUICK <= {*map(str, PAIRS)}
+    quick = [pair for pair in PAIRS if str(pair) in QUICK]
+    for models in (lambda pair: pair.teacher, lambda pair: pair.student):
+        assert {*map(models, quick)} == {*map(models, PAIRS)}
 
 
 @pytest.mark.parametrize("id", METHODS)
