@@ -86,10 +86,18 @@ def test_boards_with_printed_numbers_and_boards_with_runs_are_those_written_by_d
 
 
 class TestCheck:
+    @pytest.fixture(scope="class")
+    def made(self, tmp_path_factory):
+        """A store and its boards."""
+        place = tmp_path_factory.mktemp("made")
+        fill(Store(place / "runs"), seeds=(0, 1))
+        write_boards(Evidence(Store(place / "runs"), None), [SPEC], place / "boards", Console(file=io.StringIO()))
+        return place
+
     @pytest.fixture
-    def written(self, store, console, tmp_path):
-        fill(store, seeds=(0, 1))
-        write_boards(Evidence(store, None), [SPEC], tmp_path / "boards", console)
+    def written(self, made, store, tmp_path):
+        for name in ("runs", "boards"):
+            shutil.copytree(made / name, tmp_path / name)
         return tmp_path / "boards"
 
     def told(self, store, folder):
