@@ -10,6 +10,7 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
+from cakdbench.engine.launch.ray import RayCrew, _places, in_new_process
 from cakdbench.store import Store, checkpoint_files
 from tests.cli_lab import SHORT, Child, Program, Shell, cakdbench_command
 
@@ -131,6 +132,55 @@ def test_ctrl_c_lets_the_tasks_save(cluster, tiny, tmp_path):
     ends = [log.read_text().splitlines()[-1] for log in shell.store.glob("*-vit_xs-*/log.txt")]
     assert any("interrupted; saved" in line for line in ends)
     assert "running" not in {run.state() for run in Store(shell.store).runs()}
+
+
+def test_no_process_computes_two_groups(cluster):
+    """Of a GPU it would keep the first, whichever Ray gives the second group."""
+    ray.init(cluster.address, log_to_driver=False)
+    try:
+        task = in_new_process(lambda: os.getpid(), {"num_cpus": 1, "num_gpus": 0})
+        assert len({ray.get(task.remote()) for _ in range(3)}) == 3
+    finally:
+        ray.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("has", "cpus", "share", "places"),
+    [
+        ({"CPU": 16.0, "GPU": 1.0}, 1, 0.2, 5),
+        ({"CPU": 16.0, "GPU": 1.0}, 1, 0.1, 10),
+        ({"CPU": 16.0, "GPU": 2.0}, 1, 0.4, 4),
+        ({"CPU": 3.0, "GPU": 8.0}, 1, 1.0, 3),
+        ({"CPU": 7.0}, 2, 0, 3),
+        ({"CPU": 7.0}, 1, 1.0, 0),
+    ],
+)
+def test_the_tasks_that_a_node_can_run_are_counted(has, cpus, share, places):
+    needs = {"num_cpus": cpus, "num_gpus": share}
+    assert _places({"Alive": True, "Resources": has}, needs) == places
+    assert _places({"Alive": False, "Resources": has}, needs) == 0
+
+
+@pytest.mark.parametrize(("jobs", "processes"), [(1, 1), (None, 16), (40, 16)])
+def test_the_tasks_share_the_work_by_how_many_there_can_be(monkeypatch, jobs, processes):
+    shares = []
+    monkeypatch.setattr(RayCrew, "places", lambda self: 16)
+    monkeypatch.setattr("cakdbench.engine.launch.ray.in_new_process", lambda *_: Noted(shares))
+    RayCrew("", {"num_cpus": 1, "num_gpus": 0}, jobs).start(1)
+    assert shares == [processes]
+
+
+class Noted:
+    """A task that notes among how many it is sent."""
+
+    def __init__(self, shares: list[int]):
+        self.shares = shares
+
+    def options(self, **_) -> "Noted":
+        return self
+
+    def remote(self, text: str, processes: int, number: int) -> None:
+        self.shares.append(processes)
 
 
 def test_an_address_without_a_cluster_is_refused(tiny, tmp_path):

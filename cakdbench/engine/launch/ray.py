@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -49,7 +49,7 @@ class RayLauncher:
         assignment = assign(cells, harness, options)
         with _connected(self.address):
             works = assignment, replace(assignment, verify=True)
-            crew, verifier = (RayCrew(to_json(work), self._needs(options)) for work in works)
+            crew, verifier = (RayCrew(to_json(work), self._needs(options), self.jobs) for work in works)
             crew.ask_nodes()
             try:
                 return Dispatcher(crew, verifier, harness, self.jobs).run(cells)
@@ -71,10 +71,12 @@ class RayCrew:
     Attributes:
         text: their assignment, as JSON.
         needs: of each: `num_cpus`, `num_gpus`.
+        jobs: at a time at most; None for all that the nodes can run.
     """
 
     text: str
     needs: dict[str, float]
+    jobs: int | None = None
     tasks: list[Any] = field(default_factory=list)
 
     def ask_nodes(self) -> None:
@@ -109,9 +111,9 @@ class RayCrew:
 
     def start(self, count: int) -> None:
         """Hand tasks to Ray, which spreads them over the nodes."""
-        task = ray.remote(_labour).options(max_retries=0, scheduling_strategy="SPREAD", **self.needs)
-        first, places = len(self.tasks), max(1, self.places())
-        self.tasks += [task.remote(self.text, places, number) for number in range(first, first + count)]
+        task = in_new_process(_labour, self.needs).options(scheduling_strategy="SPREAD")
+        first, processes = len(self.tasks), max(1, min(self.places(), self.jobs or self.places()))
+        self.tasks += [task.remote(self.text, processes, number) for number in range(first, first + count)]
 
     def ended(self) -> list[str]:
         """Return why tasks were lost; raise what a task cannot go on with."""
@@ -135,6 +137,11 @@ class RayCrew:
             ray.wait(self.tasks, num_returns=len(self.tasks), timeout=SAVE_SECONDS)
         self.tasks = []
         return "the same command goes on from here"
+
+
+def in_new_process(function: Callable[..., Any], needs: dict[str, float]) -> Any:
+    """Return a task of Ray whose process ends with it: one that has begun to use a GPU cannot take another."""
+    return ray.remote(max_calls=1, max_retries=0, **needs)(function)
 
 
 def _labour(text: str, processes: int, first: int) -> CakdError | None:
@@ -184,9 +191,12 @@ def _host_and_port(address: str) -> tuple[str, int]:
 
 
 def _places(node: dict[str, Any], needs: dict[str, float]) -> int:
+    """Return how many tasks a node can run at a time; a task's share of a GPU is of one GPU."""
     has = node["Resources"] if node["Alive"] else {}
-    wanted = {"CPU": needs["num_cpus"], "GPU": needs["num_gpus"]}
-    return int(min(has.get(name, 0) // amount for name, amount in wanted.items() if amount))
+    places = int(has.get("CPU", 0) // needs["num_cpus"])
+    if share := needs["num_gpus"]:
+        places = min(places, int(has.get("GPU", 0)) * int(1 / share + 1e-9))
+    return places
 
 
 def _reason(error: BaseException) -> str:
