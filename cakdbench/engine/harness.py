@@ -207,7 +207,7 @@ class Harness:
                 pending = {key: task for key, task in pending.items() if key in picker.most}
             elif not group and pending:
                 if not waiting:
-                    events.say(_waiting(list(pending.values())))
+                    events.say(waited_for(list(pending.values())))
                 waiting = True
                 time.sleep(1)
         return outcome
@@ -269,14 +269,14 @@ class Harness:
         Raises:
             RendererLost: it helps no more, or this process is to end after one group.
         """
-        before = _steps(group)
+        before = steps_of(group)
         try:
             return self._train(group)
         except (RendererLost, RuntimeError) as error:
             if not is_lost_renderer(error):
                 raise
             lost = lost_renderer(error)
-        self._losses = 1 if _steps(group) > before else self._losses + 1
+        self._losses = 1 if steps_of(group) > before else self._losses + 1
         if self._losses > MOST_LOSSES or share.once or self.accelerator.num_processes > 1:
             raise lost
         self.runtime.events.say(f"{lost}; its runs go on from their last checkpoints")
@@ -347,12 +347,12 @@ def _room_for(cell: Cell, device: torch.device) -> Iterator[None]:
         ) from None
 
 
-def _waiting(tasks: list[Task]) -> str:
+def waited_for(tasks: list[Task]) -> str:
     """Return whom this process waits for: a sentence with the file and the host of the first lock."""
     more = f" (and {len(tasks) - 1} more)" if len(tasks) > 1 else ""
     return f"waiting for {len(tasks)} runs that another process works on: {tasks[0].folder.lock.describe()}{more}"
 
 
-def _steps(group: list[Task]) -> int:
+def steps_of(group: list[Task]) -> int:
     """Return how far the runs of a group are, together; a finished one counts as very far."""
     return sum(10**9 if task.folder.is_done else checkpoint_step(task.folder.checkpoints) for task in group)

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from cakdbench.data.renderers import RendererLost
-from cakdbench.engine.harness import Harness, Outcome
+from cakdbench.engine.harness import Harness, Outcome, steps_of, waited_for
 from cakdbench.engine.launch.assignment import Assignment, local_methods, modules_of
 from cakdbench.engine.launch.place import absolute, place_of
 from cakdbench.engine.launch.worker import work_through
@@ -24,14 +24,15 @@ from cakdbench.engine.run_log import read_pace
 from cakdbench.engine.share import Share
 from cakdbench.engine.task import Task
 from cakdbench.grid.plan import Cell
-from cakdbench.store import checkpoint_step
 from cakdbench.train.events import GroupRow
 from cakdbench.train.trainer import Interrupted
 from cakdbench.utils.errors import CakdError, TeacherError, UsageError
 
 LOOK_SECONDS, SHOW_SECONDS = 1.0, 5.0
-MOST_LOST = 5
-"""Workers that may be lost, besides one for every place, without a step forward between them."""
+MOST_IN_VAIN = 5
+"""Workers that may end, besides one for every place, without a step forward between them."""
+VAIN_SECONDS = 120.0
+"""So long it may take until a file server shows here what a worker has done."""
 
 
 class Crew(Protocol):
@@ -92,6 +93,42 @@ def labour(text: str, processes: int, first: int, stop: Callable[[], bool]) -> C
     return None
 
 
+class InVain:
+    """Counts workers that end without a step forward between them.
+
+    Attributes:
+        lost: why workers were lost. quiet: how many ended by themselves.
+    """
+
+    def __init__(self, crew: Crew):
+        self.crew = crew
+        self.lost: list[str] = []
+        self.quiet = 0
+        self._most, self._stand, self._since = 0, (0, 0), time.monotonic()
+
+    def note(
+        self, lost: list[str], quiet: int = 0, at_work: int = 1, stand: tuple[int, int] = (0, 0), key: str = ""
+    ) -> None:
+        """Count workers that have ended of `at_work`; `key` is of a run that is left.
+
+        Args:
+            stand: how far the work is.
+
+        Raises:
+            CakdError: they are too many.
+        """
+        if stand != self._stand:
+            self.lost, self.quiet = [], 0
+            self._most, self._stand, self._since = 0, stand, time.monotonic()
+        self.lost, self.quiet, self._most = self.lost + lost, self.quiet + quiet, max(self._most, at_work)
+        bound = MOST_IN_VAIN + max(self._most, self.crew.places())
+        if len(self.lost) > bound:
+            raise CakdError(f"{len(self.lost)} workers were lost one after the other, the last so: {self.lost[-1]}")
+        if self.quiet > bound and time.monotonic() - self._since > VAIN_SECONDS:
+            hint = "look whether all machines have the same files, data and packages, as they were when it began"
+            raise CakdError(f"{self.quiet} workers ended without a step of {key}, as if they had other runs: {hint}")
+
+
 class Dispatcher:
     """Keeps a crew at work until a grid is done.
 
@@ -106,9 +143,10 @@ class Dispatcher:
         self.harness = harness
         self.events = harness.runtime.events
         self.jobs = jobs
-        self._lost: list[str] = []
-        self._stand: tuple[int, int] = (0, 0)
+        self._vain = InVain(crew)
+        self._at_work = crew.at_work()  # when this process looked last
         self._shown = 0.0
+        self._waits = False
 
     def run(self, cells: list[Cell]) -> Outcome:
         """Compute what is not done, teachers first; see `Launcher.launch`."""
@@ -133,7 +171,7 @@ class Dispatcher:
         if not any(task.cell.needs_teacher and not task.folder.is_done for task in tasks):
             return
         self.events.say("a worker verifies the teachers first")
-        lost: list[str] = []
+        lost = InVain(self.crew)
         if not self.verifier.at_work():
             self.verifier.start(1)
         while self.verifier.at_work():
@@ -141,14 +179,8 @@ class Dispatcher:
                 raise Interrupted(f"interrupted: {self.verifier.leave()}")
             time.sleep(LOOK_SECONDS)
             if reasons := self.verifier.ended():
-                lost += reasons
-                self._give_up(lost)
+                lost.note(reasons)
                 self.verifier.start(1)
-
-    def _give_up(self, lost: list[str]) -> None:
-        """Raise CakdError if too many workers were lost."""
-        if len(lost) > MOST_LOST + self.crew.places():
-            raise CakdError(f"{len(lost)} workers were lost one after the other, the last so: {lost[-1]}")
 
     def _work(self, tasks: list[Task]) -> Outcome:
         outcome, pending = Outcome(), {task.key: task for task in tasks}
@@ -159,8 +191,8 @@ class Dispatcher:
                 return outcome
             if self.harness.runtime.stop():
                 raise Interrupted(f"interrupted: {self.crew.leave()}")
-            self._note_lost(pending.values())
-            self._start(pending.values())
+            self._note_ends(list(pending.values()))
+            self._start(list(pending.values()))
             self._show(pending.values())
             time.sleep(LOOK_SECONDS)
 
@@ -172,23 +204,32 @@ class Dispatcher:
             elif reason := self.harness.new_failure(task):
                 outcome.failed[pending.pop(key).key] = reason
 
-    def _note_lost(self, pending: Iterable[Task]) -> None:
+    def _note_ends(self, pending: list[Task]) -> None:
+        """Say which workers were lost.
+
+        Raises:
+            CakdError: workers end again and again, and nothing comes of it.
+        """
         reasons = self.crew.ended()
-        if not reasons:
-            return
-        stand = len(list(pending)), sum(checkpoint_step(task.folder.checkpoints) for task in pending)
-        self._lost = reasons if stand != self._stand else self._lost + reasons
-        self._stand = stand
         for reason in reasons:
             self.events.say(f"a worker was lost ({reason}); its runs go on from their last checkpoints")
-        self._give_up(self._lost)
+        before, self._at_work = self._at_work, self.crew.at_work()
+        quiet = before - self._at_work - len(reasons)
+        if quiet > 0 and any(task.folder.state() == "running" for task in pending):
+            quiet = 0  # others leave them nothing to do
+        if reasons or quiet > 0:
+            self._vain.note(reasons, max(quiet, 0), before, (len(pending), steps_of(pending)), pending[0].key)
 
-    def _start(self, pending: Iterable[Task]) -> None:
+    def _start(self, pending: list[Task]) -> None:
         most = self.jobs or max(self.crew.places(), self._groups(pending))
         wanted = most - self.crew.at_work()
-        free = sum(task.folder.state() != "running" for task in pending) if wanted > 0 else 0
+        free = sum(task.folder.state() not in ("running", "done") for task in pending) if wanted > 0 else 0
         if free:
-            self.crew.start(min(wanted, free))
+            self.crew.start(1 if self._vain.quiet else min(wanted, free))
+        elif not self._waits and not self.crew.at_work():
+            self._waits = True
+            self.events.say(waited_for(pending))
+        self._at_work = self.crew.at_work()
 
     def _groups(self, pending: Iterable[Task]) -> int:
         counts = Counter(task.cell.shared for task in pending)
