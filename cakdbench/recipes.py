@@ -285,6 +285,12 @@ def recipe_from_file(path: Path) -> Recipe:
     return checked(Recipe, table | {"name": path.stem}, path)
 
 
+def recipe_files(path: Path) -> list[Path]:
+    """Return the file of a recipe and the files of one's own that it extends."""
+    base = str(read_toml(path).get("extends", ""))
+    return [path, *recipe_files(path.parent / base)] if base.endswith(".toml") else [path]
+
+
 def _extended(path: Path, children: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Return the file's table, merged over the one it extends."""
     table = read_toml(path)

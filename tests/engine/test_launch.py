@@ -2,7 +2,9 @@
 
 import heapq
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,11 +12,12 @@ import torch
 import cakdbench
 from cakdbench.engine.launch.assignment import Assignment
 from cakdbench.engine.launch.local import share_machine, workers
-from cakdbench.engine.launch.place import TOKEN, absolute, place_of
+from cakdbench.engine.launch.place import TOKEN, _token, absolute, place_of
 from cakdbench.engine.memory import Peak
 from cakdbench.engine.options import RunOptions, run_options
 from cakdbench.engine.packing import Load, Room, group_peak
 from cakdbench.engine.preview import Preview
+from cakdbench.engine.session import Session
 from cakdbench.engine.share import Share
 from cakdbench.grid.plan import Settings, make_plan
 from cakdbench.grid.suites import resolve_pairs
@@ -128,11 +131,25 @@ def test_every_worker_sees_a_gpu_of_its_own(tmp_path, monkeypatch):
             path.unlink()
 
 
+OWN = {
+    "mine.toml": "",
+    "mine.py": "import beside\n",
+    "beside.py": "WEIGHT = 1.0\n",
+    "suite.toml": 'board = "b"\n[suites.s]\ntitle = "S"\nrecipe = "short.toml"\n'
+    'pairs = ["resnet_m>vit_xs@fashion_demo"]\n',
+    "short.toml": 'extends = "base.toml"\ntitle = "T"\nsource = "S"\nepochs = 1\n',
+    "base.toml": 'extends = "demo"\ntitle = "T"\nsource = "S"\n',
+}
+"""Files of a user: a teacher's entries, a method with what it imports, a suite, its recipe with what that extends."""
+
+
 @pytest.fixture
 def options(tmp_path, monkeypatch) -> RunOptions:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.toml").write_text("")
-    options = absolute(run_options("kd", store=tmp_path / "runs", teacher_files=(tmp_path / "mine.toml",)))
+    for name, text in OWN.items():
+        (tmp_path / name).write_text(text)
+    files = {"teacher_files": (Path("mine.toml"),), "store": tmp_path / "runs"}
+    options = absolute(replace(run_options("kd", pairs="suite.toml", **files), method_files=(Path("mine.py"),)))
     assert options.teacher_dir == tmp_path / "teachers"
     return options
 
@@ -146,7 +163,7 @@ def test_another_machine_must_have_what_this_one_has(options):
             replace(place, versions=place.versions | {"torch": "2.0.1"}),
             f"where {place.host} has 2.0.1: install the same",
         ),
-        (replace(place, files=(options.store / "kd.py",)), "kd.py: put it into a folder that all machines share"),
+        (replace(place, files={"/nowhere/kd.py": ""}), "kd.py: put it into a folder that all machines share"),
         (replace(place, store=options.store.parent / "other"), "does not see the store .*--store"),
     ):
         with pytest.raises(UsageError, match=words):
@@ -154,6 +171,41 @@ def test_another_machine_must_have_what_this_one_has(options):
     (options.store / TOKEN).write_text("another store on the same path")
     with pytest.raises(UsageError, match="does not see the store"):
         place.check()
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_file_that_is_another_there_is_refused_by_its_name(options, tmp_path, name):
+    place = place_of(options)
+    (tmp_path / name).write_text(OWN[name] + "# edited\n")
+    with pytest.raises(UsageError, match=f"{name} is another on .* when the command began"):
+        place.check()
+    (tmp_path / name).unlink()
+    with pytest.raises(UsageError, match=f"does not see .*{name}"):
+        place.check()
+
+
+def test_other_images_and_other_weights_are_refused_by_their_names(tiny, tmp_path):
+    data, weights = "timm:folder/tiny", tmp_path / "w.safetensors"
+    (tmp_path / "mine.toml").write_text(f'[[teachers]]\nmodel = "resnet_m"\ndataset = "{data}"\npath = "w.safetensors"')
+    weights.write_bytes(b"weights")
+    places = {"store": tmp_path / "runs", "data_dir": tiny, "teacher_files": (tmp_path / "mine.toml",), "cpu": True}
+    options = absolute(run_options("kd", pairs=f"resnet_m>vit_xs@{data}", recipe="demo", download=False, **places))
+    session = Session(options)
+    place = place_of(options, session.plan.cells, session.harness)
+    place.check_data(session.harness.dataset)
+    with pytest.raises(UsageError, match=f"other images of {data}"):
+        replace(place, data={data: "0123"}).check_data(session.harness.dataset)
+    weights.write_bytes(b"others!")
+    with pytest.raises(UsageError, match="w.safetensors is another"):
+        place.check()
+
+
+def test_of_many_that_begin_a_store_at_once_all_have_the_same_token(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        for number in range(20):
+            tokens = set(pool.map(_token, [tmp_path / f"store-{number}" / TOKEN] * 8))
+            assert len(tokens) == 1 and len(tokens.pop()) == 32
+    assert {path.name for path in tmp_path.glob("*/.*")} == {TOKEN}
 
 
 def test_with_two_jobs_lanes_of_one_pass_go_in_two(shell):

@@ -9,7 +9,9 @@ import psutil
 import pytest
 from safetensors.torch import save_file
 
+from cakdbench.engine.launch.assignment import Assignment
 from cakdbench.engine.launch.choice import parse_slurm
+from cakdbench.engine.launch.place import Place
 from cakdbench.engine.launch.slurm import grid_name
 from cakdbench.engine.options import run_options
 from cakdbench.engine.run_log import log_file
@@ -110,10 +112,13 @@ def test_settings_of_jobs_are_read():
 
 def test_the_same_command_looks_for_its_jobs_where_the_first_one_left_them():
     """Slurm itself says whether they run; of processes of this machine only their parent knows."""
-    first, again = (run_options("kd", pairs="demo", store=Path("/shared/runs")) for _ in range(2))
-    assert first.computing.attempt != again.computing.attempt and grid_name(first) == grid_name(again)
-    others = [
-        run_options("kd", pairs="demo", store=Path("/shared/runs"), **more)
-        for more in ({"seeds": (1,)}, {"tape": ("logits",)})
-    ]
-    assert len({grid_name(options) for options in (first, *others)}) == 3
+
+    def named(files=(), **more):
+        options = run_options("kd", pairs="demo", store=Path("/shared/runs"), **more)
+        place = Place("login1", Path("/home"), options.store, "token", dict(files), {})
+        return options.computing.attempt, grid_name(Assignment(options, place=place))
+
+    (first, name), (again, same) = named(), named()
+    assert first != again and name == same
+    others = [named(seeds=(1,)), named(tape=("logits",)), named({"/home/my_kd.py": "edited"})]
+    assert len({name, *(other for _, other in others)}) == 4

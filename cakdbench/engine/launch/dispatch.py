@@ -69,7 +69,7 @@ def assign(cells: list[Cell], harness: Harness, options: RunOptions) -> Assignme
     if harness.accelerator.num_processes > 1:
         raise UsageError("a run over several processes is started without --launcher: accelerate launch does it")
     options = replace(absolute(options), gpus=())
-    place = place_of(options)
+    place = place_of(options, cells, harness)
     return Assignment(options, Share(once=True), modules=modules_of(cells), place=place)
 
 

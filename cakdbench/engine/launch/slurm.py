@@ -11,6 +11,7 @@ from typing import Any
 import submitit
 
 from cakdbench.engine.harness import Harness, Outcome
+from cakdbench.engine.launch.assignment import Assignment
 from cakdbench.engine.launch.dispatch import Dispatcher, assign, labour
 from cakdbench.engine.options import RunOptions, to_json
 from cakdbench.grid.plan import Cell
@@ -44,7 +45,7 @@ class SlurmLauncher:
     def launch(self, cells: list[Cell], harness: Harness, options: RunOptions) -> Outcome:
         """Compute the cells; see `Launcher.launch`. The jobs stay when the user stops."""
         assignment = assign(cells, harness, options)
-        folder = assignment.options.store / FOLDER / grid_name(assignment.options)
+        folder = assignment.options.store / FOLDER / grid_name(assignment)
         works = (folder, assignment), (folder / "verify", replace(assignment, verify=True))
         crew, verifier = (
             SlurmCrew(to_json(work), _executor(place, self.settings, options), place, self.jobs or 1)
@@ -144,9 +145,14 @@ class Labour:
         return submitit.helpers.DelayedSubmission(self, number)
 
 
-def grid_name(options: RunOptions) -> str:
-    """Return a name that every command for the same grid finds: all of the options but which attempt it is."""
-    same = replace(options, computing=replace(options.computing, attempt=""))
+def grid_name(assignment: Assignment) -> str:
+    """Return a name that every command for the same grid finds: all of the options but which attempt it is.
+
+    With other files, data or packages it is another: jobs of before cannot compute it.
+    """
+    options, place = assignment.options, assignment.place
+    options = replace(options, computing=replace(options.computing, attempt=""))
+    same = replace(assignment, options=options, place=place and replace(place, host="", folder=Path()))
     return hashlib.sha256(to_json(same).encode()).hexdigest()[:16]
 
 

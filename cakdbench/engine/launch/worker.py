@@ -38,6 +38,8 @@ def work_through(assignment: Assignment, stop: Callable[[], bool] = lambda: Fals
     load_files(assignment.options.method_files, assignment.options.model_files)
     session = Session(assignment.options, stop=lambda: stop() or _orphaned(assignment.parent))
     harness, cells = session.harness, session.plan.cells
+    if assignment.place:
+        assignment.place.check_data(harness.dataset)
     if assignment.verify:
         harness.verify_teachers(harness.tasks(list(filter(None, map(harness.ground, cells)))))
         return Outcome()
