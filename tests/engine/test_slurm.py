@@ -9,11 +9,12 @@ import psutil
 import pytest
 from safetensors.torch import save_file
 
+from cakdbench.engine.launch import slurm
 from cakdbench.engine.launch.assignment import Assignment
 from cakdbench.engine.launch.choice import parse_slurm
 from cakdbench.engine.launch.place import Place
-from cakdbench.engine.launch.slurm import grid_name
-from cakdbench.engine.options import run_options
+from cakdbench.engine.launch.slurm import Labour, SlurmCrew, _executor, grid_name
+from cakdbench.engine.options import RunOptions, run_options
 from cakdbench.engine.run_log import log_file
 from cakdbench.models.staged import StagedModel
 from cakdbench.store import Store, checkpoint_files
@@ -95,11 +96,100 @@ def test_a_wrong_teacher_is_found_before_any_student_is_sent(tiny, tmp_path):
         ((), "slurm"),
         (("--slurm", "cluster=local", "--slurm", "partitoin=gpu"), "partitoin"),
         (("--slurm", "gpu"), "KEY=VALUE"),
+        (("--slurm", "cluster=debug"), "unknown cluster 'debug'"),
+        (("--slurm", "cluster=local", "--slurm", "time=long"), "write minutes, or as Slurm"),
     ],
 )
 def test_what_no_job_can_be_made_of_is_refused_in_one_line(tiny, tmp_path, settings, words):
     code, output = Program(*command(Shell(tiny, tmp_path), *settings)).finish()
     assert code == 2 and words in output.splitlines()[0] and "Traceback" not in output, output
+
+
+@pytest.fixture
+def program(tmp_path, monkeypatch):
+    """Return a function that puts a shell script into the place of one of Slurm's programs."""
+
+    def put(name: str, *lines: str) -> None:
+        path = tmp_path / "bin" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("\n".join(["#!/bin/sh", *lines]))
+        path.chmod(0o755)
+
+    put("srun")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    return put
+
+
+REFUSAL = 'echo "sbatch: error: Batch job submission failed: Invalid partition name specified" >&2; exit 1'
+
+
+def crew(folder: Path) -> SlurmCrew:
+    return SlurmCrew("{}", _executor(folder, {"partition": "nosuch"}, RunOptions()), folder)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_what_slurm_says_of_jobs_that_it_does_not_take_is_the_error(program, tmp_path, count):
+    program("sbatch", REFUSAL)
+    with pytest.raises(UsageError, match="--launcher slurm: sbatch: error: .* Invalid partition name"):
+        crew(tmp_path / "jobs").start(count)
+
+
+def test_a_later_refusal_is_a_lost_worker(program, tmp_path):
+    program("sbatch", "echo Submitted batch job 7")
+    program("sacct", "echo 'JobID|State|NodeList'", "echo '7|RUNNING|n1'")
+    workers = crew(tmp_path / "jobs")
+    workers.start(1)
+    program("sbatch", REFUSAL)
+    workers.start(2)
+    assert [job.job_id for job in workers.jobs] == ["7"]
+    assert [line.partition("failed: ")[2] for line in workers.ended()] == ["Invalid partition name specified"]
+    assert workers.ended() == [] and workers.at_work() == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "minutes"),
+    [
+        ("240", 240),
+        ("90:30", 91),
+        ("4:00:00", 240),
+        ("0:00:20", 1),
+        ("1-0", 1440),
+        ("1-2:30", 1590),
+        ("2-00:00:30", 2881),
+    ],
+)
+def test_a_time_as_slurm_writes_it_is_minutes_for_submitit(tmp_path, text, minutes):
+    executor = _executor(tmp_path, {"cluster": "local", "time": text}, RunOptions())
+    assert executor.parameters["timeout_min"] == minutes
+
+
+@pytest.mark.parametrize(
+    ("sent", "state", "handled"),
+    [
+        (signal.SIGUSR2, "", signal.SIGUSR2),
+        (signal.SIGUSR1, "", signal.SIGUSR2),
+        (signal.SIGTERM, "RUNNING", signal.SIGUSR2),
+        (signal.SIGTERM, "COMPLETING", signal.SIGTERM),  # by scancel
+        (signal.SIGTERM, "", signal.SIGTERM),
+    ],
+)
+def test_a_job_that_is_to_go_is_requeued_once_it_has_saved(program, monkeypatch, sent, state, handled):
+    """submitit requeues at USR2, and passes by SIGTERM."""
+    seen = []
+    program("squeue", f"echo {state}")
+
+    def saves(text, processes, number, stop):
+        signal.raise_signal(sent)
+        seen.append(stop())
+
+    monkeypatch.setattr(slurm, "labour", saves)
+    before = {number: signal.signal(number, lambda n, frame: seen.append(n)) for number in (handled, signal.SIGUSR2)}
+    try:
+        assert Labour("{}", 1)(0) is None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert seen == [True, handled]
 
 
 def test_settings_of_jobs_are_read():

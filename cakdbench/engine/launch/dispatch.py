@@ -174,13 +174,15 @@ class Dispatcher:
         lost = InVain(self.crew)
         if not self.verifier.at_work():
             self.verifier.start(1)
-        while self.verifier.at_work():
-            if self.harness.runtime.stop():
-                raise Interrupted(f"interrupted: {self.verifier.leave()}")
-            time.sleep(LOOK_SECONDS)
+        while True:
             if reasons := self.verifier.ended():
                 lost.note(reasons)
                 self.verifier.start(1)
+            elif not self.verifier.at_work():
+                return
+            if self.harness.runtime.stop():
+                raise Interrupted(f"interrupted: {self.verifier.leave()}")
+            time.sleep(LOOK_SECONDS)
 
     def _work(self, tasks: list[Task]) -> Outcome:
         outcome, pending = Outcome(), {task.key: task for task in tasks}

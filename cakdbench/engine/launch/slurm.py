@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import os
 import signal
+import subprocess
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,7 @@ from cakdbench.engine.launch.dispatch import Dispatcher, assign, labour
 from cakdbench.engine.options import RunOptions, to_json
 from cakdbench.grid.plan import Cell
 from cakdbench.store import write_atomic
-from cakdbench.utils.errors import CakdError, UsageError
+from cakdbench.utils.errors import CakdError, UsageError, unknown
 from cakdbench.utils.interrupt import GracefulInterrupt
 
 FOLDER = ".slurm"
@@ -66,6 +69,7 @@ class SlurmCrew:
         text: their assignment, as JSON.
         folder: of the jobs' files; the same for the same grid, so that the same command finds them again.
         processes: that share the work: one takes a whole group.
+        accepted: whether Slurm has taken jobs of this command. refused: what it has said since to others.
     """
 
     text: str
@@ -73,6 +77,8 @@ class SlurmCrew:
     folder: Path
     processes: int = 1
     jobs: list[Any] = field(default_factory=list)
+    accepted: bool = False
+    refused: list[str] = field(default_factory=list)
 
     def find_earlier(self, kind: Any) -> None:
         """Take over the jobs of an earlier command that have not ended."""
@@ -88,15 +94,25 @@ class SlurmCrew:
         return len(self.jobs)
 
     def start(self, count: int) -> None:
-        """Submit an array of jobs."""
-        self.jobs += self.executor.map_array(Labour(self.text, self.processes), range(count))
+        """Submit an array of jobs; one that Slurm refuses counts as lost, since it may be busy.
+
+        Raises:
+            UsageError: Slurm refuses the first, and nothing has been started.
+        """
+        try:
+            self.jobs += self.executor.map_array(Labour(self.text, self.processes), range(count))
+            self.accepted = True
+        except (RuntimeError, OSError) as error:  # submitit's are RuntimeErrors
+            if not self.accepted:
+                raise UsageError(f"--launcher slurm: {_last_line(error)}") from error
+            self.refused.append(_last_line(error))
         write_atomic(self._list, "\n".join(job.job_id for job in self.jobs).encode())
 
     def ended(self) -> list[str]:
         """Return why jobs were lost; raise what a job cannot go on with."""
         ended = [job for job in self.jobs if job.done()]
         self.jobs = [job for job in self.jobs if job not in ended]
-        reasons = []
+        reasons, self.refused = self.refused, []
         for job in ended:
             if lost := job.exception():
                 reasons.append(f"job {job.job_id}: {_last_line(lost)}")
@@ -113,7 +129,7 @@ class SlurmCrew:
         """Cancel jobs that would find nothing to do; those at work end by themselves."""
         for job in self.jobs:
             if job.state == "PENDING":
-                job.cancel()
+                job.cancel(check=False)  # it may have ended by now
         self._list.unlink(missing_ok=True)
 
     @property
@@ -131,18 +147,33 @@ class Labour:
     def __call__(self, number: int) -> CakdError | None:
         """Compute a group, the job's `number` of those left.
 
-        A signal saves the lanes first, and then does what submitit does: requeue, or end.
+        A signal saves the lanes first. The job then goes back into the queue, unless it was cancelled or interrupted.
         """
-        usual = [number for number in (signal.SIGUSR1, signal.SIGUSR2) if callable(signal.getsignal(number))]
-        with GracefulInterrupt(signal.SIGINT, signal.SIGTERM, *usual) as stop:
+        requeue = next(filter(_is_handled, (signal.SIGUSR2, signal.SIGUSR1)), None)  # by submitit
+        with GracefulInterrupt(signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2) as stop:
             error = labour(self.text, self.processes, number, stop)
         if stop.received is not None:
-            signal.raise_signal(stop.received)
+            told = stop.received in (signal.SIGUSR1, signal.SIGUSR2)
+            goes_on = told or (stop.received == signal.SIGTERM and _is_kept())
+            signal.raise_signal(requeue if goes_on and requeue else stop.received)
         return error
 
     def checkpoint(self, number: int) -> submitit.helpers.DelayedSubmission:
         """Return what a requeued job does: the same, from the last checkpoints."""
         return submitit.helpers.DelayedSubmission(self, number)
+
+
+def _is_handled(number: int) -> bool:
+    return callable(signal.getsignal(number))
+
+
+def _is_kept() -> bool:
+    """Return True if Slurm has this job run: one that `scancel` ends is completing when it gets its SIGTERM."""
+    ask = ["squeue", "--noheader", "--format=%T", f"--jobs={os.environ.get('SLURM_JOB_ID')}"]
+    try:
+        return subprocess.run(ask, capture_output=True, text=True, timeout=30).stdout.strip() == "RUNNING"
+    except (OSError, subprocess.SubprocessError):
+        return False
 
 
 def grid_name(assignment: Assignment) -> str:
@@ -162,24 +193,43 @@ def _executor(folder: Path, settings: dict[str, str], options: RunOptions) -> su
     Raises:
         UsageError: there is no Slurm here, or a setting is wrong.
     """
+    cluster = settings.get("cluster", "slurm")
+    if cluster not in JOBS:
+        raise unknown("cluster", cluster, JOBS)
     gpu = not options.cpu
     cores = CORES_PER_GPU if gpu else options.threads
     numbers = {"name": "cakdbench", "timeout_min": MINUTES, "gpus_per_node": int(gpu), "cpus_per_task": cores}
-    more = dict(_parameter(*setting) for setting in settings.items() if setting[0] != "cluster")
     limits = {"slurm_max_num_timeout": REQUEUES, "local_max_num_timeout": REQUEUES}
     try:
-        executor = submitit.AutoExecutor(folder, cluster=settings.get("cluster", "slurm"), **limits)
+        more = dict(_parameter(*setting) for setting in settings.items() if setting[0] != "cluster")
+        executor = submitit.AutoExecutor(folder, cluster=cluster, **limits)
         executor.update_parameters(**numbers | more)
     except (RuntimeError, ValueError, NameError, AssertionError) as error:
         raise UsageError(f"--launcher slurm: {str(error).splitlines()[0]}") from error
     return executor
 
 
-def _parameter(name: str, value: str) -> tuple[str, str | int]:
-    number: str | int = int(value) if value.isdigit() else value
-    if name == "time" and isinstance(number, int):
-        return "timeout_min", number
-    return ALIASES.get(name, f"slurm_{name}"), number
+def _parameter(name: str, value: str) -> tuple[str, str | int | float]:
+    if name == "time":
+        return "timeout_min", slurm_minutes(value)
+    if name == "mem_gb":
+        return "mem_gb", float(value)
+    return ALIASES.get(name, f"slurm_{name}"), int(value) if value.isdigit() else value
+
+
+def slurm_minutes(text: str) -> int:
+    """Return the minutes, rounded up, of a time as Slurm writes it: M, M:S, H:M:S, D-H, D-H:M or D-H:M:S.
+
+    Raises:
+        ValueError: it is none.
+    """
+    days, dash, rest = text.rpartition("-")
+    parts = rest.split(":")
+    if len(parts) > 3 or not all(part.isdigit() for part in (*parts, *([days] if dash else []))):
+        raise ValueError(f"time={text!r}: write minutes, or as Slurm D-HH:MM:SS, HH:MM:SS or D-HH")
+    units = (60, 1, 1 / 60) if dash or len(parts) == 3 else (1, 1 / 60)
+    numbers = zip((24 * 60, *units), map(int, (days or "0", *parts)))
+    return max(1, math.ceil(sum(unit * number for unit, number in numbers)))
 
 
 def _last_line(error: BaseException) -> str:
