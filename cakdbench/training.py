@@ -114,6 +114,7 @@ def run(
 
 
 def _run(options: RunOptions, launch: Launch, console: Console, stop: Callable[[], bool]) -> pd.DataFrame:
+    launch.check(options)
     threads = torch.get_num_threads()
     try:
         display = progress_on(console)

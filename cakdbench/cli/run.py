@@ -117,9 +117,9 @@ def run(
     from cakdbench.engine.launch.choice import Launch, parse_slurm
 
     options = _options(told)
-    if dry_run:
-        return show_plan(options, measured=estimate is Estimation.measured)
     launch = Launch(launcher.value, jobs, ray_address, gpu_share, parse_slurm(slurm))
+    if dry_run:
+        return show_plan(options, launch, measured=estimate is Estimation.measured)
     complete = run_plan(options, boards or store / "boards", launch, yes)
     raise typer.Exit(0 if complete else 1)
 

@@ -44,10 +44,11 @@ def run_plan(options: RunOptions, boards: Path, launch: Launch, yes: bool) -> bo
     Raises:
         CakdError: something is missing or wrong, or the user stopped.
     """
+    launch.check(options)
     command = Command(options)
     session = command.session
     session.require_ready()
-    if not yes and launch.launcher == "local":
+    if not yes and launch.is_here:
         confirm(session)
     _say_refusals(session)
     if session.tapes:
@@ -77,8 +78,9 @@ def _write_boards(session: Session, folder: Path) -> None:
         console.print(listing)
 
 
-def show_plan(options: RunOptions, measured: bool = False) -> None:
+def show_plan(options: RunOptions, launch: Launch, measured: bool = False) -> None:
     """Print the plan: cells, refusals, teachers to train, obstacles, and an estimate, `measured` if need be."""
+    launch.check(options)
     session = Command(options).session
     preview = session.preview
     console.print(_plan_listing(session))

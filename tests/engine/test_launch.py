@@ -11,6 +11,7 @@ import torch
 
 import cakdbench
 from cakdbench.engine.launch.assignment import Assignment
+from cakdbench.engine.launch.choice import Launch
 from cakdbench.engine.launch.local import share_machine, workers
 from cakdbench.engine.launch.place import TOKEN, _token, absolute, place_of
 from cakdbench.engine.memory import Peak
@@ -206,6 +207,33 @@ def test_of_many_that_begin_a_store_at_once_all_have_the_same_token(tmp_path):
             tokens = set(pool.map(_token, [tmp_path / f"store-{number}" / TOKEN] * 8))
             assert len(tokens) == 1 and len(tokens.pop()) == 32
     assert {path.name for path in tmp_path.glob("*/.*")} == {TOKEN}
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--slurm", "partition=gpu"), "--slurm is for --launcher slurm"),
+        (("--ray-address", "auto"), "--ray-address is for --launcher ray"),
+        (("--gpu-share", "0.5", "--launcher", "slurm"), "--gpu-share is for --launcher ray"),
+        (("--gpus", "0,1", "--launcher", "ray"), "--gpus is for this machine"),
+        (("--launcher", "slurm", "--slurm", "cluster=local", "--slurm", "partitoin=gpu"), "partitoin"),
+    ],
+)
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_options_of_another_launcher_are_refused_and_not_passed_by(shell, flags, words, more):
+    """Without it the grid would run where it was typed, as on the login node of a cluster."""
+    code, output = shell.run("--methods", "kd", *flags, *more)
+    assert code == 2 and words in output.splitlines()[0], output
+    assert not shell.store.exists()
+
+
+@pytest.mark.parametrize(
+    ("launch", "is_here"),
+    [(Launch(), True), (Launch("ray"), True), (Launch("ray", ray_address="auto"), False), (Launch("slurm"), False)],
+)
+def test_this_machine_computes_where_no_other_is_named(launch, is_here):
+    """Then a run that is long without a GPU is told before it starts."""
+    assert launch.is_here is is_here
 
 
 def test_with_two_jobs_lanes_of_one_pass_go_in_two(shell):

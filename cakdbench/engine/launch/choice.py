@@ -1,13 +1,21 @@
 """Choose a launcher by name."""
 
+from __future__ import annotations
+
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from cakdbench.engine.launch.launcher import Launcher
 from cakdbench.engine.launch.local import LocalLauncher
+from cakdbench.engine.options import RunOptions
 from cakdbench.engine.session import Session
 from cakdbench.utils.errors import UsageError, unknown
+
+if TYPE_CHECKING:
+    from cakdbench.engine.launch.ray import RayLauncher
+    from cakdbench.engine.launch.slurm import SlurmLauncher
 
 LAUNCHERS = ("local", "ray", "slurm")
 
@@ -30,23 +38,50 @@ class Launch:
     gpu_share: float = 1.0
     slurm: dict[str, str] = field(default_factory=dict)
 
-    def make(self, session: Session) -> Launcher:
-        """Return the launcher.
+    def check(self, options: RunOptions) -> None:
+        """Look whether what was told goes together, before anything is started.
 
         Raises:
-            UsageError: its name is unknown, or a package is missing.
+            UsageError: the launcher's name is unknown, a package is missing, a setting is wrong or of another launcher.
         """
+        flags = {
+            "--ray-address": ("ray", self.ray_address),
+            "--gpu-share": ("ray", self.gpu_share != 1.0),
+            "--slurm": ("slurm", self.slurm),
+        }
+        for flag, (launcher, given) in flags.items():
+            if given and self.launcher != launcher:
+                raise UsageError(f"{flag} is for --launcher {launcher}: add that, or leave {flag} out")
+        if options.gpus and self.launcher != "local":
+            hint = "leave it out, or set CUDA_VISIBLE_DEVICES where the nodes are started"
+            raise UsageError(f"--gpus is for this machine, and --launcher {self.launcher} takes what it finds: {hint}")
+        if self.launcher == "slurm":
+            self._slurm().check(options)
+        elif self.launcher == "ray":
+            self._ray()
+        elif self.launcher not in LAUNCHERS:
+            raise unknown("launcher", self.launcher, LAUNCHERS)
+
+    def make(self, session: Session) -> Launcher:
+        """Return the launcher; `check` says what is wrong with it."""
         if self.launcher == "local":
             return LocalLauncher(session.processes(self.jobs))
-        if self.launcher == "ray":
-            with _extra("ray"):
-                from cakdbench.engine.launch.ray import RayLauncher
-            return RayLauncher(self.ray_address, self.jobs, self.gpu_share)
-        if self.launcher == "slurm":
-            with _extra("slurm"):
-                from cakdbench.engine.launch.slurm import SlurmLauncher
-            return SlurmLauncher(self.slurm, self.jobs)
-        raise unknown("launcher", self.launcher, LAUNCHERS)
+        return self._ray() if self.launcher == "ray" else self._slurm()
+
+    @property
+    def is_here(self) -> bool:
+        """Return True if this machine computes."""
+        return self.launcher == "local" or (self.launcher == "ray" and not self.ray_address)
+
+    def _ray(self) -> RayLauncher:
+        with _extra("ray"):
+            from cakdbench.engine.launch.ray import RayLauncher
+        return RayLauncher(self.ray_address, self.jobs, self.gpu_share)
+
+    def _slurm(self) -> SlurmLauncher:
+        with _extra("slurm"):
+            from cakdbench.engine.launch.slurm import SlurmLauncher
+        return SlurmLauncher(self.slurm, self.jobs)
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ import math
 import os
 import signal
 import subprocess
+import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,11 @@ class SlurmLauncher:
 
     settings: dict[str, str]
     jobs: int | None = None
+
+    def check(self, options: RunOptions) -> None:
+        """Raise UsageError if no job can be made of the settings here."""
+        with tempfile.TemporaryDirectory() as folder:
+            _executor(Path(folder), self.settings, options)
 
     def launch(self, cells: list[Cell], harness: Harness, options: RunOptions) -> Outcome:
         """Compute the cells; see `Launcher.launch`. The jobs stay when the user stops."""
