@@ -10,8 +10,14 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from cakdbench.engine.launch.ray import RayCrew, _places, in_new_process
+from cakdbench.engine.launch import dispatch
+from cakdbench.engine.launch import ray as ray_launcher
+from cakdbench.engine.launch.assignment import Assignment
+from cakdbench.engine.launch.ray import RayCrew, _places, _places_here, in_new_process
+from cakdbench.engine.options import RunOptions, to_json
 from cakdbench.store import Store, checkpoint_files
+from cakdbench.train import runtime
+from cakdbench.train.runtime import Options
 from tests.cli_lab import SHORT, Child, Program, Shell, cakdbench_command
 
 METHODS = ("--methods", "rkd", "--seeds", "0,1")
@@ -134,12 +140,15 @@ def test_ctrl_c_lets_the_tasks_save(cluster, tiny, tmp_path):
     assert "running" not in {run.state() for run in Store(shell.store).runs()}
 
 
-def test_no_process_computes_two_groups(cluster):
-    """Of a GPU it would keep the first, whichever Ray gives the second group."""
+@pytest.mark.slow
+def test_a_process_computes_one_group_and_knows_how_many_share_its_node(cluster):
+    """It would keep its GPU, whichever Ray gives the next group; the node's cores render for all of them."""
     ray.init(cluster.address, log_to_driver=False)
     try:
         task = in_new_process(lambda: os.getpid(), {"num_cpus": 1, "num_gpus": 0})
-        assert len({ray.get(task.remote()) for _ in range(3)}) == 3
+        assert len({ray.get(task.remote()) for _ in range(2)}) == 2
+        alone = in_new_process(lambda: _places_here({"num_cpus": 1, "num_gpus": 0}), {"num_cpus": 1, "num_gpus": 0})
+        assert ray.get(alone.remote()) == 1  # with the other node two
     finally:
         ray.shutdown()
 
@@ -179,8 +188,19 @@ class Noted:
     def options(self, **_) -> "Noted":
         return self
 
-    def remote(self, text: str, processes: int, number: int) -> None:
+    def remote(self, text: str, processes: int, number: int, needs: dict[str, float]) -> None:
         self.shares.append(processes)
+
+
+@pytest.mark.parametrize(("told", "workers"), [(None, 3), (0, 0), (2, 2)])
+def test_a_task_renders_with_its_part_of_the_node_unless_told_otherwise(monkeypatch, tmp_path, told, workers):
+    seen = []
+    monkeypatch.setattr(ray_launcher, "_places_here", lambda needs: 8)
+    monkeypatch.setattr(runtime, "usable_cores", lambda: 32)
+    monkeypatch.setattr(dispatch, "work_through", lambda assignment, stop: seen.append(assignment.options.computing))
+    text = to_json(Assignment(RunOptions(computing=Options(workers=told))))
+    assert ray_launcher._labour(text, 10, 0, {"num_cpus": 1, "num_gpus": 1}) is None
+    assert [options.workers for options in seen] == [workers]
 
 
 def test_an_address_without_a_cluster_is_refused(tiny, tmp_path):

@@ -73,16 +73,21 @@ def assign(cells: list[Cell], harness: Harness, options: RunOptions) -> Assignme
     return Assignment(options, Share(once=True), modules=modules_of(cells), place=place)
 
 
-def labour(text: str, processes: int, first: int, stop: Callable[[], bool]) -> CakdError | None:
+def labour(
+    text: str, processes: int, first: int, stop: Callable[[], bool], workers: int | None = None
+) -> CakdError | None:
     """Compute one group of an assignment; returns what no other try can mend, under the name of this machine.
 
     Args:
-        processes, first: see `Share`.
+        processes, first: see `Share`. workers: that render, where the user named no number.
     """
     assignment = from_json(Assignment, text)
+    options = assignment.options
+    if options.computing.workers is None:
+        options = replace(options, computing=replace(options.computing, workers=workers))
     share = replace(assignment.share, processes=processes, first=first)
     try:
-        work_through(replace(assignment, share=share), stop)
+        work_through(replace(assignment, options=options, share=share), stop)
     except Interrupted:
         return None
     except RendererLost:  # another try may help, as with a worker that was lost itself

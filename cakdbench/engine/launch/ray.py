@@ -20,6 +20,7 @@ from cakdbench.engine.launch.assignment import Assignment
 from cakdbench.engine.launch.dispatch import Dispatcher, assign, labour
 from cakdbench.engine.options import RunOptions, from_json, to_json
 from cakdbench.grid.plan import Cell
+from cakdbench.train.runtime import gpu_workers
 from cakdbench.utils.errors import CakdError, UsageError
 from cakdbench.utils.interrupt import GracefulInterrupt
 
@@ -113,7 +114,7 @@ class RayCrew:
         """Hand tasks to Ray, which spreads them over the nodes."""
         task = in_new_process(_labour, self.needs).options(scheduling_strategy="SPREAD")
         first, processes = len(self.tasks), max(1, min(self.places(), self.jobs or self.places()))
-        self.tasks += [task.remote(self.text, processes, number) for number in range(first, first + count)]
+        self.tasks += [task.remote(self.text, processes, number, self.needs) for number in range(first, first + count)]
 
     def ended(self) -> list[str]:
         """Return why tasks were lost; raise what a task cannot go on with."""
@@ -144,9 +145,10 @@ def in_new_process(function: Callable[..., Any], needs: dict[str, float]) -> Any
     return ray.remote(max_calls=1, max_retries=0, **needs)(function)
 
 
-def _labour(text: str, processes: int, first: int) -> CakdError | None:
+def _labour(text: str, processes: int, first: int, needs: dict[str, float]) -> CakdError | None:
+    workers = gpu_workers(min(processes, _places_here(needs))) if needs["num_gpus"] else None
     with GracefulInterrupt() as stop:
-        return labour(text, processes, first, stop)
+        return labour(text, processes, first, stop, workers)
 
 
 def _check(text: str) -> UsageError | None:
@@ -197,6 +199,12 @@ def _places(node: dict[str, Any], needs: dict[str, float]) -> int:
     if share := needs["num_gpus"]:
         places = min(places, int(has.get("GPU", 0)) * int(1 / share + 1e-9))
     return places
+
+
+def _places_here(needs: dict[str, float]) -> int:
+    """Return how many tasks the node of this one can run at a time."""
+    own = ray.get_runtime_context().get_node_id()
+    return max(1, sum(_places(node, needs) for node in ray.nodes() if node["NodeID"] == own))
 
 
 def _reason(error: BaseException) -> str:
