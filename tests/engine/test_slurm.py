@@ -176,7 +176,9 @@ def test_a_time_as_slurm_writes_it_is_minutes_for_submitit(tmp_path, text, minut
 def test_a_job_that_is_to_go_is_requeued_once_it_has_saved(program, monkeypatch, sent, state, handled):
     """submitit requeues at USR2, and passes by SIGTERM."""
     seen = []
-    program("squeue", f"echo {state}")
+    program("squeue", f'test "$3" = --jobs=7_1 && echo {state}')
+    for name, value in {"SUBMITIT_EXECUTOR": "slurm", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1"}.items():
+        monkeypatch.setenv(name, value)
 
     def saves(text, processes, number, stop):
         signal.raise_signal(sent)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import signal
 import subprocess
 import tempfile
@@ -175,7 +174,7 @@ def _is_handled(number: int) -> bool:
 
 def _is_kept() -> bool:
     """Return True if Slurm has this job run: one that `scancel` ends is completing when it gets its SIGTERM."""
-    ask = ["squeue", "--noheader", "--format=%T", f"--jobs={os.environ.get('SLURM_JOB_ID')}"]
+    ask = ["squeue", "--noheader", "--format=%T", f"--jobs={submitit.JobEnvironment().job_id}"]
     try:
         return subprocess.run(ask, capture_output=True, text=True, timeout=30).stdout.strip() == "RUNNING"
     except (OSError, subprocess.SubprocessError):
