@@ -73,7 +73,7 @@ class Place:
                 raise UsageError(f"{host} does not see {name}: put it into a folder that all machines share")
         for name, held in (self.files | self.fetched).items():
             if Path(name).is_file() and _hash(Path(name)) != held:
-                hint = "bring the two together, or, if it was edited, start the command anew"
+                hint = "make them equal or, if it was edited, start the command anew"
                 raise UsageError(f"{name} is another on {host} than on {self.host} when the command began: {hint}")
         for name, found in installed_versions().items():
             if found != self.versions[name]:
@@ -99,6 +99,7 @@ def place_of(options: RunOptions, cells: Iterable[Cell] = (), harness: Harness |
     starts = [cell.recipe.init.partition(":") for cell in cells]
     begun = [Path(name) for kind, _, name in starts if kind == "file"]
     own = {path.absolute() for path in (*_own_files(options), *weights, *begun)}
+    datasets = sorted({cell.pair.dataset for cell in cells})
     folders = filter(None, [options.computing.data_dir])
     return Place(
         host=platform.node(),
@@ -107,8 +108,8 @@ def place_of(options: RunOptions, cells: Iterable[Cell] = (), harness: Harness |
         token=_token(options.store / TOKEN),
         files={str(path): _hash(path) for path in sorted(own)} | {str(path): "" for path in folders},
         versions=installed_versions(),
-        fetched={str(path.absolute()): _hash(path) for path in fetched if path.is_file()},
-        data={name: harness.dataset(name).fingerprint for name in {c.pair.dataset for c in cells}} if harness else {},
+        fetched={str(path.absolute()): _hash(path) for path in sorted(fetched) if path.is_file()},
+        data={name: harness.dataset(name).fingerprint for name in datasets} if harness else {},
     )
 
 

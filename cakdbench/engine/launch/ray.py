@@ -140,7 +140,7 @@ class RayCrew:
         return "the same command goes on from here"
 
 
-def in_new_process(function: Callable[..., Any], needs: dict[str, float]) -> Any:
+def in_new_process(function: Callable[..., Any], needs: dict[str, Any]) -> Any:
     """Return a task of Ray whose process ends with it: one that has begun to use a GPU cannot take another."""
     return ray.remote(max_calls=1, max_retries=0, **needs)(function)
 
