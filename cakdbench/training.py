@@ -119,6 +119,7 @@ def _run(options: RunOptions, launch: Launch, console: Console, stop: Callable[[
     try:
         display = progress_on(console)
         session = Session(options, display, stop)
+        launch.tell(session)
         with display:
             outcome = session.run(launch.make(session))
     finally:

@@ -47,6 +47,7 @@ def run_plan(options: RunOptions, boards: Path, launch: Launch, yes: bool) -> bo
     launch.check(options)
     command = Command(options)
     session = command.session
+    launch.tell(session)
     session.require_ready()
     if not yes and launch.is_here:
         confirm(session)
@@ -82,6 +83,7 @@ def show_plan(options: RunOptions, launch: Launch, measured: bool = False) -> No
     """Print the plan: cells, refusals, teachers to train, obstacles, and an estimate, `measured` if need be."""
     launch.check(options)
     session = Command(options).session
+    launch.tell(session)
     preview = session.preview
     console.print(_plan_listing(session))
     _say_refusals(session)

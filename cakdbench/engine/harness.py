@@ -15,7 +15,7 @@ from cakdbench.engine.gate import verify_teacher
 from cakdbench.engine.group import Group, GroupOutcome
 from cakdbench.engine.picking import Picker
 from cakdbench.engine.share import ALL, Share
-from cakdbench.engine.tapes import find_tape, needs_of
+from cakdbench.engine.tapes import find_tape, needs_of, tapes_of_any_device
 from cakdbench.engine.task import Task
 from cakdbench.engine.teachers import Teachers
 from cakdbench.engine.waves import ground, ground_wave, waves
@@ -48,7 +48,13 @@ class Outcome:
 
 
 class Harness:
-    """Runs cells in this process, or in all processes of one `accelerate launch`."""
+    """Runs cells in this process, or in all processes of one `accelerate launch`.
+
+    Attributes:
+        elsewhere: whether others than this process's device will compute, and it cannot tell which.
+    """
+
+    elsewhere = False
 
     def __init__(self, store: Store, teachers: Teachers, runtime: Runtime):
         self.store = store
@@ -324,6 +330,14 @@ class Harness:
         with _room_for(cell, device):
             teacher = load()
         return teacher, facts, taping and replace(taping, load=lambda: teacher)
+
+    def tapes(self, cell: Cell) -> list[Tape]:
+        """Return the tapes that a cell's teacher may be replayed from: its own, or of any device where that decides."""
+        if not self.elsewhere:
+            return [self.tape(cell)]
+        dataset = self.dataset(cell.pair.dataset)
+        identity = self.teachers.identity(cell.pair.teacher, dataset, cell.recipe)
+        return list(tapes_of_any_device(self.store, cell, dataset, identity, self.runtime))
 
     def tape(self, cell: Cell) -> Tape:
         """Return the tape of a cell's teacher, which must be at hand."""

@@ -75,6 +75,17 @@ def find_tape(
     return Tape(folder, rows, parts, about)
 
 
+def tapes_of_any_device(
+    store: Store, cell: Cell, dataset: ImageDataset, teacher: TeacherIdentity, runtime: Runtime
+) -> Iterator[Tape]:
+    """Yield the tapes of a cell's teacher, whatever device and packages recorded them."""
+    own = json.loads(json.dumps(tape_identity(cell, dataset, teacher, runtime)))
+    for folder in (store.root / FOLDER).glob("*"):
+        about = _about(folder)
+        if all(name in ("device", "versions") or about.get(name) == value for name, value in own.items()):
+            yield Tape(folder)
+
+
 def needs_of(cell: Cell, classes: int) -> frozenset[str]:
     """Return what a cell's method needs with its settings; the most it may need if it cannot be built without content.
 

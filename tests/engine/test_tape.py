@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from accelerate.state import AcceleratorState
 
 from cakdbench.engine.estimate import Speed, add_up
@@ -72,10 +73,11 @@ def test_one_pass_of_the_teacher_serves_all_groups_to_come(taught, plain, passes
 
 
 def test_an_estimate_spares_the_teacher_what_comes_from_tape(taught):
-    def session() -> Session:
+    def session(threads: int = 1) -> Session:
         options = run_options(
             "dkd,fitnet", pairs=PAIR, recipe="demo", settings=SHORT, store=taught.store, data_dir=taught.data,
             teacher_files=(taught.data / "teachers.toml",), cpu=True, tape=("logits", "pooled"),
+            threads=threads,
         )  # fmt: skip
         AcceleratorState._reset_state()
         return Session(options)
@@ -86,6 +88,12 @@ def test_an_estimate_spares_the_teacher_what_comes_from_tape(taught):
     assert [taped(stages), taped(logits), taped(stages)] == [0, 2, 0]  # the first group records for the second
     assert taught.run("--methods", "kd", "--tape")[0] == 0
     assert TapedEpochs(session().harness)(logits) == 2
+    other = session(threads=2)  # counts as another device
+    assert TapedEpochs(other.harness)(logits) == 0 and other.tapes.total > 0
+    other = session(threads=2)
+    other.harness.elsewhere = True  # and that of the tape may be the one that computes
+    assert TapedEpochs(other.harness)(logits) == 2 and other.tapes.total == 0
+    torch.set_num_threads(1)
     works = list_work(logits[1:], taught.data)
     speeds = {work.key: Speed(1.0, 10.0, 1.0) for work in works}
     live, spared = (add_up(works, speeds, "made up", taped=lambda cells, n=n: n).seconds for n in (0, 2))

@@ -62,6 +62,11 @@ class Launch:
         elif self.launcher not in LAUNCHERS:
             raise unknown("launcher", self.launcher, LAUNCHERS)
 
+    def tell(self, session: Session) -> None:
+        """Let a session know whether other devices than its own compute: a login node may have no GPU."""
+        on_cpu = session.accelerator.device.type == "cpu" and not session.options.cpu
+        session.harness.elsewhere = on_cpu and not self.is_here
+
     def make(self, session: Session) -> Launcher:
         """Return the launcher; `check` says what is wrong with it."""
         if self.launcher == "local":
