@@ -231,9 +231,13 @@ def test_options_of_another_launcher_are_refused_and_not_passed_by(shell, flags,
     ("launch", "is_here"),
     [(Launch(), True), (Launch("ray"), True), (Launch("ray", ray_address="auto"), False), (Launch("slurm"), False)],
 )
-def test_this_machine_computes_where_no_other_is_named(launch, is_here):
-    """Then a run that is long without a GPU is told before it starts."""
+def test_this_machine_computes_where_no_other_is_named(launch, is_here, tmp_path):
+    """Then a run that is long without a GPU is told before it starts; else a GPU that is not seen may compute."""
     assert launch.is_here is is_here
+    for cpu in (True, False):
+        session = Session(RunOptions(store=tmp_path, cpu=cpu))
+        launch.tell(session)
+        assert session.harness.elsewhere is not (is_here or cpu or torch.cuda.is_available())
 
 
 def test_with_two_jobs_lanes_of_one_pass_go_in_two(shell):
