@@ -121,9 +121,12 @@ class TapedPass(TeacherPass):
         if not self.taping.replays(self.needs):
             return None
         parts: list[Part] = [part for part in PARTS if part in self.needs]
-        for path in self._of_main(lambda: self.tape.remove_damaged(epoch, parts)):
-            self.taping.say(f"damaged file {path}: the teacher computes epoch {epoch + 1}, which is recorded again")
-        return self.tape.open(epoch, parts) if parts else None
+        damaged = self._of_main(lambda: self.tape.remove_damaged(epoch, parts))
+        self.tape.damaged |= {*damaged}
+        for path in damaged:
+            self.taping.say(f"damaged file {path}: the teacher computes epoch {epoch + 1} anew")
+        opened = self.tape.open(epoch, parts) if parts else None
+        return opened if all(gather_object([opened is not None])) else None  # all replay it, or none
 
     def __call__(self, samples: Samples) -> Output | None:
         if not self.needs - {"model"}:
@@ -167,11 +170,9 @@ class TapedPass(TeacherPass):
         if not self._recording:
             return
         self.flush()
-        if all(gather_object([self._closes()])):
-            if self.accelerator.is_main_process:
-                self._recording.keep()
-        else:
-            self._records = False
+        closed = all(gather_object([self._closes()]))
+        self._records = closed and self._of_main(self._keeps)
+        if not self._records:
             self._recording.discard()
         self._recording = None
         self.accelerator.wait_for_everyone()
@@ -184,6 +185,15 @@ class TapedPass(TeacherPass):
             except OSError as error:
                 self._cannot_record(error)
         return self._written == self.rows and not self._failed
+
+    def _keeps(self) -> bool:
+        """Return True if the epoch could be made a part of the tape."""
+        assert self._recording is not None
+        try:
+            self._recording.keep()
+        except OSError as error:
+            self._cannot_record(error)
+        return not self._failed
 
     def close(self) -> None:
         if self._recording:
