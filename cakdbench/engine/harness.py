@@ -143,7 +143,8 @@ class Harness:
         if not missing:
             return False
         names = ", ".join(f"{task.cell.pair.student}@{task.cell.pair.dataset}" for task in missing)
-        self.runtime.events.say(f"training first the teachers this grid needs: {names}")
+        if not share.first:
+            self.runtime.events.say(f"training first the teachers this grid needs: {names}")
         for key, reason in self._work(missing, share).failed.items():
             raise TeacherError(f"training the teacher {key} failed: {reason}")
         return True
@@ -206,7 +207,7 @@ class Harness:
             if share.once:  # but what found no memory is tried again here, where that is known
                 pending = {key: task for key, task in pending.items() if key in picker.most}
             elif not group and pending:
-                if not waiting:
+                if not waiting and not share.first:  # of several processes one says it for all
                     events.say(_waiting(list(pending.values())))
                 waiting = True
                 time.sleep(1)
