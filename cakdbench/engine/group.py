@@ -26,9 +26,10 @@ from cakdbench.train.checkpoint import load_checkpoint, save_checkpoint, set_asi
 from cakdbench.train.evaluate import Evaluation, evaluate
 from cakdbench.train.events import GroupView, LaneView
 from cakdbench.train.lane import Lane
+from cakdbench.train.ranks import failed_alone, out_of_step
 from cakdbench.train.runtime import Runtime
 from cakdbench.train.teaching import Taping
-from cakdbench.train.trainer import Interrupted, Keeper, Trainer, out_of_step
+from cakdbench.train.trainer import Interrupted, Keeper, Trainer
 from cakdbench.utils.device import is_out_of_memory
 from cakdbench.utils.errors import RAISED, StoreError, describe_error, file_of
 
@@ -163,12 +164,12 @@ class Group(Keeper):
             save_checkpoint(task.folder.checkpoints, lane.step, lane.state(), task.key)
         self.accelerator.wait_for_everyone()
 
-    def fail(self, label: str, reason: str, error: BaseException | None = None) -> None:
+    def fail(self, label: str, reason: str, error: BaseException | None = None, alone: bool = False) -> None:
         """Write down that a task failed, with the last frames of an error of its method, and say so."""
         super().fail(label, reason, error)
         task = self.tasks[label]
         self.runtime.events.say(f"{task.cell.label} on {task.cell.pair} failed: {reason}")
-        if self.accelerator.is_main_process:
+        if self.accelerator.is_main_process or alone:
             frames = "".join(traceback.format_exception(error, limit=-FRAMES)) if error else ""
             task.folder.fail(reason, frames, self.runtime.options.attempt)
             self._say(label, f"failed: {reason}")
@@ -197,10 +198,13 @@ class Group(Keeper):
         except RAISED as error:  # a method may raise anything, and must not take the others with it
             told = str(error) if isinstance(error, StoreError) else describe_error(error, file_of(task.cell.method))
             reason = f"while building: {told}"
-            several = self.accelerator.num_processes > 1
-            if several and (ending := out_of_step(error, f"{label} while building", told, self.accelerator)):
+            where = f"{label} while building"
+            if ending := out_of_step(error, where, told, self.accelerator):
                 raise ending from error
-            if self.accelerator.num_processes == 1 and is_out_of_memory(error):
+            if ending := failed_alone(error, where, told, self.accelerator):
+                self.fail(label, reason, error, alone=True)
+                raise ending from error
+            if is_out_of_memory(error):
                 self.postpone(label, reason, 1)
             else:
                 self.fail(label, reason, error)

@@ -192,6 +192,8 @@ class Harness:
         if self.accelerator.is_main_process and not all(task.folder.is_done for task in tasks):
             self.store.create()
         picker = Picker(self.runtime, self.dataset)
+        if self.accelerator.num_processes > 1:  # what fails in one of them again ends all: it comes last, and alone
+            picker.most |= {task.key: 1 for task in tasks if task.folder.last_failure()}
         waiting, events = False, self.runtime.events
         while pending:
             group = self._take(pending, outcome, picker, share, len(tasks))
