@@ -1,12 +1,24 @@
 """What workers have to say, on its way to the process that shows it: a file a worker, a line a sentence."""
 
 import contextlib
+import hashlib
 import os
 import platform
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+from cakdbench.engine.options import RunOptions, to_json
 from cakdbench.train.events import Events, NoEvents
+
+FOLDER = ".said"
+"""In the store: what workers of other machines have to say, a folder a grid."""
+
+
+def said_folder(options: RunOptions) -> Path:
+    """Return the folder of a grid: the same for all commands that name it, which find its workers again."""
+    same = replace(options, computing=replace(options.computing, attempt=""))
+    return options.store / FOLDER / hashlib.sha256(to_json(same).encode()).hexdigest()[:16]
 
 
 class Sayings(NoEvents):
@@ -23,9 +35,9 @@ class Sayings(NoEvents):
 
 
 class Hearing:
-    """Tells what all workers have said, each sentence once, whoever says it again."""
+    """Tells what all workers have said into a folder, if there is one; each sentence once, whoever says it again."""
 
-    def __init__(self, folder: Path, events: Events):
+    def __init__(self, folder: Path | None, events: Events):
         self.folder = folder
         self._events = events
         self._read: dict[Path, int] = {}
@@ -33,7 +45,7 @@ class Hearing:
 
     def hear(self) -> None:
         """Tell what has been said since the last call."""
-        for path in sorted(self.folder.glob("*.txt")):
+        for path in sorted(self.folder.glob("*.txt")) if self.folder else ():
             for sentence in self._new(path):
                 if sentence not in self._told:
                     self._told.add(sentence)
@@ -53,5 +65,6 @@ class Hearing:
 
     def forget(self) -> None:
         """Remove the files."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if self.folder:
+            shutil.rmtree(self.folder, ignore_errors=True)
         self._read.clear()
