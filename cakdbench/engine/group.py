@@ -18,7 +18,6 @@ from cakdbench.engine.task import Task
 from cakdbench.engine.tracking import Tracks
 from cakdbench.engine.work import Work
 from cakdbench.grid.plan import Cell
-from cakdbench.method import Method
 from cakdbench.models.staged import StagedModel
 from cakdbench.records import Epoch, TeacherFacts
 from cakdbench.store import checkpoint_files
@@ -226,22 +225,8 @@ class Group(Keeper):
         return True
 
     def _build(self, label: str, cell: Cell) -> Lane:
-        return Lane(
-            self._method(cell),
-            self.recipe,
-            self.seed,
-            self.accelerator,
-            steps_per_epoch=self.stream.steps_per_epoch,
-            accumulation=self.stream.accumulation,
-            label=label,
-            compile=self.runtime.options.compile,
-        )
-
-    def _method(self, cell: Cell) -> Method:
-        labels = torch.from_numpy(self.dataset.train.labels)
         student = self.inits.student(cell.pair.student, self.dataset.num_classes, self.recipe, self.seed)
-        method = build_method(cell.method, student, self.teacher, cell.config, labels=labels, seed=self.seed)
-        return method.to(memory_format=torch.channels_last) if self.runtime.options.channels_last else method
+        return build_lane(cell, label, student, self.teacher, self.stream, self.runtime)
 
     def _view(self, lanes: list[Lane]) -> GroupView:
         pairs = [task.cell.pair for task in self.tasks.values()]
@@ -271,6 +256,24 @@ class Group(Keeper):
 
     def _top1(self, network: nn.Module) -> float:
         return evaluate(network, self.evaluation, self.accelerator).top1
+
+
+def build_lane(
+    cell: Cell, label: str, student: StagedModel, teacher: StagedModel | None, stream: SampleStream, runtime: Runtime
+) -> Lane:
+    """Return a cell's method with its student and teacher, ready to train on a stream."""
+    labels, options = torch.from_numpy(stream.dataset.train.labels), runtime.options
+    method = build_method(cell.method, student, teacher, cell.config, labels=labels, seed=stream.seed)
+    return Lane(
+        method.to(memory_format=torch.channels_last) if options.channels_last else method,
+        stream.recipe,
+        stream.seed,
+        runtime.accelerator,
+        steps_per_epoch=stream.steps_per_epoch,
+        accumulation=stream.accumulation,
+        label=label,
+        compile=options.compile,
+    )
 
 
 def _last_top1(lane: Lane) -> float | None:

@@ -4,14 +4,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 
 from cakdbench.data.stream import SampleStream
 from cakdbench.data.views import Samples
-from cakdbench.method import forward_options
+from cakdbench.method import teacher_output
 from cakdbench.models.staged import Output, StagedModel
 from cakdbench.train.tape import PARTS, Epoch, Part, Recording, Tape
 
@@ -36,13 +35,8 @@ class TeacherPass:
 
     def __call__(self, samples: Samples) -> Output | None:
         """Return what the lanes need to know of samples on the device; None if that is nothing."""
-        return self.teach(samples.images) if self.needs - {"model"} else None
-
-    @torch.no_grad()
-    def teach(self, images: Tensor) -> Output:
-        assert self.teacher is not None, "a lane needs a teacher, and the group has none"
         with self.accelerator.autocast():
-            return self.teacher(images, **forward_options(self.needs))
+            return teacher_output(self.teacher, samples.images, self.needs)
 
     def flush(self) -> None:
         """Called where the device is waited for."""
@@ -134,8 +128,10 @@ class TapedPass(TeacherPass):
         row = samples.step * self.per_step + samples.micro_batch
         if self._replayed:
             return self._to_device(self._replayed.output(row))
-        output = self.teach(samples.images)
-        if self._recording:
+        if self.teacher is None:
+            self.teacher = self.taping.load()
+        output = super().__call__(samples)
+        if self._recording and output:
             self._pending.append((row, output))
         return output
 
@@ -148,11 +144,6 @@ class TapedPass(TeacherPass):
             return tensor.pin_memory().to(device, non_blocking=True)
 
         return Output(moved(output.logits), moved(output.pooled))
-
-    def teach(self, images: Tensor) -> Output:
-        if self.teacher is None:
-            self.teacher = self.taping.load()
-        return super().teach(images)
 
     def flush(self) -> None:
         """Write what the teacher has said since the last call; on a GPU this waits for it."""
