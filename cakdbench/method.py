@@ -50,6 +50,15 @@ def forward_options(needs: frozenset[str]) -> dict[str, bool]:
     return {part: part in needs for part in ("stages", "preacts", "attention")}
 
 
+@torch.no_grad()
+def teacher_output(teacher: StagedModel | None, images: Tensor, needs: frozenset[str]) -> Output | None:
+    """Return what a frozen teacher says of images, as far as it is needed; None if nothing of its pass is."""
+    if not needs - {"model"}:
+        return None
+    assert teacher is not None, "a method needs a teacher, and there is none"
+    return teacher(images, **forward_options(needs))
+
+
 @dataclass
 class Batch:
     """One local batch, the same for every lane.

@@ -18,7 +18,7 @@ from cakdbench.cli.options import (
     OnBadImage,
     StoreDir,
     TeacherDir,
-    console,
+    say,
 )
 
 if TYPE_CHECKING:
@@ -244,4 +244,4 @@ def _write(stem: Path, frame: "pd.DataFrame | None", figure: "Figure") -> None:
         frame.to_csv(path, index=False)
         paths.append(path)
     for path in paths:
-        console.print(f"written: {path}", markup=False, highlight=False, soft_wrap=True)
+        say(f"written: {path}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cakdbench.cli.methods import load_files
-from cakdbench.cli.options import DataDir, DatasetFiles, MethodFiles, ModelFiles, console, errors
+from cakdbench.cli.options import DataDir, DatasetFiles, MethodFiles, ModelFiles, errors, say
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,7 +69,7 @@ def cost(
         typer.echo(text, nl=False)
     else:
         write_atomic(output, text.encode())
-        console.print(f"written: {output}", markup=False, highlight=False, soft_wrap=True)
+        say(f"written: {output}")
 
 
 def _measured(store: Path, specs: list["PairSpec"], data_dir: Path | None) -> "pd.DataFrame":
@@ -82,7 +82,7 @@ def _measured(store: Path, specs: list["PairSpec"], data_dir: Path | None) -> "p
 
     records, damage = Store(store).records()
     for sentence in damage:
-        errors.print(sentence, style="yellow", markup=False, highlight=False)
+        say(sentence, errors, style="yellow")
     rules, frames = Standard(data_dir), []
     for spec in specs:
         column = column_of(spec, data_dir=data_dir)

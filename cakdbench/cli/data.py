@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from cakdbench.cli.options import BadImages, DataDir, DatasetFiles, OnBadImage, console, errors
+from cakdbench.cli.options import BadImages, DataDir, DatasetFiles, OnBadImage, errors, say
 
 app = typer.Typer(no_args_is_help=True, help="Look into datasets.")
 
@@ -34,9 +34,9 @@ def check(
     bad = [reason for split in (data.train, data.test) * full for reason in unreadable(split).values()]
     lines += [f"images that cannot be read, counted above: {len(bad)}"] * bool(bad)
     for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        say(line)
     for reason in bad:
-        errors.print(reason, markup=False, highlight=False, soft_wrap=True)
+        say(reason, errors)
     raise typer.Exit(1 if bad else 0)
 
 
@@ -54,4 +54,4 @@ def stats(
     measured = measure(load_dataset(name, data_dir, on_bad_image=on_bad_image.value).train)
     mean, std = (", ".join(f"{value:.4f}" for value in values) for values in measured.pair)
     line = f"statistics = {{mean = [{mean}], std = [{std}]}}"
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
+    say(line)

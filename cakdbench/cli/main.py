@@ -24,7 +24,7 @@ from cakdbench.cli import (
     tune,
     upkeep,
 )
-from cakdbench.cli.options import errors
+from cakdbench.cli.options import errors, say
 from cakdbench.utils.errors import CakdError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -45,19 +45,19 @@ def main() -> None:
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    errors.print(f"warning: {message}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    say(f"warning: {message}", errors, style="yellow")
 
 
 def _run() -> None:
     try:
         app()
     except CakdError as error:
-        errors.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        say(f"error: {error}", errors, style="red")
         sys.exit(error.exit_code)
     except OSError as error:  # a disk that fails where nothing can be done about it
         place = f"{error.filename}: " if error.filename else ""
         told = f"error: {place}{error.strerror or error}; nothing finished is lost, the same command goes on from here"
-        errors.print(told, style="red", markup=False, highlight=False, soft_wrap=True)
+        say(told, errors, style="red")
         sys.exit(CakdError.exit_code)
     except SystemExit as leaving:
         if leaving.code == 130:  # Ctrl-C where nothing was listening for it

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from cakdbench.cli.options import CardPair, MethodFiles, ModelFiles, TeacherFiles, console
+from cakdbench.cli.options import CardPair, MethodFiles, ModelFiles, TeacherFiles, console, say
 from cakdbench.cli.tables import AsFormat, Layout, print_rows
 from cakdbench.utils.errors import UsageError
 
@@ -103,15 +103,12 @@ def new(
     from cakdbench.cli.scaffold import write_method
 
     method, test = write_method(name, folder)
-    console.print(
+    say(
         f"wrote {method} and {test}\n\nnext:\n"
         f"  edit {method}: the loss, the settings, the card in the docstring\n"
         f"  cakdbench check {method}\n"
         f"  pytest {test}\n"
-        f"  cakdbench run --method-file {method} --methods {name} --pairs demo",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
+        f"  cakdbench run --method-file {method} --methods {name} --pairs demo"
     )
 
 

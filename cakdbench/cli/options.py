@@ -2,9 +2,10 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
 from cakdbench.cli.tables import make_console
 from cakdbench.utils.errors import UsageError
@@ -54,6 +55,12 @@ class OnBadImage(StrEnum):
 
 console = make_console()
 errors = make_console(stderr=True)
+
+
+def say(text: str, to: Console = console, **style: Any) -> None:
+    """Print a text as it is, in lines that stay whole; `style` as Rich's `print` takes it."""
+    to.print(text, markup=False, highlight=False, soft_wrap=True, **style)
+
 
 TEACHERS = cache_path("teachers")
 

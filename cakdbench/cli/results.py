@@ -15,6 +15,7 @@ from cakdbench.cli.options import (
     Results,
     StoreDir,
     console,
+    say,
 )
 from cakdbench.utils.errors import UsageError
 from cakdbench.utils.text import printable
@@ -81,12 +82,12 @@ def migrate(
     for folder in folders:
         runs = list(migrate_folder(folder))
         for run in runs:
-            console.print(f"{run.old}: {run.new or run.reason}", markup=False, highlight=False, soft_wrap=True)
+            say(f"{run.old}: {run.new or run.reason}")
         changed = sum(run.new is not None for run in runs)
         summary = (
             f"{folder}: {changed} given their present keys, {len(runs) - changed} left; all others have them already"
         )
-        console.print(summary, markup=False, highlight=False, soft_wrap=True)
+        say(summary)
 
 
 @app.command()
@@ -139,7 +140,7 @@ def show_results(
         print(printable(export.frame_text(frame, form)), end="")
     else:
         write_atomic(output, export.frame_bytes(frame, form))
-        console.print(f"written: {output} ({len(frame)} rows)", markup=False, highlight=False, soft_wrap=True)
+        say(f"written: {output} ({len(frame)} rows)")
 
 
 @app.command("explain-run")

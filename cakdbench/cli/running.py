@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 from cakdbench.cli.changed import changed_listings, changed_numbers
-from cakdbench.cli.options import console, errors
+from cakdbench.cli.options import console, errors, say
 from cakdbench.cli.tables import Listing
 from cakdbench.engine.estimate import Estimate
 from cakdbench.engine.launch.choice import Launch
@@ -53,13 +53,13 @@ def run_plan(options: RunOptions, boards: Path, launch: Launch, yes: bool) -> bo
         confirm(session)
     _say_refusals(session)
     if session.tapes:
-        _say(f"tapes to record: {session.tapes}")
+        say(f"tapes to record: {session.tapes}")
     with command.interrupt, command.progress:
         outcome = session.run(launch.make(session))
     if session.accelerator.is_main_process:
         _write_boards(session, boards)
     for key, reason in outcome.failed.items():
-        errors.print(f"failed: {key}: {reason}", style="red", markup=False, highlight=False)
+        say(f"failed: {key}: {reason}", errors, style="red")
     return not outcome.failed
 
 
@@ -88,21 +88,21 @@ def show_plan(options: RunOptions, launch: Launch, measured: bool = False) -> No
     console.print(_plan_listing(session))
     _say_refusals(session)
     for cell in preview.trainings:
-        _say(f"teacher to train first: {cell.pair.student} ({cell.recipe.name})")
+        say(f"teacher to train first: {cell.pair.student} ({cell.recipe.name})")
     for obstacle in preview.obstacles:
-        _say(f"missing before it can start: {obstacle}")
+        say(f"missing before it can start: {obstacle}")
     if session.tapes:
-        _say(f"tapes to record: {session.tapes}")
+        say(f"tapes to record: {session.tapes}")
         _say_lack(session.tapes, session.store.root)
     if preview.obstacles:
-        _say("nothing was downloaded: a run fetches what it can where there is a connection")
+        say("nothing was downloaded: a run fetches what it can where there is a connection")
     counts = Counter(state for _, state in preview.states)
-    _say(", ".join(f"{count} {state}" for state, count in sorted(counts.items())))
+    say(", ".join(f"{count} {state}" for state, count in sorted(counts.items())))
     _show_peaks(session)
     estimate = _estimate(session, measured)
     for line in estimate.failed if estimate else ():
-        _say(f"a step fails: {line}")
-    _say(f"estimate: {_describe(session, estimate)}")
+        say(f"a step fails: {line}")
+    say(f"estimate: {_describe(session, estimate)}")
 
 
 def _say_lack(tapes: TapePlan, root: Path) -> None:
@@ -110,7 +110,7 @@ def _say_lack(tapes: TapePlan, root: Path) -> None:
     try:
         tapes.require_room(root)
     except UsageError as error:
-        _say(f"missing before it can start: {error}")
+        say(f"missing before it can start: {error}")
 
 
 def _plan_listing(session: Session) -> Listing:
@@ -145,16 +145,16 @@ def _show_peaks(session: Session) -> None:
     for name, groups in session.passes(peaks).items():
         if len(groups) > 1:
             turns = "; ".join(", ".join(labels) for labels in groups)
-            _say(f"not all side by side, for memory, in {len(groups)} passes over the data: {name}: {turns}")
+            say(f"not all side by side, for memory, in {len(groups)} passes over the data: {name}: {turns}")
     if left_out:
-        _say(f"no prediction of {left_out} further kinds of runs, for time; `cakdbench cost` has all")
+        say(f"no prediction of {left_out} further kinds of runs, for time; `cakdbench cost` has all")
 
 
 def _say_refusals(session: Session) -> None:
     for refusal in session.plan.refusals:
-        _say(f"refused: {refusal.label} on {refusal.pair}: {refusal.reason}")
+        say(f"refused: {refusal.label} on {refusal.pair}: {refusal.reason}")
     if session.options.computing.keep_ema and not any(cell.recipe.ema_decay for cell in session.plan.cells):
-        _say("no averaged weights to keep: none of the recipes has an ema_decay (--set recipe.ema_decay=0.999)")
+        say("no averaged weights to keep: none of the recipes has an ema_decay (--set recipe.ema_decay=0.999)")
 
 
 def _estimate(session: Session, measured: bool = False) -> Estimate | None:
@@ -189,7 +189,7 @@ def confirm(session: Session) -> None:
     estimate = _estimate(session)
     if estimate is None or estimate.seconds < LONG:
         return
-    _say(f"There is no GPU here. Estimate: {_describe(session, estimate)}.")
+    say(f"There is no GPU here. Estimate: {_describe(session, estimate)}.")
     if not (console.is_interactive and console.input("Start all the same? [y/N] ").lower() == "y"):
         raise UsageError("not started; add --yes to run it on the CPU all the same, or take a smaller suite (demo)")
 
@@ -206,9 +206,9 @@ def train_teacher(
     with command.interrupt, command.progress:
         changed = command.session.train_teacher(model, dataset, recipe, seed, file)
     for number in changed:
-        _say(f"other than its entry was: {number}")
+        say(f"other than its entry was: {number}")
     if command.session.teachers.entry(model, dataset).sha256:
-        _say(f"its entry is in {file}; `cakdbench teacher remove {model}@{dataset}` takes it out")
+        say(f"its entry is in {file}; `cakdbench teacher remove {model}@{dataset}` takes it out")
     _print_check(command.session, model, dataset)
 
 
@@ -221,9 +221,5 @@ def _print_check(session: Session, model: str, dataset: str) -> None:
     check = session.check_teacher(model, dataset)
     facts = check.facts
     expected = "no expectation" if facts.expected is None else f"expected {facts.expected:.2f} ± {facts.tolerance}"
-    console.print(f"{model}@{dataset} ({facts.source}): {facts.measured:.2f} %, {expected}", markup=False)
-    console.print(f"sha256 {check.sha256}", highlight=False)
-
-
-def _say(text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    say(f"{model}@{dataset} ({facts.source}): {facts.measured:.2f} %, {expected}")
+    say(f"sha256 {check.sha256}")

@@ -19,6 +19,7 @@ from cakdbench.cli.options import (
     Workers,
     console,
     errors,
+    say,
 )
 from cakdbench.cli.tables import Listing
 from cakdbench.utils.errors import CakdError, UsageError
@@ -131,7 +132,7 @@ def evaluate(
         keys.setdefault(str(error), []).append(key)
     for reason, names in keys.items():
         told = f"failed: {', '.join(names)}: {reason}"
-        errors.print(told, style="red", markup=False, highlight=False, soft_wrap=True)
+        say(told, errors, style="red")
     raise typer.Exit(1 if failed else 0)
 
 
@@ -195,10 +196,10 @@ def export(
 
     reason = export_student(_student(run, ema, model_file, store, data_dir), to, onnx, license)
     for path in sorted(to.iterdir()):
-        console.print(f"written: {path}", markup=False, highlight=False, soft_wrap=True)
+        say(f"written: {path}")
     how = f'timm.create_model("local-dir:{to}", pretrained=True)'
     text = f"{reason}: the weights are written without a config.json, see README.md" if reason else f"load it: {how}"
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    say(text)
 
 
 def _student(run: str, ema: bool, model_files: list[Path], store: Path, data_dir: Path | None) -> "Student":
@@ -215,5 +216,5 @@ def _print_log(path: Path, running: "RunFolder | None") -> None:
         going = True
         while going:
             going = running is not None and running.state() == "running"
-            console.print(file.read(), end="", markup=False, highlight=False, soft_wrap=True)
+            say(file.read(), end="")
             time.sleep(POLL_SECONDS if going else 0)

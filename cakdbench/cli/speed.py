@@ -1,6 +1,7 @@
 """The command about speed: speed."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -19,8 +20,8 @@ from cakdbench.cli.options import (
     StoreDir,
     Threads,
     Workers,
-    console,
     errors,
+    say,
 )
 
 app = typer.Typer()
@@ -77,19 +78,15 @@ def speed(
         cpu=cpu,
     )
     groups = []
-    for group in measure_speeds(options, Limit(steps, seconds), synthetic, _say):
+    for group in measure_speeds(options, Limit(steps, seconds), synthetic, partial(say, to=errors)):
         save_speed(store, group)
         groups.append(group.to_json())
         if out:
             _write(out, groups)
     typer.echo(speed_page(groups), nl=False)
     if out:
-        console.print(f"written: {out}/speed.md, speed.json, speed.svg", markup=False, highlight=False, soft_wrap=True)
+        say(f"written: {out}/speed.md, speed.json, speed.svg")
     raise typer.Exit(1 if any(group["failed"] for group in groups) else 0)
-
-
-def _say(text: str) -> None:
-    errors.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _write(folder: Path, groups: list[dict]) -> None:

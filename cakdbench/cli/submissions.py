@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cakdbench.cli.methods import load_files
-from cakdbench.cli.options import DataDir, DatasetFiles, MethodFiles, ModelFiles, Results, StoreDir, console
+from cakdbench.cli.options import DataDir, DatasetFiles, MethodFiles, ModelFiles, Results, StoreDir, console, say
 from cakdbench.cli.tables import Listing
 from cakdbench.utils.errors import UsageError
 
@@ -43,15 +43,15 @@ def submit(
     done = write_entries(chosen, results, Submitter(by, paper, code), data_dir)
     _print_findings(done.findings)
     if any(finding.refused for finding in done.findings):
-        _say("nothing was written")
+        say("nothing was written")
         raise typer.Exit(1)
     for key in done.there:
-        _say(f"already there: {key}")
+        say(f"already there: {key}")
     for path in done.written:
-        _say(f"wrote {path}")
+        say(f"wrote {path}")
     if done.written:
         folders = f"{results} {results.parent / 'labels'}"
-        _say(
+        say(
             f"\nnext:\n  cakdbench validate {results}\n  git add {folders} and commit\n"
             "  open a pull request; CONTRIBUTING.md says what happens then"
         )
@@ -103,14 +103,14 @@ def validate(
     _print_summary(report)
     if accept:
         count = accept_entries(root, report, datetime.now(UTC).date().isoformat(), doubtful=path.is_file())
-        _say(f"accepted: {count} new entries in {root / 'status.toml'}")
+        say(f"accepted: {count} new entries in {root / 'status.toml'}")
     missing = require_rescoring and bool(report.not_rescored)
     raise typer.Exit(1 if report.refused or missing else 0)
 
 
 def _print_findings(findings: "Iterable[Finding]") -> None:
     for finding in findings:
-        _say(f"{'refused' if finding.refused else 'note'}: {finding}")
+        say(f"{'refused' if finding.refused else 'note'}: {finding}")
 
 
 def _print_summary(report: "Report") -> None:
@@ -126,13 +126,9 @@ def _print_summary(report: "Report") -> None:
     ]
     console.print(Listing(rows, prose=["unlikely"]))
     if report.unchanged:
-        _say(f"{report.unchanged} entries are those of the base, and were not checked again")
+        say(f"{report.unchanged} entries are those of the base, and were not checked again")
     if report.not_rescored:
         count = len(report.not_rescored)
-        _say(f"{count} entries were not re-scored: their test labels are not at hand (--labels, --data-dir)")
+        say(f"{count} entries were not re-scored: their test labels are not at hand (--labels, --data-dir)")
     refused = len({finding.file for finding in report.refused})
-    _say(f"{len(report.lines)} entries passed, {refused} files refused")
-
-
-def _say(text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    say(f"{len(report.lines)} entries passed, {refused} files refused")

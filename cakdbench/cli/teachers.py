@@ -23,6 +23,7 @@ from cakdbench.cli.options import (
     Threads,
     Workers,
     console,
+    say,
 )
 from cakdbench.cli.tables import AsFormat, Layout, print_rows
 from cakdbench.utils.errors import UsageError
@@ -58,7 +59,7 @@ def remove(name: TeacherName, teachers: TeacherFiles = [], store: StoreDir = Pat
     if not changed:
         looked = ", ".join(map(str, files)) or f"{store} has no teachers.toml"
         raise UsageError(f"no entry of your own for {name} ({looked}); `cakdbench teacher list` shows all")
-    console.print(f"removed from {', '.join(changed)}", markup=False, highlight=False, soft_wrap=True)
+    say(f"removed from {', '.join(changed)}")
 
 
 @app.command("train")

@@ -25,7 +25,7 @@ from cakdbench.cli.options import (
     TeacherFiles,
     Threads,
     Workers,
-    console,
+    say,
 )
 from cakdbench.utils.errors import UsageError
 
@@ -95,5 +95,5 @@ def tune(
     command = Command(options)
     with command.interrupt, command.progress:
         tuned = search(command.session, method, trials, lanes, path)
-    console.print(f"best of {len(tuned.trials)}: {tuned.label}", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"written: {path}", markup=False, highlight=False, soft_wrap=True)
+    say(f"best of {len(tuned.trials)}: {tuned.label}")
+    say(f"written: {path}")

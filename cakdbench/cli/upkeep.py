@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cakdbench.cli.options import StoreDir, console, existing_store
+from cakdbench.cli.options import StoreDir, console, existing_store, say
 from cakdbench.cli.tables import AsFormat, Layout
 from cakdbench.utils.errors import StoreError, UsageError
 
@@ -45,19 +45,19 @@ def clean(
 
     found = find_leftovers(Store(existing_store(store)))
     for leftover in found:
-        _say(f"{leftover.size / 2**20:9.1f} MiB  {leftover.why}: {leftover.name}")
+        say(f"{leftover.size / 2**20:9.1f} MiB  {leftover.why}: {leftover.name}")
     if not found:
-        return _say(f"nothing is left of failed or replaced runs in {store}")
+        return say(f"nothing is left of failed or replaced runs in {store}")
     total = sum(leftover.size for leftover in found) / 2**20
-    _say(f"{total:9.1f} MiB in all")
+    say(f"{total:9.1f} MiB in all")
     if dry_run:
         return
     if not yes and not (console.is_interactive and console.input("Remove all of it? [y/N] ").lower() == "y"):
         raise UsageError("nothing was removed; --yes removes without asking")
     kept = [leftover.name for leftover in found if not leftover.remove()]
     for name in kept:
-        _say(f"still there: {name}: a process works on it, or the system does not let it go")
-    _say(f"removed: {len(found) - len(kept)} of {len(found)}")
+        say(f"still there: {name}: a process works on it, or the system does not let it go")
+    say(f"removed: {len(found) - len(kept)} of {len(found)}")
 
 
 @app.command()
@@ -76,16 +76,12 @@ def fsck(
         for finding in check_store(Store(existing_store(store)), repair):
             checked += 1
             for line in finding.lines:
-                _say(f"{finding.key}: {line}")
+                say(f"{finding.key}: {line}")
             left += not finding.is_sound
     except StoreError as error:
         raise StoreError(f"{error}; nothing else was checked") from error
-    _say(f"{checked} runs checked, {left} damaged" + (f": {_HINT}" if left and not repair else ""))
+    say(f"{checked} runs checked, {left} damaged" + (f": {_HINT}" if left and not repair else ""))
     raise typer.Exit(1 if left else 0)
 
 
 _HINT = "the same `cakdbench run` mends or computes them again, as does --repair before it"
-
-
-def _say(text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -18,7 +18,6 @@ from cakdbench.engine.task import Task
 from cakdbench.engine.tracking import Tracks
 from cakdbench.engine.work import Work
 from cakdbench.grid.plan import Cell
-from cakdbench.method import Method
 from cakdbench.models.staged import StagedModel
 from cakdbench.records import Epoch, TeacherFacts
 from cakdbench.store import checkpoint_files
@@ -26,9 +25,10 @@ from cakdbench.train.checkpoint import load_checkpoint, save_checkpoint, set_asi
 from cakdbench.train.evaluate import Evaluation, evaluate
 from cakdbench.train.events import GroupView, LaneView
 from cakdbench.train.lane import Lane
+from cakdbench.train.ranks import failed_alone, out_of_step
 from cakdbench.train.runtime import Runtime
 from cakdbench.train.teaching import Taping
-from cakdbench.train.trainer import Interrupted, Keeper, Trainer, out_of_step
+from cakdbench.train.trainer import Interrupted, Keeper, Trainer
 from cakdbench.utils.device import is_out_of_memory
 from cakdbench.utils.errors import RAISED, StoreError, describe_error, file_of
 
@@ -163,12 +163,12 @@ class Group(Keeper):
             save_checkpoint(task.folder.checkpoints, lane.step, lane.state(), task.key)
         self.accelerator.wait_for_everyone()
 
-    def fail(self, label: str, reason: str, error: BaseException | None = None) -> None:
+    def fail(self, label: str, reason: str, error: BaseException | None = None, alone: bool = False) -> None:
         """Write down that a task failed, with the last frames of an error of its method, and say so."""
         super().fail(label, reason, error)
         task = self.tasks[label]
         self.runtime.events.say(f"{task.cell.label} on {task.cell.pair} failed: {reason}")
-        if self.accelerator.is_main_process:
+        if self.accelerator.is_main_process or alone:
             frames = "".join(traceback.format_exception(error, limit=-FRAMES)) if error else ""
             task.folder.fail(reason, frames, self.runtime.options.attempt)
             self._say(label, f"failed: {reason}")
@@ -197,10 +197,13 @@ class Group(Keeper):
         except RAISED as error:  # a method may raise anything, and must not take the others with it
             told = str(error) if isinstance(error, StoreError) else describe_error(error, file_of(task.cell.method))
             reason = f"while building: {told}"
-            several = self.accelerator.num_processes > 1
-            if several and (ending := out_of_step(error, f"{label} while building", told, self.accelerator)):
+            where = f"{label} while building"
+            if ending := out_of_step(error, where, told, self.accelerator):
                 raise ending from error
-            if self.accelerator.num_processes == 1 and is_out_of_memory(error):
+            if ending := failed_alone(error, where, told, self.accelerator):
+                self.fail(label, reason, error, alone=True)
+                raise ending from error
+            if is_out_of_memory(error):
                 self.postpone(label, reason, 1)
             else:
                 self.fail(label, reason, error)
@@ -222,22 +225,8 @@ class Group(Keeper):
         return True
 
     def _build(self, label: str, cell: Cell) -> Lane:
-        return Lane(
-            self._method(cell),
-            self.recipe,
-            self.seed,
-            self.accelerator,
-            steps_per_epoch=self.stream.steps_per_epoch,
-            accumulation=self.stream.accumulation,
-            label=label,
-            compile=self.runtime.options.compile,
-        )
-
-    def _method(self, cell: Cell) -> Method:
-        labels = torch.from_numpy(self.dataset.train.labels)
         student = self.inits.student(cell.pair.student, self.dataset.num_classes, self.recipe, self.seed)
-        method = build_method(cell.method, student, self.teacher, cell.config, labels=labels, seed=self.seed)
-        return method.to(memory_format=torch.channels_last) if self.runtime.options.channels_last else method
+        return build_lane(cell, label, student, self.teacher, self.stream, self.runtime)
 
     def _view(self, lanes: list[Lane]) -> GroupView:
         pairs = [task.cell.pair for task in self.tasks.values()]
@@ -267,6 +256,24 @@ class Group(Keeper):
 
     def _top1(self, network: nn.Module) -> float:
         return evaluate(network, self.evaluation, self.accelerator).top1
+
+
+def build_lane(
+    cell: Cell, label: str, student: StagedModel, teacher: StagedModel | None, stream: SampleStream, runtime: Runtime
+) -> Lane:
+    """Return a cell's method with its student and teacher, ready to train on a stream."""
+    labels, options = torch.from_numpy(stream.dataset.train.labels), runtime.options
+    method = build_method(cell.method, student, teacher, cell.config, labels=labels, seed=stream.seed)
+    return Lane(
+        method.to(memory_format=torch.channels_last) if options.channels_last else method,
+        stream.recipe,
+        stream.seed,
+        runtime.accelerator,
+        steps_per_epoch=stream.steps_per_epoch,
+        accumulation=stream.accumulation,
+        label=label,
+        compile=options.compile,
+    )
 
 
 def _last_top1(lane: Lane) -> float | None:

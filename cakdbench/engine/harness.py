@@ -149,7 +149,8 @@ class Harness:
         if not missing:
             return False
         names = ", ".join(f"{task.cell.pair.student}@{task.cell.pair.dataset}" for task in missing)
-        self.runtime.events.say(f"training first the teachers this grid needs: {names}")
+        if not share.first:
+            self.runtime.events.say(f"training first the teachers this grid needs: {names}")
         for key, reason in self._work(missing, share).failed.items():
             raise TeacherError(f"training the teacher {key} failed: {reason}")
         return True
@@ -197,6 +198,8 @@ class Harness:
         if self.accelerator.is_main_process and not all(task.folder.is_done for task in tasks):
             self.store.create()
         picker = Picker(self.runtime, self.dataset)
+        if self.accelerator.num_processes > 1:  # what fails in one of them again ends all: it comes last, and alone
+            picker.most |= {task.key: 1 for task in tasks if task.folder.last_failure()}
         waiting, events = False, self.runtime.events
         while pending:
             group = self._take(pending, outcome, picker, share, len(tasks))
@@ -212,7 +215,7 @@ class Harness:
             if share.once:  # but what found no memory is tried again here, where that is known
                 pending = {key: task for key, task in pending.items() if key in picker.most}
             elif not group and pending:
-                if not waiting:
+                if not waiting and not share.first:  # of several processes one says it for all
                     events.say(waited_for(list(pending.values())))
                 waiting = True
                 time.sleep(1)

@@ -24,7 +24,7 @@ from cakdbench.build import build_method
 from cakdbench.engine.kept import kept
 from cakdbench.engine.work import Work
 from cakdbench.grid.plan import Cell
-from cakdbench.method import Batch, Method, forward_options
+from cakdbench.method import Batch, Method, teacher_output
 from cakdbench.models.ensemble import join
 from cakdbench.models.staged import StagedModel
 from cakdbench.source_hash import model_source
@@ -201,10 +201,7 @@ def _learn(method: Method, batch: Batch, precision: str) -> None:
     """Make a step but for the optimizer: the teacher's pass, the method's, and backward."""
     method.epoch_start(0)
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-        if method.needs - {"model"}:
-            assert method.teacher is not None, f"{method.id} was built without the teacher it needs"
-            with torch.no_grad():
-                batch.teacher = method.teacher(batch.images, **forward_options(method.needs))
+        batch.teacher = teacher_output(method.teacher, batch.images, method.needs)
         losses = method(batch).everything
     sum(losses.values(), torch.zeros(())).backward()
 

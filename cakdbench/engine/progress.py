@@ -29,20 +29,38 @@ def progress_on(console: Console) -> "LiveProgress | PlainProgress":
     return LiveProgress(console) if live else PlainProgress(console)
 
 
-class LiveProgress:
-    """A live area under the ordinary output: the grid, the group in training, a row for each lane.
-
-    The terminal is as it was when its block is left, in whatever way.
+class _Progress:
+    """What both displays have: where they print, the grid, and the group in training.
 
     Args:
         clock: seconds, monotonic.
     """
 
     def __init__(self, console: Console, clock: Clock = time.monotonic):
+        self._console = console
         self._clock = clock
         self._next = float("-inf")
         self._grid = (0, 0, 0)
         self._view: GroupView | None = None
+
+    def say(self, text: str) -> None:
+        # Soft wrapping leaves lines whole in logs; on a terminal Live has to know how many lines there are.
+        self._console.print(text, markup=False, highlight=False, soft_wrap=not self._console.is_terminal)
+
+    def _leave_group(self) -> None:
+        if self._view:
+            self.say(group_summary(self._view))
+            self._view = None
+
+
+class LiveProgress(_Progress):
+    """A live area under the ordinary output: the grid, the group in training, a row for each lane.
+
+    The terminal is as it was when its block is left, in whatever way.
+    """
+
+    def __init__(self, console: Console, clock: Clock = time.monotonic):
+        super().__init__(console, clock)
         self._rows: list[GroupRow] = []
         self._started = clock()
         self._live = Live(console=console, auto_refresh=False, transient=True, get_renderable=self._render)
@@ -76,17 +94,9 @@ class LiveProgress:
         self._rows = rows
         self._redraw()
 
-    def say(self, text: str) -> None:
-        _print(self._live.console, text)
-
     def _redraw(self) -> None:
         self._live.refresh()
         self._next = self._clock() + 1 / REDRAWS_PER_SECOND
-
-    def _leave_group(self) -> None:
-        if self._view:
-            self.say(group_summary(self._view))
-            self._view = None
 
     def _render(self) -> RenderableType:
         parts: list[RenderableType] = [_grid_line(*self._grid, self._clock() - self._started)]
@@ -97,19 +107,8 @@ class LiveProgress:
         return Group(*parts)
 
 
-class PlainProgress:
-    """One line for each thing worth keeping in a log; nothing is ever overwritten.
-
-    Args:
-        clock: seconds, monotonic.
-    """
-
-    def __init__(self, console: Console, clock: Clock = time.monotonic):
-        self._console = console
-        self._clock = clock
-        self._next = float("-inf")
-        self._grid = (0, 0, 0)
-        self._view: GroupView | None = None
+class PlainProgress(_Progress):
+    """One line for each thing worth keeping in a log; nothing is ever overwritten."""
 
     def __enter__(self) -> "PlainProgress":
         return self
@@ -147,14 +146,6 @@ class PlainProgress:
             for row in rows:
                 self.say(f"  {row.name}: {row.lanes} lanes, {row.pace}")
 
-    def say(self, text: str) -> None:
-        _print(self._console, text)
-
-    def _leave_group(self) -> None:
-        if self._view:
-            self.say(group_summary(self._view))
-            self._view = None
-
 
 def group_summary(view: GroupView) -> str:
     """Return one line on how a group ended, or how far it came."""
@@ -166,11 +157,6 @@ def group_summary(view: GroupView) -> str:
 def _lane_end(lane: LaneView) -> str:
     accuracy = "" if lane.top1 is None else f" {lane.top1:.2f}"
     return f"{lane.label} failed" if lane.state == "failed" else f"{lane.label}{accuracy}"
-
-
-def _print(console: Console, text: str) -> None:
-    # Soft wrapping leaves lines whole in logs; on a terminal Live has to know how many lines there are.
-    console.print(text, markup=False, highlight=False, soft_wrap=not console.is_terminal)
 
 
 def _group_name(view: GroupView) -> str:

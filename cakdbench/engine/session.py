@@ -177,7 +177,12 @@ class Session:
         """Return how many processes of this machine share the work, never idle ones.
 
         `jobs`, or one per GPU, or one per core of a CPU; one where Accelerate has started several for one run.
+
+        Raises:
+            UsageError: it has, and `jobs` asks for more.
         """
+        if jobs and jobs > 1 and self.accelerator.num_processes > 1:
+            raise UsageError("--jobs: accelerate launch has started the processes already, all of them for one run")
         return max(1, min(jobs or self._places(), self.preview.parts))
 
     def _places(self) -> int:

@@ -15,7 +15,7 @@ from cakdbench.build import build_method
 from cakdbench.costs.counting import Meter
 from cakdbench.data.datasets import dataset_facts
 from cakdbench.grid.plan import Cell
-from cakdbench.method import Batch, forward_options
+from cakdbench.method import Batch, teacher_output
 from cakdbench.models.ensemble import join
 from cakdbench.models.staged import StagedModel
 from cakdbench.train.trainer import label_criterion
@@ -76,9 +76,7 @@ class Bench:
 
     def teach(self) -> None:
         """Compute what the teacher gives to all methods."""
-        assert self.teacher is not None, f"{self.method.id} was built without the teacher it needs"
-        with torch.no_grad():
-            self.batch.teacher = self.teacher(self.images, **forward_options(self.method.needs))
+        self.batch.teacher = teacher_output(self.teacher, self.images, self.method.needs)
 
     def losses(self) -> torch.Tensor:
         """Return the sum of all losses of a step."""

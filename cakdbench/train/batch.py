@@ -3,12 +3,10 @@
 from collections.abc import Callable
 from typing import cast
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cakdbench.method import Batch, Method, forward_options
-from cakdbench.models.staged import Output
+from cakdbench.method import Batch, Method, teacher_output
 from cakdbench.utils.errors import UsageError
 
 
@@ -38,13 +36,5 @@ def make_batch(
     if method.labels is not None and index is None:
         raise UsageError(f"{method.id} tells samples apart: give the index of the images")
     places = cast(Tensor, index)  # None only for methods without labels, which never look at it
-    return Batch(images, target, places, epoch, step, criterion, _teach(method, images), micro_batch)
-
-
-@torch.no_grad()
-def _teach(method: Method, images: Tensor) -> Output | None:
-    """Return the parts of the teacher's output that the method needs; None if it needs none, or runs it by itself."""
-    if not method.needs - {"model"}:
-        return None
-    assert method.teacher is not None, f"{method.id} was built without the teacher it needs"
-    return method.teacher(images, **forward_options(method.needs))
+    taught = teacher_output(method.teacher, images, method.needs)
+    return Batch(images, target, places, epoch, step, criterion, taught, micro_batch)

@@ -111,7 +111,9 @@ class Lane:
             self._backward(batch, last)
             self.norms.end_batch()
             if last:
-                self._move()
+                self.norms.end_step()
+                self.move_weights()
+                self.step += 1
         self.images += len(batch.target)
 
     def _backward(self, batch: Batch, last: bool) -> None:
@@ -128,17 +130,16 @@ class Lane:
         losses = {name: loss.detach().reshape(()) for name, loss in losses.items()}
         self._pending.append(PendingMetrics(self.step, losses, correct, len(batch.target)))
 
-    def _move(self) -> None:
+    def move_weights(self) -> None:
+        """Step the optimizers and the averaged weights."""
         if self.recipe.clip_grad:
             torch.nn.utils.clip_grad_norm_(parameters_of(self.optimizer), self.recipe.clip_grad)
         for optimizer in (self.optimizer, *self.extra_optimizers):
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        self.norms.end_step()
         self.method.step_end()
         if self.ema:
             self.ema.update(self.method.student)
-        self.step += 1
 
     def flush_metrics(self) -> None:
         """Read the losses of the steps since the last call (the only wait for the device).

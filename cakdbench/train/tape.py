@@ -53,6 +53,9 @@ class Tape:
         rows: local batches of an epoch, over all processes.
         parts: those that are recorded.
         about: the content of `tape.json`.
+
+    Attributes:
+        damaged: files that are as good as not there: they are known to be damaged, and may not have been removable.
     """
 
     def __init__(self, folder: Path, rows: int = 0, parts: tuple[Part, ...] = PARTS, about: bytes = b""):
@@ -60,12 +63,14 @@ class Tape:
         self.rows = rows
         self.parts = parts
         self.about = about
+        self.damaged: set[Path] = set()
         self._lock = FileLock(folder / "lock")
 
     def files(self, part: Part) -> dict[int, Path]:
         """Return the files of a part by epoch."""
         paths = self.folder.glob(f"{part}-*.npy")
-        return {int(match[2]): path for path in paths if (match := NAME.fullmatch(path.name))}
+        sound = (path for path in paths if path not in self.damaged)
+        return {int(match[2]): path for path in sound if (match := NAME.fullmatch(path.name))}
 
     def missing(self, epoch: int) -> list[Part]:
         """Return the parts of an epoch that are to be recorded."""
@@ -79,13 +84,12 @@ class Tape:
         return None
 
     def remove_damaged(self, epoch: int, parts: list[Part]) -> list[Path]:
-        """Remove the files of an epoch whose content is not what was written; return them."""
-        damaged = []
-        for path in filter(None, (self.files(part).get(epoch) for part in parts)):
+        """Remove the files of an epoch whose content is not what was written, or cannot be read; return them."""
+        paths = (path for part in parts for path in self.folder.glob(f"{part}-{epoch:05d}-*.npy"))
+        damaged = [path for path in paths if NAME.fullmatch(path.name) and is_damaged(path)]
+        for path in damaged:
             with contextlib.suppress(OSError):
-                if digest(path) != path.stem.rpartition("-")[2]:
-                    damaged.append(path)
-                    path.unlink()
+                path.unlink()
         return damaged
 
     def acquire(self) -> bool:
@@ -171,6 +175,16 @@ def digest(path: Path) -> str:
     """Return the first 16 digits of the sha256 of a file's content."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def is_damaged(path: Path) -> bool:
+    """Return True for a file whose content is not that of its name, or cannot be read."""
+    try:
+        return digest(path) != path.stem.rpartition("-")[2]
+    except FileNotFoundError:  # dropped by another process
+        return False
+    except OSError:
+        return True
 
 
 def _bits(tensor: Tensor) -> np.ndarray:

@@ -4,14 +4,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 
 from cakdbench.data.stream import SampleStream
 from cakdbench.data.views import Samples
-from cakdbench.method import forward_options
+from cakdbench.method import teacher_output
 from cakdbench.models.staged import Output, StagedModel
 from cakdbench.train.tape import PARTS, Epoch, Part, Recording, Tape
 
@@ -36,13 +35,8 @@ class TeacherPass:
 
     def __call__(self, samples: Samples) -> Output | None:
         """Return what the lanes need to know of samples on the device; None if that is nothing."""
-        return self.teach(samples.images) if self.needs - {"model"} else None
-
-    @torch.no_grad()
-    def teach(self, images: Tensor) -> Output:
-        assert self.teacher is not None, "a lane needs a teacher, and the group has none"
         with self.accelerator.autocast():
-            return self.teacher(images, **forward_options(self.needs))
+            return teacher_output(self.teacher, samples.images, self.needs)
 
     def flush(self) -> None:
         """Called where the device is waited for."""
@@ -121,9 +115,12 @@ class TapedPass(TeacherPass):
         if not self.taping.replays(self.needs):
             return None
         parts: list[Part] = [part for part in PARTS if part in self.needs]
-        for path in self._of_main(lambda: self.tape.remove_damaged(epoch, parts)):
-            self.taping.say(f"damaged file {path}: the teacher computes epoch {epoch + 1}, which is recorded again")
-        return self.tape.open(epoch, parts) if parts else None
+        damaged = self._of_main(lambda: self.tape.remove_damaged(epoch, parts))
+        self.tape.damaged |= {*damaged}
+        for path in damaged:
+            self.taping.say(f"damaged file {path}: the teacher computes epoch {epoch + 1} anew")
+        opened = self.tape.open(epoch, parts) if parts else None
+        return opened if all(gather_object([opened is not None])) else None  # all replay it, or none
 
     def __call__(self, samples: Samples) -> Output | None:
         if not self.needs - {"model"}:
@@ -131,8 +128,10 @@ class TapedPass(TeacherPass):
         row = samples.step * self.per_step + samples.micro_batch
         if self._replayed:
             return self._to_device(self._replayed.output(row))
-        output = self.teach(samples.images)
-        if self._recording:
+        if self.teacher is None:
+            self.teacher = self.taping.load()
+        output = super().__call__(samples)
+        if self._recording and output:
             self._pending.append((row, output))
         return output
 
@@ -145,11 +144,6 @@ class TapedPass(TeacherPass):
             return tensor.pin_memory().to(device, non_blocking=True)
 
         return Output(moved(output.logits), moved(output.pooled))
-
-    def teach(self, images: Tensor) -> Output:
-        if self.teacher is None:
-            self.teacher = self.taping.load()
-        return super().teach(images)
 
     def flush(self) -> None:
         """Write what the teacher has said since the last call; on a GPU this waits for it."""
@@ -167,11 +161,9 @@ class TapedPass(TeacherPass):
         if not self._recording:
             return
         self.flush()
-        if all(gather_object([self._closes()])):
-            if self.accelerator.is_main_process:
-                self._recording.keep()
-        else:
-            self._records = False
+        closed = all(gather_object([self._closes()]))
+        self._records = closed and self._of_main(self._keeps)
+        if not self._records:
             self._recording.discard()
         self._recording = None
         self.accelerator.wait_for_everyone()
@@ -184,6 +176,15 @@ class TapedPass(TeacherPass):
             except OSError as error:
                 self._cannot_record(error)
         return self._written == self.rows and not self._failed
+
+    def _keeps(self) -> bool:
+        """Return True if the epoch could be made a part of the tape."""
+        assert self._recording is not None
+        try:
+            self._recording.keep()
+        except OSError as error:
+            self._cannot_record(error)
+        return not self._failed
 
     def close(self) -> None:
         if self._recording:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from accelerate import Accelerator
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
 
@@ -20,30 +19,12 @@ from cakdbench.records import Epoch
 from cakdbench.train.evaluate import Evaluation, Examiner
 from cakdbench.train.events import FLUSH_EVERY, GroupView, LaneView
 from cakdbench.train.lane import Lane, LaneFailure
+from cakdbench.train.ranks import failed_alone, out_of_step
 from cakdbench.train.runtime import Runtime
 from cakdbench.train.teaching import TapedPass, Taping, TeacherPass
 from cakdbench.utils.device import is_out_of_memory
 from cakdbench.utils.errors import RAISED, CakdError, StoreError, describe_error, file_of
 from cakdbench.utils.precision import force_fp32
-
-
-class OutOfStep(CakdError):
-    """One of several processes of a run cannot go on, and the others cannot without it."""
-
-
-def out_of_step(error: BaseException, where: str, told: str, accelerator: Accelerator) -> OutOfStep | None:
-    """Return what ends a run of several processes in one line: no memory here, or a process that has ended there.
-
-    A lane cannot be closed on all of them: the others may wait inside of a step for this one's gradients.
-    """
-    place = f"process {accelerator.process_index} of {accelerator.num_processes}"
-    again = "nothing saved is lost, and the same command goes on from there"
-    if is_out_of_memory(error):
-        help = "take fewer students side by side (--max-lanes), leave this method out, or take --precision bf16"
-        return OutOfStep(f"out of memory in {place}, {where}: {told}: {help}; {again}")
-    if isinstance(error, torch.distributed.DistError) or "gloo" in str(error):
-        return OutOfStep(f"{place} has lost another one, {where}: see what that one says; {again}")
-    return None
 
 
 class Interrupted(CakdError):
@@ -84,8 +65,12 @@ class Keeper:
     def log(self, lane: Lane, view: GroupView, line: Epoch | None = None) -> None:
         """Hear how far a lane is, whenever its metrics have been read; `line` closes an epoch."""
 
-    def fail(self, label: str, reason: str, error: BaseException | None = None) -> None:
-        """Note that a lane was closed, by an error of its method if there is one."""
+    def fail(self, label: str, reason: str, error: BaseException | None = None, alone: bool = False) -> None:
+        """Note that a lane was closed, by an error of its method if there is one.
+
+        Args:
+            alone: of several processes the others do not know of it.
+        """
         self.failed[label] = reason
 
     def postpone(self, label: str, reason: str, most: int) -> None:
@@ -199,7 +184,9 @@ class Trainer:
             try:
                 return self._batch(views)
             except Exception as error:
-                self._require_step(error, "in the teacher's pass", describe_error(error, None))
+                where = "in the teacher's pass"
+                if ending := out_of_step(error, where, describe_error(error, None), self.accelerator):
+                    raise ending from error
                 if self.accelerator.num_processes > 1 or not is_out_of_memory(error):
                     raise
             self._halve()  # behind the handler, whose error holds on to what the teacher had computed
@@ -228,10 +215,11 @@ class Trainer:
         )
 
     def each(self, act: Callable[[Lane], None]) -> None:
-        """Let every lane act; one that raises is closed with its reason, where no other process waits for it.
+        """Let every lane act; one that raises is closed with its reason.
 
         Raises:
             StoreError: it is no fault of the lane.
+            OutOfStep: of several processes others have not met the same error, and may wait for this one.
         """
         for label in [lane.label for lane in self.lanes]:
             if not self._acts(label, act):
@@ -249,9 +237,14 @@ class Trainer:
             self._drop(lane, str(failure))
         except RAISED as error:  # a method may raise anything, and must not take the others with it
             place = describe_error(error, file_of(type(lane.method)))
-            self._require_step(error, f"{label} at step {lane.step}", place)
-            if self.accelerator.num_processes > 1 or is_lost_renderer(error):
+            where = f"{label} at step {lane.step}"
+            if ending := out_of_step(error, where, place, self.accelerator):
+                raise ending from error
+            if is_lost_renderer(error):
                 raise
+            if ending := failed_alone(error, where, place, self.accelerator):
+                self.keeper.fail(label, f"at step {lane.step}: {place}", error, alone=True)
+                raise ending from error
             if is_out_of_memory(error):
                 self._postpone(lane, f"at step {lane.step}: {place}", 1)
             else:
@@ -259,11 +252,6 @@ class Trainer:
         else:
             return True
         return False
-
-    def _require_step(self, error: BaseException, where: str, told: str) -> None:
-        """Raise OutOfStep if an error keeps one of several processes from going on with the others."""
-        if self.accelerator.num_processes > 1 and (ending := out_of_step(error, where, told, self.accelerator)):
-            raise ending from error
 
     def _drop(self, lane: Lane, reason: str, error: BaseException | None = None) -> None:
         self._close_lane(lane, "failed")

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from cakdbench.engine.launch.assignment import Assignment
 from cakdbench.engine.launch.dispatch import Dispatcher, assign, labour
-from cakdbench.engine.options import run_options, to_json
+from cakdbench.engine.launch.said import Sayings
+from cakdbench.engine.options import from_json, run_options, to_json
 from cakdbench.engine.session import Session
 from cakdbench.method import Method
 from cakdbench.methods.kd import KD
@@ -23,6 +25,7 @@ from cakdbench.submissions.validate import validate
 from cakdbench.utils.errors import UsageError
 from tests.cli_lab import SHORT, Program, Shell
 from tests.engine.test_kill import Ordeal, results
+from tests.engine.test_session import Said
 
 AT = "timm:folder/tiny"
 FIRST = f"run:kd:resnet_m>vit_xs@{AT}"
@@ -174,6 +177,9 @@ class Here:
         self.workers += 1
         error = labour(self.text, 1, self.workers, lambda: False)
         assert error is None, error
+        folder = from_json(Assignment, self.text).said
+        assert folder is not None
+        Sayings(folder).say("a checkpoint is damaged")
 
     def ended(self) -> list[str]:
         return []
@@ -184,14 +190,15 @@ class Here:
 
 def test_workers_on_other_machines_take_the_links_in_order(tiny, teachers, tmp_path, calm):
     own = options(tiny, tmp_path, teachers)
-    session = Session(own)
+    session = Session(own, said := Said())
     session.store.create()
     work = assign(session.plan.cells, session.harness, own)
     crew, verifier = Here(to_json(work)), Here(to_json(replace(work, verify=True)))
-    outcome = Dispatcher(crew, verifier, session.harness).run(session.plan.cells)
+    outcome = Dispatcher(crew, verifier, session.harness, said=work.said).run(session.plan.cells)
     assert not outcome.failed and results(tmp_path / "runs") == results(calm / "runs")
     assert crew.workers == 2 + 3 + 2  # teachers; three groups of the first wave; a link each
     assert verifier.workers == 3  # one a wave
+    assert said.sentences.count("a checkpoint is damaged") == 1 and work.said and not work.said.exists()
 
 
 def test_a_tape_serves_the_students_of_a_run_and_several_teachers_do_without(tiny, teachers, tmp_path, calm):

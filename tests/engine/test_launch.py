@@ -5,6 +5,7 @@ import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -124,9 +125,9 @@ def test_every_worker_sees_a_gpu_of_its_own(tmp_path, monkeypatch):
         (3, ["4", "5"], ["4", "5", "5"]),
         (1, [], ["all"]),
     ):
-        with workers(Assignment(RunOptions()), count, NoEvents(), gpus) as processes:
-            for process in processes:
-                process.wait()
+        with workers(Assignment(RunOptions()), count, NoEvents(), gpus) as crew:
+            for worker in crew.workers:
+                worker.process.wait()
         assert sorted(path.read_text() for path in tmp_path.glob("seen-*")) == seen
         for path in tmp_path.glob("seen-*"):
             path.unlink()
@@ -276,3 +277,11 @@ def test_processes_on_one_gpu_share_its_memory(monkeypatch):
     assert share_machine(Options(), processes=4, gpus=2).memory == pytest.approx(0.85 * 80 / 2)
     assert share_machine(Options(memory=5.0), processes=4, gpus=2).memory == 5.0
     assert share_machine(Options(), processes=2, gpus=2).memory is None
+
+
+def test_a_launch_of_several_processes_takes_no_jobs(tiny, tmp_path):
+    session = Session(run_options("kd", pairs="resnet_m>vit_xs@fashion_demo", store=tmp_path, cpu=True))
+    session.accelerator = SimpleNamespace(num_processes=2)
+    assert session.processes(1) == 1
+    with pytest.raises(UsageError, match="--jobs: accelerate launch has started"):
+        session.processes(2)

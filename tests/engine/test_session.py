@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from cakdbench.engine.launch import local
 from cakdbench.engine.launch.assignment import Assignment
 from cakdbench.engine.launch.local import LocalLauncher, workers
+from cakdbench.engine.launch.said import Hearing, Sayings
 from cakdbench.engine.options import RunOptions, from_json, run_options, to_json
 from cakdbench.engine.session import Session
 from cakdbench.engine.share import Share
@@ -124,21 +126,80 @@ def test_workers_end_with_a_parent_that_is_killed(tiny, tmp_path):
     assert eventually(lambda: not any(map(is_alive, pids)), 120)
 
 
-def test_a_worker_that_ends_by_itself_is_reported_with_its_last_words(tmp_path):
-    said = Said()
-    with workers(Assignment(RunOptions(pairs="nowhere", store=tmp_path)), 1, said) as [process]:
-        process.wait()
-    [sentence] = said.sentences
-    assert "exit code 2" in sentence and "nowhere" in sentence
+def test_a_worker_that_fails_is_told_of_at_once_and_replaced_until_that_helps_no_more(tmp_path, monkeypatch):
+    monkeypatch.setattr(local, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(local, "MOST_LOST", 1)
+    said, pids = Said(), set()
+
+    def look(crew) -> bool:
+        pids.update(worker.process.pid for worker in crew.workers)
+        crew.look()
+        return not crew.workers
+
+    with workers(Assignment(RunOptions(pairs="nowhere", store=tmp_path)), 1, said) as crew:
+        assert eventually(lambda: look(crew), 120)
+    assert len(pids) == 3 and len(said.sentences) == 3
+    assert all("worker 1" in text and "exit code 2" in text and "nowhere" in text for text in said.sentences)
+    assert "another takes its place" in said.sentences[0] and "no other is started" in said.sentences[-1]
 
 
-def test_a_worker_that_is_asked_to_stop_says_nothing(tiny, tmp_path):
+@pytest.fixture
+def sitting(tmp_path, monkeypatch):
+    """Workers that, in place of working, say that they are there and wait; they take no notice of SIGTERM."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, pathlib, signal, time\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        f"pathlib.Path({str(tmp_path)!r}, f'there-{{os.getpid()}}').write_text(str(sorted(os.environ)))\n"
+        "time.sleep(60)\n"
+    )
+    monkeypatch.setattr(local, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(local, "SAVE_SECONDS", 0.2)
+    return lambda: list(tmp_path.glob("there-*"))
+
+
+def test_a_worker_that_is_killed_is_replaced_and_one_that_does_not_end_is_killed(sitting, monkeypatch):
+    monkeypatch.setenv("RANK", "0")  # of a launch of several processes, which the worker would wait for
     said = Said()
-    with workers(Assignment(run_options(**arguments(tiny, tmp_path, "kd", "recipe.epochs=5000"))), 1, said) as [
-        process
-    ]:
-        assert eventually(lambda: list((tmp_path / "runs").glob("*/checkpoints/*")), 200)
-    assert process.returncode == 130 and not said.sentences
+    with workers(Assignment(RunOptions()), 1, said) as crew:
+        assert eventually(lambda: len(sitting()) == 1, 20)
+        crew.workers[0].process.kill()
+        crew.workers[0].process.wait()
+        crew.look()
+        assert eventually(lambda: len(sitting()) == 2, 20)
+        [worker] = crew.workers
+    assert "signal 9, Killed: it says nothing" in said.sentences[0]
+    assert "did not end in 0.2 s and is killed" in said.sentences[1] and worker.process.returncode == -signal.SIGKILL
+    assert all("'PATH'" in path.read_text() and "'RANK'" not in path.read_text() for path in sitting())
+
+
+def test_what_workers_say_is_told_once_and_in_whole_lines(tmp_path):
+    said, folder = Said(), tmp_path / "said"
+    hearing = Hearing(folder, said)
+    hearing.hear()
+    Sayings(folder).say("damaged file\nset aside")
+    (folder / "other.txt").write_text("damaged file set aside\nits tape sto")
+    hearing.hear()
+    assert said.sentences == ["damaged file set aside"]
+    with open(folder / "other.txt", "a") as file:
+        file.write("ps\n")
+    hearing.hear()
+    hearing.forget()
+    assert said.sentences == ["damaged file set aside", "its tape stops"] and not folder.exists()
+
+
+def test_a_worker_tells_what_became_of_a_checkpoint_and_ends_when_it_is_asked_to(tiny, tmp_path):
+    said, options = Said(), run_options(**arguments(tiny, tmp_path, "", "recipe.epochs=5000"))
+    found = (tmp_path / "runs").glob
+    with workers(Assignment(options), 1, said) as crew:
+        assert eventually(lambda: list(found("*/checkpoints/*")), 200)
+        [worker] = crew.workers
+    assert worker.process.returncode == 130 and not said.sentences
+    checkpoints = {path: path.write_bytes(b"damage") for path in found("*/checkpoints/*.pt")}
+    assert checkpoints
+    with workers(Assignment(options), 1, said) as crew:
+        assert eventually(lambda: crew.look() or said.sentences, 200)
+    assert "is damaged" in said.sentences[0] and "going back to the one before" in said.sentences[0]
 
 
 def test_methods_that_no_file_defines_stay_in_this_process(tiny, tmp_path):

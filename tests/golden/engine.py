@@ -19,7 +19,6 @@ from cakdbench.engine.task import Task
 from cakdbench.grid.pairs import Pair
 from cakdbench.grid.plan import Cell, Settings, make_plan
 from cakdbench.grid.suites import PairSpec
-from cakdbench.method import Method
 from cakdbench.records import TeacherIdentity
 from cakdbench.store import RunFolder, Store
 from cakdbench.train.lane import Lane
@@ -104,10 +103,10 @@ class WatchedGroup(Group):
         super().__init__(tasks, data, teacher, None, Runtime(make_accelerator(cpu=True)), Inits(Store(folder)))
         self.epochs: list[Values] = []
 
-    def _method(self, cell: Cell) -> Method:
-        method = super()._method(cell)
-        self.start = copy.deepcopy(method.student)
-        return method
+    def _build(self, label: str, cell: Cell) -> Lane:
+        lane = super()._build(label, cell)
+        self.start = copy.deepcopy(lane.method.student)
+        return lane
 
     def save(self, lane: Lane) -> None:
         super().save(lane)

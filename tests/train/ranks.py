@@ -1,5 +1,5 @@
 """One step of a grid of methods in several processes of one run: `python -m tests.train.ranks FOLDER PROCESSES`.
-With `crowded` at the end one of them finds no memory.
+With `crowded`, `wrong` or `broken` at the end, one of them finds no memory or fails, or a method fails in all.
 
 Each leaves the gradients of its lanes, summed up over the step as the engine does it.
 """
@@ -15,6 +15,7 @@ from torch.multiprocessing import start_processes
 
 from cakdbench.checks.lab import Direction, Lab, short_recipe, train
 from cakdbench.registry import get_method
+from cakdbench.train import ranks as trainer_ranks
 from cakdbench.utils.device import make_accelerator
 from cakdbench.utils.errors import CakdError
 
@@ -46,22 +47,52 @@ class Crowded(get_method("kd")):
         return super().distill_step(batch)
 
 
-def crowded(rank: int) -> str:
-    """Return how a run ends in this process whose second one finds no memory."""
+class Wrong(get_method("kd")):
+    """KD that fails in the second process, in its third step."""
+
+    def distill_step(self, batch):
+        if batch.step == 2 and torch.distributed.get_rank() == 1:
+            raise ValueError("an odd image")
+        return super().distill_step(batch)
+
+
+class Broken(get_method("kd")):
+    """KD that fails in its third step, in a backward that has begun to average gradients."""
+
+    def step_end(self):
+        self.steps = getattr(self, "steps", 0) + 1
+
+    def distill_step(self, batch):
+        step = super().distill_step(batch)
+        if getattr(self, "steps", 0) == 2:
+            next(self.student.parameters()).register_hook(self._fail)
+        return step
+
+    def _fail(self, gradient):
+        raise ValueError(f"a bug, told otherwise in process {torch.distributed.get_rank()}")
+
+
+BAD = {"crowded": Crowded, "wrong": Wrong, "broken": Broken}
+
+
+def end_of(rank: int, act: str) -> str:
+    """Return how a run ends in this process, of which one method is bad."""
     torch.set_num_threads(1)
+    trainer_ranks.AGREE_SECONDS = 2.0
     recipe = short_recipe(**RECIPE | {"global_batch": 4})
-    lanes = [Lab(method).lane(DIRECTION, recipe, make_accelerator(cpu=True)) for method in (get_method("kd"), Crowded)]
+    lanes = [Lab(method).lane(DIRECTION, recipe, make_accelerator(cpu=True)) for method in (get_method("kd"), BAD[act])]
+    good = lanes[0]
     try:
-        train(lanes, DIRECTION, rank)
+        failed = train(lanes, DIRECTION, rank)
     except CakdError as error:
         return str(error)
-    return "it ended as if nothing had been"
+    return f"{failed[0]}; step {good.step}: {sum(float(p.detach().sum()) for p in good.method.parameters())}"
 
 
 def _rank(rank: int, folder: Path, act: str) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-    if act == "crowded":
-        (folder / f"crowded-{rank}.txt").write_text(crowded(rank))
+    if act:
+        (folder / f"{act}-{rank}.txt").write_text(end_of(rank, act))
         os._exit(0)  # the processes cannot agree on an end any more
     torch.save(moves(rank), folder / f"{os.environ['WORLD_SIZE']}-{rank}.pt")
     torch.distributed.destroy_process_group()

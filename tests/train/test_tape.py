@@ -2,6 +2,7 @@
 
 import resource
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -62,6 +63,22 @@ def test_a_damaged_epoch_is_computed_and_recorded_again(tape, live, harm):
     assert equal(training, live) and training.loads == 1
     assert len(training.said) == (harm != "gone") and all("damaged file" in text for text in training.said)
     assert {path.name for path in tape.glob("*.npy")} == before
+
+
+@pytest.mark.parametrize("harm", ["flipped", "unreadable"])
+def test_a_damaged_epoch_that_cannot_be_removed_is_not_replayed(tape, live, monkeypatch, harm):
+    def refuse(self, missing_ok=False):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    path = Tape(tape).files("logits")[1]
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.unlink()
+    path.write_bytes(content) if harm == "flipped" else path.mkdir()  # reading it is an OSError, for root as well
+    monkeypatch.setattr(Path, "unlink", refuse)
+    monkeypatch.setattr(Tape, "acquire", lambda self: False)  # nor can anything be recorded
+    training = trained(tape)
+    assert equal(training, live) and training.loads == 1 and "damaged file" in training.said[0]
 
 
 def test_a_recording_that_stops_in_an_epoch_leaves_nothing_of_it_and_the_next_pass_records_it(tmp_path, live):

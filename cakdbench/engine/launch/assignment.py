@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from cakdbench.engine.launch.place import Place
 from cakdbench.engine.options import RunOptions
@@ -20,6 +21,7 @@ class Assignment:
         modules: to be imported, for the methods they register.
         place: what a worker on another machine must have.
         verify: only verify the teachers, and train nothing.
+        said: folder for what the worker has to say; None for one in silence.
     """
 
     options: RunOptions
@@ -28,6 +30,7 @@ class Assignment:
     modules: tuple[str, ...] = ()
     place: Place | None = None
     verify: bool = False
+    said: Path | None = None
 
 
 def modules_of(cells: list[Cell]) -> tuple[str, ...]:

@@ -12,12 +12,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import Protocol
 
 from cakdbench.data.renderers import RendererLost
 from cakdbench.engine.harness import Harness, Outcome, steps_of, waited_for
 from cakdbench.engine.launch.assignment import Assignment, local_methods, modules_of
 from cakdbench.engine.launch.place import absolute, place_of
+from cakdbench.engine.launch.said import Hearing, said_folder
 from cakdbench.engine.launch.worker import work_through
 from cakdbench.engine.options import RunOptions, from_json
 from cakdbench.engine.run_log import read_pace
@@ -70,7 +72,8 @@ def assign(cells: list[Cell], harness: Harness, options: RunOptions) -> Assignme
         raise UsageError("a run over several processes is started without --launcher: accelerate launch does it")
     options = replace(absolute(options), gpus=())
     place = place_of(options, cells, harness)
-    return Assignment(options, Share(once=True), modules=modules_of(cells), place=place)
+    said = said_folder(options)
+    return Assignment(options, Share(once=True), modules=modules_of(cells), place=place, said=said)
 
 
 def labour(
@@ -140,14 +143,16 @@ class Dispatcher:
     Args:
         verifier: a crew whose workers only verify the teachers, see `Assignment.verify`.
         jobs: workers at most; None for as many as there are places or groups.
+        said: folder with what workers have to say, as their assignment has it.
     """
 
-    def __init__(self, crew: Crew, verifier: Crew, harness: Harness, jobs: int | None = None):
+    def __init__(self, crew: Crew, verifier: Crew, harness: Harness, jobs: int | None = None, said: Path | None = None):
         self.crew = crew
         self.verifier = verifier
         self.harness = harness
         self.events = harness.runtime.events
         self.jobs = jobs
+        self.hearing = Hearing(said, self.events)
         self._vain = InVain(crew)
         self._at_work = crew.at_work()  # when this process looked last
         self._shown = 0.0
@@ -156,12 +161,16 @@ class Dispatcher:
     def run(self, cells: list[Cell]) -> Outcome:
         """Compute what is not done, teachers first; see `Launcher.launch`."""
         verified = self.crew.at_work() > 0  # workers of an earlier command, which has had them verified
+        if not verified:
+            self.hearing.forget()
         trainings = self.harness.trainings(cells)
         self.harness.remember_failures(trainings)
         self.harness.mend_teachers(trainings)
         for key, reason in self._work([task for task in trainings if not task.folder.is_done]).failed.items():
             raise TeacherError(f"training the teacher {key} failed: {reason}")
-        return self.harness.in_waves(cells, self._work if verified else self._verify_and_work)
+        outcome = self.harness.in_waves(cells, self._work if verified else self._verify_and_work)
+        self.hearing.forget()
+        return outcome
 
     def _verify_and_work(self, tasks: list[Task]) -> Outcome:
         self._verify(tasks)
@@ -180,6 +189,7 @@ class Dispatcher:
         if not self.verifier.at_work():
             self.verifier.start(1)
         while True:
+            self.hearing.hear()
             if reasons := self.verifier.ended():
                 lost.note(reasons)
                 self.verifier.start(1)
@@ -193,6 +203,7 @@ class Dispatcher:
         outcome, pending = Outcome(), {task.key: task for task in tasks}
         while True:
             self._settle(pending, outcome)
+            self.hearing.hear()
             self.events.grid(len(outcome.done), len(outcome.failed), len(tasks))
             if not pending:
                 return outcome

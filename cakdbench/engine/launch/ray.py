@@ -53,7 +53,7 @@ class RayLauncher:
             crew, verifier = (RayCrew(to_json(work), self._needs(options), self.jobs) for work in works)
             crew.ask_nodes()
             try:
-                return Dispatcher(crew, verifier, harness, self.jobs).run(cells)
+                return Dispatcher(crew, verifier, harness, self.jobs, assignment.said).run(cells)
             finally:
                 for workers in (crew, verifier):
                     workers.leave()

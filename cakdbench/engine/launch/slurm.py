@@ -61,7 +61,7 @@ class SlurmLauncher:
         )
         for workers in (crew, verifier):
             workers.find_earlier(JOBS[self.settings.get("cluster", "slurm")])
-        outcome = Dispatcher(crew, verifier, harness, self.jobs).run(cells)
+        outcome = Dispatcher(crew, verifier, harness, self.jobs, assignment.said).run(cells)
         crew.cancel_queued()
         return outcome
 

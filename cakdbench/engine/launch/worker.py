@@ -1,4 +1,4 @@
-"""A process that computes its share of a grid in silence: `python -m cakdbench.engine.launch.worker FILE`.
+"""A process that computes its share of a grid and shows nothing: `python -m cakdbench.engine.launch.worker FILE`.
 
 FILE holds an `Assignment` as JSON; `-` stands for the standard input. Exit codes: 0 at the end of the work (the store
 says what has failed), 130 interrupted, otherwise those of the command's errors.
@@ -16,6 +16,7 @@ import psutil
 
 from cakdbench.engine.harness import Outcome
 from cakdbench.engine.launch.assignment import Assignment
+from cakdbench.engine.launch.said import Sayings
 from cakdbench.engine.options import from_json
 from cakdbench.engine.session import Session
 from cakdbench.registry import load_files
@@ -36,7 +37,8 @@ def work_through(assignment: Assignment, stop: Callable[[], bool] = lambda: Fals
     for name in assignment.modules:
         importlib.import_module(name)
     load_files(assignment.options.method_files, assignment.options.model_files)
-    session = Session(assignment.options, stop=lambda: stop() or _orphaned(assignment.parent))
+    events = Sayings(assignment.said) if assignment.said else None
+    session = Session(assignment.options, events, lambda: stop() or _orphaned(assignment.parent))
     harness, cells = session.harness, session.plan.cells
     if assignment.place:
         assignment.place.check_data(harness.dataset)

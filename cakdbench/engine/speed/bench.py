@@ -17,11 +17,11 @@ from typing import Any
 
 import torch
 
-from cakdbench.build import build_method
 from cakdbench.data.datasets import ImageDataset, dataset_facts, load_dataset, register_datasets
 from cakdbench.data.stream import EvalStream, SampleStream
 from cakdbench.data.synthetic import synthetic_dataset
 from cakdbench.data.views import MicroBatch, Views
+from cakdbench.engine.group import build_lane
 from cakdbench.engine.options import RunOptions
 from cakdbench.engine.recorder import versions
 from cakdbench.engine.speed.facts import GroupSpeed, LaneSpeed
@@ -38,12 +38,12 @@ from cakdbench.engine.speed.timing import (
 from cakdbench.engine.work import count_macs, list_work
 from cakdbench.grid.plan import ALWAYS, Cell, make_plan
 from cakdbench.grid.suites import resolve_pairs
-from cakdbench.method import Batch, forward_options
+from cakdbench.method import Batch, teacher_output
 from cakdbench.models.ensemble import join
 from cakdbench.models.staged import Output, StagedModel
 from cakdbench.train.checkpoint import save_checkpoint
 from cakdbench.train.events import GroupView, LaneView
-from cakdbench.train.lane import Lane, parameters_of
+from cakdbench.train.lane import Lane
 from cakdbench.train.runtime import Runtime
 from cakdbench.train.trainer import Interrupted, Keeper, LaneExaminer, Trainer, label_criterion
 from cakdbench.utils.device import device_name, make_accelerator
@@ -121,19 +121,7 @@ class SpeedBench:
         return teacher.to(self.device).eval().requires_grad_(False)
 
     def _lane(self, cell: Cell) -> Lane:
-        labels, options = torch.from_numpy(self.dataset.train.labels), self.runtime.options
-        student = self._model(cell.pair.student)
-        method = build_method(cell.method, student, self.teacher, cell.config, labels=labels, seed=self.seed)
-        lane = Lane(
-            method.to(memory_format=torch.channels_last) if options.channels_last else method,
-            self.recipe,
-            self.seed,
-            self.accelerator,
-            steps_per_epoch=self.stream.steps_per_epoch,
-            accumulation=self.stream.accumulation,
-            label=cell.label,
-            compile=options.compile,
-        )
+        lane = build_lane(cell, cell.label, self._model(cell.pair.student), self.teacher, self.stream, self.runtime)
         lane.start_epoch(0)
         return lane
 
@@ -183,14 +171,10 @@ class SpeedBench:
     def _needs(self, lanes: Sequence[Lane]) -> frozenset[str]:
         return frozenset().union(*(lane.method.needs for lane in lanes))
 
-    @torch.no_grad()
     def _teach(self, lanes: Sequence[Lane]) -> Output | None:
         """Return what the lanes need of the teacher's pass on the resident images."""
-        needs = self._needs(lanes)
-        if self.teacher is None or not needs - {"model"}:
-            return None
         with self.accelerator.autocast():
-            return self.teacher(self.resident.images, **forward_options(needs))
+            return teacher_output(self.teacher, self.resident.images, self._needs(lanes))
 
     def _batch(self, lanes: Sequence[Lane]) -> Batch:
         samples = self.resident
@@ -206,7 +190,7 @@ class SpeedBench:
                     out = lane.module(batch)
                 self.accelerator.backward(sum(out.everything.values()) * share)
         for lane in lanes:
-            move_weights(lane)
+            lane.move_weights()
 
     def measure_ceiling(self) -> None:
         """Time the bare step of all lanes."""
@@ -310,18 +294,6 @@ class SpeedBench:
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-
-
-def move_weights(lane: Lane) -> None:
-    """Step a lane's optimizers and averaged weights as the engine does."""
-    if lane.recipe.clip_grad:
-        torch.nn.utils.clip_grad_norm_(parameters_of(lane.optimizer), lane.recipe.clip_grad)
-    for optimizer in (lane.optimizer, *lane.extra_optimizers):
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-    lane.method.step_end()
-    if lane.ema:
-        lane.ema.update(lane.method.student)
 
 
 def _reset_peak(device: torch.device) -> None:

@@ -63,7 +63,7 @@ def watching(clock: Clock, lane: Lane, compiled: bool) -> Iterator[None]:
     Of a compiled method, whose forward pass is one piece, student and method are "method" together with the engine.
     """
     method = lane.method
-    parts = [(lane.accelerator, "backward", "backward"), (lane, "_move", "optimizer")]
+    parts = [(lane.accelerator, "backward", "backward"), (lane, "move_weights", "optimizer")]
     if lane.ema:
         parts.append((lane.ema, "update", "ema"))
     if not compiled:
