@@ -58,7 +58,7 @@ class Store:
     def _folders(self) -> list[str]:
         try:
             with os.scandir(self.root) as entries:
-                return [entry.name for entry in entries if entry.is_dir()]
+                return [entry.name for entry in entries if os.path.isdir(entry)]  # False where a link leads in circles
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
@@ -94,7 +94,8 @@ class Store:
     def fault(self, run: RunFolder) -> str | None:
         """Return what is wrong with a finished run; None if its files are all as they were written."""
         try:
-            self.summary(run)
+            if run.was_done:
+                self.summary(run)
         except StoreError as error:
             return str(error)
         return None
@@ -106,12 +107,11 @@ class Store:
         """
         records, damage = [], []
         for run in self.runs():
+            fault = self.fault(run)
             try:
-                if not run.is_done:
-                    continue
-                fault = self.fault(run)
-                records.append(run.check_result() if fault else run.record())
-                if fault and run.has_sums:
+                if run.is_done:
+                    records.append(run.check_result() if fault else run.record())
+                if fault and not run.is_handed_over:
                     damage.append(fault)
             except StoreError as error:
                 damage.append(str(error))
