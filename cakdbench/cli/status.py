@@ -18,7 +18,7 @@ STATE_STYLES = {"done": "green", "running": "cyan", "failed": "red", "damaged": 
 
 @dataclass(frozen=True)
 class RunStatus:
-    """A row of the table; `top1` in percent, `where` it is computed, `reason`: why it failed, what is wrong or unsure."""
+    """A row of the table; `top1` in percent, `where` it is computed, `reason` why it failed or is not to be trusted."""
 
     key: str
     label: str

@@ -20,7 +20,7 @@ from cakdbench.students.card import model_card
 from cakdbench.students.export import export_student
 from cakdbench.students.student import load_student
 from cakdbench.students.weights import read_weights
-from cakdbench.utils.errors import CakdError, UsageError
+from cakdbench.utils.errors import CakdError, StoreError, UsageError
 from tests.cli_lab import SHORT, Shell
 from tests.students.lab import FACTS, NAMES, awake, finished_run
 
@@ -55,6 +55,17 @@ def test_plain_timm_loads_the_folder_and_gives_the_same_logits(store, tmp_path, 
     card = (tmp_path / "out/README.md").read_text()
     assert all(text in card for text in ("license: mit", "80.00 %", "resnet_m, 90.00 %", "demo, 6 epochs", "local-dir"))
     assert "top-5" not in card  # of three classes
+
+
+@pytest.mark.parametrize("ema", [False, True])
+def test_damaged_weights_are_not_used(store, ema):
+    run = finished_run(store, image_size=64, ema=True)
+    path = run.ema if ema else run.student
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match=f"damaged file .*{path.name}: not what the run wrote"):
+        load_student(run, ema)
 
 
 def test_the_card_counts_the_images_that_were_left_out(store):
@@ -176,7 +187,7 @@ def test_a_run_of_before_takes_names_and_statistics_from_its_dataset(store, tmp_
 def test_unfinished_and_damaged_runs_are_one_line(store):
     run = finished_run(store)
     run.student.write_bytes(b"x")
-    with pytest.raises(CakdError, match="cannot read .*student.safetensors"):
+    with pytest.raises(CakdError, match="damaged file .*student.safetensors"):
         load_student(run)
     (run.path / "record.json").unlink()
     with pytest.raises(UsageError, match="only a run that is done"):
