@@ -282,6 +282,11 @@ def test_a_link_in_circles_hides_no_run(shell):
     assert len(Store(shell.store).records()[0]) == len(RECORDS)
 
 
+def test_a_log_with_a_damaged_byte_is_printed(shell):
+    (first(shell).path / "log.txt").write_bytes(b"step 1/8\xff\n")
+    assert call(shell, "log", first(shell).key) == (0, "step 1/8\ufffd\n")
+
+
 def test_an_unfinished_run_with_an_edited_identity_is_told_of(shell):
     run = unfinished(shell, 91)
     (run.path / "identity.json").write_text(canonical(RECORDS[0][1].identity))

@@ -21,6 +21,7 @@ from cakdbench.students.export import export_student
 from cakdbench.students.student import load_student
 from cakdbench.students.weights import read_weights
 from cakdbench.utils.errors import CakdError, StoreError, UsageError
+from cakdbench.utils.text import CONTROL
 from tests.cli_lab import SHORT, Shell
 from tests.students.lab import FACTS, NAMES, awake, finished_run
 
@@ -55,6 +56,15 @@ def test_plain_timm_loads_the_folder_and_gives_the_same_logits(store, tmp_path, 
     card = (tmp_path / "out/README.md").read_text()
     assert all(text in card for text in ("license: mit", "80.00 %", "resnet_m, 90.00 %", "demo, 6 epochs", "local-dir"))
     assert "top-5" not in card  # of three classes
+
+
+@pytest.mark.parametrize("form", ["csv", "json", "table"])
+def test_names_of_classes_steer_no_terminal(store, tmp_path, form):
+    run = finished_run(store, image_size=32, facts=FACTS.model_copy(update={"class_names": ("\x1b[2J\x9b", "b", "c")}))
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    words = "predict", run.key, str(tmp_path / "a.png"), "--format", form, "--store", str(store.root)
+    code, output = Shell(tmp_path, tmp_path)(*words)
+    assert code == 0 and "[2J" in output and not CONTROL.search(output)
 
 
 @pytest.mark.parametrize("ema", [False, True])
