@@ -186,6 +186,7 @@ def test_a_run_of_before_takes_names_and_statistics_from_its_dataset(store, tmp_
     )
     for run, classes in ((demo, 10), (cifar, 10), (folder, 2)):
         save_file(awake("resnet_s", 64, classes).export_state(), run.student)
+        run.finish(run.record())
     data = load_dataset("fashion_demo")
     assert load_student(demo).facts.class_names == data.class_names and load_student(demo).facts.mean == data.mean
     facts = load_student(cifar, data_dir=tmp_path).facts
