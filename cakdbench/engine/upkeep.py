@@ -53,7 +53,7 @@ class Leftover:
                 _remove(self.path)
                 return True
             for path in self.path.iterdir():
-                if path not in (self.run.lock.path, self.run.lock.note):
+                if path != self.run.lock.path:
                     _remove(path)
             if not WINDOWS:
                 _remove_empty(self.run)
@@ -69,7 +69,6 @@ class Leftover:
 def _remove_empty(run: RunFolder) -> None:
     """Remove a run's folder with its lock; not if a process has begun to write there."""
     with contextlib.suppress(OSError):
-        run.lock.note.unlink(missing_ok=True)
         run.lock.path.unlink()
         run.path.rmdir()
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
+from cakdbench.records import FORMAT
 from cakdbench.store.files import file_sha256, is_there, read_sums
 from cakdbench.store.keys import run_key
 from cakdbench.utils.errors import StoreError
@@ -66,6 +70,25 @@ def find_faults(run: RunFolder, result_alone: bool = False) -> Iterator[Fault]:
         run.check_identity()
     except StoreError as error:
         yield Fault(run.identity_file, error, needed=False)
+
+
+def unreadable(path: Path, content: bytes, error: ValidationError) -> str:
+    """Return what is wrong with a file that does not fit its schema: it is of an earlier format, or damaged."""
+    if b'"schema_version"' in content:  # a field of format 1 that format 2 does not have
+        return f"{path} is of an earlier cakdbench: `cakdbench migrate {path.parent.parent}` brings it up to date"
+    if (form := format_of(content)) > FORMAT:
+        return f"{path} is of format {form}, which this cakdbench does not read: it is of a newer one, update"
+    problem = error.errors()[0]
+    return f"damaged file {path}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}"
+
+
+def format_of(content: bytes) -> int:
+    """Return the format number that a record says it has; 0 without one."""
+    try:
+        form = json.loads(content)["format"]
+    except (ValueError, KeyError, TypeError):
+        return 0
+    return form if isinstance(form, int) else 0
 
 
 def weight_faults(run: RunFolder, path: Path, sums: dict[str, str]) -> Iterator[Fault]:

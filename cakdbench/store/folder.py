@@ -15,8 +15,8 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from cakdbench.records import FORMAT, Identity, Record
-from cakdbench.store.faults import REMEDY, Fault, find_faults, tensors_sha256, weight_faults
+from cakdbench.records import Identity, Record
+from cakdbench.store.faults import REMEDY, Fault, find_faults, tensors_sha256, unreadable, weight_faults
 from cakdbench.store.files import (
     SUMS,
     file_names,
@@ -31,6 +31,7 @@ from cakdbench.store.files import (
 from cakdbench.store.index import append_to_index, void_in_index
 from cakdbench.store.keys import canonical, run_key
 from cakdbench.store.lock import Holder, RunLock
+from cakdbench.store.mending import mend_files
 from cakdbench.store.summary import Summary, take_stamp
 from cakdbench.utils.errors import StoreError
 
@@ -56,25 +57,6 @@ def checkpoint_step(folder: Path) -> int:
         for newest in checkpoint_files(folder):
             return int(newest.name.split("-")[1])
     return 0
-
-
-def unreadable(path: Path, content: bytes, error: ValidationError) -> str:
-    """Return what is wrong with a file that does not fit its schema: it is of an earlier format, or damaged."""
-    if b'"schema_version"' in content:  # a field of format 1 that format 2 does not have
-        return f"{path} is of an earlier cakdbench: `cakdbench migrate {path.parent.parent}` brings it up to date"
-    if (form := _format_of(content)) > FORMAT:
-        return f"{path} is of format {form}, which this cakdbench does not read: it is of a newer one, update"
-    problem = error.errors()[0]
-    return f"damaged file {path}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}"
-
-
-def _format_of(content: bytes) -> int:
-    """Return the format number that a record says it has; 0 without one."""
-    try:
-        form = json.loads(content)["format"]
-    except (ValueError, KeyError, TypeError):
-        return 0
-    return form if isinstance(form, int) else 0
 
 
 @dataclass(frozen=True)
@@ -258,49 +240,15 @@ class RunFolder:
     def mend(self) -> str | None:
         """Make a finished run whole or unfinished; return what was wrong and has been done, None if nothing was.
 
-        An identity is written anew from the record; weights beside the student's that are lost or damaged, and damaged
-        sums, count no more. Any other damage sets the record aside: the run is computed again.
-
         Raises:
-            StoreError: it is of a newer cakdbench, or cannot be read at present, or not be written.
+            StoreError: see `mend_files`.
         """
         if not self.was_done or not self.acquire():
             return None
         try:
-            return self._mend() if self.was_done else None
+            return mend_files(self) if self.was_done else None
         finally:
             self.release()
-
-    def _mend(self) -> str | None:
-        faults = list(find_faults(self))
-        for fault in faults:
-            self._require_damage(fault.error)
-        if fatal := next((fault for fault in faults if fault.needed), None):
-            kept = "kept as record.json.damaged, " if self.is_done else ""
-            self.set_aside(self.record_file)
-            self.set_aside(self.sums_file)
-            return f"{fatal.error}; {kept}the run is computed again"
-        self._sweep()
-        return "; ".join(map(self._mend_small, faults)) or None
-
-    def _mend_small(self, fault: Fault) -> str:
-        if fault.path == self.identity_file:
-            self.write(self.identity_file, canonical(self.record().identity).encode())
-            return f"{fault.error}; written anew"
-        self.set_aside(fault.path)
-        if fault.path != self.sums_file:
-            sums = {name: digest for name, digest in read_sums(self.path).items() if name != fault.path.name}
-            replace_file(self.sums_file, sums_text(sums))
-        return f"{fault.error}; it counts no more"
-
-    def _require_damage(self, fault: StoreError) -> None:
-        """Raise what is no damage: a disk that fails now may be well again, and newer code may read its own format."""
-        cause = fault.__cause__
-        if isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError):
-            raise fault
-        with contextlib.suppress(OSError):
-            if _format_of(self.record_file.read_bytes()) > FORMAT:
-                raise fault
 
     def set_aside(self, path: Path) -> None:
         """Rename a damaged file, so that it counts no more and can still be looked at."""
@@ -311,7 +259,7 @@ class RunFolder:
         except OSError as error:
             raise StoreError(f"cannot rename {path}: {reason(error)}; mend the permissions and try again") from error
 
-    def _sweep(self) -> None:
+    def sweep(self) -> None:
         """Remove the checkpoints, which a finished run does not need, as far as the system lets it."""
         shutil.rmtree(self.checkpoints, ignore_errors=True)
 
@@ -320,7 +268,7 @@ class RunFolder:
         content = _record_bytes(record)
         self._write_sums(content, self._sums)
         replace_file(self.record_file, content)
-        self._sweep()
+        self.sweep()
         with contextlib.suppress(OSError):
             append_to_index(self.path.parent, [(self.key, take_stamp(self.path), Summary.of(record))])
 
