@@ -1,6 +1,7 @@
 """Keep a store in order: find what is left of failed and replaced runs, and what is damaged."""
 
 import contextlib
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -38,39 +39,41 @@ class Leftover:
         return str(self.path.relative_to(self.run.path.parent))
 
     def remove(self) -> bool:
-        """Remove it, unless a process works on the run or something needs it by now; return whether it is gone."""
+        """Remove it, unless a process works on the run or needs it by now; return whether it is gone."""
         try:
-            if not self.path.exists():
+            if not is_there(self.path):
                 return True
             if not self.run.acquire():
                 return False
         except StoreError:
             return False
         try:
-            if self.path not in [leftover.path for leftover in _leftovers(self.run)]:
-                return False
-            if self.path != self.run.path:
-                _remove(self.path)
-                return True
-            for path in self.path.iterdir():
-                if path != self.run.lock.path:
-                    _remove(path)
-            if not WINDOWS:
-                _remove_empty(self.run)
+            if self.path in [leftover.path for leftover in _leftovers(self.run)]:
+                self._remove_locked()
         except (StoreError, OSError):
             return False
         finally:
             self.run.release()
-        if WINDOWS:  # removes no open file: neither a lock that is held, nor one that another process takes now
+        if WINDOWS:  # removes no open file: neither a lock that is held, nor one that another process has taken by now
             _remove_empty(self.run)
         return not self.path.exists()
+
+    def _remove_locked(self) -> None:
+        if self.path != self.run.path:
+            return _remove(self.path)
+        for path in self.path.iterdir():
+            if path != self.run.lock.path:
+                _remove(path)
+        if not WINDOWS:
+            _remove_empty(self.run)
 
 
 def _remove_empty(run: RunFolder) -> None:
     """Remove a run's folder with its lock; not if a process has begun to write there."""
     with contextlib.suppress(OSError):
-        run.lock.path.unlink()
-        run.path.rmdir()
+        if os.listdir(run.path) == [run.lock.path.name]:
+            run.lock.path.unlink()
+            run.path.rmdir()
 
 
 def _remove(path: Path) -> None:

@@ -58,7 +58,7 @@ class Store:
     def _folders(self) -> list[str]:
         try:
             with os.scandir(self.root) as entries:
-                return [entry.name for entry in entries if os.path.isdir(entry)]  # False where a link leads in circles
+                return [entry.name for entry in entries if _is_folder(entry)]
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
@@ -117,6 +117,11 @@ class Store:
                 damage.append(str(error))
         self.index.save()
         return records, damage
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return True for a folder or a link to one; False for a link that leads in circles."""
+    return entry.is_dir(follow_symlinks=False) or os.path.isdir(entry)
 
 
 def _has_traces(path: str) -> bool:
