@@ -8,15 +8,24 @@ import signal
 
 import pytest
 import torch
+from safetensors.torch import save
 
+from cakdbench.engine.upkeep import find_leftovers
+from cakdbench.models.weights import state_sha256
 from cakdbench.records import Record
 from cakdbench.store import Store, canonical
+from cakdbench.submissions.submit import Submitter, find_runs, submit
 from cakdbench.train.checkpoint import load_checkpoint, save_checkpoint
 from cakdbench.utils.errors import StoreError
 from tests.cli_lab import Program, Shell
 from tests.results.lab import entries
 
-RECORDS = [(path, Record.model_validate(entry["record"])) for path, entry in list(entries("kd").items())[:3]]
+STATE = {"weight": torch.arange(3.0)}
+WEIGHTS = save(STATE, {"note": "some weights"})
+RECORDS = [
+    (path, Record.model_validate(entry["record"] | {"weights_sha256": state_sha256(STATE)}))
+    for path, entry in list(entries("kd").items())[:3]
+]
 
 
 @pytest.fixture
@@ -30,7 +39,8 @@ def shell(tmp_path, monkeypatch):
         run = store.run(record.identity)
         run.open(record.identity, record.label, record.recipe_name)
         run.write(run.predictions, path.with_suffix(".npy").read_bytes())
-        run.write(run.student, b"some weights")
+        run.write(run.student, WEIGHTS)
+        run.write(run.modules, b"what was trained beside it")
         run.finish(record)
     return shell
 
@@ -55,8 +65,22 @@ DAMAGE = {
     "identity gone": ("identity.json", lambda path: path.unlink()),
     "identity edited": ("identity.json", lambda path: edit(path, b'"seed":', b'"seed":1')),
     "record edited": ("record.json", lambda path: edit(path, b'"top1": ', b'"top1": 9')),
+    "record gone": ("record.json", lambda path: path.unlink()),
+    "sums emptied": ("SHA256SUMS", lambda path: path.write_text("")),
+    "modules gone": ("modules.safetensors", lambda path: path.unlink()),
+    "modules flipped": ("modules.safetensors", lambda path: edit(path, b"beside", b"beyond")),
     "record of another run": ("record.json", lambda path: path.write_text(RECORDS[1][1].model_dump_json())),
 }
+
+
+def test_submit_leaves_damaged_runs_out_and_names_them(shell):
+    one, two, three = Store(shell.store).runs()
+    one.student.unlink()
+    two.identity_file.unlink()
+    chosen = find_runs(["all"], Store(shell.store))
+    done = submit(chosen, shell.work / "results", Submitter("A. Student"))
+    assert [path.stem for path in done.written if path.suffix == ".json"] == [three.key]
+    assert [one.key in done.damaged[0], two.key in done.damaged[1]] == [True, True]
 
 
 @pytest.fixture(params=DAMAGE)
@@ -83,10 +107,50 @@ def test_repair_leaves_whole_runs_and_such_that_are_computed_again(shell, damage
     code, output = call(shell, "fsck", "--repair")
     assert code == 0 and damaged in output, output
     state = first(shell).state()
-    assert state == ("done" if damaged == "identity.json" else "planned")
-    assert call(shell, "fsck")[0] == 0
+    assert state == ("done" if damaged in ("identity.json", "SHA256SUMS", "modules.safetensors") else "planned")
+    code, output = call(shell, "fsck")
+    assert code == 0 and ("no SHA256SUMS" in output) == (damaged == "SHA256SUMS")
     if state == "done":
         assert first(shell).check() == RECORDS[0][1]
+
+
+def without_sums(shell):
+    run = first(shell)
+    run.sums_file.unlink()
+    return run
+
+
+def test_a_run_without_sums_is_compared_with_its_record(shell):
+    run = without_sums(shell)
+    code, output = call(shell, "status")
+    assert code == 0 and "3 done" in output and output.count("no SHA256SUMS") == 1
+    run.student.write_bytes(save({"weight": torch.zeros(3)}))
+    for command in ("status", "fsck"):
+        assert "student.safetensors: not what the run wrote" in call(shell, command)[1]
+    assert "student.safetensors" in Store(shell.store).records()[1][0]
+    assert "student.safetensors" in run.mend() and run.state() == "planned"
+
+
+def test_a_run_without_sums_gets_new_ones_when_it_is_repaired(shell):
+    run = without_sums(shell)
+    code, output = call(shell, "fsck")
+    assert code == 0 and output.count("no SHA256SUMS") == 1 and not run.has_sums
+    code, output = call(shell, "fsck", "--repair")
+    assert code == 0 and "written for the files as they are" in output
+    edit(run.record_file, b'"top1": ', b'"top1": 9')
+    assert "record.json" in call(shell, "fsck")[1]
+
+
+def test_what_fsck_finds_is_mended_by_the_next_run_though_size_and_date_are_the_old_ones(shell):
+    run, store = first(shell), Store(shell.store)
+    assert store.fault(run) is None
+    store.index.save()
+    date = run.student.stat().st_mtime_ns
+    edit(run.student, b"some", b"sane")
+    os.utime(run.student, ns=(date, date))
+    assert Store(shell.store).fault(run) is None
+    assert call(shell, "fsck")[0] == 1
+    assert "student.safetensors" in Store(shell.store).fault(run)
 
 
 def test_a_file_is_hashed_again_only_when_it_has_changed(shell):
@@ -186,6 +250,41 @@ def test_clean_shows_and_removes_what_nothing_needs_and_keeps_the_rest(shell):
     assert held.path.exists() and waiting.state() == "interrupted"
     assert not (waiting.checkpoints / ".step.77.tmp").exists() and not (done.path / "record.json.damaged").exists()
     assert done.check() == RECORDS[0][1]
+
+
+def test_clean_takes_nothing_of_a_run_that_was_finished_while_it_asked(shell):
+    run = first(shell)
+    record = run.record_file.read_bytes()
+    run.record_file.unlink()
+    run.fail("out of memory")
+    (leftover,) = find_leftovers(Store(shell.store))
+    run.record_file.write_bytes(record)
+    assert not leftover.remove() and run.check() == RECORDS[0][1]
+
+
+def test_clean_leaves_a_folder_that_another_process_has_begun_to_write_in(shell, monkeypatch):
+    run = unfinished(shell, 91)
+    run.fail("out of memory")
+    (leftover,) = find_leftovers(Store(shell.store))
+    monkeypatch.setattr("cakdbench.engine.upkeep._remove_empty", lambda run: (run.path / "identity.json").touch())
+    assert not leftover.remove() and (run.path / "identity.json").exists()
+
+
+def test_fsck_passes_over_checkpoints_that_go_while_it_reads(shell, monkeypatch):
+    run = unfinished(shell, 91)
+    gone = run.checkpoints / f"step-{1:09d}-{16 * '0'}.pt"
+    monkeypatch.setattr("cakdbench.engine.upkeep.checkpoint_files", lambda folder: [gone])
+    assert "0 damaged" in call(shell, "fsck")[1]
+
+
+def test_a_link_in_circles_hides_no_run(shell):
+    (shell.store / "loop").symlink_to("loop")
+    assert len(Store(shell.store).records()[0]) == len(RECORDS)
+
+
+def test_a_log_with_a_damaged_byte_is_printed(shell):
+    (first(shell).path / "log.txt").write_bytes(b"step 1/8\xff\n")
+    assert call(shell, "log", first(shell).key) == (0, "step 1/8\ufffd\n")
 
 
 def test_an_unfinished_run_with_an_edited_identity_is_told_of(shell):

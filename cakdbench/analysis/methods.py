@@ -48,7 +48,9 @@ def _teacher(student: Student, dataset: ImageDataset, teachers: Teachers) -> Sta
         return teacher.model
     size = taught.image_size or recipe.image_size
     model = StagedModel(made.identity.student, dataset.num_classes, size, split=recipe.split)
-    model.load_exported(dict(read_weights(store.find(made.key).student)[0]))
+    run = store.find(made.key)
+    run.check_weights(run.student)
+    model.load_exported(dict(read_weights(run.student)[0]))
     model.resizes = taught.image_size is not None
     if taught.statistics:
         model.expect_input((dataset.mean, dataset.std), taught.statistics)
@@ -62,6 +64,7 @@ def _load(method: Method, run: RunFolder) -> None:
         return
     if not run.modules.is_file():
         raise UsageError(f"{run.key}: its modules were not kept; remove {run.path} and run it with --keep modules")
+    run.check_weights(run.modules)
     state = dict(read_weights(run.modules)[0])
     if differing := sorted(state.keys() ^ own):
         raise StoreError(f"{run.modules} is not of today's {method.id}: {differing[0]} is in one of the two alone")

@@ -23,6 +23,7 @@ from cakdbench.cli.options import (
 )
 from cakdbench.cli.tables import Listing
 from cakdbench.utils.errors import CakdError, UsageError
+from cakdbench.utils.text import printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,7 +82,7 @@ def predict(
 
     frame = predict_images(_student(run, ema, model_file, store, data_dir), images, top)
     if format is not Format.table:
-        print(frame_text(frame, format), end="")
+        print(printable(frame_text(frame, format)), end="")
         return
     rows = frame.assign(probability=frame["probability"].map("{:.2%}".format)).drop(columns="rank").to_dict("records")
     console.print(Listing(rows, right=["index", "probability"]))
@@ -142,7 +143,7 @@ def _print_accuracies(frame: "pd.DataFrame", format: Format, output: Path | None
     if output:
         output.write_text(frame_text(frame, "csv"), encoding="utf-8")
     if format is not Format.table:
-        print(frame_text(frame, format), end="")
+        print(printable(frame_text(frame, format)), end="")
         return
     digits = {name: frame[name].map("{:.2f}".format) for name in ("top1", "drop", "top5")}
     rows = frame.assign(key=frame["key"].str.rpartition("-")[2].str[:8], **digits).astype(object)
@@ -212,7 +213,7 @@ def _student(run: str, ema: bool, model_files: list[Path], store: Path, data_dir
 
 def _print_log(path: Path, running: "RunFolder | None") -> None:
     """Print a log; with `running` until that run runs no more."""
-    with open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8", errors="replace") as file:
         going = True
         while going:
             going = running is not None and running.state() == "running"

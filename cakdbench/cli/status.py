@@ -10,6 +10,7 @@ from rich.text import Text
 from cakdbench.cli.tables import Layout, Listing, print_rows
 from cakdbench.engine.run_log import read_pace
 from cakdbench.store import RunFolder, Store, checkpoint_step
+from cakdbench.store.folder import NO_SUMS
 from cakdbench.utils.errors import StoreError
 
 STATE_STYLES = {"done": "green", "running": "cyan", "failed": "red", "damaged": "red", "interrupted": "yellow"}
@@ -17,7 +18,7 @@ STATE_STYLES = {"done": "green", "running": "cyan", "failed": "red", "damaged": 
 
 @dataclass(frozen=True)
 class RunStatus:
-    """A row of the table; `top1` in percent, `where` a run is computed, `reason` why it failed or what is damaged."""
+    """A row of the table; `top1` in percent, `where` it is computed, `reason` why it failed or is not to be trusted."""
 
     key: str
     label: str
@@ -45,8 +46,10 @@ def print_status(console: Console, store: Store, layout: Layout = Layout.table) 
         return print_rows(console, Listing([asdict(run) for run in runs]), layout)
     print_rows(console, Listing([_row(run) for run in runs], prose=["progress"], right=["seed", "top-1"]))
     for run in runs:
-        if run.reason is not None:
+        if run.reason not in (None, NO_SUMS):
             console.print(reason_line(run))
+    if unsure := sum(run.reason == NO_SUMS for run in runs):
+        console.print(Text(f"{unsure:,} done with {NO_SUMS}"))
     if len(runs) > 1:
         console.print(count_line(runs), highlight=False)
 
@@ -64,13 +67,14 @@ def count_line(runs: list[RunStatus]) -> str:
 def run_status(run: RunFolder, store: Store) -> RunStatus:
     """Read the state of a run; a file that cannot be read, or is not what was written, is the reason."""
     try:
-        if not run.is_done:
+        if not run.was_done:
             return _unfinished(run, run.state())
-        found = store.summary(run)
+        found, unsure = store.summary(run), None if run.has_sums else NO_SUMS
     except StoreError as error:
         return RunStatus(run.key, "", "", "", None, "damaged", reason=str(error))
     progress = f"{found.epochs or '?'}/{found.epochs or '?'} epochs"
-    return RunStatus(run.key, found.label, found.pair, found.recipe, found.seed, "done", progress, found.top1)
+    names = found.label, found.pair, found.recipe
+    return RunStatus(run.key, *names, found.seed, "done", progress, found.top1, reason=unsure)
 
 
 def _unfinished(run: RunFolder, state: str) -> RunStatus:

@@ -41,6 +41,8 @@ def submit(
     load_files(method_file, model_file)
     chosen = find_runs(runs, Store(store))
     done = write_entries(chosen, results, Submitter(by, paper, code), data_dir)
+    for fault in done.damaged:
+        _say(f"left out: {fault}")
     _print_findings(done.findings)
     if any(finding.refused for finding in done.findings):
         say("nothing was written")
@@ -55,6 +57,7 @@ def submit(
             f"\nnext:\n  cakdbench validate {results}\n  git add {folders} and commit\n"
             "  open a pull request; CONTRIBUTING.md says what happens then"
         )
+    raise typer.Exit(1 if done.damaged else 0)
 
 
 @app.command()

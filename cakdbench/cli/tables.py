@@ -139,10 +139,12 @@ def _width(column: Column, console: Console) -> int:
 
 
 def _text(value: Any) -> Text:
-    """Return a value for readers: whole numbers in groups of three digits, nothing for a missing one."""
+    """Return a value for readers, without control characters: whole numbers in groups of three digits."""
     match value:
         case Text():
-            return value
+            text = value.copy()
+            text.plain = printable(value.plain)
+            return text
         case None:
             return Text("")
         case int() if abs(value) >= 10_000:
@@ -150,6 +152,6 @@ def _text(value: Any) -> Text:
         case float():
             return Text(f"{value:g}")
         case list() | tuple():
-            return Text(", ".join(map(str, value)))
+            return Text(printable(", ".join(map(str, value))))
         case _:
-            return Text(str(value))
+            return Text(printable(str(value)))

@@ -56,7 +56,7 @@ def clean(
         raise UsageError("nothing was removed; --yes removes without asking")
     kept = [leftover.name for leftover in found if not leftover.remove()]
     for name in kept:
-        say(f"still there: {name}: a process works on it, or the system does not let it go")
+        say(f"still there: {name}: a process works on it or needs it, or the system does not let it go")
     say(f"removed: {len(found) - len(kept)} of {len(found)}")
 
 

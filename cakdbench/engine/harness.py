@@ -265,7 +265,7 @@ class Harness:
         if self.accelerator.is_main_process:
             for task in tasks:
                 try:
-                    if task.folder.is_done and self.store.fault(task.folder) and (told := task.folder.mend()):
+                    if self.store.fault(task.folder) and (told := task.folder.mend()):
                         self.runtime.events.say(told)
                 except StoreError as error:
                     unusable[task.key] = str(error)

@@ -41,7 +41,7 @@ class Inits:
         """Return what a run's key has of the init: of a file or a run the sha256 of its tensors.
 
         Raises:
-            WeightsError: there is no such file or run.
+            WeightsError: there is no such file or run, or the run's weights are damaged.
         """
         if recipe.init in BY_NAME or recipe.init.startswith("sha256:"):
             return recipe.init
@@ -77,10 +77,16 @@ class Inits:
         kind, _, name = init.partition(":")
         if kind == "sha256":
             raise WeightsError("the key of a run says what it started from, not where that lies: name a file or a run")
-        path = Path(name).expanduser() if kind == "file" else self._run(name, seed).student
+        run = None if kind == "file" else self._run(name, seed)
+        path = run.student if run else Path(name).expanduser()
         if path not in self._states:
             state = read_checkpoint(path).state
             self._states[path] = state, state_sha256(state)
+        if run and self._states[path][1] != run.record().weights_sha256:
+            raise WeightsError(
+                f"the weights in {path} are not those of its record: `cakdbench fsck --repair` sets the run aside, and "
+                "the command that made it computes it again"
+            )
         return self._states[path]
 
     def _run(self, name: str, seed: int) -> RunFolder:

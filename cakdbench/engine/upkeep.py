@@ -1,20 +1,23 @@
 """Keep a store in order: find what is left of failed and replaced runs, and what is damaged."""
 
 import contextlib
+import os
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cakdbench.models.weights import state_sha256
-from cakdbench.records import ENGINE_VERSION, Identity
+from cakdbench.records import ENGINE_VERSION, Identity, Record
 from cakdbench.registry import get_method
 from cakdbench.store import RunFolder, Store, checkpoint_files
-from cakdbench.store.files import file_names
-from cakdbench.store.folder import half_written
-from cakdbench.students.weights import read_weights
+from cakdbench.store.files import file_names, is_there
+from cakdbench.store.folder import NO_SUMS, half_written
+from cakdbench.store.index import void_in_index
 from cakdbench.train.checkpoint import read_checkpoint, set_aside
 from cakdbench.utils.errors import StoreError, UsageError
+
+WINDOWS = sys.platform == "win32"
 
 
 @dataclass(frozen=True)
@@ -36,23 +39,41 @@ class Leftover:
         return str(self.path.relative_to(self.run.path.parent))
 
     def remove(self) -> bool:
-        """Remove it, unless a process works on the run; return whether it is gone."""
+        """Remove it, unless a process works on the run or needs it by now; return whether it is gone."""
         try:
+            if not is_there(self.path):
+                return True
             if not self.run.acquire():
                 return False
         except StoreError:
             return False
-        whole = self.path == self.run.path
         try:
-            for path in (child for child in self.path.iterdir() if child.name != "lock") if whole else [self.path]:
-                _remove(path)
-        except OSError:
+            if self.path in [leftover.path for leftover in _leftovers(self.run)]:
+                self._remove_locked()
+        except (StoreError, OSError):
             return False
         finally:
             self.run.release()
-        if whole:  # the lock last, and not while it is held: Windows removes no open file
-            shutil.rmtree(self.path, ignore_errors=True)
+        if WINDOWS:  # removes no open file: neither a lock that is held, nor one that another process has taken by now
+            _remove_empty(self.run)
         return not self.path.exists()
+
+    def _remove_locked(self) -> None:
+        if self.path != self.run.path:
+            return _remove(self.path)
+        for path in self.path.iterdir():
+            if path != self.run.lock.path:
+                _remove(path)
+        if not WINDOWS:
+            _remove_empty(self.run)
+
+
+def _remove_empty(run: RunFolder) -> None:
+    """Remove a run's folder with its lock; not if a process has begun to write there."""
+    with contextlib.suppress(OSError):
+        if os.listdir(run.path) == [run.lock.path.name]:
+            run.lock.path.unlink()
+            run.path.rmdir()
 
 
 def _remove(path: Path) -> None:
@@ -135,30 +156,42 @@ def check_store(store: Store, repair: bool = False) -> Iterator[Checked]:
     for run in store.runs():
         checked = Checked(run.key)
         try:
-            (_check_finished if run.is_done else _check_unfinished)(run, checked, repair)
+            (_check_finished if run.was_done else _check_unfinished)(run, checked, repair)
         except StoreError as error:
             checked.lines.append(str(error))
             checked.is_sound = False
+        if not checked.is_sound:
+            void_in_index(store.root, run.key)
         yield checked
 
 
 def _check_finished(run: RunFolder, checked: Checked, repair: bool) -> None:
     try:
         record = run.check()
-        if not run.has_sums:
-            state, _ = read_weights(run.student)
-            if state_sha256(state) != record.weights_sha256:
-                raise StoreError(f"damaged file {run.student}: not the weights of the record")
     except StoreError as error:
         told = run.mend() if repair else None
         checked.lines.append(told or str(error))
         checked.is_sound = bool(told)
+    else:
+        if not run.has_sums:
+            checked.lines.append(f"{NO_SUMS}{_with_sums(run, record) if repair else ''}")
+
+
+def _with_sums(run: RunFolder, record: Record) -> str:
+    """Write the sums of a run that has none; return what is said of that."""
+    if not run.acquire():
+        return ""
+    try:
+        run.rewrite(record)
+    finally:
+        run.release()
+    return "; written for the files as they are"
 
 
 def _check_unfinished(run: RunFolder, checked: Checked, repair: bool) -> None:
     for path in checkpoint_files(run.checkpoints):
         _, problem = read_checkpoint(path, run.key)
-        if problem:
+        if problem and is_there(path):  # a run that goes on removes its older ones
             checked.lines.append(f"{path} {problem}")
             checked.is_sound = checked.is_sound and _mended(run, path, repair)
     if run.state() != "running":

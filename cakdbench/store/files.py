@@ -116,12 +116,24 @@ def file_sha256(path: Path) -> str:
 
 
 def read_sums(folder: Path) -> dict[str, str]:
-    """Return the sha256 of each file as its writer noted it; nothing where none has."""
+    """Return the sha256 of each file as its writer noted it; nothing where none has.
+
+    Raises:
+        StoreError: the sums cannot be read, or are damaged: those of a run have one of its record at least.
+    """
+    path = folder / SUMS
     try:
-        lines = (folder / SUMS).read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except (FileNotFoundError, NotADirectoryError):
         return {}
-    return {name: digest for digest, _, name in (line.partition("  ") for line in lines) if name}
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {reason(error)}") from error
+    sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines) if name}
+    if "record.json" not in sums:
+        raise StoreError(
+            f"damaged file {path}: it has no sum of record.json; `cakdbench run` of the same grid mends it"
+        )
+    return sums
 
 
 def sums_text(sums: dict[str, str]) -> bytes:

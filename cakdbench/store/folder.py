@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import uuid
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,8 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from cakdbench.records import FORMAT, Identity, Record
+from cakdbench.records import Identity, Record
+from cakdbench.store.faults import REMEDY, Fault, find_faults, tensors_sha256, unreadable, weight_faults
 from cakdbench.store.files import (
     SUMS,
     file_names,
@@ -26,9 +28,10 @@ from cakdbench.store.files import (
     replace_file,
     sums_text,
 )
-from cakdbench.store.index import append_to_index
+from cakdbench.store.index import append_to_index, void_in_index
 from cakdbench.store.keys import canonical, run_key
 from cakdbench.store.lock import Holder, RunLock
+from cakdbench.store.mending import mend_files
 from cakdbench.store.summary import Summary, take_stamp
 from cakdbench.utils.errors import StoreError
 
@@ -36,7 +39,7 @@ T = TypeVar("T", bound=BaseModel)
 
 CHECKPOINT = re.compile(r"step-(\d{9})-([0-9a-f]{16})\.pt")
 """Names of checkpoints: the step, and the beginning of the content's sha256."""
-REMEDY = "`cakdbench run` of the same grid mends it"
+NO_SUMS = "no SHA256SUMS: whether its record was edited cannot be known; `cakdbench fsck --repair` writes them"
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
@@ -54,25 +57,6 @@ def checkpoint_step(folder: Path) -> int:
         for newest in checkpoint_files(folder):
             return int(newest.name.split("-")[1])
     return 0
-
-
-def unreadable(path: Path, content: bytes, error: ValidationError) -> str:
-    """Return what is wrong with a file that does not fit its schema: it is of an earlier format, or damaged."""
-    if b'"schema_version"' in content:  # a field of format 1 that format 2 does not have
-        return f"{path} is of an earlier cakdbench: `cakdbench migrate {path.parent.parent}` brings it up to date"
-    if (form := _format_of(content)) > FORMAT:
-        return f"{path} is of format {form}, which this cakdbench does not read: it is of a newer one, update"
-    problem = error.errors()[0]
-    return f"damaged file {path}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}"
-
-
-def _format_of(content: bytes) -> int:
-    """Return the format number that a record says it has; 0 without one."""
-    try:
-        form = json.loads(content)["format"]
-    except (ValueError, KeyError, TypeError):
-        return 0
-    return form if isinstance(form, int) else 0
 
 
 @dataclass(frozen=True)
@@ -99,10 +83,11 @@ class RunFolder:
         self.student = path / "student.safetensors"
         self.ema = path / "student_ema.safetensors"
         self.modules = path / "modules.safetensors"
-        self._record = path / "record.json"
+        self.record_file = path / "record.json"
         self._failure = path / "failure.json"
         self._error = path / "error.txt"
-        self._identity = path / "identity.json"
+        self.identity_file = path / "identity.json"
+        self.sums_file = path / SUMS
         self._about = path / "about.json"
         self._sums: dict[str, str] = {}
 
@@ -116,7 +101,12 @@ class RunFolder:
 
     @property
     def is_done(self) -> bool:
-        return is_there(self._record)
+        return is_there(self.record_file)
+
+    @property
+    def was_done(self) -> bool:
+        """Return True if the run is done, or was: it has sums, and neither its record nor checkpoints to go on from."""
+        return self.is_done or (self.has_sums and not is_there(self.checkpoints) and not self.holder())
 
     def state(self) -> str:
         """Return one of done, running, failed, interrupted, planned. Nothing is locked or written for it."""
@@ -158,13 +148,15 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         for litter in half_written(self.path):
             remove(litter)
+        if not self.is_done:
+            remove(self.sums_file)
         self.write(self._about, json.dumps({"label": label, "recipe": recipe}).encode())
-        self.write(self._identity, canonical(identity).encode())
+        self.write(self.identity_file, canonical(identity).encode())
         remove(self._failure)
         remove(self._error)
 
     def identity(self) -> Identity:
-        return self._read(self._identity, Identity)
+        return self._read(self.identity_file, Identity)
 
     def label(self) -> str:
         """Return the method's label; its id where nothing says which."""
@@ -181,7 +173,7 @@ class RunFolder:
             return ""
 
     def record(self) -> Record:
-        return self._read(self._record, Record)
+        return self._read(self.record_file, Record)
 
     def _read(self, path: Path, kind: type[T]) -> T:
         try:
@@ -196,7 +188,12 @@ class RunFolder:
     @property
     def has_sums(self) -> bool:
         """Return True for a run that has noted the sums of its files when it was done."""
-        return bool(read_sums(self.path))
+        return is_there(self.sums_file)
+
+    @property
+    def is_handed_over(self) -> bool:
+        """Return True for a record that came without sums and weights, for the sake of its numbers."""
+        return not self.has_sums and not is_there(self.student)
 
     def check(self) -> Record:
         """Return the record of a finished run, all of whose files are as they were written.
@@ -204,45 +201,30 @@ class RunFolder:
         Raises:
             StoreError: one is missing, damaged, or of another run; the message says what helps.
         """
-        record = self._check_but_identity()
-        self.check_identity()
-        return record
-
-    def _check_but_identity(self) -> Record:
-        record = self.check_result()
-        if not self.key == record.key == run_key(record.identity):
-            raise StoreError(f"damaged file {self._record}: it is of another run, or edited; {REMEDY}")
-        self._check_weights()
-        return record
+        return self._without(find_faults(self))
 
     def check_result(self) -> Record:
         """Return the record, if it and the predictions are as they were written: the numbers can be believed.
 
-        A record that was handed over without its predictions and weights has no sums, and is not asked for them.
-
         Raises:
             StoreError: they are not.
         """
-        record, sums = self.record(), read_sums(self.path)
-        self._check_sum(self._record, sums.get(self._record.name))
-        if self.predictions.name in sums or is_there(self.predictions):
-            self._check_sum(self.predictions, record.predictions_sha256)
-        return record
+        return self._without(find_faults(self, result_alone=True))
 
-    def _check_weights(self) -> None:
-        sums = read_sums(self.path)
-        if not is_there(self.predictions):
-            raise StoreError(f"missing file {self.predictions}; {REMEDY}")
-        self._check_sum(self.student, sums.get(self.student.name))
-        for path in (self.ema, self.modules):
-            if path.name in sums:
-                self._check_sum(path, sums[path.name])
+    def _without(self, faults: Iterable[Fault]) -> Record:
+        for fault in faults:
+            raise fault.error
+        return self.record()
 
-    @staticmethod
-    def _check_sum(path: Path, expected: str | None) -> None:
-        found = file_sha256(path)
-        if expected not in (None, found):
-            raise StoreError(f"damaged file {path}: not what the run wrote; {REMEDY}")
+    def check_weights(self, path: Path) -> None:
+        """Check a file of weights before it is used; of one that is damaged the index is told, so that `run` mends it.
+
+        Raises:
+            StoreError: it is not what the run wrote.
+        """
+        for fault in weight_faults(self, path, read_sums(self.path)):
+            void_in_index(self.path.parent, self.key)
+            raise fault.error
 
     def check_identity(self) -> Identity:
         """Return what the run is.
@@ -252,48 +234,21 @@ class RunFolder:
         """
         identity = self.identity()
         if run_key(identity) != self.key:
-            raise StoreError(f"damaged file {self._identity}: it is of the run {run_key(identity)}; {REMEDY}")
+            raise StoreError(f"damaged file {self.identity_file}: it is of the run {run_key(identity)}; {REMEDY}")
         return identity
 
     def mend(self) -> str | None:
         """Make a finished run whole or unfinished; return what was wrong and has been done, None if nothing was.
 
-        An identity is written anew from the record. Any other damage sets the record aside: the run is computed again.
-
         Raises:
-            StoreError: it is of a newer cakdbench, or cannot be read at present, or not be written.
+            StoreError: see `mend_files`.
         """
-        if not self.is_done or not self.acquire():
+        if not self.was_done or not self.acquire():
             return None
         try:
-            return self._mend() if self.is_done else None
+            return mend_files(self) if self.was_done else None
         finally:
             self.release()
-
-    def _mend(self) -> str | None:
-        try:
-            record = self._check_but_identity()
-        except StoreError as fault:
-            self._require_damage(fault)
-            self.set_aside(self._record)
-            return f"{fault}; kept as record.json.damaged, the run is computed again"
-        try:
-            self.check_identity()
-        except StoreError as fault:
-            self.write(self._identity, canonical(record.identity).encode())
-            return f"{fault}; written anew"
-        self._sweep()
-        return None
-
-    def _require_damage(self, fault: StoreError) -> None:
-        """Raise what is no damage: a disk that fails now may be well again, and newer code may read its own format."""
-        try:
-            content = self._record.read_bytes()
-        except OSError:
-            raise fault from None
-        cause = fault.__cause__
-        if _format_of(content) > FORMAT or (isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError)):
-            raise fault
 
     def set_aside(self, path: Path) -> None:
         """Rename a damaged file, so that it counts no more and can still be looked at."""
@@ -304,27 +259,42 @@ class RunFolder:
         except OSError as error:
             raise StoreError(f"cannot rename {path}: {reason(error)}; mend the permissions and try again") from error
 
-    def _sweep(self) -> None:
+    def sweep(self) -> None:
         """Remove the checkpoints, which a finished run does not need, as far as the system lets it."""
         shutil.rmtree(self.checkpoints, ignore_errors=True)
 
     def finish(self, record: Record) -> None:
         """Make the run done: everything it refers to is on disk before the record appears."""
-        content = (record.model_dump_json(indent=1) + "\n").encode()
-        files = self._identity, self.predictions, self.student, self.ema, self.modules
-        names = [path.name for path in files if is_there(path)]
-        sums = {name: self._sums.get(name) or file_sha256(self.path / name) for name in names}
-        sums[self._record.name] = hashlib.sha256(content).hexdigest()
-        replace_file(self.path / SUMS, sums_text(sums))
-        replace_file(self._record, content)
-        self._sweep()
+        content = _record_bytes(record)
+        self._write_sums(content, self._sums)
+        replace_file(self.record_file, content)
+        self.sweep()
         with contextlib.suppress(OSError):
             append_to_index(self.path.parent, [(self.key, take_stamp(self.path), Summary.of(record))])
 
+    def _write_sums(self, record: bytes, known: Mapping[str, str]) -> None:
+        """Write the sums of all files that are there; those that are not known are computed."""
+        files = self.identity_file, self.predictions, self.student, self.ema, self.modules
+        names = [path.name for path in files if is_there(path)]
+        sums = {name: known.get(name) or file_sha256(self.path / name) for name in names}
+        sums[self.record_file.name] = hashlib.sha256(record).hexdigest()
+        replace_file(self.sums_file, sums_text(sums))
+
     def rewrite(self, record: Record) -> None:
-        """Put another record in the place of a finished run's: the same result by another name."""
-        remove(self.path / SUMS)  # of the record before; without sums a run is checked by what its record says
-        replace_file(self._record, (record.model_dump_json(indent=1) + "\n").encode())
+        """Put another record in the place of a finished run's: the same result by another name. The sums follow.
+
+        Raises:
+            StoreError: the student is damaged, or a file cannot be written.
+        """
+        content, known = _record_bytes(record), read_sums(self.path)
+        if self.student.name not in known and is_there(self.student):
+            if tensors_sha256(self.student) != record.weights_sha256:
+                raise StoreError(f"damaged file {self.student}: not the weights of its record")
+        known[self.identity_file.name] = hashlib.sha256(canonical(record.identity).encode()).hexdigest()
+        known[self.predictions.name] = record.predictions_sha256
+        remove(self.sums_file)  # a kill leaves none, not those of the record before
+        replace_file(self.record_file, content)
+        self._write_sums(content, known)
 
     def fail(self, reason: str, frames: str = "", attempt: str = "") -> None:
         """Note why the attempt failed, and the last frames of the traceback."""
@@ -349,6 +319,10 @@ class RunFolder:
         """Return the reason why the last attempt failed."""
         failure = self.last_failure()
         return failure.reason if failure else None
+
+
+def _record_bytes(record: Record) -> bytes:
+    return (record.model_dump_json(indent=1) + "\n").encode()
 
 
 def half_written(folder: Path) -> list[Path]:

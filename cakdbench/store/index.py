@@ -4,6 +4,7 @@ It is a cache of lines of JSON that any process appends to; later lines win, lin
 an entry counts only while size and date of all files of its run are those it was made with. It may be deleted.
 """
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable
@@ -26,6 +27,12 @@ def append_to_index(root: Path, entries: Iterable[Entry]) -> None:
     text = "".join(json.dumps([key, stamp, astuple(summary)]) + "\n" for key, stamp, summary in entries)
     with open(root / NAME, "ab", buffering=0) as file:  # one write: lines of several processes do not mix
         file.write(text.encode())
+
+
+def void_in_index(root: Path, key: str) -> None:
+    """Let a run be read again: it was found damaged, though size and date of its files are the old ones."""
+    with contextlib.suppress(OSError):
+        append_to_index(root, [(key, (), Summary("", "", "", 0, 0, 0.0))])
 
 
 class Index:

@@ -58,7 +58,7 @@ class Store:
     def _folders(self) -> list[str]:
         try:
             with os.scandir(self.root) as entries:
-                return [entry.name for entry in entries if entry.is_dir()]
+                return [entry.name for entry in entries if _is_folder(entry)]
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
@@ -94,7 +94,8 @@ class Store:
     def fault(self, run: RunFolder) -> str | None:
         """Return what is wrong with a finished run; None if its files are all as they were written."""
         try:
-            self.summary(run)
+            if run.was_done:
+                self.summary(run)
         except StoreError as error:
             return str(error)
         return None
@@ -106,17 +107,21 @@ class Store:
         """
         records, damage = [], []
         for run in self.runs():
+            fault = self.fault(run)
             try:
-                if not run.is_done:
-                    continue
-                fault = self.fault(run)
-                records.append(run.check_result() if fault else run.record())
-                if fault and run.has_sums:
+                if run.is_done:
+                    records.append(run.check_result() if fault else run.record())
+                if fault and not run.is_handed_over:
                     damage.append(fault)
             except StoreError as error:
                 damage.append(str(error))
         self.index.save()
         return records, damage
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return True for a folder or a link to one; False for a link that leads in circles."""
+    return entry.is_dir(follow_symlinks=False) or os.path.isdir(entry)
 
 
 def _has_traces(path: str) -> bool:

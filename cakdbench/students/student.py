@@ -46,12 +46,14 @@ def load_student(run: RunFolder, ema: bool = False, data_dir: Path | None = None
         data_dir: where the datasets lie; asked for the names of the classes of runs of before they were kept.
 
     Raises:
-        CakdError: the run is not done, or lacks a file; the message says what to do.
+        CakdError: the run is not done, or a file is missing or damaged; the message says what to do.
     """
     if not run.is_done:
         raise UsageError(f"{run.key} is {run.state()}: only a run that is done has a student")
     record = run.record()
-    state, facts = read_weights(_weights(run, record, ema))
+    path = _weights(run, record, ema)
+    run.check_weights(path)
+    state, facts = read_weights(path)
     facts = facts or _dataset_facts(record.identity.dataset.name, data_dir)
     numbers = record.recipe
     model = StagedModel(record.identity.student, len(facts.class_names), numbers["image_size"], split=numbers["split"])

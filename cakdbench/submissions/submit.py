@@ -36,11 +36,17 @@ class Submitter:
 
 @dataclass(frozen=True)
 class Submission:
-    """The outcome of a submission: files written, keys that were there already, findings that stopped the others."""
+    """The outcome of a submission.
+
+    Attributes:
+        written: files. there: keys that were there already.
+        findings: that stopped the others. damaged: what is wrong with runs that were left out.
+    """
 
     written: tuple[Path, ...]
     there: tuple[str, ...]
     findings: tuple[Finding, ...]
+    damaged: tuple[str, ...] = ()
 
 
 def find_runs(names: Iterable[str], store: Store) -> list[RunFolder]:
@@ -55,13 +61,20 @@ def find_runs(names: Iterable[str], store: Store) -> list[RunFolder]:
     chosen: dict[str, RunFolder] = {}
     for name in names:
         for run in _named(name, runs):
-            if name != "all" and not run.is_done:
+            if name != "all" and not run.was_done:
                 raise UsageError(f"{run.key} is {run.state()}, not done: run the grid to its end before you submit")
-            if run.is_done and not (name == "all" and is_holdout(run.identity().dataset.name)):
+            if run.was_done and not (name == "all" and _is_trial(run)):
                 chosen[run.key] = run
     if not chosen:
         raise UsageError(f"no finished runs in {store.root}: name the store with --store, or see `cakdbench status`")
     return list(chosen.values())
+
+
+def _is_trial(run: RunFolder) -> bool:
+    try:
+        return is_holdout(run.identity().dataset.name)
+    except StoreError:  # named as damaged when its files are read
+        return False
 
 
 def _named(name: str, runs: dict[str, RunFolder]) -> list[RunFolder]:
@@ -78,28 +91,40 @@ def _named(name: str, runs: dict[str, RunFolder]) -> list[RunFolder]:
 def submit(runs: list[RunFolder], results: Path, submitter: Submitter, data_dir: Path | None = None) -> Submission:
     """Write the entries of runs into the results folder, if all of them pass the checks of `validate`.
 
-    Nothing is written if one of them is refused. The test labels of their datasets, if missing, and the schema of
-    the entries are written beside them.
+    Nothing is written if one of them is refused; damaged runs are left out. The test labels of their datasets, if
+    missing, and the schema of the entries are written beside them.
 
     Raises:
         UsageError: the submitter's name or addresses are malformed.
-        StoreError: a run is damaged, or the folder cannot be written.
+        StoreError: the folder cannot be written.
     """
     present = read_bundle(results) if results.is_dir() else Bundle()
     keys = {entry.key for entry in present.entries}
     new = [run for run in runs if run.key not in keys]
     there = tuple(run.key for run in runs if run.key in keys)
-    if not new:
-        return Submission((), there, ())
-    labels = _labels(new, labels_folder(results), data_dir)
-    files = {results / file: content for run in new for file, content in _entry_files(run, submitter)}
+    entries, damaged = _entries(new, submitter)
+    if not entries:
+        return Submission((), there, (), damaged)
+    labels = _labels(list(entries), labels_folder(results), data_dir)
+    files = {results / file: content for pair in entries.values() for file, content in pair.items()}
     _check_no_links(results, files)
     findings = _examined(files, labels, present, results, data_dir)
     if any(finding.refused for finding in findings):
-        return Submission((), there, findings)
+        return Submission((), there, findings, damaged)
     for path, content in {**files, **labels, results / SCHEMA_FILE: schema_bytes()}.items():
         write_atomic(path, content)
-    return Submission((*files, *labels), there, findings)
+    return Submission((*files, *labels), there, findings, damaged)
+
+
+def _entries(runs: list[RunFolder], submitter: Submitter) -> tuple[dict[RunFolder, dict[str, bytes]], tuple[str, ...]]:
+    """Return the files of each run's entry, and what is wrong with the runs that are damaged."""
+    entries, damaged = {}, []
+    for run in runs:
+        try:
+            entries[run] = dict(_entry_files(run, submitter))
+        except StoreError as error:
+            damaged.append(str(error))
+    return entries, tuple(damaged)
 
 
 def _check_no_links(results: Path, files: Iterable[Path]) -> None:

@@ -11,7 +11,7 @@ import pytest
 from rich.text import Text
 
 from cakdbench.cli import cards, listing
-from cakdbench.cli.tables import IN_A_PIPE, Layout, Listing, make_console, print_rows
+from cakdbench.cli.tables import IN_A_PIPE, MANY, Layout, Listing, make_console, print_rows
 from cakdbench.utils.text import CONTROL
 
 PAIR = "resnet_m>vit_xs@fashion_demo"
@@ -83,6 +83,8 @@ def test_no_control_character_reaches_a_terminal(text, capsys):
     for shown in (text, Text(text), Listing([{"method": text}])):
         assert not CONTROL.search(printed(shown, 80) + printed(shown, None))
     print_rows(make_console(), Listing([{"method": text}]), Layout.json)
+    for value in (text, Text(text), [text]):  # so many rows are written as lines, not drawn
+        print_rows(make_console(), Listing([{"method": value}] * (MANY + 1)))
     assert not CONTROL.search(capsys.readouterr().out)
 
 

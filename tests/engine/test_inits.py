@@ -1,5 +1,7 @@
 """What students start from: the weights, and what a key has of them."""
 
+import json
+
 import pytest
 import torch
 
@@ -8,7 +10,9 @@ from cakdbench.models.staged import StagedModel
 from cakdbench.models.weights import state_sha256
 from cakdbench.recipes import load_recipe
 from cakdbench.store import Store
+from cakdbench.students.weights import read_weights, weight_bytes
 from cakdbench.utils.errors import UsageError, WeightsError
+from tests.students.lab import FACTS, finished_run
 
 
 def recipe(init, head="keep"):
@@ -66,6 +70,18 @@ def test_a_head_of_other_classes_begins_anew_only_if_asked_for(inits, weights):
 def test_what_cannot_be_had_is_said_of_the_student(inits, weights, name, init, words):
     with pytest.raises(WeightsError, match=f"the student {name} cannot start from .*{words}"):
         inits.student(name, 3, recipe(init or weights[0]), 0)
+
+
+def test_a_run_with_other_weights_than_its_record_says_is_no_start(inits):
+    run = finished_run(inits.store, "resnet_s", image_size=64)
+    init = recipe(f"run:{run.key}")
+    state, _ = read_weights(run.student)
+    record = json.loads(run.record_file.read_text()) | {"weights_sha256": state_sha256(state)}
+    run.record_file.write_text(json.dumps(record))
+    assert inits.key(init, 0) == f"sha256:{state_sha256(state)}"
+    run.student.write_bytes(weight_bytes({**state, "fc.bias": state["fc.bias"] + 1}, FACTS))
+    with pytest.raises(WeightsError, match="cannot start from .*not those of its record: `cakdbench fsck --repair`"):
+        Inits(inits.store).student("resnet_s", 3, init, 0)
 
 
 @pytest.mark.parametrize(("init", "head"), [("imagenet", "keep"), ("file:", "keep"), ("hub", "new")])

@@ -159,7 +159,8 @@ def test_estimates_go_by_measured_speeds_of_an_equal_device(tmp_path):
     save_speed(tmp_path, measured)
     save_speed(tmp_path, replace(measured, workers=2, teacher=7.0, finished="2026-01-01"))
     save_speed(tmp_path, replace(measured, device="another", teacher=9.0, finished="2026-01-03"))
-    (tmp_path / "speed" / "damaged.json").write_text("{")
+    for name, text in {"damaged": "{", "empty": "{}", "list": "[]", "number": '{"pair": 1}'}.items():
+        (tmp_path / "speed" / f"{name}.json").write_text(text)
     speeds, basis, _ = model_speeds(works, accelerator, 4, timed=saved_speeds(tmp_path))
     assert (speeds[works[0].key].student, speeds[works[0].key].teacher) == (0.04, 0.05)
     assert basis == "1 of 1 kinds of runs as `cakdbench speed` has measured them here"

@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save
 
 from cakdbench import registry
 from cakdbench.cli.results import migrate as command
+from cakdbench.models.weights import state_sha256
 from cakdbench.records import Identity, Record
 from cakdbench.registry import get_method, load_file
 from cakdbench.results.migrate import migrate
@@ -28,6 +30,7 @@ from cakdbench.utils.errors import StoreError, UsageError
 
 ROOT = Path(__file__).parents[2]
 OLD = Path(__file__).with_name("format_1")
+STATE = {"weight": torch.arange(3.0)}
 
 
 @pytest.fixture
@@ -45,8 +48,8 @@ def old_store(root):
         folder = root / record["key"]
         folder.mkdir(parents=True)
         (folder / "identity.json").write_text(json.dumps(record["identity"]))
-        (folder / "record.json").write_text(json.dumps(record))
-        (folder / "student.safetensors").write_bytes(b"weights")
+        (folder / "record.json").write_text(json.dumps(record | {"weights_sha256": state_sha256(STATE)}))
+        (folder / "student.safetensors").write_bytes(save(STATE))
         entry = next(OLD.glob(f"*/{record['key']}.npy"))
         shutil.copy(entry, folder / "predictions.npy")
     return Store(root)
@@ -108,6 +111,17 @@ def test_a_store_says_what_to_do_and_is_done_after_it(tmp_path):
         assert run.key == run_key(run.identity()) == run.record().key
         assert run.label() == run.record().label
         assert run.mend() is None and np.load(run.predictions).dtype == np.uint16
+        for line in (run.path / "SHA256SUMS").read_text().splitlines():
+            digest, _, name = line.partition("  ")
+            assert hashlib.sha256((run.path / name).read_bytes()).hexdigest() == digest
+
+
+def test_a_run_with_other_weights_than_its_record_says_is_not_carried_over(tmp_path):
+    store = old_store(tmp_path / "runs")
+    first = next(store.runs())
+    first.student.write_bytes(save({"weight": torch.zeros(3)}))
+    reasons = {run.old: run.reason for run in migrate(store.root)}
+    assert "not the weights of its record" in reasons.pop(first.key) and set(reasons.values()) == {""}
 
 
 def test_a_migration_that_was_killed_before_the_folder_had_its_name_goes_on(tmp_path, monkeypatch):

@@ -20,7 +20,8 @@ from cakdbench.students.card import model_card
 from cakdbench.students.export import export_student
 from cakdbench.students.student import load_student
 from cakdbench.students.weights import read_weights
-from cakdbench.utils.errors import CakdError, UsageError
+from cakdbench.utils.errors import CakdError, StoreError, UsageError
+from cakdbench.utils.text import CONTROL
 from tests.cli_lab import SHORT, Shell
 from tests.students.lab import FACTS, NAMES, awake, finished_run
 
@@ -55,6 +56,26 @@ def test_plain_timm_loads_the_folder_and_gives_the_same_logits(store, tmp_path, 
     card = (tmp_path / "out/README.md").read_text()
     assert all(text in card for text in ("license: mit", "80.00 %", "resnet_m, 90.00 %", "demo, 6 epochs", "local-dir"))
     assert "top-5" not in card  # of three classes
+
+
+@pytest.mark.parametrize("form", ["csv", "json", "table"])
+def test_names_of_classes_steer_no_terminal(store, tmp_path, form):
+    run = finished_run(store, image_size=32, facts=FACTS.model_copy(update={"class_names": ("\x1b[2J\x9b", "b", "c")}))
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    words = "predict", run.key, str(tmp_path / "a.png"), "--format", form, "--store", str(store.root)
+    code, output = Shell(tmp_path, tmp_path)(*words)
+    assert code == 0 and "[2J" in output and not CONTROL.search(output)
+
+
+@pytest.mark.parametrize("ema", [False, True])
+def test_damaged_weights_are_not_used(store, ema):
+    run = finished_run(store, image_size=64, ema=True)
+    path = run.ema if ema else run.student
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match=f"damaged file .*{path.name}: not what the run wrote"):
+        load_student(run, ema)
 
 
 def test_the_card_counts_the_images_that_were_left_out(store):
@@ -165,6 +186,7 @@ def test_a_run_of_before_takes_names_and_statistics_from_its_dataset(store, tmp_
     )
     for run, classes in ((demo, 10), (cifar, 10), (folder, 2)):
         save_file(awake("resnet_s", 64, classes).export_state(), run.student)
+        run.finish(run.record())
     data = load_dataset("fashion_demo")
     assert load_student(demo).facts.class_names == data.class_names and load_student(demo).facts.mean == data.mean
     facts = load_student(cifar, data_dir=tmp_path).facts
@@ -176,7 +198,7 @@ def test_a_run_of_before_takes_names_and_statistics_from_its_dataset(store, tmp_
 def test_unfinished_and_damaged_runs_are_one_line(store):
     run = finished_run(store)
     run.student.write_bytes(b"x")
-    with pytest.raises(CakdError, match="cannot read .*student.safetensors"):
+    with pytest.raises(CakdError, match="damaged file .*student.safetensors"):
         load_student(run)
     (run.path / "record.json").unlink()
     with pytest.raises(UsageError, match="only a run that is done"):

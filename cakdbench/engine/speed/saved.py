@@ -5,11 +5,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from cakdbench.engine.speed.facts import GroupSpeed
 from cakdbench.store import write_atomic
 
 FOLDER = "speed"
 SAME = ("pair", "recipe", "precision", "image_size", "local_batch", "accumulation", "data", "device", "threads")
+GROUP = TypeAdapter(GroupSpeed)
 WAYS = ("workers", "compiled", "channels_last")
 
 
@@ -30,7 +33,7 @@ def saved_speeds(root: Path) -> list[dict[str, Any]]:
     groups = []
     for path in (root / FOLDER).glob("*.json"):
         try:
-            groups.append(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError):
+            groups.append(GROUP.validate_json(path.read_bytes()))
+        except (OSError, ValidationError):
             continue
-    return sorted(groups, key=lambda group: str(group["finished"]))
+    return [group.to_json() for group in sorted(groups, key=lambda group: group.finished)]
