@@ -23,7 +23,6 @@ from cakdbench.reports.links import name_links
 from cakdbench.reports.standard import Column, Standard
 from cakdbench.results.ranking import SEEDS
 from cakdbench.submissions.status import CLAIMED, RESCORED
-from cakdbench.utils.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ def _relabelled(record: Record, columns: Sequence[Column], rules: Standard) -> R
     """Return the run under the present name of its settings: variants may have been named since it was made."""
     for column in columns:
         if column.concerns(record):
-            with contextlib.suppress(UsageError):
+            with contextlib.suppress(Exception):  # `_objections` says what
                 return record.model_copy(update={"label": rules.label(record, column)})
             break
     return record
@@ -100,7 +99,10 @@ def _objections(record: Record, column: Column, rules: Standard) -> list[str]:
     result = record.result
     if not all(map(math.isfinite, (result.top1, result.top5, result.optimistic_top1, result.ema_top1 or 0))):
         return ["a result is not a finite number"]
-    return rules.differences(record, column)
+    try:
+        return rules.differences(record, column)
+    except Exception as error:  # a stranger's numbers: one run must not stop a board
+        return [f"settings of {record.label} cannot be checked: {type(error).__name__}: {str(error)[:200]}"]
 
 
 TRAITS: Mapping[str, Callable[[Record], Hashable]] = {

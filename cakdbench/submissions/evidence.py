@@ -11,6 +11,7 @@ from cakdbench.records import Record
 from cakdbench.store import run_key
 from cakdbench.submissions.bundle import Bundle, EntryFile, read_bundle, read_entry_file
 from cakdbench.submissions.findings import Finding, Problem, Refused
+from cakdbench.submissions.normal import read_recipe
 from cakdbench.submissions.reading import NPY_BYTES, is_name, parse_classes, read_classes, read_file
 from cakdbench.submissions.status import Verdict, read_verdicts, status_of
 from cakdbench.utils.errors import StoreError
@@ -19,8 +20,8 @@ from cakdbench.utils.errors import StoreError
 def read_results(folder: Path) -> Bundle:
     """Read a results folder for boards; one that does not exist holds nothing.
 
-    Only what a board needs is checked: that an entry is readable, has its own key and predictions, and is as the
-    maintainers listed it. `validate` checks the rest. What is left out is among the findings.
+    Only what a board needs is checked: that an entry is readable, has its own key and predictions and the numbers of a
+    recipe, and is as the maintainers listed it. `validate` checks the rest. What is left out is among the findings.
 
     Raises:
         Refused: the folder is too large, or cannot be listed.
@@ -55,6 +56,10 @@ def _problem(entry: EntryFile, verdict: Verdict | None) -> Problem | None:
         return Problem("its predictions are not those of the record", hint)
     if verdict and verdict.sha256 != entry.sha256:
         return Problem(f"was changed after it had been found {verdict.status}", hint)
+    try:
+        read_recipe(record.recipe_name, record.identity.recipe)
+    except Refused as error:
+        return error.problem
     return None
 
 

@@ -7,8 +7,10 @@ import shutil
 import numpy as np
 import pytest
 
+from cakdbench.grid.experiments import load_experiment
 from cakdbench.grid.teachers import TeacherEntry, load_teachers
 from cakdbench.records import TeacherIdentity
+from cakdbench.reports.page_experiment import experiment_board
 from cakdbench.submissions.status import Verdicts, read_verdicts, write_verdicts
 from cakdbench.submissions.submit import npy_bytes
 from cakdbench.submissions.truth import Truth
@@ -345,3 +347,25 @@ def test_accepted_entries_cannot_be_worsened_or_deleted_unseen(repository):
     told = [str(finding) for finding in repository.validate().refused]
     assert any(changed.stem in text and "was changed after" in text for text in told)
     assert any(deleted.stem in text and "is missing" in text for text in told)
+
+
+def test_runs_that_taught_themselves_or_each_other_are_refused_and_stop_no_page(repository, honest):
+    facts = {"measured": 89.4, "expected": None, "tolerance": 0.1, "source": "mine.pth", "standard": False}
+
+    def teach(own, others):
+        identity = {"model": "vit_m", "sha256": others, "statistics": None, "image_size": None, "source": None}
+        return also(put("teacher", facts), put("identity.teacher", identity), put("weights_sha256", own))
+
+    taught = ("1" * 64, "1" * 64), ("2" * 64, "3" * 64), ("3" * 64, "2" * 64)
+    files = [repository.forge(teach(*each), seed=seed, accuracy=70.0 + seed) for seed, each in enumerate(taught)]
+    told = {f.file: str(f) for f in repository.validate().refused if "leads back to its own weights" in str(f)}
+    assert set(told) == set(files)
+    assert repository.board() == honest
+    assert experiment_board(load_experiment("tas_table9"), repository.evidence()).sections
+
+
+def test_an_entry_of_an_impossible_recipe_is_one_line_of_damage(repository, honest):
+    file = repository.forge(put("identity.recipe.init", 5))
+    (damage,) = repository.evidence().damage
+    assert file in damage and "invalid recipe" in damage
+    assert repository.board() == honest
