@@ -12,6 +12,7 @@ from cakdbench.store import write_atomic
 from cakdbench.submissions.entry import Outside
 from cakdbench.submissions.findings import Refused
 from cakdbench.submissions.reading import check_values, read_file
+from cakdbench.utils.errors import StoreError
 
 STATUS_FILE = "status.toml"
 CLAIMED, EXTERNAL = "claimed", "external"
@@ -93,6 +94,18 @@ def read_verdicts(root: Path) -> Verdicts:
     if len(verdicts.by_teacher()) < len(verdicts.teachers):
         raise Refused("lists a teacher twice", "keep the weights that all of its students share")
     return verdicts
+
+
+def sure_verdicts(root: Path) -> Verdicts:
+    """Return the list of a results folder for who writes by it: statuses unread are not statuses absent.
+
+    Raises:
+        StoreError: the file is not readable or malformed.
+    """
+    try:
+        return read_verdicts(root)
+    except Refused as error:
+        raise StoreError(f"{root / STATUS_FILE} {error}; nothing was written") from error
 
 
 def write_verdicts(root: Path, verdicts: Verdicts) -> None:

@@ -34,6 +34,7 @@ from cakdbench.submissions.status import (
     Verdicts,
     read_verdicts,
     status_of,
+    sure_verdicts,
     write_verdicts,
 )
 from cakdbench.submissions.truth import Truth
@@ -209,8 +210,12 @@ def accept(root: Path, report: Report, today: str, doubtful: bool = False) -> in
     Args:
         today: date, as in 2026-01-31.
         doubtful: enter those with an unlikely number, too.
+
+    Raises:
+        StoreError: the list cannot be read; writing it anew would throw its statuses away.
     """
     bundle = read_bundle(root)
+    bundle.verdicts = sure_verdicts(root)
     good = {line.file for line in report.lines if line.rescored and (doubtful or not line.doubts)}
     chosen = [entry for entry in bundle.entries if entry.file in good]
     teachers = _teachers(chosen, bundle.verdicts)

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
+from cakdbench.cli.results import leaderboard
 from cakdbench.grid.experiments import load_experiment
 from cakdbench.grid.teachers import TeacherEntry, load_teachers
 from cakdbench.records import TeacherIdentity
@@ -15,6 +16,7 @@ from cakdbench.submissions.status import Verdicts, read_verdicts, write_verdicts
 from cakdbench.submissions.submit import npy_bytes
 from cakdbench.submissions.truth import Truth
 from cakdbench.submissions.validate import accept
+from cakdbench.utils.errors import StoreError
 from tests.submissions.repository import Repository
 
 
@@ -369,3 +371,16 @@ def test_an_entry_of_an_impossible_recipe_is_one_line_of_damage(repository, hone
     (damage,) = repository.evidence().damage
     assert file in damage and "invalid recipe" in damage
     assert repository.board() == honest
+
+
+def test_statuses_that_cannot_be_read_are_not_written_anew(repository, tmp_path):
+    path = repository.root / "status.toml"
+    path.write_text("<<<<<<< HEAD\n" + path.read_text())
+    before, report = path.read_bytes(), repository.validate()
+    with pytest.raises(StoreError, match=r"status\.toml is malformed .*; nothing was written"):
+        accept(repository.root, report, "2026-12-01")
+    assert path.read_bytes() == before
+    pages = tmp_path / "pages"
+    with pytest.raises(StoreError, match=r"status\.toml is malformed"):
+        leaderboard(store=tmp_path / "runs", results=repository.root, boards=pages)
+    assert not pages.exists()
