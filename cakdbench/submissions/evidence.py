@@ -50,7 +50,7 @@ def read_entry(file: Path) -> tuple[Record, str]:
 
 def _problem(entry: EntryFile, verdict: Verdict | None) -> Problem | None:
     record, hint = entry.record, "`cakdbench validate` says more"
-    if record.key != run_key(record.identity) or entry.file != f"{record.identity.method.id}/{record.key}.json":
+    if record.key != run_key(record.identity) or entry.file != entry.place:
         return Problem("its key or its place is not its own", hint)
     if entry.predictions_sha256 != record.predictions_sha256:
         return Problem("its predictions are not those of the record", hint)

@@ -133,21 +133,18 @@ def validate(
 def examine(bundle: Bundle, truth: Truth, now: datetime, base: Hashes = NO_FILES, crew: Crew = ALONE) -> Report:
     """Run all checks on all entries that are not those of the base, and compare them with all others."""
     listed = bundle.verdicts.by_key()
-    accepted = {verdict.sha256 for verdict in bundle.verdicts.entries}
+    accepted = {entry.file for entry in bundle.entries if _is_accepted(entry, listed.get(entry.key))}
     old = {entry.file for entry in bundle.entries if _is_unchanged(entry, base)}
     new = [entry for entry in bundle.entries if entry.file not in old]
     outcomes = dict(zip((entry.file for entry in new), examine_entries(new, accepted, truth, now, crew)))
     findings = [*bundle.findings, *_altered(bundle), *_external(bundle), *_labels(bundle, truth)]
     findings += [finding for outcome in outcomes.values() for finding in outcome.findings]
     wrong = {finding.file for finding in findings if finding.refused}
-
-    def age(entry: EntryFile) -> int:
-        if entry.sha256 in accepted:
-            return ACCEPTED
-        return REFUSED if entry.file in wrong else OF_THE_BASE if entry.file in old else NEW
-
-    findings += cross_checks(bundle.entries, bundle.verdicts.by_teacher(), age)
-    findings += check_agreement(bundle.entries, age)
+    # Later ones go before: an accepted entry that today's checks refuse is still no copy of another.
+    ages = {entry.file: NEW for entry in new} | dict.fromkeys(old, OF_THE_BASE)
+    ages |= dict.fromkeys(wrong, REFUSED) | dict.fromkeys(accepted, ACCEPTED)
+    findings += cross_checks(bundle.entries, bundle.verdicts.by_teacher(), lambda entry: ages[entry.file])
+    findings += check_agreement(bundle.entries, lambda entry: ages[entry.file])
     kept = old | {_predictions(file) for file in old}
     findings = [finding for finding in findings if finding.file not in kept]
     wrong = {finding.file for finding in findings if finding.refused}
@@ -163,6 +160,11 @@ def examine(bundle: Bundle, truth: Truth, now: datetime, base: Hashes = NO_FILES
 def _line(entry: EntryFile, listed: Mapping[str, Verdict], outcome: Outcome, doubts: Mapping[str, list[str]]) -> Line:
     top1, status = entry.record.result.top1, status_of(listed.get(entry.key))
     return Line(entry.file, top1, status, outcome.rescored, tuple(doubts.get(entry.file, ())))
+
+
+def _is_accepted(entry: EntryFile, verdict: Verdict | None) -> bool:
+    """Return True for an entry that maintainers have listed as it is, in its own place; a copy elsewhere is none."""
+    return verdict is not None and verdict.sha256 == entry.sha256 and entry.file == entry.place
 
 
 def _is_unchanged(entry: EntryFile, base: Hashes) -> bool:

@@ -213,6 +213,16 @@ def test_a_copy_in_an_earlier_folder_blames_both_or_the_copy_alone(repository):
     assert refused == {file, original}
 
 
+def test_a_copy_of_both_files_of_an_accepted_entry_takes_nothing_from_it(repository):
+    original = repository.entry("kd")
+    (repository.root / "aaa").mkdir()
+    for path in (original, original.with_suffix(".npy")):
+        shutil.copy(path, repository.root / "aaa")
+    report = repository.validate()
+    assert {finding.file for finding in report.refused} == {f"aaa/{original.name}"}
+    assert f"kd/{original.name}" in {line.file for line in report.lines}
+
+
 def test_a_folder_that_differs_in_capitals_blames_no_accepted_entry(repository, tmp_path):
     base = tmp_path / "base"
     shutil.copytree(repository.root, base)

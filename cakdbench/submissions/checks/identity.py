@@ -21,12 +21,11 @@ _FORBIDDEN = re.compile(r"[<>|`\\]")
 
 def check_place(case: Case) -> Iterator[Problem]:
     """Check that the key is the identity's hash and the file's name; the folder is the method."""
-    record, file = case.record, case.entry.file
+    record, place = case.record, case.entry.place
     key = run_key(case.identity)
     if key != record.key:
         yield Problem(f"its key is {record.key[:120]} and its identity's is {key[:120]}: one was changed")
-    place = f"{case.identity.method.id}/{record.key}.json"
-    if file != place:
+    if case.entry.file != place:
         yield Problem("its folder and name are not those of its method and key", f"name it {place[:250]}")
     if case.identity.engine_version != ENGINE_VERSION:
         what = f"was computed by version {case.identity.engine_version} of the engine, which now is {ENGINE_VERSION}"
