@@ -8,6 +8,9 @@ import pytest
 
 from cakdbench.records import Tuning
 from cakdbench.reports.blocks import board_results
+from cakdbench.reports.plots import costs
+from cakdbench.reports.results_table import ENDINGS, results_table
+from cakdbench.reports.sections import versions
 from tests.reports.synthetic import CONFIGS, RECIPE, TestRules, column, record
 
 A, B, C = "cnn_mini>vit_mini@demo", "msa_mini>vit_mini@demo", "cnn_mini>mlp_mini@demo"
@@ -312,3 +315,26 @@ def test_own_runs_go_before_claims_however_many():
     board, excluded = judged([*own, *claims], dict.fromkeys((run.key for run in claims), "claimed"))
     assert (score(board, "kd").mean, score(board, "kd").seeds, score(board, "kd").is_claimed) == (70.0, (0, 1), False)
     assert set(excluded) == {run.key for run in claims}
+
+
+def test_claims_on_one_more_pair_change_nothing_that_is_said_of_accepted_rows():
+    accepted = random_grid(0)
+    tuning = Tuning(trials=20, pairs=(B,))
+    claims = [
+        record(label, B, seed, 99.0, images_per_second=1.0, versions={"torch": "9"}).model_copy(
+            update={"tuning": tuning}
+        )
+        for label in ("kd", "ofa")
+        for seed in (0, 1, 2, 17)
+    ]
+
+    def said(records, statuses):
+        (block,) = board_results(
+            "demo", "Demo", [column(pair) for pair in (A, C, B)], records, TestRules(), statuses=statuses
+        ).blocks
+        table = results_table(block)[list(ENDINGS)].to_dict("list")
+        return table, [row.title for row in block.rows], costs(block).to_dict(), block.seeds, versions(block)
+
+    statuses = dict.fromkeys((run.key for run in accepted), "re-scored")
+    both = statuses | dict.fromkeys((run.key for run in claims), "claimed")
+    assert said([*accepted, *claims], both) == said(accepted, statuses)
