@@ -1,12 +1,17 @@
 """Check a results folder, a method's folder or one entry against what the receiving side knows."""
 
+import contextlib
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 
+import numpy as np
+
 from cakdbench.grid.pairs import Pair
+from cakdbench.records import DatasetIdentity
 from cakdbench.submissions.base import Hashes, base_folder, check_base, file_hashes
 from cakdbench.submissions.bundle import SCHEMA_FILE, Bundle, EntryFile, read_bundle
 from cakdbench.submissions.checks.crossing import (
@@ -19,10 +24,10 @@ from cakdbench.submissions.checks.crossing import (
     teacher_name,
     teacher_of,
 )
-from cakdbench.submissions.checks.plausible import check_agreement
+from cakdbench.submissions.checks.plausible import check_agreement, check_errors
 from cakdbench.submissions.evidence import labels_name
 from cakdbench.submissions.examine import ALONE, Crew, Outcome, examine_entries
-from cakdbench.submissions.findings import Finding, Problem
+from cakdbench.submissions.findings import Finding, Problem, Refused
 from cakdbench.submissions.reading import is_name
 from cakdbench.submissions.status import (
     EXTERNAL,
@@ -145,6 +150,7 @@ def examine(bundle: Bundle, truth: Truth, now: datetime, base: Hashes = NO_FILES
     ages |= dict.fromkeys(wrong, REFUSED) | dict.fromkeys(accepted, ACCEPTED)
     findings += cross_checks(bundle.entries, bundle.verdicts.by_teacher(), lambda entry: ages[entry.file])
     findings += check_agreement(bundle.entries, lambda entry: ages[entry.file])
+    findings += check_errors(bundle.entries, functools.partial(_known_labels, truth), lambda entry: ages[entry.file])
     kept = old | {_predictions(file) for file in old}
     findings = [finding for finding in findings if finding.file not in kept]
     wrong = {finding.file for finding in findings if finding.refused}
@@ -193,6 +199,12 @@ def _labels(bundle: Bundle, truth: Truth) -> Iterator[Finding]:
         if truth.has_false_labels(dataset.name, dataset.fingerprint):
             file = f"../{truth.labels.name}/{labels_name(dataset.name, dataset.fingerprint)}"
             yield Finding(file, Problem("are not the test labels of the dataset", "restore the file"))
+
+
+def _known_labels(truth: Truth, data: DatasetIdentity) -> np.ndarray | None:
+    with contextlib.suppress(Refused):  # said of each entry
+        return truth.test_labels(data.name, data.fingerprint)
+    return None
 
 
 def _external(bundle: Bundle) -> Iterator[Finding]:

@@ -185,14 +185,17 @@ def test_a_forged_entry_is_told_and_moves_nothing(repository, honest, kind):
 def test_three_seeds_that_were_chosen_rank_nothing(repository, honest):
     for seed, chosen in enumerate((17, 44, 91)):
         for student in ("vit_xs", "mobilenet_s", "mixer_xs"):
-            change = also(put("identity.seed", chosen), put("identity.method.config.gamma", 7.0), put("label", LABEL))
-            repository.forge(change, "ofa", student, seed, accuracy=85.0 + seed / 2)
+            setting = put("identity.method.config.gamma", 7.0), put("label", LABEL), put("conditions.lanes", [LABEL])
+            repository.forge(also(put("identity.seed", chosen), *setting), "ofa", student, seed, 85.0 + seed / 2)
     board = repository.board()
     row = board.pop(LABEL)
     assert row[:2] == (None, None) and not any(cell[2] for cell in row[2:])
     assert board == honest
-    accept(repository.root, repository.validate(), "2026-12-01")
-    assert repository.board()[LABEL][:2] == (None, None)
+    assert accept(repository.root, repository.validate(), "2026-12-01") == 9
+    board = repository.board()
+    row = board.pop(LABEL)
+    assert row[:2] == (None, None) and not any(cell[2] for cell in row[2:])
+    assert board == honest
 
 
 def test_one_run_under_many_keys_counts_once(repository, honest):
@@ -285,6 +288,24 @@ def test_a_flipped_copy_of_another_student_is_noted(repository):
     (repository.root / file).with_suffix(".npy").write_bytes(npy_bytes(classes))
     (told,) = [str(f) for f in repository.validate().findings if f.problem.doubt]
     assert told.startswith(file) and "ofa-mixer_xs" in told
+
+
+def test_errors_that_are_no_other_runs_are_doubted(repository, honest):
+    """Nine runs of a new row, right but for errors on any images: none is accepted unseen."""
+    files = {
+        repository.forge(
+            also(put("identity.method.config.gamma", 7.0), put("label", LABEL), put("conditions.lanes", [LABEL])),
+            *("ofa", student, seed, 84.0 + seed / 2 + place / 8),
+            blind=True,
+        )
+        for place, student in enumerate(("vit_xs", "mobilenet_s", "mixer_xs"))
+        for seed in (0, 1, 2)
+    }
+    report = repository.validate()
+    assert not report.refused
+    told = {f.file: re.search(r"shares at most (\S+) times", str(f)) for f in report.findings if f.problem.doubt}
+    assert set(told) == files and all(float(figure[1]) < 1.6 for figure in told.values())
+    assert accept(repository.root, report, "2026-12-01") == 0
 
 
 def test_new_entries_however_many_do_not_outvote_the_base_on_a_teacher(repository, tmp_path):
