@@ -63,6 +63,8 @@ def standings(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]], answers: Ans
     wild = tuple(frozenset(stats.unstable(column)) for column in columns)
     stable = [{name: cell for name, cell in column.items() if name not in out} for column, out in zip(columns, wild)]
     testable = {n: [known[n][p] for p in places] for n in complete if all(n in stable[p] for p in places)}
+    if not stats.one_test_set(cell for cells in testable.values() for cell in cells):
+        testable = {}  # to give letters without tests would be to say that all differ
     alike = frozenset(stats.inseparable(testable))
     order = sorted(testable, key=lambda name: (-fmean(means[name]), name))
     return Standings(

@@ -93,8 +93,11 @@ def labels_name(dataset: str, fingerprint: str) -> str:
     return f"{re.sub(r'[^A-Za-z0-9_.]+', '-', dataset)}-{fingerprint[:16]}.npy"
 
 
-def load_labels(folder: Path, dataset: str, fingerprint: str) -> np.ndarray | None:
+def load_labels(folder: Path, dataset: str, fingerprint: str, skipped: int = 0) -> np.ndarray | None:
     """Return the `(N,)` uint16 classes of a dataset's test images from the folder of labels; None if not there.
+
+    Args:
+        skipped: how many images of it were left out.
 
     Raises:
         StoreError: the file is damaged.
@@ -107,6 +110,6 @@ def load_labels(folder: Path, dataset: str, fingerprint: str) -> np.ndarray | No
         labels = read_classes(path)
     except Refused as error:
         raise StoreError(f"damaged file {path}: {error.problem.what}; {hint}") from error
-    if reason := false_labels(dataset, labels):
+    if reason := false_labels(dataset, fingerprint, labels, skipped):
         raise StoreError(f"damaged file {path}: these are not the test labels of {dataset}, {reason}; {hint}")
     return labels

@@ -195,9 +195,13 @@ def _altered(bundle: Bundle) -> Iterator[Finding]:
 
 
 def _labels(bundle: Bundle, truth: Truth) -> Iterator[Finding]:
-    for dataset in dict.fromkeys(entry.record.identity.dataset for entry in bundle.entries):
-        if truth.has_false_labels(dataset.name, dataset.fingerprint):
-            file = f"../{truth.labels.name}/{labels_name(dataset.name, dataset.fingerprint)}"
+    skipped: dict[tuple[str, str], int] = {}
+    for data in (entry.identity.dataset for entry in bundle.entries):
+        place = data.name, data.fingerprint
+        skipped[place] = max(skipped.get(place, 0), data.skipped or 0)
+    for place, count in skipped.items():
+        if truth.has_false_labels(*place, count):
+            file = f"../{truth.labels.name}/{labels_name(*place)}"
             yield Finding(file, Problem("are not the test labels of the dataset", "restore the file"))
 
 

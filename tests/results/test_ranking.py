@@ -74,6 +74,14 @@ def test_without_predictions_or_a_third_seed_nothing_is_grouped():
         assert len(found.ranks) == ranked
 
 
+def test_pairs_of_other_test_images_give_ranks_and_no_letters():
+    runs, answers = made(three())
+    on_b = {*runs.key[runs.pair == B[0]]}
+    found = standings(runs, (A, B), lambda key: answers(key)[: IMAGES - (key in on_b)])
+    assert len(found.ranks) == 3 and found.letters == {} and found.inseparable == frozenset()
+    assert found.level == (frozenset(("kd", "ofa")),) * 2
+
+
 def test_the_order_of_runs_changes_nothing():
     runs, answers = made(SKILLS)
     wanted = standings(runs, (A, B), answers)
