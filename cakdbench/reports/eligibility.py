@@ -1,14 +1,14 @@
 """Which run counts in which cell of a board, and why the others do not. Pure: the order of the records changes nothing.
 
 A run is standard in a column if student, dataset and teacher are the column's, the numbers of the recipe are those
-installed, and the method is in its present version; other settings of a method are a row of their own. Everything
-else (device, processes, compilation) may vary. Within a column and a precision all runs share one engine version,
-dataset fingerprint and teacher file, within a cell one method source: those of most accepted runs, then of most that
-are no mere claims, then of most, of the first in order at a tie. Claims count only in a cell that has nothing else.
-Of several runs of one seed the first in order counts, and of submitted ones those of `SEEDS` alone, if the cell has
-any. The order: re-run, re-scored, not submitted, claimed; of those the one that was finished first, of runs that were
-not submitted the one that was finished last. A standard run that does not count for this, and one with changed
-settings, is excluded with the reason; one trained under a recipe of another name is counted by that name.
+installed, and method and engine are in their present version; other settings of a method are a row of their own.
+Everything else (device, processes, compilation) may vary. Within a column and a precision all runs share one dataset
+fingerprint and teacher file, within a cell one method source: those of most accepted runs, then of most that are no
+mere claims, then of most, of the first in order at a tie. Claims count only in a cell that has nothing else. Of
+several runs of one seed the first in order counts, and of submitted ones those of `SEEDS` alone, if the cell has any.
+The order: re-run, re-scored, not submitted, claimed; of those the one that was finished first, of runs that were not
+submitted the one that was finished last. A standard run that does not count for this, and one with changed settings,
+is excluded with the reason; one trained under a recipe of another name is counted by that name.
 """
 
 import contextlib
@@ -106,7 +106,6 @@ def _objections(record: Record, column: Column, rules: Standard) -> list[str]:
 
 
 TRAITS: Mapping[str, Callable[[Record], Hashable]] = {
-    "engine version": lambda r: r.identity.engine_version,
     "dataset fingerprint": lambda r: r.identity.dataset.fingerprint,
     "teacher file": lambda r: r.identity.teacher and r.identity.teacher.sha256,
 }

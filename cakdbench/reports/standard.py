@@ -17,7 +17,7 @@ from cakdbench.method import Method
 from cakdbench.published.compare import printed_cells
 from cakdbench.published.ledger import Printed
 from cakdbench.recipes import all_numbers, identity_of
-from cakdbench.records import MethodIdentity, Record
+from cakdbench.records import ENGINE_VERSION, MethodIdentity, Record
 from cakdbench.registry import (
     all_settings,
     canonical_label,
@@ -99,7 +99,9 @@ class Standard:
             other_code = _other_code(record.identity.method)
         except UsageError as error:
             return [f"settings of {record.label} cannot be checked: {error}"]
-        data = record.identity.dataset
+        data, engine = record.identity.dataset, record.identity.engine_version
+        if engine != ENGINE_VERSION:
+            other_code.append(f"engine version {engine} (standard {ENGINE_VERSION})")
         if other_data(data.name, data.fingerprint):
             other_code.append(f"data with the fingerprint {data.fingerprint[:8]}, which are not {data.name}'s")
         if record.teacher and not record.teacher.standard:

@@ -188,7 +188,6 @@ class TestOneOfAKind:
         ("trait", "values", "name"),
         [
             ("fingerprint", ("f" * 64, "e" * 64), "dataset fingerprint eeeeeeee (in the table: ffffffff)"),
-            ("engine_version", (1, 2), "engine version 2 (in the table: 1)"),
         ],
     )
     def test_a_column_has_what_most_records_have(self, trait, values, name):
