@@ -13,6 +13,7 @@ from cakdbench.submissions.entry import Outside
 from cakdbench.submissions.findings import Refused
 from cakdbench.submissions.reading import check_values, read_file
 from cakdbench.utils.errors import StoreError
+from cakdbench.utils.toml import toml_lines
 
 STATUS_FILE = "status.toml"
 CLAIMED, EXTERNAL = "claimed", "external"
@@ -114,6 +115,4 @@ def write_verdicts(root: Path, verdicts: Verdicts) -> None:
 
 
 def _toml(name: str, table: BaseModel) -> str:
-    """Return a table as TOML; strings in JSON's notation are strings in TOML's."""
-    values = table.model_dump(exclude_defaults=True)
-    return f"[[{name}]]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
+    return "".join(f"{line}\n" for line in (f"[[{name}]]", *toml_lines(table.model_dump(exclude_defaults=True))))

@@ -4,7 +4,6 @@ Where two clash, the newcomer is to blame; of two that are equally old, both are
 program to say.
 """
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from operator import attrgetter
@@ -20,6 +19,7 @@ from cakdbench.submissions.bundle import EntryFile
 from cakdbench.submissions.checks.teachers import registry_entry
 from cakdbench.submissions.findings import Finding, Problem
 from cakdbench.submissions.status import TeacherName
+from cakdbench.utils.diff import exact_text
 
 FEW_IMAGES = 500
 """Two students that agree on 98 % of images each for itself agree on all of as many with a chance of 0.00004."""
@@ -89,7 +89,7 @@ def _without(entry: EntryFile, *left_out: str) -> str:
         holder = values[table] if table else values
         if holder is not None:
             del holder[field]
-    return json.dumps(values, sort_keys=True)
+    return exact_text(values)
 
 
 def check_copies(entries: list[EntryFile], age: Age) -> Iterator[Finding]:
