@@ -99,6 +99,9 @@ def _name(weights: str, of: Record, runs: Mapping[str, Record], wanted: set[str]
         return key
     if (run.identity.seed, run.identity.precision) != (of.identity.seed, of.identity.precision):
         return None
-    teacher = "".join(f"{name}>" for name in ["+".join(_teacher_names(run, runs, wanted, depth + 1))] if name)
+    names = _teacher_names(run, runs, wanted, depth + 1)
+    if run.teacher and not run.teacher.standard and wanted.isdisjoint(names):
+        return None  # of a stranger's teacher, whatever name it has
+    teacher = "".join(f"{name}>" for name in ["+".join(names)] if name)
     name = f"{RUN}{run.label}:{teacher}{run.identity.student}@{run.identity.dataset.name}"
     return name if name in wanted else None
