@@ -53,8 +53,11 @@ def leaderboard(
     """
     from cakdbench.grid.suites import own_suites, resolve_pairs
     from cakdbench.reports.pages import check_boards, experiment_boards, write_boards, write_experiments
+    from cakdbench.submissions.status import sure_verdicts
 
     load_files(method_file, model_file)
+    if not check:
+        sure_verdicts(results)  # boards without statuses would rank nobody
     if experiments:
         if pairs or check:
             raise UsageError("--experiments writes their pages alone: leave --pairs out; --check looks at all pages")

@@ -42,7 +42,7 @@ def submit(
     chosen = find_runs(runs, Store(store))
     done = write_entries(chosen, results, Submitter(by, paper, code), data_dir)
     for fault in done.damaged:
-        _say(f"left out: {fault}")
+        say(f"left out: {fault}")
     _print_findings(done.findings)
     if any(finding.refused for finding in done.findings):
         say("nothing was written")

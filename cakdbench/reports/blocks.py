@@ -16,7 +16,7 @@ from cakdbench.reports.board import BREAK
 from cakdbench.reports.eligibility import Excluded, sort_runs
 from cakdbench.reports.standard import Column, Standard
 from cakdbench.reports.text import span
-from cakdbench.results.cells import add_gains, average_gain, pair_scores, settled_gains
+from cakdbench.results.cells import add_gains, average_gain, pair_scores
 from cakdbench.results.frame import StoredRecord, runs_frame
 from cakdbench.results.ranking import SEEDS, Answers, Standings, claimed, settled_runs, standings
 from cakdbench.submissions.entry import ExternalEntry
@@ -36,6 +36,7 @@ class BlockColumn:
     """A column with the runs that count in it.
 
     Attributes:
+        stands: it would be here without claims too.
         test_images: as many as its runs were tested on, where their answers are known; else those of the dataset.
         head: the models, and on a second line the recipe where the block has the pair under several.
         runs: the records as a frame, all of them on this pair and recipe, with their gains.
@@ -48,6 +49,7 @@ class BlockColumn:
     runs: pd.DataFrame = field(compare=False)
     printed: Mapping[str, Mapping[str, tuple[Printed, ...]]] = field(compare=False)
     test_images: int
+    stands: bool = True
 
     @cached_property
     def settled(self) -> pd.DataFrame:
@@ -110,10 +112,25 @@ class Row:
     kind: str | None
     scores: tuple[Score, ...]
 
+    @cached_property
+    def counted(self) -> list[Score]:
+        """Return the measured cells that say what holds for the method: no mere claims, if there are others."""
+        return counted_scores(self.scores)
+
     @property
     def gains(self) -> list[float]:
-        """Return the gains of the columns where there is one; those of claims where there are no others."""
-        return settled_gains((score.gain, score.is_claimed) for score in self.scores)
+        """Return the gains of the cells that count and have one."""
+        return [score.gain for score in self.counted if score.gain is not None]
+
+    @property
+    def is_whole(self) -> bool:
+        """Return True if there is a gain on every pair; a pair of claims alone is one for claims alone."""
+        return len(self.gains) == self.pairs
+
+    @property
+    def pairs(self) -> int:
+        """Return on how many pairs the method could have a gain that counts."""
+        return sum(score.column.stands or self.is_claim for score in self.scores)
 
     @property
     def average_gain(self) -> float | None:
@@ -122,12 +139,18 @@ class Row:
     @property
     def is_claim(self) -> bool:
         """Return True for a method of which nothing is here but claims: it comes last, and asks for no runs."""
-        return bool(self.counts) and all(score.is_claimed for score in self.scores if score.seeds)
+        return any(score.is_claimed for score in self.counted)
 
     @property
     def counts(self) -> list[int]:
-        """Return the number of seeds of each measured cell."""
-        return [len(score.seeds) for score in self.scores if score.seeds]
+        """Return the number of seeds of each cell that counts."""
+        return [len(score.seeds) for score in self.counted]
+
+
+def counted_scores(scores: Iterable[Score]) -> list[Score]:
+    """Return the measured cells that are no mere claims; all measured if there are none."""
+    measured = [score for score in scores if score.seeds]
+    return [score for score in measured if not score.is_claimed] or measured
 
 
 @dataclass(frozen=True)
@@ -161,8 +184,12 @@ class Block:
     @cached_property
     def seeds(self) -> tuple[int, ...]:
         """Return every seed somebody has used; those the rules ask for if nobody has."""
-        used = {record.identity.seed for column in self.columns for record in column.settled_records}
-        return tuple(sorted(used)) or SEEDS
+        return tuple(sorted({*self.settled["seed"]})) or SEEDS
+
+    @cached_property
+    def settled(self) -> pd.DataFrame:
+        """Return the runs that say what holds for the block: no mere claims, if there are others."""
+        return settled_runs(pd.concat([column.runs for column in self.columns]))
 
     @cached_property
     def missing(self) -> list[Missing]:
@@ -263,19 +290,24 @@ def _shown(counting: Counting, rules: Standard) -> Counting:
 
 
 def _block(precision: str, counting: Counting, rules: Standard, answers: Answers, statuses: Mapping[str, str]) -> Block:
-    columns = tuple(_block_column(column, counting, rules, answers, statuses) for column in counting)
+    settled = {c: tuple(r for r in runs if statuses.get(r.key) != CLAIMED) for c, runs in counting.items()}
+    stands = _shown(settled, rules)
+    columns = tuple(_block_column(column, counting, rules, answers, statuses, column in stands) for column in counting)
     measured = {record.label for column in columns for record in column.records}
     printed = {label for column in columns for label in column.printed["top1"]} - {TEACHER}
     rows = sorted((_row(label, columns, rules) for label in measured | printed | set(BASELINES)), key=_order)
     pairs = [(column.column.pair, column.column.recipe) for column in columns]
-    settled = {c: tuple(r for r in runs if statuses.get(r.key) != CLAIMED) for c, runs in counting.items()}
-    ranking = {(column.pair, column.recipe) for column in _shown(settled, rules)}
-    standing = standings(pd.concat([column.runs for column in columns]), pairs, answers, ranking)
+    standing = standings(pd.concat([column.runs for column in columns]), pairs, answers)
     return Block(columns[0].column.dataset, precision, columns, tuple(rows), standing)
 
 
 def _block_column(
-    column: Column, counting: Counting, rules: Standard, answers: Answers, statuses: Mapping[str, str]
+    column: Column,
+    counting: Counting,
+    rules: Standard,
+    answers: Answers,
+    statuses: Mapping[str, str],
+    stands: bool = True,
 ) -> BlockColumn:
     models, records = f"{column.teacher} → {column.student}", counting[column]
     several = sum(other.pair == column.pair for other in counting) > 1
@@ -285,7 +317,7 @@ def _block_column(
     printed = {metric: rules.printed(column, metric) for metric in ("top1", "top5")}
     head = f"{models}{BREAK}{column.recipe}" if several else models
     tested = next((len(hits) for record in records if (hits := answers(record.key)) is not None), column.test_images)
-    return BlockColumn(column, head, records, runs, printed, tested)
+    return BlockColumn(column, head, records, runs, printed, tested, stands)
 
 
 def _order(row: Row) -> tuple[Any, ...]:
@@ -296,15 +328,13 @@ def _order(row: Row) -> tuple[Any, ...]:
 
 
 def _row(label: str, columns: Iterable[BlockColumn], rules: Standard) -> Row:
-    columns = tuple(columns)
     scores = tuple(_score(label, column, rules) for column in columns)
-    return Row(label, rules.title(label) + _tuned(label, columns), rules.kind(label), scores)
+    return Row(label, rules.title(label) + _tuned(scores), rules.kind(label), scores)
 
 
-def _tuned(label: str, columns: Iterable[BlockColumn]) -> str:
-    """Return by how many trials the settings of a row were found, if its records say so: ` (tuned, 20 trials)`."""
-    records = (record for column in columns for record in column.records if record.label == label)
-    counts = sorted({record.tuning.trials for record in records if record.tuning})
+def _tuned(scores: Iterable[Score]) -> str:
+    """Return by how many trials the settings of a row were found, if its runs say so: ` (tuned, 20 trials)`."""
+    counts = sorted({int(trials) for score in counted_scores(scores) for trials in score.runs["trials"] if trials})
     return f" (tuned, {span(counts)} trials)" if counts else ""
 
 

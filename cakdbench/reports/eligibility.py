@@ -1,14 +1,14 @@
 """Which run counts in which cell of a board, and why the others do not. Pure: the order of the records changes nothing.
 
 A run is standard in a column if student, dataset and teacher are the column's, the numbers of the recipe are those
-installed, and the method is in its present version; other settings of a method are a row of their own. Everything else
-(device, processes, compilation) may vary. Within a column and a precision all runs share one engine version, dataset
-fingerprint and teacher file, within a cell one method source: those of most accepted runs, then of most runs, of the
-first in order at a tie. Of several runs of one seed the first in order counts, and of submitted ones those of
-`SEEDS` alone, if the cell has any, and the accepted ones alone, if it has any. The order: re-run, re-scored, claimed,
-not submitted; of those the one that was finished first, of runs that were not submitted the one that was finished
-last. A standard run that does not count for this, and one with changed settings, is excluded with the reason; one
-trained under a recipe of another name is counted by that name.
+installed, and method and engine are in their present version; other settings of a method are a row of their own.
+Everything else (device, processes, compilation) may vary. Within a column and a precision all runs share one dataset
+fingerprint and teacher file, within a cell one method source: those of most accepted runs, then of most that are no
+mere claims, then of most, of the first in order at a tie. Claims count only in a cell that has nothing else. Of
+several runs of one seed the first in order counts, and of submitted ones those of `SEEDS` alone, if the cell has any.
+The order: re-run, re-scored, not submitted, claimed; of those the one that was finished first, of runs that were not
+submitted the one that was finished last. A standard run that does not count for this, and one with changed settings,
+is excluded with the reason; one trained under a recipe of another name is counted by that name.
 """
 
 import contextlib
@@ -23,7 +23,6 @@ from cakdbench.reports.links import name_links
 from cakdbench.reports.standard import Column, Standard
 from cakdbench.results.ranking import SEEDS
 from cakdbench.submissions.status import CLAIMED, RESCORED
-from cakdbench.utils.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ def _relabelled(record: Record, columns: Sequence[Column], rules: Standard) -> R
     """Return the run under the present name of its settings: variants may have been named since it was made."""
     for column in columns:
         if column.concerns(record):
-            with contextlib.suppress(UsageError):
+            with contextlib.suppress(Exception):  # `_objections` says what
                 return record.model_copy(update={"label": rules.label(record, column)})
             break
     return record
@@ -100,11 +99,13 @@ def _objections(record: Record, column: Column, rules: Standard) -> list[str]:
     result = record.result
     if not all(map(math.isfinite, (result.top1, result.top5, result.optimistic_top1, result.ema_top1 or 0))):
         return ["a result is not a finite number"]
-    return rules.differences(record, column)
+    try:
+        return rules.differences(record, column)
+    except Exception as error:  # a stranger's numbers: one run must not stop a board
+        return [f"settings of {record.label} cannot be checked: {type(error).__name__}: {str(error)[:200]}"]
 
 
 TRAITS: Mapping[str, Callable[[Record], Hashable]] = {
-    "engine version": lambda r: r.identity.engine_version,
     "dataset fingerprint": lambda r: r.identity.dataset.fingerprint,
     "teacher file": lambda r: r.identity.teacher and r.identity.teacher.sha256,
 }
@@ -116,7 +117,9 @@ def in_order(records: Iterable[Record], statuses: Mapping[str, str]) -> list[Rec
     ordered = sorted(records, key=lambda record: (record.conditions.finished, record.key))
     own = [record for record in reversed(ordered) if record.key not in statuses]
     submitted = [record for record in ordered if record.key in statuses]
-    return sorted(submitted, key=lambda record: STATUSES.index(statuses[record.key])) + own
+    submitted.sort(key=lambda record: STATUSES.index(statuses[record.key]))
+    claims = [record for record in submitted if statuses[record.key] == CLAIMED]
+    return submitted[: len(submitted) - len(claims)] + own + claims
 
 
 def _agreeing(records: list[Record], statuses: Mapping[str, str]) -> tuple[tuple[Record, ...], dict[str, str]]:
@@ -133,9 +136,17 @@ def _agreeing(records: list[Record], statuses: Mapping[str, str]) -> tuple[tuple
 
 
 def _one_of_each_seed(records: list[Record], odd: dict[str, str], statuses: Mapping[str, str]) -> list[Record]:
-    """Return the runs of a cell that count: the first of each seed; of submitted ones those of the rules' seeds."""
+    """Return the runs of a cell that count: the first of each seed; of submitted ones those of the rules' seeds.
+
+    Claims stand aside first, if there are others: none of these may give way to a claim's seed.
+    """
+    settled = [record for record in records if statuses.get(record.key) != CLAIMED]
+    table = "accepted runs" if any(statuses.get(record.key) in ACCEPTED for record in settled) else "runs of one's own"
+    if settled:
+        claims = (record.key for record in records if statuses.get(record.key) == CLAIMED)
+        odd |= dict.fromkeys(claims, f"claimed (in the table: {table})")
     first: dict[int, Record] = {}
-    for record in records:
+    for record in settled or records:
         other = first.setdefault(record.identity.seed, record)
         if other is not record:
             odd[record.key] = f"a second run of seed {record.identity.seed} (in the table: {other.key})"
@@ -144,11 +155,6 @@ def _one_of_each_seed(records: list[Record], odd: dict[str, str], statuses: Mapp
         if ruled and seed not in SEEDS and record.key in statuses:
             odd[record.key] = f"seed {seed} (in the table: {', '.join(map(str, SEEDS))})"
             del first[seed]
-    if any(statuses.get(record.key) in ACCEPTED for record in first.values()):
-        for seed, record in list(first.items()):
-            if statuses.get(record.key) == CLAIMED:
-                odd[record.key] = "claimed (in the table: accepted runs)"
-                del first[seed]
     return list(first.values())
 
 
@@ -159,9 +165,10 @@ def keep_majority(
     odd: dict[str, str],
     statuses: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Record]:
-    """Return the runs with the value of most accepted ones, else of most, of the first at a tie.
+    """Return the runs with the value of most accepted ones, else of most that are no claims, else of most.
 
-    `odd` gets the others' reasons. Runs without a value (of the teacher file: those without teacher) stay.
+    At a tie it is the value of the first. `odd` gets the others' reasons. Runs without a value (of the teacher file:
+    those without teacher) stay.
 
     Args:
         records: in order, see `in_order`.
@@ -173,9 +180,10 @@ def keep_majority(
     if not groups:
         return none
 
-    def weight(value: Hashable) -> tuple[int, int, int]:
-        accepted = sum(statuses.get(record.key) in ACCEPTED for record in groups[value])
-        return accepted, len(groups[value]), -records.index(groups[value][0])
+    def weight(value: Hashable) -> tuple[int, int, int, int]:
+        given = [statuses.get(record.key) for record in groups[value]]
+        accepted, settled = sum(status in ACCEPTED for status in given), len(given) - given.count(CLAIMED)
+        return accepted, settled, len(given), -records.index(groups[value][0])
 
     chosen = max(groups, key=weight)
     kept = groups.pop(chosen) + none

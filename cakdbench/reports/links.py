@@ -62,24 +62,35 @@ def _named(record: Record, runs: Mapping[str, Record], wanted: set[str]) -> Reco
 
 def _origin(teacher: TeacherIdentity, runs: Mapping[str, Record]) -> str:
     """Return the weights at the beginning of a chain, which all its seeds share; empty if it begins with a student."""
-    first = (teacher.several or (teacher,))[0]
-    run = runs.get(first.sha256)
-    if run is None:
-        return first.sha256
-    return _origin(run.identity.teacher, runs) if run.identity.teacher else ""
+    seen: set[str] = set()  # records are strangers': a chain may bite its tail
+    while True:
+        first = (teacher.several or (teacher,))[0]
+        run = runs.get(first.sha256)
+        if run is None or first.sha256 in seen:
+            return first.sha256
+        if run.identity.teacher is None:
+            return ""
+        seen.add(first.sha256)
+        teacher = run.identity.teacher
 
 
-def _teacher_names(record: Record, runs: Mapping[str, Record], wanted: set[str]) -> list[str]:
-    """Return the names of a run's teachers: those of runs if columns name them so, else of models."""
+def _teacher_names(record: Record, runs: Mapping[str, Record], wanted: set[str], depth: int = 0) -> list[str]:
+    """Return the names of a run's teachers: those of runs if columns name them so, else of models.
+
+    Args:
+        depth: how many runs the chain has had; it is followed no further than the longest wanted name does.
+    """
     teacher, facts = record.identity.teacher, record.teacher
     if teacher is None or facts is None:
         return []
     if facts.standard:
         return [teacher.model]
-    return [_name(each.sha256, record, runs, wanted) or each.model for each in teacher.several or (teacher,)]
+    if depth == max(name.count(RUN) for name in wanted):
+        return [each.model for each in teacher.several or (teacher,)]
+    return [_name(each.sha256, record, runs, wanted, depth) or each.model for each in teacher.several or (teacher,)]
 
 
-def _name(weights: str, of: Record, runs: Mapping[str, Record], wanted: set[str]) -> str | None:
+def _name(weights: str, of: Record, runs: Mapping[str, Record], wanted: set[str], depth: int = 0) -> str | None:
     """Return the wanted name of the run with these weights, for a run that learns or starts from it; None without."""
     run = runs.get(weights)
     if run is None:
@@ -88,6 +99,9 @@ def _name(weights: str, of: Record, runs: Mapping[str, Record], wanted: set[str]
         return key
     if (run.identity.seed, run.identity.precision) != (of.identity.seed, of.identity.precision):
         return None
-    teacher = "".join(f"{name}>" for name in ["+".join(_teacher_names(run, runs, wanted))] if name)
+    names = _teacher_names(run, runs, wanted, depth + 1)
+    if run.teacher and not run.teacher.standard and wanted.isdisjoint(names):
+        return None  # of a stranger's teacher, whatever name it has
+    teacher = "".join(f"{name}>" for name in ["+".join(names)] if name)
     name = f"{RUN}{run.label}:{teacher}{run.identity.student}@{run.identity.dataset.name}"
     return name if name in wanted else None

@@ -57,11 +57,10 @@ def costs(block: Block) -> pd.DataFrame | None:
     scratch, *others = block.rows
     places = [(_name(scratch), 1.0, 0.0, True)]
     for row in others:
-        ratios = [ratio for score in row.scores if score.seeds for ratio in _cost_ratios(score)]
+        ratios = [ratio for score in row.counted for ratio in _cost_ratios(score)]
         if row.average_gain is not None and ratios:
             cost = round(geometric_mean(ratios), 6)
-            whole = len(row.gains) == len(row.scores) and not row.is_claim
-            places.append((_name(row), cost, row.average_gain, whole))
+            places.append((_name(row), cost, row.average_gain, row.is_whole and not row.is_claim))
     front = pareto_front([(cost, gain) for _, cost, gain, whole in places if whole])
     rows = [(*place, place[3] and place[1:3] in front) for place in places]
     return pd.DataFrame(rows, columns=["method", "cost", "gain", "whole", "front"]) if len(rows) > 1 else None
@@ -69,7 +68,8 @@ def costs(block: Block) -> pd.DataFrame | None:
 
 def _cost_ratios(score: Score) -> list[float]:
     """Return scratch's speed to the method's, a seed that ran in the same way: another device's time says nothing."""
-    scratch = score.column.runs[score.column.runs["method"] == SCRATCH]
+    runs = score.column.runs if score.is_claimed else score.column.settled
+    scratch = runs[runs["method"] == SCRATCH]
     both = score.runs.merge(scratch, on=["seed", *SAME_WAY])
     speeds = zip(both["images_per_second_x"], both["images_per_second_y"])
     return [base / own for own, base in speeds if min(own, base) > 0]

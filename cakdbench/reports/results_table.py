@@ -104,8 +104,7 @@ def _average_cell(row: Row, block: Block) -> Cell:
     average, printed = row.average_gain, printed_averages(row.label, block)
     if row.label == SCRATCH or average is None:
         return Cell("" if row.label == SCRATCH else MISSING, printed=printed)
-    whole = len(row.gains) == len(row.scores)
-    pairs = "" if whole else f" ({len(row.gains)} of {len(row.scores)} pairs)"
+    pairs = "" if row.is_whole else f" ({len(row.gains)} of {row.pairs} pairs)"
     return Cell(points(average, signed=True) + pairs, measured=average, printed=printed)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 import pandas as pd
 
 from cakdbench.data.classes import some
-from cakdbench.reports.blocks import TEACHER, Block, BoardResults, commands
+from cakdbench.reports.blocks import TEACHER, Block, BoardResults, commands, counted_scores
 from cakdbench.reports.board import Board, Cell, Section, table
 from cakdbench.reports.eligibility import Excluded
 from cakdbench.reports.plots import board_plots
@@ -108,10 +108,10 @@ def _refusals(block: Block) -> dict[str, list[str]]:
 
 def _certainty_table(block: Block) -> pd.DataFrame:
     heads = ["pair", "test images", "one image", "standard error", "independent: not told apart below"]
-    rows, settled = [], [row for row in block.rows if not row.is_claim] or block.rows
+    rows = []
     for place, column in enumerate(block.columns):
-        images, means = column.test_images, [row.scores[place].mean for row in settled]
-        known = [mean for mean in means if mean is not None]
+        scores = counted_scores(row.scores[place] for row in block.rows)
+        images, known = column.test_images, [score.mean for score in scores if score.mean is not None]
         bounds = (max((of(mean, images) for mean in known), default=None) for of in (standard_error, indistinguishable))
         rows.append((column.name, f"{images:,}", f"{resolution(images):.3g}", *map(points, bounds)))
     return table(heads, rows)
@@ -188,7 +188,7 @@ def _teacher_facts(runs: pd.DataFrame) -> str:
 
 def versions(block: Block) -> list[str]:
     """Return the software of the runs, with counts if they differ."""
-    counts = pd.concat([column.settled["versions"] for column in block.columns]).value_counts()
+    counts = block.settled["versions"].value_counts()
     if len(counts) == 1:
         return list(counts.index)
     return [f"{count} runs with {text}" for text, count in sorted(counts.items())]

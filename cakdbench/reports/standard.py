@@ -17,7 +17,7 @@ from cakdbench.method import Method
 from cakdbench.published.compare import printed_cells
 from cakdbench.published.ledger import Printed
 from cakdbench.recipes import all_numbers, identity_of
-from cakdbench.records import MethodIdentity, Record
+from cakdbench.records import ENGINE_VERSION, MethodIdentity, Record
 from cakdbench.registry import (
     all_settings,
     canonical_label,
@@ -28,7 +28,7 @@ from cakdbench.registry import (
     split_variant,
 )
 from cakdbench.source_hash import is_built_in
-from cakdbench.utils.diff import changes
+from cakdbench.utils.diff import changes, exact_text
 from cakdbench.utils.errors import UsageError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Column:
     written: str = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "written", _text(dict(self.numbers)))
+        object.__setattr__(self, "written", exact_text(dict(self.numbers)))
 
     @property
     def pair(self) -> str:
@@ -99,21 +99,25 @@ class Standard:
             other_code = _other_code(record.identity.method)
         except UsageError as error:
             return [f"settings of {record.label} cannot be checked: {error}"]
-        data = record.identity.dataset
+        data, engine = record.identity.dataset, record.identity.engine_version
+        if engine != ENGINE_VERSION:
+            other_code.append(f"engine version {engine} (standard {ENGINE_VERSION})")
         if other_data(data.name, data.fingerprint):
             other_code.append(f"data with the fingerprint {data.fingerprint[:8]}, which are not {data.name}'s")
         if record.teacher and not record.teacher.standard:
             other_code.append(f"a teacher that is not the registry's ({record.teacher.source})")
-        return _recipe_changes(_text(record.identity.recipe), column) + other_code or self._spelling(record, column)
+        return _recipe_changes(exact_text(record.identity.recipe), column) + other_code or self._spelling(
+            record, column
+        )
 
     def _spelling(self, record: Record, column: Column) -> list[str]:
         """Return what a standard run writes in another way than the standard, so that it has another key."""
         identity = record.identity
         pairs = {
-            "method": (identity.method.config, _text(self._normal(record, column)[1])),
+            "method": (identity.method.config, exact_text(self._normal(record, column)[1])),
             "recipe": (identity.recipe, _recipe_text(column)),
         }
-        odd = [name for name, (own, normal) in pairs.items() if _text(own) != normal]
+        odd = [name for name, (own, normal) in pairs.items() if exact_text(own) != normal]
         return [f"settings of the {name} are written in another way than in a key" for name in odd]
 
     def label(self, record: Record, column: Column) -> str:
@@ -126,7 +130,9 @@ class Standard:
 
     def _normal(self, record: Record, column: Column) -> tuple[str, Mapping[str, Any]]:
         method, teacher = record.identity.method, record.identity.teacher
-        return _normal(method.id, _text(method.config), column, self.data_dir, teacher.image_size if teacher else None)
+        return _normal(
+            method.id, exact_text(method.config), column, self.data_dir, teacher.image_size if teacher else None
+        )
 
     def canonical(self, label: str, column: Column) -> str:
         """Return the row that a label means on the pair: `fofa` for `fofa:n_q_64`, where that is the default.
@@ -183,12 +189,7 @@ def _recipe_changes(recipe: str, column: Column) -> list[str]:
 @functools.cache
 def _recipe_text(column: Column) -> str:
     """Return the column's recipe as a key has it."""
-    return _text(identity_of(column.numbers))
-
-
-def _text(value: Any) -> str:
-    """Return JSON that tells 1, 1.0 and true apart, and not the order of keys."""
-    return json.dumps(value, sort_keys=True)
+    return exact_text(identity_of(column.numbers))
 
 
 def _method(id: str) -> type[Method]:

@@ -11,9 +11,9 @@ import pandas as pd
 from cakdbench.published.ledger import accuracies
 from cakdbench.results.frame import typed_frame
 from cakdbench.results.predictions import CorrectAnswers
-from cakdbench.results.ranking import PAIR, Answers, claimed, settled_runs, standings
+from cakdbench.results.ranking import BASELINES, PAIR, Answers, claimed, standings
 
-BASELINE = "scratch"
+BASELINE = BASELINES[0]
 """The method that gains are measured from."""
 BLOCK = ["dataset", "precision"]
 """The columns that keep apart what is never ranked together."""
@@ -39,8 +39,9 @@ def summarize(runs: pd.DataFrame, data_dir: str | os.PathLike[str] | None = None
         mean, sd: of top-1 over the seeds; a single run has no sd.
         gain: over the scratch student of the same recipe, mean over the seeds that both have.
         average_gain, rank, letters: of the method over all pairs of its dataset and precision. Ranks (1 is best) are
-            averages, of the methods with three seeds on all pairs. Methods that share a letter cannot be told apart in
-            average accuracy: paired tests on the stored predictions, Holm's correction at 5 %.
+            averages, over the pairs on which scratch, kd and a further method have the rules' three seeds, of the
+            methods with these on all such pairs. Methods that share a letter cannot be told apart in average accuracy:
+            paired tests on the stored predictions, Holm's correction at 5 %.
         level: True for the best of a pair and what cannot be told apart from it.
         unstable: True where a method's seeds differ far more than those of the others on the pair: it is not tested.
         top5, optimistic, ema: means of top-5, of the best epochs, and of the averaged weights.
@@ -123,13 +124,14 @@ def pair_scores(runs: pd.DataFrame) -> dict[str, Any]:
 
 
 def settled_gains(cells: Iterable[tuple[float | None, bool]]) -> list[float]:
-    """Return the gains that there are of a method's cells; those of claims where there are no others.
+    """Return the gains that there are of a method's cells; those of claims where there are no other cells.
 
     Args:
         cells: gain of each, and whether it is merely claimed.
     """
-    known = [(gain, is_claimed) for gain, is_claimed in cells if gain is not None]
-    return [gain for gain, is_claimed in known if not is_claimed] or [gain for gain, _ in known]
+    cells = list(cells)
+    settled = [gain for gain, is_claimed in cells if not is_claimed] or [gain for gain, _ in cells]
+    return [gain for gain in settled if gain is not None]
 
 
 def average_gain(gains: Sequence[float]) -> float | None:
@@ -143,8 +145,7 @@ def _block_rows(block: pd.DataFrame, answers: Answers) -> list[dict[str, Any]]:
     pairs = list(
         (taught if len(taught) else block)[PAIR].drop_duplicates().sort_values(PAIR).itertuples(index=False, name=None)
     )
-    settled = settled_runs(taught if len(taught) else block)
-    standing = standings(block, pairs, answers, {*zip(settled["pair"], settled["recipe"])})
+    standing = standings(block, pairs, answers)
     rows = [row for _, runs in block.groupby(PAIR) for row in _pair_rows(runs)]
     for row in rows:
         method, pair = row["method"], (row["pair"], row["recipe"])

@@ -30,7 +30,7 @@ EPOCH_TYPES = {
 class Evidence:
     """The records of stores and results folders, with what is known beyond them.
 
-    A run that is in a store and submitted counts once, as submitted.
+    A run that is in a store and submitted counts once: as accepted, else as one's own, else as claimed.
 
     Args:
         store: finished runs of one's own; None for none.
@@ -40,7 +40,7 @@ class Evidence:
     Attributes:
         stored: the records with their files, in the order of their keys.
         external: submitted numbers that were measured with other code.
-        damage: a sentence for each file that cannot be read.
+        damage: a sentence for each file that cannot be read, and one if runs are here twice with other numbers.
     """
 
     def __init__(self, store: Store | None = None, results: Path | None = None, data_dir: Path | None = None):
@@ -49,10 +49,12 @@ class Evidence:
         self.external: tuple[ExternalEntry, ...] = ()
         self.damage: list[str] = []
         self._by_key: dict[str, StoredRecord] = {}
+        self._different: dict[str, tuple[float, float]] = {}
         if store:
             self._add_store(store)
         if results:
             self._add_results(results)
+        self._tell_different()
 
     @classmethod
     def read(cls, paths: Iterable[Path], data_dir: Path | None = None) -> "Evidence":
@@ -64,6 +66,7 @@ class Evidence:
         evidence = cls(data_dir=data_dir)
         for path in paths:
             evidence._add(Path(path))
+        evidence._tell_different()
         return evidence
 
     @property
@@ -139,10 +142,24 @@ class Evidence:
             self.damage.append(f"{path}: {error}")
 
     def _take(self, record: Record, path: Path, status: str | None = None) -> None:
-        """Keep a record; a submitted one goes before one that is not."""
-        present = self._by_key.get(record.key)
-        if present is None or (status and not present.status):
-            self._by_key[record.key] = StoredRecord(record, path, status)
+        """Keep a record; an accepted one goes before one that is not submitted, and that before a claim."""
+        new = StoredRecord(record, path, status)
+        present = self._by_key.setdefault(record.key, new)
+        first, other = sorted((present, new), key=_precedence)
+        self._by_key[record.key] = first
+        if first.record.result != other.record.result:
+            self._different[record.key] = first.record.result.top1, other.record.result.top1
+
+    def _tell_different(self) -> None:
+        if self._different:
+            key, (kept, left) = min(self._different.items())
+            text = f"{len(self._different)} runs are here twice with other numbers, as {key}: {kept:.2f} % counts"
+            order = "accepted entries go before own runs, these before claims"
+            self.damage.append(f"{text}, {left:.2f} % does not; {order}")
+
+
+def _precedence(run: StoredRecord) -> int:
+    return 1 if run.status is None else 2 if run.status == CLAIMED else 0
 
 
 def is_run_folder(path: Path) -> bool:

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from cakdbench.records import Identity
 from cakdbench.store import RunFolder, canonical, run_key, write_atomic
 from cakdbench.submissions.bundle import SCHEMA_FILE
-from cakdbench.submissions.status import Verdict, read_verdicts, write_verdicts
+from cakdbench.submissions.status import Verdict, sure_verdicts, write_verdicts
 from cakdbench.utils.errors import StoreError, UsageError
 
 OLD = "schema_version"
@@ -58,7 +58,7 @@ def migrate(root: Path) -> Iterator[Migrated]:
 
 def _entries(root: Path) -> Iterator[Migrated]:
     """Rewrite the entries of a results folder, then the maintainers' list, which names them by key and hash."""
-    verdicts = {verdict.key: verdict for verdict in read_verdicts(root).entries}
+    verdicts = {verdict.key: verdict for verdict in sure_verdicts(root).entries}
     moved: dict[str, Verdict] = {}
     changed = False
     for path in sorted(root.glob("*/*.json")):
@@ -77,7 +77,7 @@ def _entries(root: Path) -> Iterator[Migrated]:
         yield Migrated(path.stem, new.stem)
     if moved:
         listed = tuple(moved.get(key, verdict) for key, verdict in verdicts.items())
-        write_verdicts(root, read_verdicts(root).model_copy(update={"entries": listed}))
+        write_verdicts(root, sure_verdicts(root).model_copy(update={"entries": listed}))
     if changed and (root / SCHEMA_FILE).exists():
         from cakdbench.submissions.submit import schema_bytes
 

@@ -50,7 +50,7 @@ class CorrectAnswers:
     def _find_labels(self, dataset: str, fingerprint: str, skipped: int) -> np.ndarray | None:
         folders = {labels_folder(Path(run.path).parents[1]) for run in self._runs.values() if _is_entry(Path(run.path))}
         for folder in sorted(folders):
-            if (labels := load_labels(folder, dataset, fingerprint)) is not None:
+            if (labels := load_labels(folder, dataset, fingerprint, skipped)) is not None:
                 return labels
         return _labels_of_dataset(dataset, fingerprint, skipped, self._data_dir)
 

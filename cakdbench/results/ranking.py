@@ -1,6 +1,6 @@
 """Ranks, letters and the best of each pair, for the runs of one dataset and precision."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
@@ -9,6 +9,9 @@ import pandas as pd
 
 from cakdbench.results import stats
 from cakdbench.submissions.status import CLAIMED
+
+BASELINES = ("scratch", "kd")
+"""The methods that every pair needs which ranks others."""
 
 Answers = Callable[[str], np.ndarray | None]
 """Maps the key of a run to the test images that it classified right, `(images,)`; None where that is not known."""
@@ -25,9 +28,9 @@ class Standings:
     """Ranks and groups of methods, by their runs of `SEEDS` that are not merely claimed; without one of them: none.
 
     Attributes:
-        ranks: average rank over the pairs, of the methods measured on all of them.
+        ranks: average rank over the ranking pairs, of the methods measured on all of them.
         letters: methods that share one cannot be told apart in average accuracy; of the ranked methods whose
-            predictions are known and that are stable on all pairs.
+            predictions are known and that are stable on all of these pairs.
         inseparable: the pairs of those methods that cannot be told apart.
         level: for each pair, the best of the stable methods and those that cannot be told apart from it.
         unstable: for each pair, the methods whose seeds differ far more than the others' do; they are not tested.
@@ -40,28 +43,28 @@ class Standings:
     unstable: tuple[frozenset[str], ...] = ()
 
 
-def standings(
-    runs: pd.DataFrame,
-    pairs: Sequence[tuple[str, str]],
-    answers: Answers,
-    ranking: Collection[tuple[str, str]] | None = None,
-) -> Standings:
-    """Rank and group the methods of a block.
+def standings(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]], answers: Answers) -> Standings:
+    """Rank and group the methods of a block, over the pairs on which the baselines and a further method are complete.
+
+    So the first run of one more pair takes no rank away.
 
     Args:
         runs: of one dataset and precision, each on a pair (see `cells.place_on_pairs`).
         pairs: pair and recipe of each column of the block.
-        ranking: those that a method needs to be ranked; default: all. One that has nothing but claims is none of them.
     """
-    runs, places = ranked_runs(runs), [place for place, pair in enumerate(pairs) if ranking is None or pair in ranking]
+    runs = ranked_runs(runs)
     by_method = {name: [_of_pair(group, pair) for pair in pairs] for name, group in runs.groupby("method", sort=True)}
     known = {name: [correct_by_seed(part, answers) for part in parts] for name, parts in by_method.items()}
-    complete = [name for name, parts in by_method.items() if places and all(is_complete(parts[p]) for p in places)]
+    whole = [{name for name, parts in by_method.items() if is_complete(parts[place])} for place in range(len(pairs))]
+    places = [place for place, names in enumerate(whole) if {*BASELINES} < names]
+    complete = sorted(set.intersection(*(whole[place] for place in places))) if places else []
     means = {name: [fmean(by_method[name][place]["top1"]) for place in places] for name in complete}
     columns = [_tested(known, place) for place in range(len(pairs))]
     wild = tuple(frozenset(stats.unstable(column)) for column in columns)
     stable = [{name: cell for name, cell in column.items() if name not in out} for column, out in zip(columns, wild)]
     testable = {n: [known[n][p] for p in places] for n in complete if all(n in stable[p] for p in places)}
+    if not stats.one_test_set(cell for cells in testable.values() for cell in cells):
+        testable = {}  # to give letters without tests would be to say that all differ
     alike = frozenset(stats.inseparable(testable))
     order = sorted(testable, key=lambda name: (-fmean(means[name]), name))
     return Standings(

@@ -102,8 +102,11 @@ def paired_difference(
         first, second, noise: one entry a pair; only the seeds that both have count.
 
     Returns:
-        None if a pair has no seed in common, or nothing is known of the training's chance.
+        None if a pair has no seed in common, nothing is known of the training's chance, or the numbers of test images
+        differ, as where some could not be read: then there is no pairing image by image.
     """
+    if not one_test_set([*first, *second]):
+        return None
     runs = [_differences(a, b) for a, b in zip(first, second, strict=True)]
     known = [variance for variance in noise if variance is not None]
     if not runs or len(known) < len(runs) or not all(map(len, runs)):
@@ -118,6 +121,11 @@ def paired_difference(
     degrees = error**4 / sum(part**2 / free for part, free in parts)
     p = 2 * float(student_t.sf(abs(mean) / error, degrees))
     return Difference(100 * mean, 100 * error, degrees, p)
+
+
+def one_test_set(cells: Iterable[Correct]) -> bool:
+    """Return True if all answers are to as many images."""
+    return len({len(hits) for cell in cells for hits in cell.values()}) <= 1
 
 
 def _differences(first: Correct, second: Correct) -> np.ndarray:

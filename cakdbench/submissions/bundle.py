@@ -63,6 +63,11 @@ class EntryFile:
     def key(self) -> str:
         return self.entry.key
 
+    @property
+    def place(self) -> str:
+        """Return the file that the entry must be."""
+        return f"{self.identity.method.id}/{self.key}.json"
+
 
 @dataclass
 class Bundle:

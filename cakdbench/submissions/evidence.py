@@ -11,6 +11,7 @@ from cakdbench.records import Record
 from cakdbench.store import run_key
 from cakdbench.submissions.bundle import Bundle, EntryFile, read_bundle, read_entry_file
 from cakdbench.submissions.findings import Finding, Problem, Refused
+from cakdbench.submissions.normal import read_recipe
 from cakdbench.submissions.reading import NPY_BYTES, is_name, parse_classes, read_classes, read_file
 from cakdbench.submissions.status import Verdict, read_verdicts, status_of
 from cakdbench.utils.errors import StoreError
@@ -19,8 +20,8 @@ from cakdbench.utils.errors import StoreError
 def read_results(folder: Path) -> Bundle:
     """Read a results folder for boards; one that does not exist holds nothing.
 
-    Only what a board needs is checked: that an entry is readable, has its own key and predictions, and is as the
-    maintainers listed it. `validate` checks the rest. What is left out is among the findings.
+    Only what a board needs is checked: that an entry is readable, has its own key and predictions and the numbers of a
+    recipe, and is as the maintainers listed it. `validate` checks the rest. What is left out is among the findings.
 
     Raises:
         Refused: the folder is too large, or cannot be listed.
@@ -49,12 +50,16 @@ def read_entry(file: Path) -> tuple[Record, str]:
 
 def _problem(entry: EntryFile, verdict: Verdict | None) -> Problem | None:
     record, hint = entry.record, "`cakdbench validate` says more"
-    if record.key != run_key(record.identity) or entry.file != f"{record.identity.method.id}/{record.key}.json":
+    if record.key != run_key(record.identity) or entry.file != entry.place:
         return Problem("its key or its place is not its own", hint)
     if entry.predictions_sha256 != record.predictions_sha256:
         return Problem("its predictions are not those of the record", hint)
     if verdict and verdict.sha256 != entry.sha256:
         return Problem(f"was changed after it had been found {verdict.status}", hint)
+    try:
+        read_recipe(record.recipe_name, record.identity.recipe)
+    except Refused as error:
+        return error.problem
     return None
 
 
@@ -88,8 +93,11 @@ def labels_name(dataset: str, fingerprint: str) -> str:
     return f"{re.sub(r'[^A-Za-z0-9_.]+', '-', dataset)}-{fingerprint[:16]}.npy"
 
 
-def load_labels(folder: Path, dataset: str, fingerprint: str) -> np.ndarray | None:
+def load_labels(folder: Path, dataset: str, fingerprint: str, skipped: int = 0) -> np.ndarray | None:
     """Return the `(N,)` uint16 classes of a dataset's test images from the folder of labels; None if not there.
+
+    Args:
+        skipped: how many images of it were left out.
 
     Raises:
         StoreError: the file is damaged.
@@ -102,6 +110,6 @@ def load_labels(folder: Path, dataset: str, fingerprint: str) -> np.ndarray | No
         labels = read_classes(path)
     except Refused as error:
         raise StoreError(f"damaged file {path}: {error.problem.what}; {hint}") from error
-    if reason := false_labels(dataset, labels):
+    if reason := false_labels(dataset, fingerprint, labels, skipped):
         raise StoreError(f"damaged file {path}: these are not the test labels of {dataset}, {reason}; {hint}")
     return labels

@@ -49,9 +49,9 @@ def examine_entries(
     """Check each entry by itself.
 
     Args:
-        accepted: the sha256 of the entries that maintainers have listed.
+        accepted: the files of the entries that maintainers have listed, as they are.
     """
-    tasks = [(entry, entry.sha256 in accepted, now) for entry in entries]
+    tasks = [(entry, entry.file in accepted, now) for entry in entries]
     if crew.jobs == 1 or len(entries) < WORTH_IT:
         return [_examine(truth, *task) for task in tasks]
     # A forked process could inherit a lock that a thread of torch holds.

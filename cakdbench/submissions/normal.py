@@ -10,6 +10,7 @@ from cakdbench.recipes import Recipe, all_numbers
 from cakdbench.records import Identity, TeacherIdentity
 from cakdbench.store import plain_values
 from cakdbench.submissions.findings import Refused
+from cakdbench.utils.diff import exact_text
 from cakdbench.utils.errors import UsageError
 from cakdbench.utils.toml import checked
 
@@ -26,8 +27,8 @@ def check_normal(raw: Any, identity: Identity) -> None:
     Raises:
         Refused: it is written in another way, which would give one run two keys.
     """
-    written = _text(raw)
-    if not written == _text(plain_values(raw)) == _text(identity.model_dump(mode="json", exclude_unset=True)):
+    written = exact_text(raw)
+    if not written == exact_text(plain_values(raw)) == exact_text(identity.model_dump(mode="json", exclude_unset=True)):
         raise Refused("its identity is written in another way than in a key: a number of another type, or -0.0")
     if odd := next(_odd_fields(identity), None):
         raise Refused(f"its identity is written in another way than in a key: {odd}")
@@ -63,7 +64,7 @@ def read_recipe(name: str, numbers: Mapping[str, Any]) -> Recipe:
     Raises:
         Refused: its numbers are not those of a recipe, not written as in a key, or out of all bounds.
     """
-    return _recipe(name, _text(numbers))
+    return _recipe(name, exact_text(numbers))
 
 
 @functools.lru_cache(maxsize=256)
@@ -72,14 +73,9 @@ def _recipe(name: str, text: str) -> Recipe:
         recipe = checked(Recipe, {**all_numbers(json.loads(text)), "name": name, "title": "-", "source": "-"}, "recipe")
     except UsageError as error:
         raise Refused(f"invalid recipe: {str(error)[:300]}") from error
-    if _text(recipe.identity()) != text:
+    if exact_text(recipe.identity()) != text:
         raise Refused("its recipe leaves numbers out or writes them in another way")
     if recipe.image_size > LARGEST_IMAGE or recipe.epochs > LONGEST_TRAINING:
         what = f"trains {recipe.epochs} epochs at {recipe.image_size} px"
         raise Refused(what, f"at most {LONGEST_TRAINING} epochs and {LARGEST_IMAGE} px are accepted")
     return recipe
-
-
-def _text(value: Any) -> str:
-    """Return JSON that tells 1, 1.0 and true apart, and not the order of keys."""
-    return json.dumps(value, sort_keys=True)

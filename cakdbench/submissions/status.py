@@ -12,6 +12,8 @@ from cakdbench.store import write_atomic
 from cakdbench.submissions.entry import Outside
 from cakdbench.submissions.findings import Refused
 from cakdbench.submissions.reading import check_values, read_file
+from cakdbench.utils.errors import StoreError
+from cakdbench.utils.toml import toml_lines
 
 STATUS_FILE = "status.toml"
 CLAIMED, EXTERNAL = "claimed", "external"
@@ -95,12 +97,22 @@ def read_verdicts(root: Path) -> Verdicts:
     return verdicts
 
 
+def sure_verdicts(root: Path) -> Verdicts:
+    """Return the list of a results folder for who writes by it: statuses unread are not statuses absent.
+
+    Raises:
+        StoreError: the file is not readable or malformed.
+    """
+    try:
+        return read_verdicts(root)
+    except Refused as error:
+        raise StoreError(f"{root / STATUS_FILE} {error}; nothing was written") from error
+
+
 def write_verdicts(root: Path, verdicts: Verdicts) -> None:
     parts = [_toml("teachers", line) for line in verdicts.teachers] + [_toml("entries", v) for v in verdicts.entries]
     write_atomic(root / STATUS_FILE, "\n".join(["# Kept by the maintainers: see ../RULES.md.\n", *parts]).encode())
 
 
 def _toml(name: str, table: BaseModel) -> str:
-    """Return a table as TOML; strings in JSON's notation are strings in TOML's."""
-    values = table.model_dump(exclude_defaults=True)
-    return f"[[{name}]]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
+    return "".join(f"{line}\n" for line in (f"[[{name}]]", *toml_lines(table.model_dump(exclude_defaults=True))))

@@ -46,8 +46,12 @@ class Truth:
         except UsageError:
             return None
 
-    def has_false_labels(self, name: str, fingerprint: str) -> bool:
-        """Return True if its file of labels, which boards use, says something else than is known of the dataset."""
+    def has_false_labels(self, name: str, fingerprint: str, skipped: int = 0) -> bool:
+        """Return True if its file of labels, which boards use, says something else than is known of the dataset.
+
+        Args:
+            skipped: how many images its runs have left out.
+        """
         data, path = self.dataset(name), self.labels / labels_name(name, fingerprint)
         if not os.path.lexists(path):
             return False
@@ -57,7 +61,7 @@ class Truth:
             return True
         if data is not None and data.fingerprint == fingerprint:
             return not np.array_equal(labels, data.test.labels)
-        return bool(false_labels(name, labels))
+        return bool(false_labels(name, fingerprint, labels, skipped))
 
     def _test_labels(self, name: str, fingerprint: str) -> np.ndarray | None:
         """Return the `(N,)` uint16 classes of the test images, from dataset or file; None if neither can be relied on.

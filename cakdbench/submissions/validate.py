@@ -1,12 +1,17 @@
 """Check a results folder, a method's folder or one entry against what the receiving side knows."""
 
+import contextlib
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 
+import numpy as np
+
 from cakdbench.grid.pairs import Pair
+from cakdbench.records import DatasetIdentity
 from cakdbench.submissions.base import Hashes, base_folder, check_base, file_hashes
 from cakdbench.submissions.bundle import SCHEMA_FILE, Bundle, EntryFile, read_bundle
 from cakdbench.submissions.checks.crossing import (
@@ -19,10 +24,10 @@ from cakdbench.submissions.checks.crossing import (
     teacher_name,
     teacher_of,
 )
-from cakdbench.submissions.checks.plausible import check_agreement
+from cakdbench.submissions.checks.plausible import check_agreement, check_errors
 from cakdbench.submissions.evidence import labels_name
 from cakdbench.submissions.examine import ALONE, Crew, Outcome, examine_entries
-from cakdbench.submissions.findings import Finding, Problem
+from cakdbench.submissions.findings import Finding, Problem, Refused
 from cakdbench.submissions.reading import is_name
 from cakdbench.submissions.status import (
     EXTERNAL,
@@ -34,6 +39,7 @@ from cakdbench.submissions.status import (
     Verdicts,
     read_verdicts,
     status_of,
+    sure_verdicts,
     write_verdicts,
 )
 from cakdbench.submissions.truth import Truth
@@ -132,21 +138,19 @@ def validate(
 def examine(bundle: Bundle, truth: Truth, now: datetime, base: Hashes = NO_FILES, crew: Crew = ALONE) -> Report:
     """Run all checks on all entries that are not those of the base, and compare them with all others."""
     listed = bundle.verdicts.by_key()
-    accepted = {verdict.sha256 for verdict in bundle.verdicts.entries}
+    accepted = {entry.file for entry in bundle.entries if _is_accepted(entry, listed.get(entry.key))}
     old = {entry.file for entry in bundle.entries if _is_unchanged(entry, base)}
     new = [entry for entry in bundle.entries if entry.file not in old]
     outcomes = dict(zip((entry.file for entry in new), examine_entries(new, accepted, truth, now, crew)))
     findings = [*bundle.findings, *_altered(bundle), *_external(bundle), *_labels(bundle, truth)]
     findings += [finding for outcome in outcomes.values() for finding in outcome.findings]
     wrong = {finding.file for finding in findings if finding.refused}
-
-    def age(entry: EntryFile) -> int:
-        if entry.sha256 in accepted:
-            return ACCEPTED
-        return REFUSED if entry.file in wrong else OF_THE_BASE if entry.file in old else NEW
-
-    findings += cross_checks(bundle.entries, bundle.verdicts.by_teacher(), age)
-    findings += check_agreement(bundle.entries, age)
+    # Later ones go before: an accepted entry that today's checks refuse is still no copy of another.
+    ages = {entry.file: NEW for entry in new} | dict.fromkeys(old, OF_THE_BASE)
+    ages |= dict.fromkeys(wrong, REFUSED) | dict.fromkeys(accepted, ACCEPTED)
+    findings += cross_checks(bundle.entries, bundle.verdicts.by_teacher(), lambda entry: ages[entry.file])
+    findings += check_agreement(bundle.entries, lambda entry: ages[entry.file])
+    findings += check_errors(bundle.entries, functools.partial(_known_labels, truth), lambda entry: ages[entry.file])
     kept = old | {_predictions(file) for file in old}
     findings = [finding for finding in findings if finding.file not in kept]
     wrong = {finding.file for finding in findings if finding.refused}
@@ -162,6 +166,11 @@ def examine(bundle: Bundle, truth: Truth, now: datetime, base: Hashes = NO_FILES
 def _line(entry: EntryFile, listed: Mapping[str, Verdict], outcome: Outcome, doubts: Mapping[str, list[str]]) -> Line:
     top1, status = entry.record.result.top1, status_of(listed.get(entry.key))
     return Line(entry.file, top1, status, outcome.rescored, tuple(doubts.get(entry.file, ())))
+
+
+def _is_accepted(entry: EntryFile, verdict: Verdict | None) -> bool:
+    """Return True for an entry that maintainers have listed as it is, in its own place; a copy elsewhere is none."""
+    return verdict is not None and verdict.sha256 == entry.sha256 and entry.file == entry.place
 
 
 def _is_unchanged(entry: EntryFile, base: Hashes) -> bool:
@@ -186,10 +195,20 @@ def _altered(bundle: Bundle) -> Iterator[Finding]:
 
 
 def _labels(bundle: Bundle, truth: Truth) -> Iterator[Finding]:
-    for dataset in dict.fromkeys(entry.record.identity.dataset for entry in bundle.entries):
-        if truth.has_false_labels(dataset.name, dataset.fingerprint):
-            file = f"../{truth.labels.name}/{labels_name(dataset.name, dataset.fingerprint)}"
+    skipped: dict[tuple[str, str], int] = {}
+    for data in (entry.identity.dataset for entry in bundle.entries):
+        place = data.name, data.fingerprint
+        skipped[place] = max(skipped.get(place, 0), data.skipped or 0)
+    for place, count in skipped.items():
+        if truth.has_false_labels(*place, count):
+            file = f"../{truth.labels.name}/{labels_name(*place)}"
             yield Finding(file, Problem("are not the test labels of the dataset", "restore the file"))
+
+
+def _known_labels(truth: Truth, data: DatasetIdentity) -> np.ndarray | None:
+    with contextlib.suppress(Refused):  # said of each entry
+        return truth.test_labels(data.name, data.fingerprint)
+    return None
 
 
 def _external(bundle: Bundle) -> Iterator[Finding]:
@@ -209,8 +228,12 @@ def accept(root: Path, report: Report, today: str, doubtful: bool = False) -> in
     Args:
         today: date, as in 2026-01-31.
         doubtful: enter those with an unlikely number, too.
+
+    Raises:
+        StoreError: the list cannot be read; writing it anew would throw its statuses away.
     """
     bundle = read_bundle(root)
+    bundle.verdicts = sure_verdicts(root)
     good = {line.file for line in report.lines if line.rescored and (doubtful or not line.doubts)}
     chosen = [entry for entry in bundle.entries if entry.file in good]
     teachers = _teachers(chosen, bundle.verdicts)

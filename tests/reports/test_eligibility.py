@@ -7,7 +7,7 @@ import pytest
 from cakdbench.grid.pairs import Pair
 from cakdbench.grid.plan import Settings, make_plan
 from cakdbench.grid.suites import PairSpec, suites
-from cakdbench.records import Record
+from cakdbench.records import ENGINE_VERSION, Record
 from cakdbench.registry import get_method, method_ids
 from cakdbench.reports.standard import Standard, board_columns, column_of
 from tests.reports.synthetic import record, taught_by
@@ -71,6 +71,12 @@ def test_a_run_of_an_earlier_version_or_of_other_code_is_not_standard():
     ):
         other = made.identity.model_copy(update={"method": method.model_copy(update=code)})
         assert Standard().differences(made.model_copy(update={"identity": other}), column) == [reason]
+
+
+def test_a_run_of_another_engine_is_not_standard_however_many_there_are():
+    (column, made), *_ = planned([], SPECS[:1])
+    other = made.model_copy(update={"identity": made.identity.model_copy(update={"engine_version": 7})})
+    assert Standard().differences(other, column) == [f"engine version 7 (standard {ENGINE_VERSION})"]
 
 
 def test_a_method_that_is_not_installed_cannot_be_checked():

@@ -69,6 +69,23 @@ def test_a_run_stands_in_the_column_that_names_its_teacher():
     }
 
 
+def test_a_chain_that_begins_with_a_teacher_of_ones_own_has_no_name():
+    own = taught_by("resnet_m>vit_xs", "resnet_m")
+    run = taught_by("vit_xs>resnet_s", own)
+    assert named([own, run], of(LINK))[run.key] == "vit_xs"
+
+
+def test_a_chain_that_bites_its_tail_ends():
+    first, second = made("resnet_m>vit_xs"), made("vit_xs>resnet_m")
+    facts = first.teacher.model_copy(update={"standard": False})
+    records = []
+    for run, other in ((first, second), (second, first)):
+        teacher = TeacherIdentity(model=other.identity.student, sha256=other.weights_sha256)
+        identity = run.identity.model_copy(update={"teacher": teacher})
+        records.append(run.model_copy(update={"identity": identity, "teacher": facts}))
+    assert set(named(records, of(LINK)).values()) == {"vit_xs", "resnet_m"}
+
+
 def test_a_chain_of_three_is_named_from_its_beginning():
     first = made("resnet_m>vit_xs")
     second = taught_by("vit_xs>mobilenet_s", first)

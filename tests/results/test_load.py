@@ -54,13 +54,15 @@ def test_runs_and_entries_can_be_named_one_by_one(results, tmp_path):
     assert set(runs.status) == {"not submitted", "claimed"}
 
 
-def test_a_run_in_several_places_counts_once_as_submitted(results, tmp_path):
+def test_a_run_in_several_places_counts_once_as_ones_own_before_a_claim(results, tmp_path):
     for entry in list(entries("kd"))[:2]:
         copy_run(tmp_path / "store", entry)
     for paths in ((tmp_path / "store", results), (results, tmp_path / "store"), (results, results)):
         runs = cakdbench.load_results(*paths)
         assert runs.key.is_unique and len(runs) == len(entries("kd")) + len(entries("scratch"))
-        assert set(runs.status) == {"claimed"}
+        own = {path.stem for path in list(entries("kd"))[:2]} if tmp_path / "store" in paths else set()
+        assert {*runs.key[runs.status == "not submitted"]} == own
+        assert {*runs.status} <= {"claimed", "not submitted"}
     assert set(cakdbench.load_results(tmp_path / "store").status) == {"not submitted"}
 
 
@@ -187,3 +189,17 @@ def test_a_run_is_found_by_key_start_or_folder(results, tmp_path):
         find_run("kd-", evidence)
     with pytest.raises(UsageError, match="unknown run 'nothing'"):
         find_run("nothing", evidence)
+
+
+def test_a_claim_with_other_numbers_gives_way_to_the_own_run_and_is_told(results, tmp_path):
+    entry = next(iter(entries("kd")))
+    copy_run(tmp_path / "store", entry)
+    path = results / "kd" / entry.name
+    content = json.loads(path.read_text())
+    own = content["record"]["result"]["top1"]
+    content["record"]["result"]["top1"] = 20.0
+    path.write_text(json.dumps(content))
+    for paths in ((tmp_path / "store", results), (results, tmp_path / "store")):
+        runs, told = load_with_warnings(*paths)
+        assert runs[runs.key == entry.stem].top1.item() == own
+        assert len(told) == 1 and f"{entry.stem}: {own:.2f} % counts, 20.00 % does not" in told[0]

@@ -47,7 +47,24 @@ def test_a_method_without_all_pairs_is_unranked_but_may_be_the_best_of_one():
 def test_a_pair_under_another_recipe_is_another_column():
     runs, answers = made(three(), pairs=(A, (A[0], "other")))
     assert set(standings(runs, (A, (A[0], "other")), answers).ranks) == {"kd", "ofa", "scratch"}
-    assert standings(runs[runs.recipe == "demo"], (A, (A[0], "other")), answers).ranks == {}
+    assert set(standings(runs[runs.recipe == "demo"], (A, (A[0], "other")), answers).ranks) == set(SKILLS) - {
+        "fbt:no_infonce"
+    }
+
+
+def test_a_run_on_one_more_pair_takes_no_rank_away_until_it_is_a_whole_pair():
+    runs, answers = made(SKILLS)
+    before = standings(runs[runs.pair == A[0]], (A, B), answers)
+    assert len(before.ranks) == 4 and before.letters
+    on_b = runs.pair == B[0]
+    few = runs[~on_b | (runs.method == "ofa") & (runs.seed == 0)]
+    bare = runs[~on_b | runs.method.isin(["scratch", "kd"])]
+    claims = runs.assign(status=np.where(on_b, "claimed", "re-scored"))
+    for more in (few, bare, claims):
+        found = standings(more, (A, B), answers)
+        assert (found.ranks, found.letters) == (before.ranks, before.letters)
+    whole = standings(runs[runs.method != "fbt:no_infonce"], (A, B), answers)
+    assert standings(runs[~on_b | (runs.method != "fbt:no_infonce")], (A, B), answers).ranks == whole.ranks
 
 
 def test_without_predictions_or_a_third_seed_nothing_is_grouped():
@@ -55,6 +72,14 @@ def test_without_predictions_or_a_third_seed_nothing_is_grouped():
         found = standings(runs, (A, B), answers)
         assert found.letters == {} and found.inseparable == frozenset() and found.level == (frozenset(),) * 2
         assert len(found.ranks) == ranked
+
+
+def test_pairs_of_other_test_images_give_ranks_and_no_letters():
+    runs, answers = made(three())
+    on_b = {*runs.key[runs.pair == B[0]]}
+    found = standings(runs, (A, B), lambda key: answers(key)[: IMAGES - (key in on_b)])
+    assert len(found.ranks) == 3 and found.letters == {} and found.inseparable == frozenset()
+    assert found.level == (frozenset(("kd", "ofa")),) * 2
 
 
 def test_the_order_of_runs_changes_nothing():

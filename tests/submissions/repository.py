@@ -53,18 +53,21 @@ class Repository:
         seed: int = 0,
         accuracy: float | None = 60.0,
         folder: str | None = None,
+        blind: bool = False,
     ) -> str:
         """Lay a changed copy of an entry beside the others, under the key that is its own; return its file.
 
         Args:
             accuracy: of invented predictions, in percent, and of the record; None keeps both.
             folder: of its method, if another.
+            blind: the invented errors are on any images, and not on those that are hard for the student.
         """
         path = self.entry(method, student, seed)
         entry = json.loads(path.read_text())
         record, predictions = entry["record"], path.with_suffix(".npy").read_bytes()
         if accuracy is not None:
-            predictions = self.invent(record, accuracy)
+            hard = np.load(path.with_suffix(".npy")) != self.truth
+            predictions = self.invent(record, accuracy, np.zeros_like(hard) if blind else hard)
         change(record)
         record["key"] = run_key(Identity(**record["identity"]))
         target = self.root / (folder or record["identity"]["method"]["id"]) / f"{record['key']}.json"
@@ -73,11 +76,12 @@ class Repository:
         target.with_suffix(".npy").write_bytes(predictions)
         return f"{target.parent.name}/{target.name}"
 
-    def invent(self, record: dict[str, Any], accuracy: float) -> bytes:
-        """Return predictions of an accuracy, and make a record theirs, with weights of its own."""
+    def invent(self, record: dict[str, Any], accuracy: float, hard: np.ndarray) -> bytes:
+        """Return predictions of an accuracy, wrong on hard images first; make a record theirs, with its own weights."""
         draw = np.random.default_rng(int(accuracy * 100))
         right = round(accuracy * len(self.truth) / 100)
-        wrong = draw.permutation(len(self.truth))[right:]
+        order = draw.permutation(len(self.truth))
+        wrong = order[np.argsort(hard[order], kind="stable")][right:]
         classes = self.truth.copy()
         classes[wrong] = (classes[wrong] + 1 + draw.integers(0, 8, len(wrong))) % 10
         content, top1 = npy_bytes(classes), 100 * right / len(self.truth)

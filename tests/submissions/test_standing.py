@@ -7,12 +7,16 @@ import shutil
 import numpy as np
 import pytest
 
+from cakdbench.cli.results import leaderboard
+from cakdbench.grid.experiments import load_experiment
 from cakdbench.grid.teachers import TeacherEntry, load_teachers
 from cakdbench.records import TeacherIdentity
+from cakdbench.reports.page_experiment import experiment_board
 from cakdbench.submissions.status import Verdicts, read_verdicts, write_verdicts
 from cakdbench.submissions.submit import npy_bytes
 from cakdbench.submissions.truth import Truth
 from cakdbench.submissions.validate import accept
+from cakdbench.utils.errors import StoreError
 from tests.submissions.repository import Repository
 
 
@@ -181,14 +185,17 @@ def test_a_forged_entry_is_told_and_moves_nothing(repository, honest, kind):
 def test_three_seeds_that_were_chosen_rank_nothing(repository, honest):
     for seed, chosen in enumerate((17, 44, 91)):
         for student in ("vit_xs", "mobilenet_s", "mixer_xs"):
-            change = also(put("identity.seed", chosen), put("identity.method.config.gamma", 7.0), put("label", LABEL))
-            repository.forge(change, "ofa", student, seed, accuracy=85.0 + seed / 2)
+            setting = put("identity.method.config.gamma", 7.0), put("label", LABEL), put("conditions.lanes", [LABEL])
+            repository.forge(also(put("identity.seed", chosen), *setting), "ofa", student, seed, 85.0 + seed / 2)
     board = repository.board()
     row = board.pop(LABEL)
     assert row[:2] == (None, None) and not any(cell[2] for cell in row[2:])
     assert board == honest
-    accept(repository.root, repository.validate(), "2026-12-01")
-    assert repository.board()[LABEL][:2] == (None, None)
+    assert accept(repository.root, repository.validate(), "2026-12-01") == 9
+    board = repository.board()
+    row = board.pop(LABEL)
+    assert row[:2] == (None, None) and not any(cell[2] for cell in row[2:])
+    assert board == honest
 
 
 def test_one_run_under_many_keys_counts_once(repository, honest):
@@ -207,6 +214,16 @@ def test_a_copy_in_an_earlier_folder_blames_both_or_the_copy_alone(repository):
     (repository.root / "status.toml").unlink()
     refused = {finding.file for finding in repository.validate().refused}
     assert refused == {file, original}
+
+
+def test_a_copy_of_both_files_of_an_accepted_entry_takes_nothing_from_it(repository):
+    original = repository.entry("kd")
+    (repository.root / "aaa").mkdir()
+    for path in (original, original.with_suffix(".npy")):
+        shutil.copy(path, repository.root / "aaa")
+    report = repository.validate()
+    assert {finding.file for finding in report.refused} == {f"aaa/{original.name}"}
+    assert f"kd/{original.name}" in {line.file for line in report.lines}
 
 
 def test_a_folder_that_differs_in_capitals_blames_no_accepted_entry(repository, tmp_path):
@@ -271,6 +288,24 @@ def test_a_flipped_copy_of_another_student_is_noted(repository):
     (repository.root / file).with_suffix(".npy").write_bytes(npy_bytes(classes))
     (told,) = [str(f) for f in repository.validate().findings if f.problem.doubt]
     assert told.startswith(file) and "ofa-mixer_xs" in told
+
+
+def test_errors_that_are_no_other_runs_are_doubted(repository, honest):
+    """Nine runs of a new row, right but for errors on any images: none is accepted unseen."""
+    files = {
+        repository.forge(
+            also(put("identity.method.config.gamma", 7.0), put("label", LABEL), put("conditions.lanes", [LABEL])),
+            *("ofa", student, seed, 84.0 + seed / 2 + place / 8),
+            blind=True,
+        )
+        for place, student in enumerate(("vit_xs", "mobilenet_s", "mixer_xs"))
+        for seed in (0, 1, 2)
+    }
+    report = repository.validate()
+    assert not report.refused
+    told = {f.file: re.search(r"shares at most (\S+) times", str(f)) for f in report.findings if f.problem.doubt}
+    assert set(told) == files and all(float(figure[1]) < 1.6 for figure in told.values())
+    assert accept(repository.root, report, "2026-12-01") == 0
 
 
 def test_new_entries_however_many_do_not_outvote_the_base_on_a_teacher(repository, tmp_path):
@@ -345,3 +380,38 @@ def test_accepted_entries_cannot_be_worsened_or_deleted_unseen(repository):
     told = [str(finding) for finding in repository.validate().refused]
     assert any(changed.stem in text and "was changed after" in text for text in told)
     assert any(deleted.stem in text and "is missing" in text for text in told)
+
+
+def test_runs_that_taught_themselves_or_each_other_are_refused_and_stop_no_page(repository, honest):
+    facts = {"measured": 89.4, "expected": None, "tolerance": 0.1, "source": "mine.pth", "standard": False}
+
+    def teach(own, others):
+        identity = {"model": "vit_m", "sha256": others, "statistics": None, "image_size": None, "source": None}
+        return also(put("teacher", facts), put("identity.teacher", identity), put("weights_sha256", own))
+
+    taught = ("1" * 64, "1" * 64), ("2" * 64, "3" * 64), ("3" * 64, "2" * 64)
+    files = [repository.forge(teach(*each), seed=seed, accuracy=70.0 + seed) for seed, each in enumerate(taught)]
+    told = {f.file: str(f) for f in repository.validate().refused if "leads back to its own weights" in str(f)}
+    assert set(told) == set(files)
+    assert repository.board() == honest
+    assert experiment_board(load_experiment("tas_table9"), repository.evidence()).sections
+
+
+def test_an_entry_of_an_impossible_recipe_is_one_line_of_damage(repository, honest):
+    file = repository.forge(put("identity.recipe.init", 5))
+    (damage,) = repository.evidence().damage
+    assert file in damage and "invalid recipe" in damage
+    assert repository.board() == honest
+
+
+def test_statuses_that_cannot_be_read_are_not_written_anew(repository, tmp_path):
+    path = repository.root / "status.toml"
+    path.write_text("<<<<<<< HEAD\n" + path.read_text())
+    before, report = path.read_bytes(), repository.validate()
+    with pytest.raises(StoreError, match=r"status\.toml is malformed .*; nothing was written"):
+        accept(repository.root, report, "2026-12-01")
+    assert path.read_bytes() == before
+    pages = tmp_path / "pages"
+    with pytest.raises(StoreError, match=r"status\.toml is malformed"):
+        leaderboard(store=tmp_path / "runs", results=repository.root, boards=pages)
+    assert not pages.exists()

@@ -4,12 +4,12 @@ Where two clash, the newcomer is to blame; of two that are equally old, both are
 program to say.
 """
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from operator import attrgetter
 from typing import TypeVar
 
+import networkx
 import numpy as np
 
 from cakdbench.grid.plan import ALWAYS
@@ -19,6 +19,7 @@ from cakdbench.submissions.bundle import EntryFile
 from cakdbench.submissions.checks.teachers import registry_entry
 from cakdbench.submissions.findings import Finding, Problem
 from cakdbench.submissions.status import TeacherName
+from cakdbench.utils.diff import exact_text
 
 FEW_IMAGES = 500
 """Two students that agree on 98 % of images each for itself agree on all of as many with a chance of 0.00004."""
@@ -49,6 +50,7 @@ def cross_checks(entries: list[EntryFile], teachers: Mapping[TeacherName, str], 
     yield from check_weights(entries, teachers, age)
     yield from check_trained_teachers(entries, age)
     yield from check_run_teachers(entries)
+    yield from check_circles(entries, age)
     yield from check_baselines(entries)
 
 
@@ -87,7 +89,7 @@ def _without(entry: EntryFile, *left_out: str) -> str:
         holder = values[table] if table else values
         if holder is not None:
             del holder[field]
-    return json.dumps(values, sort_keys=True)
+    return exact_text(values)
 
 
 def check_copies(entries: list[EntryFile], age: Age) -> Iterator[Finding]:
@@ -145,6 +147,27 @@ def check_run_teachers(entries: list[EntryFile]) -> Iterator[Finding]:
             if run and run.record.weights_sha256 != taught.sha256:
                 what = f"other teacher: its weights {taught.sha256[:16]} are not those of {run.file}"
                 yield Finding(entry.file, Problem(what, "submit the run that taught it"))
+
+
+def check_circles(entries: list[EntryFile], age: Age) -> Iterator[Finding]:
+    """Check that no run has learnt or started from its own weights, be it by way of others."""
+    runs = {entry.record.weights_sha256: entry for entry in entries}
+    links = [(weights, each) for weights, entry in runs.items() for each in _ancestors(entry) if each in runs]
+    chains = networkx.DiGraph(links)
+    for circle in networkx.strongly_connected_components(chains):
+        group = [runs[weights] for weights in sorted(circle)]
+        if len(group) == 1 and not chains.has_edge(*circle, *circle):
+            continue
+        for entry, other in blamed(group, age) if len(group) > 1 else [(group[0], group[0])]:
+            what = f"its chain of teachers and starts leads back to its own weights, by {other.file}"
+            yield Finding(entry.file, Problem(what))
+
+
+def _ancestors(entry: EntryFile) -> list[str]:
+    """Return the weights that a run has learnt and started from."""
+    teacher, init = entry.identity.teacher, entry.identity.recipe.get("init")
+    taught = [each.sha256 for each in teacher.several or (teacher,)] if teacher else []
+    return [*taught, init.removeprefix("sha256:")] if isinstance(init, str) else taught
 
 
 def _source(entry: EntryFile) -> str | None:

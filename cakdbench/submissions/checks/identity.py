@@ -1,7 +1,6 @@
 """Check that an entry is where and what it says it is, of data, a recipe and a seed that exist."""
 
 import functools
-import json
 import re
 from collections.abc import Iterator
 
@@ -14,19 +13,18 @@ from cakdbench.store import run_key
 from cakdbench.submissions.checks.case import Case
 from cakdbench.submissions.findings import Problem
 from cakdbench.submissions.normal import SHA256
-from cakdbench.utils.diff import changes
+from cakdbench.utils.diff import changes, exact_text
 
 _FORBIDDEN = re.compile(r"[<>|`\\]")
 
 
 def check_place(case: Case) -> Iterator[Problem]:
     """Check that the key is the identity's hash and the file's name; the folder is the method."""
-    record, file = case.record, case.entry.file
+    record, place = case.record, case.entry.place
     key = run_key(case.identity)
     if key != record.key:
         yield Problem(f"its key is {record.key[:120]} and its identity's is {key[:120]}: one was changed")
-    place = f"{case.identity.method.id}/{record.key}.json"
-    if file != place:
+    if case.entry.file != place:
         yield Problem("its folder and name are not those of its method and key", f"name it {place[:250]}")
     if case.identity.engine_version != ENGINE_VERSION:
         what = f"was computed by version {case.identity.engine_version} of the engine, which now is {ENGINE_VERSION}"
@@ -102,7 +100,7 @@ def check_recipe(case: Case) -> Iterator[Problem]:
     if name not in recipe_names():
         yield Problem(f"the recipe {name[:100]} is unknown", "add it under pairs/recipes first")
         return
-    if (names := _names_of(json.dumps(case.identity.recipe, sort_keys=True))) and name not in names:
+    if (names := _names_of(exact_text(case.identity.recipe))) and name not in names:
         yield Problem(f"its recipe is named {name} and has the numbers of {', '.join(names)}")
     for change in changes(case.record.recipe, load_recipe(name).numbers(), "recipe"):
         yield Problem(f"changed settings: {change[:200]}", "boards set it aside", note=True)
@@ -111,7 +109,7 @@ def check_recipe(case: Case) -> Iterator[Problem]:
 @functools.lru_cache(maxsize=256)
 def _names_of(numbers: str) -> list[str]:
     """Return the recipes that have these numbers, written as in a key."""
-    return [name for name in recipe_names() if json.dumps(load_recipe(name).identity(), sort_keys=True) == numbers]
+    return [name for name in recipe_names() if exact_text(load_recipe(name).identity()) == numbers]
 
 
 def check_seed(case: Case) -> Iterator[Problem]:

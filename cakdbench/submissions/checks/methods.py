@@ -15,7 +15,7 @@ from cakdbench.registry import all_settings, canonical_label, config_identity, r
 from cakdbench.source_hash import is_built_in, known_sources, source_hash
 from cakdbench.submissions.checks.case import Case
 from cakdbench.submissions.findings import Problem
-from cakdbench.utils.diff import changes
+from cakdbench.utils.diff import changes, exact_text
 from cakdbench.utils.errors import RAISED, CakdError, UsageError
 
 LARGEST_SETTING = 65_536
@@ -47,7 +47,7 @@ def check_settings(case: Case) -> Iterator[Problem]:
         yield Problem(f"invalid settings of {case.method.id}: {str(error)[:300]}", "leave the run out")
         return
     settings = case.identity.method.config
-    if json.dumps(settings, sort_keys=True) != json.dumps(normal.identity, sort_keys=True):
+    if exact_text(settings) != exact_text(normal.identity):
         wrong = (changes(settings, normal.identity, "settings") or ["a number of another type"])[0]
         yield Problem(f"its settings are incomplete or written in another way: {wrong[:200]}")
     if case.record.label != normal.label:
