@@ -68,7 +68,7 @@ def _write_boards(session: Session, folder: Path) -> None:
 
     if session.experiment:
         evidence = Evidence(session.store, None, session.options.computing.data_dir)
-        board = experiment_board(session.experiment, evidence, session.options.settings.recipe)
+        board = experiment_board(session.experiment, evidence, session.options.settings)
         write_experiments([board], folder, console)
         return
     data_dir, own = session.options.computing.data_dir, own_suites(session.options.pairs)
