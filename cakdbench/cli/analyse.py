@@ -140,6 +140,8 @@ def attention(
 def agreement(
     results: Annotated[list[Path], typer.Argument(help="Stores and results folders.")],
     pair: Annotated[str, typer.Option("--pair", help="TEACHER>STUDENT@DATASET.")],
+    recipe: Annotated[str | None, typer.Option(help="Of the runs, where they have several.")] = None,
+    precision: Annotated[str | None, typer.Option(help="Of the runs, where they have several.")] = None,
     to: To = Path("analysis"),
     data_dir: DataDir = None,
     datasets: DatasetFiles = [],
@@ -149,7 +151,7 @@ def agreement(
     from cakdbench.analysis.figures import matrix_figure
     from cakdbench.api import load_results
 
-    frame = compare(load_results(*results, data_dir=data_dir), pair, data_dir)
+    frame = compare(load_results(*results, data_dir=data_dir), pair, data_dir, recipe, precision)
     for value, what in (("agreement", "equal answers"), ("shared_errors", "errors in common")):
         table = frame.pivot(index="first", columns="second", values=value)
         order = list(dict.fromkeys(frame["first"]))
