@@ -72,8 +72,8 @@ def _write_boards(session: Session, folder: Path) -> None:
         write_experiments([board], folder, console)
         return
     data_dir, own = session.options.computing.data_dir, own_suites(session.options.pairs)
-    write_boards(Evidence(session.store, None, data_dir), session.specs, folder, console, own=own)
-    for listing in changed_listings(session):
+    shown = write_boards(Evidence(session.store, None, data_dir), session.specs, folder, console, own=own)
+    for listing in changed_listings(session, shown):
         console.print(listing)
 
 
