@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from cakdbench.cli.tables import Listing
+from cakdbench.grid.pairs import RUN
 from cakdbench.grid.suites import PairSpec
 from cakdbench.recipes import Recipe, load_recipe, recipe_names
 from cakdbench.utils.diff import changes
@@ -105,7 +106,8 @@ def _listing(runs: "pd.DataFrame", recipe: Recipe) -> Listing:
     for cell in cells.to_dict("records"):
         method = cell["method"] + (f" (tuned, {cell['trials']} trials)" if cell["trials"] else "")
         rows.setdefault(method, {"method": method})[cell["pair"]] = _cell_text(cell)
-    return Listing(list(rows.values()), title=f"Apart from the boards: {recipe.name} with other settings ({reasons})")
+    name = recipe.name + (f" from {recipe.init}" if recipe.init.startswith(RUN) else "")
+    return Listing(list(rows.values()), title=f"Apart from the boards: {name} with other settings ({reasons})")
 
 
 def _cell_text(cell: dict[str, Any]) -> str:
