@@ -13,7 +13,10 @@ import pytest
 
 import cakdbench
 from cakdbench.data.datasets import load_dataset
+from cakdbench.engine.options import run_options
+from cakdbench.engine.session import Session
 from cakdbench.engine.tune import AT_RANDOM, Subject, ask
+from cakdbench.engine.tune import _subject as subject_of
 from cakdbench.grid.tuned import Trial, Tuned, read_tuned
 from cakdbench.method import Tunable, tunables
 from cakdbench.registry import get_method, method_ids
@@ -175,7 +178,7 @@ REFUSALS = {
     "att": ((), "unknown method 'att'; did you mean at"),
     "at": (("--lanes", "3"), "holds another search (lanes differ): name another file with --to, or remove it"),
     "kd": (("--set", "kd.weight=2"), "fix a method's setting as METHOD[KEY=VALUE]"),
-    "cc:peng": ((), "its weight, 100.0, is outside of what is searched"),
+    "cc:peng": ((), "cc:peng declares nothing tunable beside what it fixes (form, weight)"),
 }
 
 
@@ -232,6 +235,29 @@ def test_what_is_tried_next_depends_on_trials_and_seed_alone():
 def test_the_search_goes_where_trials_were_good():
     asked = ask(optuna, SUBJECT, tried(4 * AT_RANDOM), 9, 0)
     assert np.median([settings["weight"] for settings in asked]) < 1
+
+
+def test_what_is_tried_lies_in_a_narrow_range_and_of_whole_numbers_is_whole():
+    space = {"narrow": Tunable(0.0012345, 0.0012389), "heads": Tunable(1, 8)}
+    subject = Subject("any", None, (), space, {"narrow": 0.001235, "heads": 2})
+    asked = ask(optuna, subject, [], 20, 0)
+    assert all(0.0012345 <= settings["narrow"] <= 0.0012389 for settings in asked)
+    assert all(type(settings["heads"]) is int and 1 <= settings["heads"] <= 8 for settings in asked)
+    earlier = tuple(Trial(label="", top1=50.0, runs=(), settings=settings) for settings in asked)
+    assert ask(optuna, subject, earlier, 1, 0)
+
+
+def test_the_settings_of_a_variant_are_not_searched(tmp_path):
+    pair = {"pairs": "resnet_m>vit_xs@fashion_tiny", "recipe": "tiny", "cpu": True}
+    session = Session(run_options(store=tmp_path, **pair))
+    for name, searched in {
+        "irg:free_maximum": {"vertex_weight", "edge_weight", "transform_weight"},
+        "irg:no_edges[vertex_weight=0.2]": {"transform_weight", "constant_maximum"},
+        "fbt:no_infonce": {"gamma", "ofa_weight"},
+    }.items():
+        assert subject_of(session, name).space.keys() == searched
+    fixed = subject_of(session, "irg:free_maximum")
+    assert fixed.label({**fixed.defaults, "edge_weight": 2.0}) == "irg:free_maximum[edge_weight=2.0]"
 
 
 @pytest.mark.parametrize("id", method_ids())
