@@ -101,7 +101,7 @@ def features(
     from cakdbench.analysis.maps import feature_maps
 
     gallery = _gallery(networks, model_file, store, teacher_dir, data_dir, on_bad_image)
-    seen = next(gallery.images(images))
+    seen = gallery.seen(images)
     for number, network in enumerate(gallery.networks, 1):
         stages = feature_maps(network.model, seen, groups)
         maps = {
@@ -129,7 +129,9 @@ def attention(
     from cakdbench.analysis.maps import attention_maps
 
     gallery = _gallery(networks, model_file, store, teacher_dir, data_dir, on_bad_image, method_file)
-    seen = next(gallery.images(images))
+    seen = gallery.seen(images)
+    for told in _not_kept(gallery):
+        console.print(told, markup=False, highlight=False, soft_wrap=True)
     own = [_write_own(to / f"attention-own-{number}", gallery, network, seen) for number, network in _kept(gallery)]
     looking = [network for network in gallery.networks if network.model.attention or not any(own)]
     if maps := {network.name: attention_maps(network.model, seen) for network in looking}:
@@ -182,6 +184,19 @@ def _kept(gallery: "Gallery") -> "Iterator[tuple[int, NamedNetwork]]":
     for number, network in enumerate(gallery.networks, 1):
         if network.run and network.run.modules.is_file():
             yield number, network
+
+
+def _not_kept(gallery: "Gallery") -> "Iterator[str]":
+    """Yield of which runs the method's own attention cannot be drawn, since its modules were not kept."""
+    from cakdbench.method import Method
+    from cakdbench.registry import get_method
+
+    for network in gallery.networks:
+        if network.run and not network.run.modules.is_file():
+            method = get_method(network.run.identity().method.id)
+            if method.attended is not Method.attended:
+                anew = f"remove {network.run.path} and run it with --keep modules"
+                yield f"{network.name}: not the attention of {method.id} itself, whose modules were not kept: {anew}"
 
 
 def _write_own(stem: Path, gallery: "Gallery", network: "NamedNetwork", seen: "Tensor") -> bool:
