@@ -254,7 +254,7 @@ def _numbers(experiment: Experiment, ours: Ours, results: Results) -> pd.DataFra
 def _deltas(spot: Spot, whole: Spot | None, ours: Ours) -> dict[str, str]:
     """Return the differences to the full method on the same pair, as printed and as measured."""
     printed = measured = MISSING
-    if whole and spot.entry.id != whole.entry.id and accuracy(spot):
+    if whole and spot.entry.id != whole.entry.id and spot.metric != "memory_gb" and not is_teacher(spot):
         own, base = ours[_place(spot)].mean, ours[_place(whole)].mean
         printed = spot.delta or points(float(spot.value) - float(whole.value), signed=True)
         measured = MISSING if own is None or base is None else points(own - base, signed=True)

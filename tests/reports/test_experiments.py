@@ -47,11 +47,15 @@ def page(name, store, tiny=False, **changed):
     )
 
 
-def lines(text):
-    """The number-by-number table: (pair, row) to its cells by column."""
+def lines_of(text):
+    """The number-by-number table, each row by column."""
     head, *rows = next(table for table in tables(text) if "printed" in table[0])
-    by_column = [dict(zip(head, row, strict=True)) for row in rows]
-    return {(row["pair"], row["row"]): row for row in by_column}
+    return [dict(zip(head, row, strict=True)) for row in rows]
+
+
+def lines(text):
+    """The same by pair and row."""
+    return {(row["pair"], row["row"]): row for row in lines_of(text)}
 
 
 @pytest.fixture
@@ -91,6 +95,13 @@ def test_measured_stands_beside_printed_with_deltas_and_verdicts(store):
     assert rows[PAIR, "(G) w/o L_OFA"]["verdict"] == "not measured"
     on_imagenet = rows["swin_t → resnet18, imagenet1k", "full method"]
     assert on_imagenet["verdict"] == "not comparable: teacher_norm: own here"
+
+
+def test_a_row_that_nothing_runs_for_has_its_printed_delta_too(store):
+    found = {row["row"]: row for row in lines_of(page("fofa_table6", store)) if row["metric"] == "top-1"}
+    assert found["N_q = 80"]["delta printed"] == "+0.55" and found["N_q = 80"]["verdict"] == "does not run"
+    memory = [row["delta printed"] for row in lines_of(page("fofa_table6", store)) if row["metric"] != "top-1"]
+    assert {*memory} == {"–"}
 
 
 def test_one_seed_is_not_judged(store):
