@@ -4,7 +4,6 @@ Which settings are tried next is a function of the trials so far and of the seed
 stopped, and takes what it had begun from the store.
 """
 
-import contextlib
 import hashlib
 import math
 import warnings
@@ -20,7 +19,7 @@ from cakdbench.data.holdout import holdout_name
 from cakdbench.engine.session import Session
 from cakdbench.grid.plan import Cell
 from cakdbench.grid.suites import PairSpec
-from cakdbench.grid.tuned import BUDGET, Range, Search, Trial, Tuned, Value, read_tuned
+from cakdbench.grid.tuned import BUDGET, Range, Search, Trial, Tuned, Value, other_trials, read_tuned
 from cakdbench.method import Method, Tunable, tunables
 from cakdbench.registry import split_variant, variant_values
 from cakdbench.store import canonical
@@ -72,7 +71,7 @@ def tune(session: Session, name: str, trials: int, lanes: int, path: Path) -> Tu
     subject = _subject(session, name)
     search = _search(session, subject, name, lanes)
     done = list(_earlier(path, search))
-    _require_budget(search, subject.method, trials, path)
+    _require_budget(search, trials, path)
     while len(done) < trials:
         start = len(done) // lanes * lanes
         asked = ask(optuna, subject, done[:start], lanes, search.seed)[len(done) - start : trials - start]
@@ -192,14 +191,9 @@ def _earlier(path: Path, search: Search) -> tuple[Trial, ...]:
     return tuned.trials
 
 
-def _require_budget(search: Search, method: str, trials: int, path: Path) -> None:
-    """Raise UsageError where more settings would be tried of a method on a dataset than the rules allow."""
-    spent = 0
-    for other in {*path.parent.glob("*.toml")} - {path}:
-        with contextlib.suppress(UsageError):  # a file of something else
-            tuned = read_tuned(other)
-            same = labels.split(tuned.search.method)[0] == method and tuned.search.dataset == search.dataset
-            spent += len(tuned.trials) * same
+def _require_budget(search: Search, trials: int, path: Path) -> None:
+    """Raise UsageError where more settings would be tried of the method on the dataset than the rules allow."""
+    spent = other_trials(path, search)
     if trials + spent > BUDGET:
         beside = f" beside the {spent} that stand in {path.parent}" if spent else ""
         told = f"leaderboards/RULES.md allows {BUDGET} per method and dataset"

@@ -17,8 +17,11 @@ from cakdbench.engine.options import run_options
 from cakdbench.engine.session import Session
 from cakdbench.engine.tune import AT_RANDOM, Subject, ask
 from cakdbench.engine.tune import _subject as subject_of
-from cakdbench.grid.tuned import Trial, Tuned, read_tuned
+from cakdbench.grid.plan import Settings, make_plan
+from cakdbench.grid.suites import resolve_pairs
+from cakdbench.grid.tuned import Search, Trial, Tuned, read_tuned
 from cakdbench.method import Tunable, tunables
+from cakdbench.records import Tuning
 from cakdbench.registry import get_method, method_ids
 from cakdbench.store import Store
 from cakdbench.submissions.submit import find_runs
@@ -149,10 +152,11 @@ def test_a_run_with_the_settings_says_that_they_were_tuned(tuned):
     records = {record.label: record for record in Store(folder / "runs").records()[0] if
                record.identity.dataset.name == "mine" and record.teacher}  # fmt: skip
     assert records.keys() == {"kd", "at", best.label} and best.label != "at"
-    assert records[best.label].tuning == best.tuning and records["at"].tuning is None
-    assert f"{best.label} (tuned, 3 trials)" in text
+    count = len(best.trials)  # 3, or 4 after the tests above
+    assert records[best.label].tuning == Tuning(trials=count, pairs=best.search.pairs) and records["at"].tuning is None
+    assert f"{best.label} (tuned, {count} trials)" in text
     runs = cakdbench.load_results(folder / "runs").query("dataset == 'mine' and teacher.notna()")
-    assert dict(zip(runs.method, runs.trials)) == {"kd": 0, "at": 0, best.label: 3}
+    assert dict(zip(runs.method, runs.trials)) == {"kd": 0, "at": 0, best.label: count}
     assert '"tuning"' not in (folder / "runs" / records["at"].key / "record.json").read_text()
 
 
@@ -258,6 +262,43 @@ def test_the_settings_of_a_variant_are_not_searched(tmp_path):
         assert subject_of(session, name).space.keys() == searched
     fixed = subject_of(session, "irg:free_maximum")
     assert fixed.label({**fixed.defaults, "edge_weight": 2.0}) == "irg:free_maximum[edge_weight=2.0]"
+
+
+def write_search(path: Path, best: str, trials: int = 4, dataset: str = "fashion_tiny") -> Path:
+    """The file of a search of at, whose first trial has the default settings."""
+    made = tuple(Trial(label=label, top1=50.0, runs=(), settings={}) for label in ("at", *("at[weight=2.0]",) * trials))
+    facts = {"method": "at", "pairs": (f"resnet_m>vit_xs@{dataset}",), "dataset": dataset, "space": {}}
+    zero = dict.fromkeys(("train", "held", "seed", "lanes"), 0)
+    search = Search(**facts, **zero, recipes=(), changed=(), precision="fp32", identity="")
+    Tuned(label=best, search=search, trials=made[:trials]).write(path)
+    return path
+
+
+def plan_with(*files: Path, pairs: str) -> dict[tuple[str, str], Tuning | None]:
+    options = run_options("at", tuned_files=files, pairs=pairs, recipe="tiny")
+    specs = resolve_pairs(pairs, "tiny")
+    cells = make_plan(options.methods, specs, [0], Settings(), always=(), tunings=options.tunings).cells
+    return {(cell.label, cell.pair.dataset): cell.tuning for cell in cells}
+
+
+def test_a_search_that_found_nothing_better_is_no_tuning(tmp_path):
+    file = write_search(tmp_path / "a.toml", "at")
+    assert plan_with(file, pairs="resnet_m>vit_xs@fashion_tiny") == {("at", "fashion_tiny"): None}
+
+
+def test_settings_are_tuned_on_the_dataset_of_their_search_alone(tmp_path):
+    file = write_search(tmp_path / "a.toml", "at[weight=2.0]")
+    found = plan_with(file, pairs="swin_m>vit_xs@fashion_tiny,resnet_m>vit_xs@fashion_demo")
+    assert found["at[weight=2.0]", "fashion_tiny"].trials == 4
+    assert found["at[weight=2.0]", "fashion_demo"] is found["at", "fashion_tiny"] is None
+
+
+def test_the_trials_of_all_searches_of_method_and_dataset_are_counted(tmp_path):
+    file = write_search(tmp_path / "a.toml", "at[weight=2.0]")
+    write_search(tmp_path / "b.toml", "at", trials=3)
+    write_search(tmp_path / "c.toml", "at", dataset="fashion_demo")
+    found = plan_with(file, pairs="resnet_m>vit_xs@fashion_tiny")
+    assert found["at[weight=2.0]", "fashion_tiny"].trials == 4 + 3
 
 
 @pytest.mark.parametrize("id", method_ids())
