@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from types import NoneType
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, Protocol, TypeVar, get_args, get_type_hints
 
 import timm
 from pydantic import TypeAdapter, ValidationError
@@ -19,13 +19,21 @@ from cakdbench import labels
 from cakdbench.data.holdout import whole_name
 from cakdbench.method import KINDS, TEACHER_PARTS, Method
 from cakdbench.models.catalog import MODELS, TIMM
-from cakdbench.models.staged import ModelInfo, describe
+from cakdbench.models.staged import describe
 from cakdbench.utils.errors import RAISED, UsageError, unknown
 from cakdbench.utils.imports import load_module
 from cakdbench.utils.neutral import fill_neutral, strip_neutral
 from cakdbench.utils.toml import problems
 
 M = TypeVar("M", bound=Method)
+
+
+class Kinded(Protocol):
+    """What settings hang on of a network: `ModelInfo` and more."""
+
+    @property
+    def kind(self) -> str: ...
+
 
 _methods: dict[str, type[Method]] = {}
 _aliases: dict[str, str] = {}
@@ -218,8 +226,8 @@ def variant_values(method: type[Method], variant: str | None) -> dict[str, Any]:
 def resolve_config(
     method: type[Method],
     variant: str | None,
-    teacher: ModelInfo,
-    student: ModelInfo,
+    teacher: Kinded,
+    student: Kinded,
     dataset: str,
     overrides: dict[str, Any] | None = None,
 ) -> Method.Config:
@@ -271,9 +279,7 @@ def all_settings(method: type[Method], identity: Mapping[str, Any]) -> dict[str,
     return fill_neutral(method.Config, identity)
 
 
-def canonical_label(
-    method: type[Method], config: Method.Config, teacher: ModelInfo, student: ModelInfo, dataset: str
-) -> str:
+def canonical_label(method: type[Method], config: Method.Config, teacher: Kinded, student: Kinded, dataset: str) -> str:
     """Return the one name of a method's settings on a pair: `ofa`, not `ofa[gamma=1]` where gamma is 1 anyway.
 
     It is the method's id, the first variant with these settings, or the one that is nearest to them, with what differs

@@ -13,7 +13,13 @@ from cakdbench.utils.errors import UsageError
 TEACHER = "teacher"
 
 
-def agreement(runs: pd.DataFrame, pair: str, data_dir: Path | None = None) -> pd.DataFrame:
+def agreement(
+    runs: pd.DataFrame,
+    pair: str,
+    data_dir: Path | None = None,
+    recipe: str | None = None,
+    precision: str | None = None,
+) -> pd.DataFrame:
     """Return agreement and shared errors of every two methods of a pair, and of each with itself and the teacher.
 
     Two methods are compared on runs of one seed, a method with itself on runs of different seeds: the latter says how
@@ -27,16 +33,18 @@ def agreement(runs: pd.DataFrame, pair: str, data_dir: Path | None = None) -> pd
         runs: of `load_results`.
         pair: as in its column.
         data_dir: where datasets lie, for test labels that are not beside the results.
+        recipe, precision: of the pair's runs; needed where they have several.
 
     Raises:
-        UsageError: no runs of the pair have predictions and labels at hand.
+        UsageError: no runs of the pair have predictions and labels at hand, or they have several recipes or precisions.
     """
     answers = CorrectAnswers(runs, data_dir)
-    cells = {name: _cell(own, answers) for name, own in _of_pair(runs, pair).items()}
+    chosen = _chosen(runs, pair, {"recipe": recipe, "precision": precision})
+    cells = {name: _cell(own, answers) for name, own in _by_method(runs, chosen).items()}
     cells = {name: cell for name, cell in cells.items() if cell}
     if not cells:
         raise UsageError(f"no predictions of runs on {pair}; pairs at hand: {', '.join(sorted(set(runs['pair'])))}")
-    rows = [_row(*names, _couples(cells[names[0]], cells[names[1]])) for names in product(cells, cells)]
+    rows = [_row(*names, _couples(cells, *names)) for names in product(cells, cells)]
     return pd.DataFrame(rows)
 
 
@@ -44,15 +52,30 @@ Cell = dict[int, tuple[np.ndarray, np.ndarray]]
 """Predictions and which of them are right, by seed."""
 
 
-def _of_pair(runs: pd.DataFrame, pair: str) -> dict[str, pd.DataFrame]:
-    """Return the runs of each method on a pair, scratch of its student, and the training of its teacher."""
-    own = runs[runs["pair"] == pair]
-    students = set(own["student"])
-    beside = runs["teacher"].isna() & runs["student"].isin(students) & runs["recipe"].isin(set(own["recipe"]))
-    teachers = runs[runs["weights_sha256"].isin(set(own["teacher_sha256"].dropna()))]
-    counted = pd.concat([runs[beside], own]).drop_duplicates("key")
-    groups = {name: group for name, group in counted[counted["excluded"].isna()].groupby("method")}
-    return ({TEACHER: teachers} if len(teachers) else {}) | groups
+def _chosen(runs: pd.DataFrame, pair: str, wanted: dict[str, str | None]) -> pd.DataFrame:
+    """Return the counting runs of a pair, all of one recipe and precision.
+
+    Raises:
+        UsageError: there are several; names them.
+    """
+    own = runs[(runs["pair"] == pair) & runs["excluded"].isna()]
+    for name, value in wanted.items():
+        own = own if value is None else own[own[name] == value]
+        if len(several := sorted(set(own[name]))) > 1:
+            raise UsageError(f"{pair} has runs of several {name}s, {', '.join(several)}: choose one with --{name}")
+    return own
+
+
+def _by_method(runs: pd.DataFrame, own: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return the runs of each method, scratch of the same student and conditions, and the training of the teacher."""
+    conditions = ["student", "dataset", "recipe", "precision"]
+    alone = runs[runs["teacher"].isna() & runs["excluded"].isna()]
+    beside = alone.merge(own[conditions].drop_duplicates(), on=conditions)
+    taught = runs["weights_sha256"].isin(set(own["teacher_sha256"].dropna())) & runs["dataset"].isin(
+        set(own["dataset"])
+    )
+    groups = dict(iter(pd.concat([beside, own]).drop_duplicates("key").groupby("method")))
+    return ({TEACHER: runs[taught]} if taught.any() else {}) | groups
 
 
 def _cell(runs: pd.DataFrame, answers: CorrectAnswers) -> Cell:
@@ -64,10 +87,11 @@ def _cell(runs: pd.DataFrame, answers: CorrectAnswers) -> Cell:
     return cell
 
 
-def _couples(first: Cell, second: Cell) -> Iterator[tuple[tuple[np.ndarray, np.ndarray], ...]]:
-    if first is second:
+def _couples(cells: dict[str, Cell], name: str, other: str) -> Iterator[tuple[tuple[np.ndarray, np.ndarray], ...]]:
+    first, second = cells[name], cells[other]
+    if name == other:
         return ((first[a], first[b]) for a, b in combinations(sorted(first), 2))
-    if len(first) == 1 or len(second) == 1:  # a teacher of one seed taught all of them
+    if TEACHER in (name, other) and len(cells[TEACHER]) == 1:  # it taught the runs of all seeds
         return ((a, b) for a, b in product(first.values(), second.values()))
     return ((first[seed], second[seed]) for seed in sorted(first.keys() & second.keys()))
 

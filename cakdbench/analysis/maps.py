@@ -64,7 +64,8 @@ def attention_maps(model: StagedModel, images: Tensor) -> Tensor:
     if layout.window:
         scores = scores.masked_fill(~_same_window(stage.grid, layout.window).to(scores.device), -torch.inf)
     weights = scores.softmax(-1).mean(1)
-    received = weights[:, 0] if stage.prefix else weights.mean(1)
+    has_class_token = getattr(model.net, "cls_token", None) is not None  # registers come without one too
+    received = weights[:, 0] if has_class_token else weights[:, stage.prefix :].mean(1)
     return received[:, stage.prefix :].unflatten(1, stage.grid)
 
 

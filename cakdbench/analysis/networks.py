@@ -75,6 +75,10 @@ class Gallery:
         for images, _, _ in EvalStream(split, self.dataset, self.recipe, batch_size=BATCH):
             yield images
 
+    def seen(self, count: int) -> Tensor:
+        """Return what `images` yields as one batch."""
+        return torch.cat([*self.images(count)])
+
     def pictures(self, images: Tensor) -> Tensor:
         """Return normalised images in their colours, `(B, 3, S, S)` from 0 to 1."""
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self.dataset.mean, self.dataset.std))

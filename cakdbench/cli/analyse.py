@@ -101,7 +101,7 @@ def features(
     from cakdbench.analysis.maps import feature_maps
 
     gallery = _gallery(networks, model_file, store, teacher_dir, data_dir, on_bad_image)
-    seen = next(gallery.images(images))
+    seen = gallery.seen(images)
     for number, network in enumerate(gallery.networks, 1):
         stages = feature_maps(network.model, seen, groups)
         maps = {
@@ -129,7 +129,9 @@ def attention(
     from cakdbench.analysis.maps import attention_maps
 
     gallery = _gallery(networks, model_file, store, teacher_dir, data_dir, on_bad_image, method_file)
-    seen = next(gallery.images(images))
+    seen = gallery.seen(images)
+    for told in _not_kept(gallery):
+        console.print(told, markup=False, highlight=False, soft_wrap=True)
     own = [_write_own(to / f"attention-own-{number}", gallery, network, seen) for number, network in _kept(gallery)]
     looking = [network for network in gallery.networks if network.model.attention or not any(own)]
     if maps := {network.name: attention_maps(network.model, seen) for network in looking}:
@@ -140,6 +142,8 @@ def attention(
 def agreement(
     results: Annotated[list[Path], typer.Argument(help="Stores and results folders.")],
     pair: Annotated[str, typer.Option("--pair", help="TEACHER>STUDENT@DATASET.")],
+    recipe: Annotated[str | None, typer.Option(help="Of the runs, where they have several.")] = None,
+    precision: Annotated[str | None, typer.Option(help="Of the runs, where they have several.")] = None,
     to: To = Path("analysis"),
     data_dir: DataDir = None,
     datasets: DatasetFiles = [],
@@ -149,7 +153,7 @@ def agreement(
     from cakdbench.analysis.figures import matrix_figure
     from cakdbench.api import load_results
 
-    frame = compare(load_results(*results, data_dir=data_dir), pair, data_dir)
+    frame = compare(load_results(*results, data_dir=data_dir), pair, data_dir, recipe, precision)
     for value, what in (("agreement", "equal answers"), ("shared_errors", "errors in common")):
         table = frame.pivot(index="first", columns="second", values=value)
         order = list(dict.fromkeys(frame["first"]))
@@ -180,6 +184,19 @@ def _kept(gallery: "Gallery") -> "Iterator[tuple[int, NamedNetwork]]":
     for number, network in enumerate(gallery.networks, 1):
         if network.run and network.run.modules.is_file():
             yield number, network
+
+
+def _not_kept(gallery: "Gallery") -> "Iterator[str]":
+    """Yield of which runs the method's own attention cannot be drawn, since its modules were not kept."""
+    from cakdbench.method import Method
+    from cakdbench.registry import get_method
+
+    for network in gallery.networks:
+        if network.run and not network.run.modules.is_file():
+            method = get_method(network.run.identity().method.id)
+            if method.attended is not Method.attended:
+                anew = f"remove {network.run.path} and run it with --keep modules"
+                yield f"{network.name}: not the attention of {method.id} itself, whose modules were not kept: {anew}"
 
 
 def _write_own(stem: Path, gallery: "Gallery", network: "NamedNetwork", seen: "Tensor") -> bool:

@@ -70,12 +70,12 @@ def _write_boards(session: Session, folder: Path) -> None:
 
     if session.experiment:
         evidence = Evidence(session.store, None, session.options.computing.data_dir)
-        board = experiment_board(session.experiment, evidence, session.options.settings.recipe)
+        board = experiment_board(session.experiment, evidence, session.options.settings)
         write_experiments([board], folder, console)
         return
     data_dir, own = session.options.computing.data_dir, own_suites(session.options.pairs)
-    write_boards(Evidence(session.store, None, data_dir), session.specs, folder, console, own=own)
-    for listing in changed_listings(session):
+    shown = write_boards(Evidence(session.store, None, data_dir), session.specs, folder, console, own=own)
+    for listing in changed_listings(session, shown):
         console.print(listing)
 
 
@@ -155,6 +155,22 @@ def _say_refusals(session: Session) -> None:
         say(f"refused: {refusal.label} on {refusal.pair}: {refusal.reason}")
     if session.options.computing.keep_ema and not any(cell.recipe.ema_decay for cell in session.plan.cells):
         say("no averaged weights to keep: none of the recipes has an ema_decay (--set recipe.ema_decay=0.999)")
+    if lacking := _not_kept(session):
+        say(f"done already, without what --keep asks for (remove their folders to train them anew): {lacking}")
+
+
+def _not_kept(session: Session) -> str:
+    """Return the finished runs of the plan that lack what `--keep` asks for, and what."""
+    keep, made = session.options.computing, []
+    if keep.keep_ema or keep.keep_modules:
+        done = [cell for cell, state in session.preview.states if state == "done"]
+        for task in session.harness.tasks([*filter(None, map(session.harness.ground, done))]):
+            folder, beside = task.folder, task.folder.record().extra_parameters
+            ema = keep.keep_ema and task.cell.recipe.ema_decay and not folder.ema.is_file()
+            modules = keep.keep_modules and beside and not folder.modules.is_file()
+            if lacks := ["ema"] * bool(ema) + ["modules"] * bool(modules):
+                made.append(f"{folder.key} ({', '.join(lacks)})")
+    return ", ".join(made)
 
 
 def _estimate(session: Session, measured: bool = False) -> Estimate | None:

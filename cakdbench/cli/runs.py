@@ -110,6 +110,8 @@ def evaluate(
 ) -> None:
     """Test finished runs again: on their test images, corrupted ones, or another dataset."""
     from cakdbench.data.corruptions import parse_corruptions
+    from cakdbench.results.export import frame_text
+    from cakdbench.store import write_atomic
     from cakdbench.students.evaluate import evaluate_students
     from cakdbench.utils.device import make_accelerator
 
@@ -127,7 +129,9 @@ def evaluate(
         failed=failed,
     )
     if len(frame):
-        _print_accuracies(frame, format, output)
+        _print_accuracies(frame, format)
+    if len(frame) and output:
+        write_atomic(output, frame_text(frame, "csv").encode())
     keys: dict[str, list[str]] = {}
     for key, error in failed.items():
         keys.setdefault(str(error), []).append(key)
@@ -137,11 +141,9 @@ def evaluate(
     raise typer.Exit(1 if failed else 0)
 
 
-def _print_accuracies(frame: "pd.DataFrame", format: Format, output: Path | None) -> None:
+def _print_accuracies(frame: "pd.DataFrame", format: Format) -> None:
     from cakdbench.results.export import frame_text
 
-    if output:
-        output.write_text(frame_text(frame, "csv"), encoding="utf-8")
     if format is not Format.table:
         print(printable(frame_text(frame, format)), end="")
         return
@@ -152,14 +154,11 @@ def _print_accuracies(frame: "pd.DataFrame", format: Format, output: Path | None
 
 
 def _all_runs(names: list[str], store: Path) -> "list[RunFolder]":
-    """Return the runs that are named; a store stands for all of its finished ones."""
+    """Return the runs that are named, each once; a store stands for all of its finished ones."""
     from cakdbench.store import Store
 
-    return [
-        run
-        for name in names
-        for run in ([run for run in Store(Path(name)).runs() if run.is_done] or [Store(store).find(name)])
-    ]
+    named = ([run for run in Store(Path(name)).runs() if run.is_done] or [Store(store).find(name)] for name in names)
+    return list({run.key: run for runs in named for run in runs}.values())
 
 
 def _students(

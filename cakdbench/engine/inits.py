@@ -4,14 +4,16 @@ from pathlib import Path
 
 from torch import Tensor
 
+from cakdbench.engine.run_teachers import finished_run
+from cakdbench.grid.pairs import RUN
 from cakdbench.models.catalog import entry as model_entry
 from cakdbench.models.catalog import hub_weights_are_here
 from cakdbench.models.checkpoints import read_checkpoint
 from cakdbench.models.staged import StagedModel
 from cakdbench.models.weights import load_weights, state_sha256
 from cakdbench.recipes import Recipe
-from cakdbench.store import RunFolder, Store, find_keys
-from cakdbench.utils.errors import WeightsError
+from cakdbench.store import RunFolder, Store
+from cakdbench.utils.errors import UsageError, WeightsError
 from cakdbench.utils.rng import seeded
 
 BY_NAME = ("random", "hub")
@@ -31,10 +33,15 @@ def hub_at_hand(name: str) -> None:
 
 
 class Inits:
-    """Makes students with the weights that a recipe's `init` names; each file is read once."""
+    """Makes students with the weights that a recipe's `init` names; each file is read once.
 
-    def __init__(self, store: Store):
+    Args:
+        precision: of the runs that it names by METHOD:PAIR.
+    """
+
+    def __init__(self, store: Store, precision: str = "fp32"):
         self.store = store
+        self.precision = precision
         self._states: dict[Path, tuple[dict[str, Tensor], str]] = {}
 
     def key(self, recipe: Recipe, seed: int) -> str:
@@ -90,14 +97,8 @@ class Inits:
         return self._states[path]
 
     def _run(self, name: str, seed: int) -> RunFolder:
-        """Return the finished run of a key, the beginning of one, or METHOD:PAIR; of several that of the seed."""
-        done = {run.key: run for run in self.store.runs() if run.is_done}
-        found = [done[key] for key in find_keys(name, done)]
-        found = found or [run for run in done.values() if f"{run.label()}:{run.identity().pair}" == name]
-        if len(found) > 1:
-            found = [run for run in found if run.identity().seed == seed] or found
-        if len(found) != 1:
-            keys = ", ".join(run.key for run in found[:4])
-            told = f"{len(found)} finished runs ({keys}): give one key" if found else "no finished run"
-            raise WeightsError(f"{name!r} means {told} in {self.store.root}; see `cakdbench status`")
-        return found[0]
+        """Return the finished run of a key, the beginning of one, or METHOD:PAIR; of the latter that of the seed."""
+        try:
+            return finished_run(self.store, f"{RUN}{name}", seed, self.precision)
+        except UsageError as error:
+            raise WeightsError(f"{error}; see `cakdbench status`") from None

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from cakdbench.engine.tracking import tracker_names
 from cakdbench.grid.plan import Settings
-from cakdbench.grid.tuned import read_tuned
+from cakdbench.grid.tuned import read_tuned, tunings
 from cakdbench.records import Tuning
 from cakdbench.registry import load_files, methods_named
 from cakdbench.train.runtime import Options
@@ -39,7 +39,7 @@ class RunOptions:
         gpus: those of this machine that work, by number; this process takes the first. Empty: all.
         threads: of each process on a CPU.
         computing: how, without any effect on results.
-        tunings: how the settings of labels were found, where by tuning.
+        tunings: how the settings of labels were found on a dataset, where by tuning, by `LABEL@DATASET`.
     """
 
     methods: tuple[str, ...] = ()
@@ -88,15 +88,15 @@ def run_options(
     names = methods if isinstance(methods, str) else ",".join(methods)
     computing = Options(**{field.name: others.pop(field.name) for field in fields(Options) if field.name in others})
     parsed = Settings.parse(settings)
-    tuned = [read_tuned(Path(path)) for path in tuned_files]
-    labels = tuple(methods_named(",".join([names, *(file.label for file in tuned)])))
+    searched = [*map(Path, tuned_files)]
+    labels = tuple(methods_named(",".join([names, *(read_tuned(path).label for path in searched)])))
     return RunOptions(
         methods=labels,
         settings=parsed,
         method_files=files[0],
         model_files=files[1],
         computing=computing,
-        tunings={file.label: file.tuning for file in tuned},
+        tunings=tunings(searched),
         **others,
     )
 

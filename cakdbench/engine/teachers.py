@@ -73,7 +73,7 @@ class Teachers:
         self.settings = settings
         self.precision = precision
         self._hashes: dict[tuple[str, str, int], str] = {}
-        self.inits = Inits(store)
+        self.inits = Inits(store, precision)
         self.registry = load_teachers()
         self.entries = load_teachers(own_files(store.root, extra or []))
 
@@ -83,9 +83,9 @@ class Teachers:
         Raises:
             UsageError: there is none, or it names what does not exist.
         """
-        dataset = whole_name(dataset)
         if model.startswith(RUN):
             return run_entry(self.store, model, dataset)
+        dataset = whole_name(dataset)
         try:
             return self.entries[model, dataset]
         except KeyError:
@@ -262,7 +262,7 @@ class Teachers:
                 f"the teacher {model} on {dataset.name} ({entry.source}) has the weights {sha256}, its entry says "
                 f"{entry.sha256}: bring those, or put the new sha256 into the entry"
             )
-        if dataset.whole:
+        if dataset.whole and entry.dataset != dataset.name:
             expected = None  # is of the test set, and which images were held out the teacher may have learned
         statistics = self._statistics(model, dataset, recipe)
         if statistics:

@@ -4,24 +4,24 @@ Which settings are tried next is a function of the trials so far and of the seed
 stopped, and takes what it had begun from the store.
 """
 
-import contextlib
 import hashlib
+import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from types import ModuleType
-from typing import Any
+from typing import Any, get_type_hints
 
 from cakdbench import labels
 from cakdbench.data.holdout import holdout_name
 from cakdbench.engine.session import Session
 from cakdbench.grid.plan import Cell
 from cakdbench.grid.suites import PairSpec
-from cakdbench.grid.tuned import BUDGET, Range, Search, Trial, Tuned, Value, read_tuned
-from cakdbench.method import Tunable, tunables
-from cakdbench.registry import split_variant
+from cakdbench.grid.tuned import BUDGET, Range, Search, Trial, Tuned, Value, other_trials, read_tuned
+from cakdbench.method import Method, Tunable, tunables
+from cakdbench.registry import split_variant, variant_values
 from cakdbench.store import canonical
 from cakdbench.utils.errors import UsageError
 from cakdbench.utils.rng import derive
@@ -71,7 +71,7 @@ def tune(session: Session, name: str, trials: int, lanes: int, path: Path) -> Tu
     subject = _subject(session, name)
     search = _search(session, subject, name, lanes)
     done = list(_earlier(path, search))
-    _require_budget(search, subject.method, trials, path)
+    _require_budget(search, trials, path)
     while len(done) < trials:
         start = len(done) // lanes * lanes
         asked = ask(optuna, subject, done[:start], lanes, search.seed)[len(done) - start : trials - start]
@@ -94,10 +94,12 @@ def _optuna() -> ModuleType:
 
 def _subject(session: Session, name: str) -> Subject:
     method, variant = split_variant(name)
-    fixed = labels.changes(variant or "")
+    fixed = variant_values(method, variant)
     space = {key: value for key, value in tunables(method.Config).items() if key not in fixed}
     if not space:
-        raise UsageError(f"{name} declares nothing tunable: a setting is with field(..., metadata=tunable(LOW, HIGH))")
+        beside = f" beside what it fixes ({', '.join(fixed)})" if fixed else ""
+        told = "a setting is with field(..., metadata=tunable(LOW, HIGH))"
+        raise UsageError(f"{name} declares nothing tunable{beside}: {told}")
     held = [replace(spec, pair=replace(spec.pair, dataset=holdout_name(spec.pair.dataset))) for spec in session.specs]
     if len({spec.pair.dataset for spec in held}) > 1:
         raise UsageError("the pairs are of several datasets: tune on each by itself")
@@ -110,13 +112,19 @@ def _defaults(name: str, space: dict[str, Tunable], cells: Sequence[Cell]) -> di
     Raises:
         UsageError: they differ between the pairs, or one is outside of what is searched.
     """
-    first, *others = ({key: getattr(cell.config, key) for key in space} for cell in cells)
+    first, *others = (_values(cell.config, space) for cell in cells)
     if any(values != first for values in others):
         raise UsageError(f"{name} has other defaults on some of these pairs: tune on those by themselves")
     for key, value in first.items():
         if not _holds(space[key], value):
             raise UsageError(f"{name}: its {key}, {value}, is outside of what is searched: fix it as METHOD[{key}=...]")
     return first
+
+
+def _values(config: Method.Config, names: Iterable[str]) -> dict[str, Value]:
+    """Return settings; those of a field of floats are floats, also where its default is written without decimals."""
+    hints = get_type_hints(type(config))
+    return {name: float(getattr(config, name)) if hints[name] is float else getattr(config, name) for name in names}
 
 
 def _holds(space: Tunable, value: Value) -> bool:
@@ -183,14 +191,9 @@ def _earlier(path: Path, search: Search) -> tuple[Trial, ...]:
     return tuned.trials
 
 
-def _require_budget(search: Search, method: str, trials: int, path: Path) -> None:
-    """Raise UsageError where more settings would be tried of a method on a dataset than the rules allow."""
-    spent = 0
-    for other in {*path.parent.glob("*.toml")} - {path}:
-        with contextlib.suppress(UsageError):  # a file of something else
-            tuned = read_tuned(other)
-            same = labels.split(tuned.search.method)[0] == method and tuned.search.dataset == search.dataset
-            spent += len(tuned.trials) * same
+def _require_budget(search: Search, trials: int, path: Path) -> None:
+    """Raise UsageError where more settings would be tried of the method on the dataset than the rules allow."""
+    spent = other_trials(path, search)
     if trials + spent > BUDGET:
         beside = f" beside the {spent} that stand in {path.parent}" if spent else ""
         told = f"leaderboards/RULES.md allows {BUDGET} per method and dataset"
@@ -201,7 +204,7 @@ def ask(
     optuna: ModuleType, subject: Subject, earlier: Sequence[Trial], count: int, seed: int
 ) -> list[dict[str, Value]]:
     """Return the next `count` settings: the default ones first, then some at random, then what TPE chooses."""
-    ranges = {name: _distribution(optuna, space) for name, space in subject.space.items()}
+    ranges = {name: _distribution(optuna, space, subject.defaults[name]) for name, space in subject.space.items()}
     own_seed = derive(seed, "tune", len(earlier)) % 2**32
     with warnings.catch_warnings(action="ignore"):  # optuna 4 calls it experimental to choose several at a time
         sampler = optuna.samplers.TPESampler(n_startup_trials=AT_RANDOM, constant_liar=True, seed=own_seed)
@@ -212,18 +215,23 @@ def ask(
     if not earlier:
         study.enqueue_trial(subject.defaults)
     asked = [study.ask(ranges).params for _ in range(count)]
-    return [{name: _rounded(values[name], subject.defaults[name]) for name in subject.space} for values in asked]
+    return [{name: _rounded(values[name], subject, name) for name in subject.space} for values in asked]
 
 
-def _distribution(optuna: ModuleType, space: Tunable) -> Any:
+def _distribution(optuna: ModuleType, space: Tunable, default: Value) -> Any:
     if space.choices:
         return optuna.distributions.CategoricalDistribution(space.choices)
+    if isinstance(default, int):
+        return optuna.distributions.IntDistribution(math.ceil(space.low), math.floor(space.high), log=space.log)
     return optuna.distributions.FloatDistribution(space.low, space.high, log=space.log)
 
 
-def _rounded(value: Value, default: Value) -> Value:
-    """Return a number with few digits, but a default as it is."""
-    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) and value != default else value
+def _rounded(value: Value, subject: Subject, name: str) -> Value:
+    """Return a number with few digits inside of its range, but a default as it is."""
+    space = subject.space[name]
+    if not isinstance(value, float) or value == subject.defaults[name]:
+        return value
+    return min(max(float(f"{value:.{DIGITS}g}"), space.low), space.high)
 
 
 def _try(session: Session, subject: Subject, asked: Sequence[dict[str, Value]]) -> list[Trial]:

@@ -9,7 +9,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from cakdbench.grid.pairs import RUN, Pair, named_run
+from cakdbench.grid.pairs import Pair, named_run, run_name
 from cakdbench.grid.suites import PairSpec, check_start, resolve_pairs
 from cakdbench.models.zoo import MODELS
 from cakdbench.published.ledger import (
@@ -288,7 +288,7 @@ def _tiny_pair(pair: Pair) -> Pair:
 def _tiny_teacher(name: str) -> str:
     """Return what stands in for a teacher: of a run the same run of the small pair."""
     if run := named_run(name):
-        return f"{RUN}{run[0]}:{_tiny_pair(run[1])}"
+        return run_name(run[0], _tiny_pair(run[1]))
     return _stand_in(name, _tiny().teachers)
 
 
@@ -300,8 +300,7 @@ def _stand_in(model: str, table: dict[str, str]) -> str:
 
 def _chain_spec(chain: _Chain) -> PairSpec:
     spec = resolve_pairs(chain.pair)[0]
-    check_start(spec.pair, chain.init)
-    return replace(spec, init=chain.init)
+    return replace(spec, init=check_start(spec.pair, chain.init))
 
 
 @cache

@@ -2,9 +2,13 @@
 
 import re
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from cakdbench.data.datasets import check_dataset
+from cakdbench.data.holdout import whole_name
+from cakdbench.models.ensemble import joined_kind
 from cakdbench.models.zoo import entry as model_entry
+from cakdbench.models.zoo import model_kind
 from cakdbench.utils.errors import UsageError
 
 TIMM = "timm:"
@@ -12,6 +16,8 @@ RUN = "run:"
 """What the name of a run begins with: `run:KEY`, or `run:METHOD:PAIR`."""
 LONGEST = 9
 """Runs that may name each other in one pair."""
+NAMED_RUN = re.compile(rf"{RUN}[^:+>@]+:")
+"""How `run:METHOD:PAIR` begins, and `run:KEY` does not."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,8 @@ class Pair:
             raise UsageError(f"{text[:100]!r}... is a chain of more than {LONGEST} runs")
         teacher, arrow, rest = text.rpartition(">")
         student, at, dataset = rest.partition("@")
-        pair = cls("+".join(split_teachers(teacher)), student.strip(), dataset.strip())
+        teachers = map(canonical_run, split_teachers(teacher))
+        pair = cls("+".join(teachers), student.strip(), dataset.strip())
         if not (arrow and at and pair.teacher and pair.student and pair.dataset):
             form = "write TEACHER>STUDENT@DATASET, as in swin_t>resnet18@cifar100"
             raise UsageError(f"{text!r} is no pair: {form}")
@@ -74,15 +81,15 @@ def split_teachers(text: str) -> tuple[str, ...]:
     """`swin_t+convnext_t` -> ("swin_t", "convnext_t"); a `+` inside the pair of a run stays there."""
     teachers: list[str] = []
     for part in map(str.strip, text.split("+")):
-        if ">" in part and not part.startswith(RUN) and teachers:
-            teachers[-1] += f"+{part}"  # the end of the pair of a run that has several teachers
+        if teachers and len(NAMED_RUN.findall(teachers[-1])) > teachers[-1].count("@"):
+            teachers[-1] += f"+{part}"  # the pair of a run goes on to its dataset
         else:
             teachers.append(part)
     return tuple(teachers)
 
 
 def named_run(name: str) -> tuple[str, Pair] | None:
-    """Return label and pair of the run that `run:METHOD:PAIR` names; None of `run:KEY` and of a model.
+    """Return canonical label and pair of the run that `run:METHOD:PAIR` names; None of `run:KEY` and of a model.
 
     A method without teacher has `run:scratch:STUDENT@DATASET`, which is the pair of a student with itself.
 
@@ -99,7 +106,43 @@ def named_run(name: str) -> tuple[str, Pair] | None:
         label, pair = f"{label}:{variant}", rest
     method, _ = split_variant(label)
     student = pair.rpartition(">")[2]
-    return label, Pair.parse(pair if method.needs else f"{student.partition('@')[0]}>{student}")
+    found = Pair.parse(pair if method.needs else f"{student.partition('@')[0]}>{student}")
+    return _canonical(label, found), found
+
+
+def run_name(label: str, pair: Pair) -> str:
+    """Return `run:METHOD:PAIR`; see `named_run`."""
+    from cakdbench.registry import split_variant
+
+    return f"{RUN}{label}:{pair if split_variant(label)[0].needs else f'{pair.student}@{pair.dataset}'}"
+
+
+def canonical_run(name: str) -> str:
+    """Return the one spelling of `run:METHOD:PAIR`, as records have it; other names are returned as they are.
+
+    Raises:
+        UsageError: as `named_run`.
+    """
+    run = named_run(name)
+    return run_name(*run) if run else name
+
+
+class _Network(NamedTuple):
+    kind: str
+
+
+def _canonical(label: str, pair: Pair) -> str:
+    """Return the one name of a method's settings on a pair; see `registry.canonical_label`."""
+    from cakdbench import labels
+    from cakdbench.registry import canonical_label, resolve_config, split_variant
+
+    method, variant = split_variant(label)
+    if any(name.startswith(RUN) and not named_run(name) for name in pair.teachers):
+        return labels.label(method.id, variant)  # only a store knows what the teacher is
+    kinds = joined_kind([model_kind(model) for model in pair.teacher_models]), model_kind(pair.student)
+    infos = _Network(kinds[0]), _Network(kinds[1])
+    config = resolve_config(method, variant, *infos, pair.dataset)
+    return canonical_label(method, config, *infos, pair.dataset)
 
 
 def _cut(text: str) -> tuple[str, str]:
@@ -124,7 +167,7 @@ def teacher_model(name: str) -> str:
 def _check_teacher(name: str, pair: Pair) -> None:
     """Raise UsageError for a teacher of a pair that is no model and no run on its data."""
     run = named_run(name)
-    if run and run[1].dataset != pair.dataset:
+    if run and run[1].dataset not in (pair.dataset, whole_name(pair.dataset)):
         raise UsageError(f"{pair}: the teacher {name} learns {run[1].dataset}, and the student {pair.dataset}")
     if not name.startswith(RUN):
         model_entry(teacher_model(name))

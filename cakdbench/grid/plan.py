@@ -179,7 +179,7 @@ def make_plan(
     Args:
         teacher_sizes: pixels of the images of teachers, by model and dataset, where they are not their students'.
         always: the methods that join by themselves.
-        tunings: how the settings of labels were found, where by tuning.
+        tunings: how the settings of labels were found on a dataset, where by tuning, by `LABEL@DATASET`.
 
     Raises:
         UsageError: a name or a setting is unknown, or a setting is for a method that is not in the plan.
@@ -212,7 +212,7 @@ def make_plan(
             for seed in seeds:
                 first = tuple((link, plan.last(seed)) for link, plan in used.items())
                 facts = method, canonical, config, spec.pair, recipe, seed, precision
-                cells.append(Cell(*facts, first, tunings.get(name)))
+                cells.append(Cell(*facts, first, tunings.get(f"{name}@{whole_name(spec.pair.dataset)}")))
             cells += [cell for plan in used.values() for cell in plan.cells]
     return Plan(in_order(cells), list(dict.fromkeys(refusals)))
 

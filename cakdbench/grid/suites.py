@@ -1,7 +1,7 @@
 """Suites of pairs: what `--pairs` may say, and the files the suites come from."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from cakdbench.data.holdout import whole_name
-from cakdbench.grid.pairs import Pair, named_run
+from cakdbench.grid.pairs import Pair, named_run, run_name
 from cakdbench.labels import split_list
 from cakdbench.models.zoo import model_kind
 from cakdbench.recipes import Recipe, default_recipe, load_recipe
@@ -30,11 +30,13 @@ class PairSpec:
 
     Attributes:
         init: the run that its student starts from, `run:METHOD:PAIR`, in place of what the recipe says.
+        given: the user has chosen the recipe for the whole plan: the runs that the pair names have it too.
     """
 
     pair: Pair
     recipe: str
     init: str | None = None
+    given: bool = field(default=False, compare=False)
 
     def load_recipe(self, changed: Mapping[str, Any] = {}) -> Recipe:
         """Return the recipe with changed numbers, and with the pair's own start where they name none."""
@@ -142,28 +144,32 @@ def _specs(path: Path, name: str, table: _SuiteTable) -> Iterator[PairSpec]:
             raise UsageError(f"{path}: {key}: recipe: missing, here and at suites.{name}")
         try:
             pair = Pair.parse(row.pair)
-            check_start(pair, row.init)
-            yield PairSpec(pair, _recipe_name(recipe, path.parent), row.init)
+            yield PairSpec(pair, _recipe_name(recipe, path.parent), check_start(pair, row.init))
         except UsageError as error:
             raise inside(path, key, error) from error
 
 
-def check_start(pair: Pair, init: str | None) -> None:
-    """Raise UsageError unless a pair's student can start from the run `init`: it names one of the same student."""
+def check_start(pair: Pair, init: str | None) -> str | None:
+    """Return the run that a pair's student starts from, in its one spelling.
+
+    Raises:
+        UsageError: it names no run of the same student.
+    """
     run = init and named_run(init)
     if init and not run:
         raise UsageError(f"init: {init!r} is no run of a pair: write run:METHOD:PAIR")
     if run and run[1].student != pair.student:
         raise UsageError(f"the student {pair.student} cannot start from {init}: that is a {run[1].student}")
+    return run_name(*run) if run else None
 
 
 def link_spec(pair: Pair, spec: PairSpec) -> PairSpec:
     """Return how a run that `spec` names is trained: by its own pair's recipe if `spec` is, else by that of `spec`."""
     try:
-        own = _spec_of(spec.pair).recipe == spec.recipe
+        own = not spec.given and _spec_of(spec.pair).recipe == spec.recipe
     except UsageError:
         own = False
-    return _spec_of(pair) if own else PairSpec(pair, spec.recipe)
+    return _spec_of(pair) if own else PairSpec(pair, spec.recipe, given=spec.given)
 
 
 def _recipe_name(recipe: str, folder: Path) -> str:
@@ -216,7 +222,7 @@ def _own_suites(path: Path) -> Iterable[Suite]:
 def _named(name: str, recipe: str | None) -> list[PairSpec]:
     if ">" in name:
         pair = Pair.parse(name)
-        return [PairSpec(pair, recipe) if recipe else _spec_of(pair)]
+        return [PairSpec(pair, recipe, given=True) if recipe else _spec_of(pair)]
     members: Iterable[Suite]
     if name.endswith(".toml"):
         members = own_suites(name)
@@ -225,7 +231,7 @@ def _named(name: str, recipe: str | None) -> list[PairSpec]:
     else:
         raise unknown("suite or pair", name, suites())
     specs = [spec for suite in members for spec in suite.specs]
-    return [replace(spec, recipe=recipe) for spec in specs] if recipe else specs
+    return [replace(spec, recipe=recipe, given=True) for spec in specs] if recipe else specs
 
 
 def _spec_of(pair: Pair) -> PairSpec:

@@ -1,10 +1,17 @@
 """The file that `cakdbench tune` writes and `cakdbench run --settings` reads: settings, and the trials behind them."""
 
+import contextlib
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Annotated
 
+from pydantic import Field
+
+from cakdbench.labels import split
 from cakdbench.method import Tunable
 from cakdbench.records import Tuning
 from cakdbench.store import write_atomic
+from cakdbench.utils.errors import UsageError
 from cakdbench.utils.toml import Table, checked, read_toml, toml_lines
 
 BUDGET = 20
@@ -76,18 +83,13 @@ class Tuned(Table):
 
     label: str
     search: Search
-    trials: tuple[Trial, ...]
+    trials: Annotated[tuple[Trial, ...], Field(min_length=1)]
 
     @classmethod
     def of(cls, search: Search, trials: tuple[Trial, ...]) -> "Tuned":
         """Return the search with the best trial's label; of equal ones the first is the best."""
         best = max(trials, key=lambda trial: -1.0 if trial.top1 is None else trial.top1)
         return cls(label=best.label, search=search, trials=trials)
-
-    @property
-    def tuning(self) -> Tuning:
-        """Return what records of runs with these settings say."""
-        return Tuning(trials=len(self.trials), pairs=self.search.pairs)
 
     def write(self, path: Path) -> None:
         """Write the file, whole or not at all."""
@@ -106,3 +108,29 @@ def read_tuned(path: Path) -> Tuned:
         UsageError: it is missing, or none that `cakdbench tune` wrote.
     """
     return checked(Tuned, read_toml(path), path)
+
+
+def other_trials(path: Path, search: Search) -> int:
+    """Count the trials of a method on a dataset in the files beside one."""
+    spent = 0
+    for other in {*path.parent.glob("*.toml")} - {path}:
+        with contextlib.suppress(UsageError):  # a file of something else
+            tuned = read_tuned(other)
+            same = split(tuned.search.method)[0] == split(search.method)[0] and tuned.search.dataset == search.dataset
+            spent += len(tuned.trials) * same
+    return spent
+
+
+def tunings(paths: Iterable[Path]) -> dict[str, Tuning]:
+    """Return what records of runs with the settings of files say, by `LABEL@DATASET`.
+
+    Trials are those of the method on the dataset, of files in the same folder too, as they count for the budget. A
+    search whose best settings are those that it began with has found none.
+    """
+    found: dict[str, Tuning] = {}
+    for path in paths:
+        tuned = read_tuned(path)
+        if tuned.label != tuned.trials[0].label:
+            trials = len(tuned.trials) + other_trials(path, tuned.search)
+            found[f"{tuned.label}@{tuned.search.dataset}"] = Tuning(trials=trials, pairs=tuned.search.pairs)
+    return found

@@ -35,14 +35,19 @@ def join(models: Iterable[StagedModel]) -> StagedModel:
     return models[0] if len(models) == 1 else Ensemble(models)
 
 
+def joined_kind(kinds: Sequence[str]) -> str:
+    """Return the kind of all of them, or that they differ."""
+    return kinds[0] if len({*kinds}) == 1 else MIXED
+
+
 def join_infos(infos: Sequence[ModelInfo]) -> ModelInfo:
     """Return the facts of one network as they are; of several those of their ensemble, as wide as the widest."""
     if len(infos) == 1:
         return infos[0]
-    name, kinds = "+".join(info.name for info in infos), {info.kind for info in infos}
+    name = "+".join(info.name for info in infos)
     return ModelInfo(
         name=name,
-        kind=kinds.pop() if len(kinds) == 1 else MIXED,
+        kind=joined_kind([info.kind for info in infos]),
         image_size=infos[0].image_size,
         num_classes=infos[0].num_classes,
         width=max(info.width for info in infos),

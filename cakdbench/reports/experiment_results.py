@@ -6,9 +6,11 @@ from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Any
 
+from cakdbench import labels
 from cakdbench.grid.experiments import TEACHER, Experiment, Spot
 from cakdbench.grid.plan import Settings, make_plan
 from cakdbench.grid.suites import PairSpec
+from cakdbench.grid.teachers import load_teachers
 from cakdbench.published.ledger import Printed
 from cakdbench.records import Record
 from cakdbench.reports.eligibility import sort_runs
@@ -48,28 +50,39 @@ class Results:
     """The standard runs of an experiment, of the precision that most of them have, mere claims not counted.
 
     Args:
-        changed: numbers of the recipes that differ from the shipped ones, by dotted name: runs that have them count,
-            and are not judged.
+        settings: numbers of the recipes and of the teachers' that differ from the shipped ones: runs that have them
+            count, and are not judged.
+
+    Attributes:
+        changed: those numbers, by dotted name.
+        excluded, other_recipes: as of a board; excluded are those of the experiment's methods.
+        other_precisions: how many runs would count but for their precision, by its name.
     """
 
-    def __init__(self, experiment: Experiment, evidence: Evidence, changed: Mapping[str, Any] = {}):
+    def __init__(self, experiment: Experiment, evidence: Evidence, settings: Settings | None = None):
         self.experiment = experiment
-        self.changed = changed
-        self.is_judged = not (experiment.tiny or changed)
+        self.settings = settings = settings or Settings()
+        self.changed = settings.recipe | {f"teacher.{key}": value for key, value in settings.teacher.items()}
+        self.is_judged = not (experiment.tiny or self.changed)
         self.rules = Standard(evidence.data_dir)
         self.statuses = evidence.statuses
         specs = dict.fromkeys(spec for specs in experiment.grids().values() for spec in specs)
         self.columns = {spec: self._column(spec, evidence) for spec in specs}
-        counting = sort_runs(evidence.records, list(self.columns.values()), self.rules, evidence.statuses).counting
+        methods = {labels.split(spot.entry.label)[0] for spot in experiment.spots if spot.runs}
+        records = _taught_by(settings.teacher, evidence.records) if settings.teacher else evidence.records
+        runs = sort_runs(records, list(self.columns.values()), self.rules, evidence.statuses)
+        self.excluded = [run for run in runs.excluded if run.record.identity.method.id in methods]
+        self.other_recipes = runs.other_recipes
         sizes: Counter[str] = Counter()
-        for (precision, _), records in counting.items():
-            sizes[precision] += sum(self.statuses.get(record.key) != CLAIMED for record in records)
+        for (precision, _), group in runs.counting.items():
+            sizes[precision] += sum(self.statuses.get(record.key) != CLAIMED for record in group)
         self.precision = max(sizes, key=lambda name: (sizes[name], name), default="fp32")
-        self.records = {spec: counting.get((self.precision, column), ()) for spec, column in self.columns.items()}
+        self.other_precisions = {name: count for name, count in sizes.items() if name != self.precision}
+        self.records = {spec: runs.counting.get((self.precision, column), ()) for spec, column in self.columns.items()}
 
     def _column(self, spec: PairSpec, evidence: Evidence) -> Column:
         column = column_of(spec, self.experiment.file.protocol, evidence.data_dir)
-        return replace(column, numbers=spec.load_recipe(self.changed).numbers())
+        return replace(column, numbers=spec.load_recipe(self.settings.recipe).numbers())
 
     def column(self, spot: Spot) -> Column | None:
         """Return the pair and recipe of what runs for a printed number; the start of a chain is no setting of it."""
@@ -111,7 +124,7 @@ class Results:
         from cakdbench.engine.memory import predict_peak
         from cakdbench.engine.work import list_work
 
-        settings = Settings(recipe=dict(self.changed))
+        settings = Settings(recipe=self.settings.recipe)
         cells = make_plan([spot.entry.label], [spot.spec], [0], settings, self.precision, always=()).cells
         peak = predict_peak(list_work(cells)[0])
         return peak.total / 2**30 if peak else None
@@ -134,6 +147,22 @@ class Results:
         if column is None or printed is None:
             return None
         return Comparison(column, printed, None, measured.n, measured.mean, measured.sd, ranked=measured.ranked)
+
+
+def _taught_by(changed: Mapping[str, Any], records: Sequence[Record]) -> list[Record]:
+    """Return runs as if the registry's teachers were trained by recipes with changed numbers."""
+    trained = {name: entry.training_recipe() for name, entry in load_teachers().items() if entry.train}
+    numbers = {name: recipe.override(changed).numbers() for name, recipe in trained.items()}
+    made = {r.weights_sha256 for r in records if numbers.get((r.identity.student, r.identity.dataset.name)) == r.recipe}
+    judged = []
+    for record in records:
+        teacher, facts = record.identity.teacher, record.teacher
+        if teacher and facts and (teacher.model, record.identity.dataset.name) in trained:
+            as_told, told = teacher.sha256 in made, "" if not facts.standard else " without the changed numbers"
+            known = {"standard": True} if as_told else {"standard": False, "source": facts.source + told}
+            record = record.model_copy(update={"teacher": facts.model_copy(update=known)})
+        judged.append(record)
+    return judged
 
 
 def is_teacher(spot: Spot) -> bool:

@@ -2,17 +2,19 @@
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from statistics import fmean
-from typing import Any, Literal
+from typing import Literal
 
 import pandas as pd
 
 from cakdbench.costs.papers import paper_costs
 from cakdbench.grid.experiments import Entry, Experiment, Spot
+from cakdbench.grid.plan import Settings
 from cakdbench.published.ledger import costs, sources
 from cakdbench.reports.board import BREAK, Board, Cell, Section, table
 from cakdbench.reports.experiment_results import Measured, Results, accuracy, is_teacher, verdict_text
 from cakdbench.reports.page_costs import papers_table
 from cakdbench.reports.printed import OTHER_SETTINGS, protocols_of
+from cakdbench.reports.sections import excluded_sections, other_sections
 from cakdbench.reports.text import MISSING, REFUSED, bullets, plain, points, prose
 from cakdbench.results.load import Evidence
 from cakdbench.results.ranking import SEEDS
@@ -30,16 +32,16 @@ Place = tuple[str, str, str, str, str]
 Ours = Mapping[Place, Measured]
 
 
-def experiment_board(experiment: Experiment, evidence: Evidence, changed: Mapping[str, Any] = {}) -> Board:
+def experiment_board(experiment: Experiment, evidence: Evidence, settings: Settings | None = None) -> Board:
     """Return the page.
 
     Args:
-        changed: numbers of the recipes that `--set` has changed, by dotted name; runs that have them count here.
+        settings: what `--set` has changed of the recipes and of the teachers'; runs that have it count here.
     """
     title = experiment.file.title + (", on small models and data" if experiment.tiny else "")
     if experiment.file.layout == "costs":
         return Board(page_name(experiment), title, tuple(_cost_sections(experiment)))
-    return Board(page_name(experiment), title, tuple(_sections(experiment, Results(experiment, evidence, changed))))
+    return Board(page_name(experiment), title, tuple(_sections(experiment, Results(experiment, evidence, settings))))
 
 
 def page_name(experiment: Experiment) -> str:
@@ -62,6 +64,8 @@ def _sections(experiment: Experiment, results: Results) -> Iterator[Section]:
         yield Section("What the paper prints of its models", notes=texts["models"], frame=models)
     notes = (texts["verdict"] if results.is_judged else ()) + (texts["delta"] if experiment.file.full else ())
     yield Section("Number by number", notes=notes, frame=_numbers(experiment, ours, results))
+    yield from excluded_sections(results.excluded)
+    yield from other_sections(results.other_recipes)
     if reasons := list(_reasons(experiment, results)):
         yield Section("What does not run", notes=bullets(map(plain, reasons)), brief=done)
     if notes := tuple(_notes(experiment)):
@@ -89,6 +93,9 @@ def _remarks(results: Results) -> Iterator[str]:
         yield from bullets(_stand_ins(results.experiment))
     if results.precision != "fp32":
         yield f"Precision: {results.precision}."
+    if results.other_precisions:
+        counts = ", ".join(f"{name} ({count})" for name, count in results.other_precisions.items())
+        yield f"Runs in other precisions, not shown here: {counts}."
     if results.changed:
         numbers = ", ".join(f"{key} = {value}" for key, value in results.changed.items())
         yield f"**With changed numbers**: {plain(numbers)}. There are no verdicts."
@@ -247,7 +254,7 @@ def _numbers(experiment: Experiment, ours: Ours, results: Results) -> pd.DataFra
 def _deltas(spot: Spot, whole: Spot | None, ours: Ours) -> dict[str, str]:
     """Return the differences to the full method on the same pair, as printed and as measured."""
     printed = measured = MISSING
-    if whole and spot.entry.id != whole.entry.id and accuracy(spot):
+    if whole and spot.entry.id != whole.entry.id and spot.metric != "memory_gb" and not is_teacher(spot):
         own, base = ours[_place(spot)].mean, ours[_place(whole)].mean
         printed = spot.delta or points(float(spot.value) - float(whole.value), signed=True)
         measured = MISSING if own is None or base is None else points(own - base, signed=True)

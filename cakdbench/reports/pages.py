@@ -104,8 +104,8 @@ def write_boards(
     console: Console,
     formats: Iterable[str] = ("md",),
     own: Iterable[Suite] = (),
-) -> None:
-    """Write boards and their plots, and print those with runs.
+) -> set[str]:
+    """Write boards and their plots, print those with runs, and return the keys of the runs that count on them.
 
     Args:
         specs: their boards are written; those on no board are a board `other`. None: every board with printed
@@ -122,6 +122,7 @@ def write_boards(
         if any(block.records for block in board.blocks):
             console.print(Group(*board_terminal(board_of(board), console.width)))
     _write(pages(boards, evidence, formats, general=specs is None), folder, console)
+    return {record.key for board in boards for block in board.blocks for record in block.records}
 
 
 def write_experiments(

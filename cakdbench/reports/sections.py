@@ -1,7 +1,7 @@
 """The sections of a board, made of its results: what stands on the page, in what order."""
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import pandas as pd
 
@@ -41,15 +41,24 @@ def _sections(results: BoardResults) -> Iterator[Section]:
         count = f"{len(results.missing)} runs"
         lines, title = tuple(commands(results.missing)), "Not measured yet"
         yield Section(title, label=f"{title}: {count}", notes=(f"{count}. To make them:",), code=lines)
-    if results.excluded:
-        title = "Runs with changed settings (not comparable)"
-        yield Section(title, frame=_excluded_table(results.excluded), brief=True)
+    yield from excluded_sections(results.excluded)
     if results.external:
         title = "Measured with other code (external: not re-scored, not ranked)"
         yield Section(title, frame=_external_table(results.external), brief=True)
-    if results.other_recipes:
-        counts = ", ".join(f"`{plain(name)}` ({count})" for name, count in results.other_recipes.items())
-        note = f"Runs of these pairs under other recipes, not shown here: {counts}."
+    yield from other_sections(results.other_recipes)
+
+
+def excluded_sections(runs: Sequence[Excluded]) -> Iterator[Section]:
+    """Yield the list of runs that do not count, each with its reasons, if there are any."""
+    if runs:
+        yield Section("Runs with changed settings (not comparable)", frame=_excluded_table(runs), brief=True)
+
+
+def other_sections(counts: Mapping[str, int]) -> Iterator[Section]:
+    """Yield how many runs there are under other recipes, if any."""
+    if counts:
+        told = ", ".join(f"`{plain(name)}` ({count})" for name, count in counts.items())
+        note = f"Runs of these pairs under other recipes, not shown here: {told}."
         yield Section(label="Other recipes", notes=(note,), brief=True)
 
 

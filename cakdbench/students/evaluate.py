@@ -35,7 +35,7 @@ def evaluate_students(
     workers: int = 0,
     failed: dict[str, CakdError] | None = None,
 ) -> pd.DataFrame:
-    """Return the accuracies of students on a test set as it is and under each corruption, a row each.
+    """Return the accuracies of students on a test set as it is and under each corruption, a row each, of a run once.
 
     Columns: key, method, student, dataset, seed; corruption ("none" for clean images), severity of ImageNet-C,
     strength; top1 and top5 in percent; drop, the points of top1 that the corruption costs.
@@ -51,6 +51,7 @@ def evaluate_students(
     """
     if dataset:
         check_dataset(dataset)
+    students = list({student.record.key: student for student in students}.values())
     device = accelerator or Accelerator(cpu=True)
     rows: list[dict] = []
     for _, group in groupby(sorted(students, key=_images), key=_images):

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import cakdbench
@@ -52,6 +53,35 @@ def test_a_method_is_compared_with_itself_over_seeds(frame):
 def test_the_teacher_and_scratch_take_part_and_order_does_not_matter(frame):
     assert frame.loc["teacher", "kd"].n == 3 and np.isnan(frame.loc["teacher", "teacher"].agreement)
     assert frame.loc["scratch", "kd"].agreement == frame.loc["kd", "scratch"].agreement
+
+
+@pytest.fixture(scope="module")
+def runs():
+    return cakdbench.load_results(RESULTS)
+
+
+def test_runs_of_another_dataset_recipe_or_precision_do_not_take_part(frame, runs):
+    ours, own = runs["student"] == "vit_xs", runs["dataset"] == "fashion_demo"
+    for column, value in (("dataset", "other"), ("recipe", "other"), ("precision", "bf16")):
+        alone = runs[ours & own & runs["teacher"].isna()]
+        mixed = pd.concat([runs, alone.assign(**{column: value, "key": alone["key"] + "-"})])
+        pd.testing.assert_frame_equal(agreement(mixed, PAIR).set_index(["first", "second"]), frame)
+
+
+def test_of_several_recipes_or_precisions_one_is_chosen(frame, runs):
+    for column, value in (("recipe", "other"), ("precision", "bf16")):
+        mixed = pd.concat([runs, runs.assign(**{column: value, "key": runs["key"] + "-"})])
+        with pytest.raises(UsageError, match=f"several {column}s, .*choose one with --{column}"):
+            agreement(mixed, PAIR)
+        first = runs[column].iloc[0]
+        pd.testing.assert_frame_equal(agreement(mixed, PAIR, **{column: first}).set_index(["first", "second"]), frame)
+
+
+def test_a_method_of_one_seed_is_compared_on_that_seed_alone(runs):
+    few = runs[(runs["method"] != "ofd") | (runs["seed"] == 0)]
+    row = agreement(few, PAIR).set_index(["first", "second"]).loc["ofd", "kd"]
+    assert row.n == 1
+    assert row.agreement == pytest.approx(100 * np.mean(predictions("ofd")[0] == predictions("kd")[0]))
 
 
 def test_an_unknown_pair_names_those_at_hand():

@@ -11,6 +11,9 @@ from PIL import Image
 from torch.nn import functional as F
 
 from cakdbench.analysis.networks import open_gallery
+from cakdbench.data.datasets import load_dataset
+from cakdbench.data.splits import Split
+from cakdbench.data.stream import EvalStream
 from cakdbench.store import Store
 from tests.cli_lab import SHORT, Shell
 
@@ -42,6 +45,18 @@ def test_maps_have_an_image_a_row_and_their_values_in_a_file(shell, store):
     assert code == 0 and set(pd.read_csv("analysis/features-1.csv")["map"]) == {f"stage {n}" for n in range(1, 5)}
 
 
+def test_more_images_than_a_batch_are_drawn_evenly_picked(shell, store):
+    data = load_dataset("fashion_demo")
+    gallery = open_gallery(["resnet_m@fashion_demo"], Store(store), Path("teachers"), None)
+    picked = np.linspace(0, len(data.test) - 1, 70).round().astype(int)
+    seen = gallery.seen(70)
+    assert len(seen) == 70
+    for place in (0, 65, 69):
+        alone = Split(data.test.labels[picked[[place]]], lambda _, at=picked[place]: data.test.image(int(at)))
+        ((image, _, _),) = EvalStream(alone, data, gallery.recipe)
+        assert torch.equal(image[0], seen[place])
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -61,18 +76,19 @@ def test_what_cannot_be_done_is_one_line(shell, store, arguments, words):
     assert code == 2 and words in text and "Traceback" not in text
 
 
+def again(shell: Shell, *words: str) -> tuple[int, str]:
+    more = "recipe.epochs=1", "teacher.epochs=1", "fofa.n_q=16", "fofa.dim=32"
+    kept = "--methods", "fofa,pcagl", "--keep", "modules", "--teachers", str(shell.work / "more.toml")
+    return shell.run(*kept, *words, pairs="vit_xs>resnet_s@timm:folder/tiny", settings=(*SHORT, *more))
+
+
 @pytest.fixture(scope="module")
 def trained(tiny, tmp_path_factory) -> Shell:
     """Two short runs that kept their modules; their teacher's training differs from its entry."""
     shell = Shell(tiny, tmp_path_factory.mktemp("kept"))
     teachers = shell.work / "more.toml"
     teachers.write_text((tiny / "teachers.toml").read_text().replace("resnet_m", "vit_xs"))
-    more = "recipe.epochs=1", "teacher.epochs=1", "fofa.n_q=16", "fofa.dim=32"
-    code, text = shell.run(
-        *("--methods", "fofa,pcagl", "--keep", "modules", "--teachers", str(teachers)),
-        pairs="vit_xs>resnet_s@timm:folder/tiny",
-        settings=(*SHORT, *more),
-    )
+    code, text = again(shell)
     assert code == 0, text
     return shell
 
@@ -94,6 +110,22 @@ class TestOfWhatAMethodTrains:
         assert flow.sum(axis=1).to_numpy() == pytest.approx(1, abs=1e-5)
         assert Image.open(to / "attention-own-1.png").width > 400
         assert not (to / "attention.csv").exists()  # the student is a CNN
+
+    def test_attention_that_was_not_kept_is_told(self, trained):
+        modules = Store(trained.store).find("fofa-").modules
+        aside = modules.rename(modules.with_suffix(".aside"))
+        code, text, _ = self.analyse(trained, "attention", "fofa-", "scratch-vit_xs", "--images", "2")
+        aside.rename(modules)
+        assert "not the attention of fofa itself, whose modules were not kept: remove" in text, text
+
+    def test_what_was_not_kept_of_finished_runs_is_told(self, trained):
+        modules = Store(trained.store).find("pcagl-").modules
+        aside = modules.rename(modules.with_suffix(".aside"))
+        code, text = again(trained, "--dry-run")
+        aside.rename(modules)
+        assert code == 0 and f"{modules.parent.name} (modules)" in text and "fofa-" not in text.partition("asks")[2], (
+            text
+        )
 
     def test_features_are_compared_as_the_projectors_that_were_kept_bring_them(self, trained):
         code, text, to = self.analyse(trained, "similarity", "pcagl-", "--measure", "projected", "--images", "30")

@@ -37,6 +37,18 @@ def test_attention_of_a_vit_is_that_of_its_class_token(images):
     assert torch.allclose(found.flatten(1), seen[0].mean(1)[:, 0, 1:], atol=1e-6)
 
 
+def test_without_a_class_token_the_patches_look_and_no_register(images):
+    name = "timm:vit_medium_patch16_reg4_gap_256"
+    model = StagedModel(name, 10, 64).eval()
+    attention = model.net.blocks[-1].attn
+    attention.fused_attn = False
+    seen = []
+    attention.attn_drop.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    found = attention_maps(model, images)
+    assert model.layouts[3].prefix == 4
+    assert torch.allclose(found.flatten(1), seen[0].mean(1)[:, 4:, 4:].mean(1), atol=1e-6)
+
+
 def test_attention_of_swin_stays_in_its_windows(images):
     """Each position of a window gives a whole of attention away, so that a window receives its share of the grid."""
     model = StagedModel("swin_m", 10, 64).eval()

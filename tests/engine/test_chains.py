@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cakdbench.cli.changed import changed_listings
 from cakdbench.engine.launch.assignment import Assignment
 from cakdbench.engine.launch.dispatch import Dispatcher, assign, labour
 from cakdbench.engine.launch.said import Sayings
@@ -120,6 +121,18 @@ def test_a_dry_run_shows_the_chain_and_what_is_done(tiny, teachers, calm, tmp_pa
     preview = Session(options(tiny, tmp_path, teachers)).preview
     assert not preview.obstacles and [state for _, state in preview.states] == ["planned"] * 6
     assert {cell.pair.student for cell in preview.trainings} == {"resnet_m", "swin_m"}
+
+
+def test_with_changed_settings_each_chain_stands_under_its_own_name(tiny, teachers, calm):
+    session = Session(options(tiny, calm, teachers))
+    (listing,) = changed_listings(session)
+    rows = {row.pop("method"): row for row in listing.rows}
+    tops = {f"{SECOND}>resnet_s@{AT}": "resnet_s", f"{FIRST}>mobilenet_s@{AT}": "mobilenet_s"}
+    for pair, student in tops.items():
+        assert rows["kd"][pair].startswith(f"{run_of(calm, student).result.top1:.2f} (")
+    assert rows["kd"].keys() == {*tops, FIRST.removeprefix("run:kd:"), f"resnet_m+swin_m>mixer_xs@{AT}"}
+    assert "registry's (run" not in listing.title and "recipe.epochs = 2" in listing.title
+    assert not [*changed_listings(session, {record.key for record in session.store.records()[0]})]
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def test_a_head_of_other_classes_begins_anew_only_if_asked_for(inits, weights):
     [
         ("vit_xs", None, "does not fit vit_xs"),
         ("resnet_s", "file:gone.pth", "gone.pth cannot be read"),
-        ("resnet_s", "run:scratch", "'scratch' means no finished run"),
+        ("resnet_s", "run:scratch", "unknown finished run 'scratch'"),
         ("resnet_s", "sha256:" + 64 * "0", "name a file or a run"),
         ("resnet_s", "hub", "no hub weights exist for resnet_s"),
     ],

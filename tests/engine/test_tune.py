@@ -13,9 +13,15 @@ import pytest
 
 import cakdbench
 from cakdbench.data.datasets import load_dataset
+from cakdbench.engine.options import run_options
+from cakdbench.engine.session import Session
 from cakdbench.engine.tune import AT_RANDOM, Subject, ask
-from cakdbench.grid.tuned import Trial, Tuned, read_tuned
+from cakdbench.engine.tune import _subject as subject_of
+from cakdbench.grid.plan import Settings, make_plan
+from cakdbench.grid.suites import resolve_pairs
+from cakdbench.grid.tuned import Search, Trial, Tuned, read_tuned
 from cakdbench.method import Tunable, tunables
+from cakdbench.records import Tuning
 from cakdbench.registry import get_method, method_ids
 from cakdbench.store import Store
 from cakdbench.submissions.submit import find_runs
@@ -146,10 +152,11 @@ def test_a_run_with_the_settings_says_that_they_were_tuned(tuned):
     records = {record.label: record for record in Store(folder / "runs").records()[0] if
                record.identity.dataset.name == "mine" and record.teacher}  # fmt: skip
     assert records.keys() == {"kd", "at", best.label} and best.label != "at"
-    assert records[best.label].tuning == best.tuning and records["at"].tuning is None
-    assert f"{best.label} (tuned, 3 trials)" in text
+    count = len(best.trials)  # 3, or 4 after the tests above
+    assert records[best.label].tuning == Tuning(trials=count, pairs=best.search.pairs) and records["at"].tuning is None
+    assert f"{best.label} (tuned, {count} trials)" in text
     runs = cakdbench.load_results(folder / "runs").query("dataset == 'mine' and teacher.notna()")
-    assert dict(zip(runs.method, runs.trials)) == {"kd": 0, "at": 0, best.label: 3}
+    assert dict(zip(runs.method, runs.trials)) == {"kd": 0, "at": 0, best.label: count}
     assert '"tuning"' not in (folder / "runs" / records["at"].key / "record.json").read_text()
 
 
@@ -175,7 +182,7 @@ REFUSALS = {
     "att": ((), "unknown method 'att'; did you mean at"),
     "at": (("--lanes", "3"), "holds another search (lanes differ): name another file with --to, or remove it"),
     "kd": (("--set", "kd.weight=2"), "fix a method's setting as METHOD[KEY=VALUE]"),
-    "cc:peng": ((), "its weight, 100.0, is outside of what is searched"),
+    "cc:peng": ((), "cc:peng declares nothing tunable beside what it fixes (form, weight)"),
 }
 
 
@@ -232,6 +239,66 @@ def test_what_is_tried_next_depends_on_trials_and_seed_alone():
 def test_the_search_goes_where_trials_were_good():
     asked = ask(optuna, SUBJECT, tried(4 * AT_RANDOM), 9, 0)
     assert np.median([settings["weight"] for settings in asked]) < 1
+
+
+def test_what_is_tried_lies_in_a_narrow_range_and_of_whole_numbers_is_whole():
+    space = {"narrow": Tunable(0.0012345, 0.0012389), "heads": Tunable(1, 8)}
+    subject = Subject("any", None, (), space, {"narrow": 0.001235, "heads": 2})
+    asked = ask(optuna, subject, [], 20, 0)
+    assert all(0.0012345 <= settings["narrow"] <= 0.0012389 for settings in asked)
+    assert all(type(settings["heads"]) is int and 1 <= settings["heads"] <= 8 for settings in asked)
+    earlier = tuple(Trial(label="", top1=50.0, runs=(), settings=settings) for settings in asked)
+    assert ask(optuna, subject, earlier, 1, 0)
+
+
+def test_the_settings_of_a_variant_are_not_searched(tmp_path):
+    pair = {"pairs": "resnet_m>vit_xs@fashion_tiny", "recipe": "tiny", "cpu": True}
+    session = Session(run_options(store=tmp_path, **pair))
+    for name, searched in {
+        "irg:free_maximum": {"vertex_weight", "edge_weight", "transform_weight"},
+        "irg:no_edges[vertex_weight=0.2]": {"transform_weight", "constant_maximum"},
+        "fbt:no_infonce": {"gamma", "ofa_weight"},
+    }.items():
+        assert subject_of(session, name).space.keys() == searched
+    fixed = subject_of(session, "irg:free_maximum")
+    assert fixed.label({**fixed.defaults, "edge_weight": 2.0}) == "irg:free_maximum[edge_weight=2.0]"
+
+
+def write_search(path: Path, best: str, trials: int = 4, dataset: str = "fashion_tiny") -> Path:
+    """The file of a search of at, whose first trial has the default settings."""
+    made = tuple(Trial(label=label, top1=50.0, runs=(), settings={}) for label in ("at", *("at[weight=2.0]",) * trials))
+    facts = {"method": "at", "pairs": (f"resnet_m>vit_xs@{dataset}",), "dataset": dataset, "space": {}}
+    zero = dict.fromkeys(("train", "held", "seed", "lanes"), 0)
+    search = Search(**facts, **zero, recipes=(), changed=(), precision="fp32", identity="")
+    Tuned(label=best, search=search, trials=made[:trials]).write(path)
+    return path
+
+
+def plan_with(*files: Path, pairs: str) -> dict[tuple[str, str], Tuning | None]:
+    options = run_options("at", tuned_files=files, pairs=pairs, recipe="tiny")
+    specs = resolve_pairs(pairs, "tiny")
+    cells = make_plan(options.methods, specs, [0], Settings(), always=(), tunings=options.tunings).cells
+    return {(cell.label, cell.pair.dataset): cell.tuning for cell in cells}
+
+
+def test_a_search_that_found_nothing_better_is_no_tuning(tmp_path):
+    file = write_search(tmp_path / "a.toml", "at")
+    assert plan_with(file, pairs="resnet_m>vit_xs@fashion_tiny") == {("at", "fashion_tiny"): None}
+
+
+def test_settings_are_tuned_on_the_dataset_of_their_search_alone(tmp_path):
+    file = write_search(tmp_path / "a.toml", "at[weight=2.0]")
+    found = plan_with(file, pairs="swin_m>vit_xs@fashion_tiny,resnet_m>vit_xs@fashion_demo")
+    assert found["at[weight=2.0]", "fashion_tiny"].trials == 4
+    assert found["at[weight=2.0]", "fashion_demo"] is found["at", "fashion_tiny"] is None
+
+
+def test_the_trials_of_all_searches_of_method_and_dataset_are_counted(tmp_path):
+    file = write_search(tmp_path / "a.toml", "at[weight=2.0]")
+    write_search(tmp_path / "b.toml", "at", trials=3)
+    write_search(tmp_path / "c.toml", "at", dataset="fashion_demo")
+    found = plan_with(file, pairs="resnet_m>vit_xs@fashion_tiny")
+    assert found["at[weight=2.0]", "fashion_tiny"].trials == 4 + 3
 
 
 @pytest.mark.parametrize("id", method_ids())

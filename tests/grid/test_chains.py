@@ -4,7 +4,7 @@ import pytest
 
 from cakdbench.grid.pairs import Pair, named_run
 from cakdbench.grid.plan import Settings, make_plan
-from cakdbench.grid.suites import resolve_pairs, suites_from_file
+from cakdbench.grid.suites import check_start, resolve_pairs, suites_from_file
 from cakdbench.utils.errors import UsageError
 
 CHAIN = "run:kd:run:fbt:no_infonce:resnet_m>vit_xs@fashion_demo>mobilenet_s@fashion_demo>resnet_s@fashion_demo"
@@ -30,6 +30,16 @@ CHAIN = "run:kd:run:fbt:no_infonce:resnet_m>vit_xs@fashion_demo>mobilenet_s@fash
             ("run:kd:resnet50:tv>timm:resnet26@imagenet1k",),
             ("timm:resnet26",),
         ),
+        (
+            "run:kd:swin_t+vit_s+convnext_t>resnet34@cifar100>resnet18@cifar100",
+            ("run:kd:swin_t+vit_s+convnext_t>resnet34@cifar100",),
+            ("resnet34",),
+        ),
+        (
+            "run:kd:swin_t+run:kd:vit_s+swin_t>resnet34@cifar100+vit_s>resnet34@cifar100+swin_t>resnet18@cifar100",
+            ("run:kd:swin_t+run:kd:vit_s+swin_t>resnet34@cifar100+vit_s>resnet34@cifar100", "swin_t"),
+            ("resnet34", "swin_t"),
+        ),
     ],
 )
 def test_a_pair_names_its_teachers(text, teachers, models):
@@ -42,12 +52,51 @@ def test_a_pair_names_its_teachers(text, teachers, models):
     ("name", "label", "pair"),
     [
         ("run:fbt:no_ts[feature_weight=0.0]:swin_t>resnet18@cifar100", "fbt:no_ts[feature_weight=0.0]", None),
-        ("run:ofa[stages=[1,2]]:swin_t>resnet18@cifar100", "ofa[stages=[1,2]]", None),
+        ("run:ofa[stages=[1,2]]:swin_t>resnet18@cifar100", "ofa:stages_12", None),
         ("run:scratch:resnet18@cifar100", "scratch", "resnet18>resnet18@cifar100"),
     ],
 )
 def test_a_run_is_named_by_label_and_pair(name, label, pair):
     assert named_run(name) == (label, Pair.parse(pair or "swin_t>resnet18@cifar100"))
+
+
+@pytest.mark.parametrize(
+    ("written", "canonical"),
+    [
+        ("run:kd[temperature=1.0]:swin_t>resnet34@cifar100", "run:kd:swin_t>resnet34@cifar100"),
+        ("run:kd:swin_t > resnet34 @cifar100", "run:kd:swin_t>resnet34@cifar100"),
+        ("run:tas:no_infonce:swin_t>resnet34@cifar100", "run:fbt:no_infonce:swin_t>resnet34@cifar100"),
+        ("run:fofa:n_q_64:swin_t>resnet34@cifar100", "run:fofa:swin_t>resnet34@cifar100"),
+        ("run:scratch: resnet34@cifar100", "run:scratch:resnet34@cifar100"),
+        ("run:tas:run:kd-resnet_s-s0-01>resnet34@cifar100", "run:fbt:run:kd-resnet_s-s0-01>resnet34@cifar100"),
+        (
+            "run:kd:run:tas:swin_t>resnet34@cifar100>resnet18@cifar100",
+            "run:kd:run:fbt:swin_t>resnet34@cifar100>resnet18@cifar100",
+        ),
+    ],
+)
+def test_a_run_has_one_name_however_it_is_written(written, canonical):
+    pair = Pair.parse(f"{written}>resnet18@cifar100")
+    assert pair.teacher == canonical and Pair.parse(str(pair)) == pair
+    assert check_start(Pair.parse(f"swin_t>{pair.teacher_models[0]}@cifar100"), written) == canonical
+
+
+def test_a_run_of_the_whole_data_teaches_where_images_are_held_out():
+    pair = Pair.parse("run:kd:resnet_m>vit_xs@fashion_tiny>resnet_s@fashion_tiny:holdout")
+    assert pair.dataset == "fashion_tiny:holdout" and pair.teacher_models == ("vit_xs",)
+    with pytest.raises(UsageError, match="learns fashion_tiny:holdout, and the student fashion_tiny"):
+        Pair.parse("run:kd:resnet_m>vit_xs@fashion_tiny:holdout>resnet_s@fashion_tiny")
+
+
+def test_a_recipe_that_is_given_holds_for_the_links_also_where_it_is_the_pairs_own():
+    chain = "run:kd:swin_t>vit_s@cifar100>resnet18@cifar100"
+    own = resolve_pairs(chain)[0].recipe
+
+    def link(recipe):
+        plan = make_plan(["kd"], resolve_pairs(chain, recipe), (0,), Settings())
+        return next(cell.recipe.name for cell in plan.cells if cell.pair.student == "vit_s")
+
+    assert link(None) != own == link(own)
 
 
 def test_a_key_and_a_model_name_no_pair():

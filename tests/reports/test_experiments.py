@@ -1,15 +1,19 @@
 """Pages of experiments: the paper's table with its numbers in their cells, ours beside them, and the verdicts."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from rich.console import Console, Group
 
 from cakdbench.grid.experiments import experiment_names, load_experiment
 from cakdbench.grid.plan import Settings, make_plan
 from cakdbench.published.ledger import ablations
+from cakdbench.recipes import load_recipe
 from cakdbench.reports.html import board_html
 from cakdbench.reports.markdown import board_markdown
 from cakdbench.reports.page_experiment import experiment_board
+from cakdbench.reports.terminal import board_terminal
 from cakdbench.results.load import Evidence
 from cakdbench.store import Store
 from tests.reports.pages import tables
@@ -18,10 +22,10 @@ from tests.reports.synthetic import record, taught_by
 PAIR = "swin_t → resnet18, cifar100"
 
 
-def finish(store, experiment, top1, seeds=(0, 1, 2), teacher_top5=None, **result):
+def finish(store, experiment, top1, seeds=(0, 1, 2), teacher_top5=None, precision="fp32", teacher={}, **result):
     """Finish the runs of an experiment; their accuracies are those of `top1`, by label, seed by seed apart."""
     for labels, specs in experiment.grids().items():
-        for cell in make_plan(labels, specs, seeds, Settings(), always=()).cells:
+        for cell in make_plan(labels, specs, seeds, Settings(), precision, always=()).cells:
             if cell.label not in top1:
                 continue
             dataset = SimpleNamespace(name=cell.pair.dataset, fingerprint="f" * 64, skipped=None)
@@ -32,21 +36,26 @@ def finish(store, experiment, top1, seeds=(0, 1, 2), teacher_top5=None, **result
             made = record("kd", top1=top1[cell.label] + 0.2 * (cell.seed - 1))
             own = {"key": folder.key, "label": cell.label, "identity": identity, "recipe_name": cell.recipe.name}
             own |= {"result": made.result.model_copy(update=result)}
-            if teacher_top5:
-                own |= {"teacher": made.teacher.model_copy(update={"measured_top5": teacher_top5})}
+            own |= {"teacher": made.teacher.model_copy(update={"measured_top5": teacher_top5} | teacher)}
             folder.finish(made.model_copy(update=own))
             folder.release()
 
 
 def page(name, store, tiny=False, **changed):
-    return board_markdown(experiment_board(load_experiment(name, tiny), Evidence(store, None), changed))
+    return board_markdown(
+        experiment_board(load_experiment(name, tiny), Evidence(store, None), Settings(recipe=changed))
+    )
+
+
+def lines_of(text):
+    """The number-by-number table, each row by column."""
+    head, *rows = next(table for table in tables(text) if "printed" in table[0])
+    return [dict(zip(head, row, strict=True)) for row in rows]
 
 
 def lines(text):
-    """The number-by-number table: (pair, row) to its cells by column."""
-    head, *rows = next(table for table in tables(text) if "printed" in table[0])
-    by_column = [dict(zip(head, row, strict=True)) for row in rows]
-    return {(row["pair"], row["row"]): row for row in by_column}
+    """The same by pair and row."""
+    return {(row["pair"], row["row"]): row for row in lines_of(text)}
 
 
 @pytest.fixture
@@ -86,6 +95,13 @@ def test_measured_stands_beside_printed_with_deltas_and_verdicts(store):
     assert rows[PAIR, "(G) w/o L_OFA"]["verdict"] == "not measured"
     on_imagenet = rows["swin_t → resnet18, imagenet1k", "full method"]
     assert on_imagenet["verdict"] == "not comparable: teacher_norm: own here"
+
+
+def test_a_row_that_nothing_runs_for_has_its_printed_delta_too(store):
+    found = {row["row"]: row for row in lines_of(page("fofa_table6", store)) if row["metric"] == "top-1"}
+    assert found["N_q = 80"]["delta printed"] == "+0.55" and found["N_q = 80"]["verdict"] == "does not run"
+    memory = [row["delta printed"] for row in lines_of(page("fofa_table6", store)) if row["metric"] != "top-1"]
+    assert {*memory} == {"–"}
 
 
 def test_one_seed_is_not_judged(store):
@@ -140,7 +156,47 @@ def test_changed_numbers_are_told_and_not_judged(store):
     finish(store, load_experiment("tas_table11"), {"fbt": 81.6})
     text = page("tas_table11", store, **{"epochs": 1})
     assert "**With changed numbers**: epochs = 1. There are no verdicts." in text
-    assert "81.60" not in text
+    assert {row["measured"] for row in lines(text).values()} == {"–"}
+
+
+def listed(text):
+    """What is told of the runs that do not count."""
+    return {row[-1] for table in tables(text) if table[0][-1] == "what differs" for row in table[1:]}
+
+
+def test_runs_that_do_not_count_are_listed_with_the_reason_also_on_the_terminal(store):
+    finish(store, load_experiment("tas_table11"), {"fbt": 81.6}, teacher={"standard": False})
+    board = experiment_board(load_experiment("tas_table11"), Evidence(store, None))
+    told = listed(board_markdown(board))
+    assert told == {"a teacher that is not the registry's (trained: demo_teacher)"}
+    printed = Console(width=200)
+    with printed.capture() as shown:
+        printed.print(Group(*board_terminal(board, 200)))
+    assert told.pop() in shown.get()
+
+
+def test_runs_in_another_precision_are_named(store):
+    finish(store, load_experiment("tas_table11"), {"fbt": 81.6})
+    finish(store, load_experiment("tas_table11"), {"fbt": 81.0}, seeds=(0,), precision="bf16")
+    text = page("tas_table11", store)
+    assert "Runs in other precisions, not shown here: bf16 (" in text and "81.60 ± 0.20" in text
+
+
+def test_runs_that_a_teacher_with_the_changed_numbers_taught_count(store):
+    experiment, numbers = load_experiment("tas_table8", tiny=True), {"epochs": 1}
+    finish(store, experiment, {"fbt": 70.0}, seeds=(0,), teacher={"standard": False})
+    evidence = Evidence(store, None)
+    by_name = {(r.identity.teacher.model, r.identity.dataset.name): r for r in evidence.records if r.teacher}
+    for place, ((model, _), run) in enumerate(by_name.items()):
+        recipe = load_recipe("tiny_teacher").override(numbers).numbers()
+        identity = run.identity.model_copy(update={"student": model, "recipe": recipe, "teacher": None})
+        new = {"key": f"scratch-{place:016}", "identity": identity, "teacher": None}
+        trained = run.model_copy(update=new | {"weights_sha256": run.identity.teacher.sha256})
+        evidence._take(trained, Path("-"))
+    told = board_markdown(experiment_board(experiment, evidence, Settings(teacher=numbers)))
+    assert "**With changed numbers**: teacher.epochs = 1." in told and "69.80" in tables(told)[0][-1][-1]
+    told = board_markdown(experiment_board(experiment, evidence))
+    assert "– " in tables(told)[0][-1][-1] and "not the registry's" in "".join(listed(told))
 
 
 def test_a_page_is_a_browsers_page_too(store):

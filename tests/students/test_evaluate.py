@@ -69,6 +69,23 @@ def test_the_command_prints_and_writes(shell, few, tmp_path, monkeypatch):
     assert shell("evaluate", "nothing", "--store", str(store))[0] == 2
 
 
+def test_a_run_that_is_named_twice_is_tested_once(shell, few, tmp_path):
+    store = shutil.copytree(TEACHERS, tmp_path / "runs")
+    key = STUDENTS[0].record.key
+    words = "--cpu", "--store", str(store), "-o", "new/noise.csv"
+    code, text = shell("evaluate", key, key[:-3], str(store), "--corruption", "impulse_noise:2", *words)
+    assert code == 0, text
+    assert len(pd.read_csv("new/noise.csv")) == 2 * len(STUDENTS)
+    pd.testing.assert_frame_equal(evaluate_students(STUDENTS[:1] * 2), evaluate_students(STUDENTS[:1]))
+
+
+def test_what_cannot_be_written_has_been_printed(shell, few, tmp_path):
+    (tmp_path / "taken").write_text("a file")
+    words = "--cpu", "--store", str(TEACHERS), "-o", "taken/noise.csv"
+    code, text = shell("evaluate", STUDENTS[0].record.key, *words)
+    assert code == 1 and "top1" in text and "taken" in text and "Traceback" not in text
+
+
 def test_a_run_that_cannot_be_tested_stops_no_other(shell, few, tmp_path):
     store = shutil.copytree(TEACHERS, tmp_path / "runs")
     own, gone = finished_run(Store(store), "vit_xs"), finished_run(Store(store), "mixer_xs", "pets")
