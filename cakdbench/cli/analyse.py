@@ -131,7 +131,7 @@ def attention(
     gallery = _gallery(networks, model_file, store, teacher_dir, data_dir, on_bad_image, method_file)
     seen = gallery.seen(images)
     for told in _not_kept(gallery):
-        console.print(told, markup=False, highlight=False, soft_wrap=True)
+        say(told)
     own = [_write_own(to / f"attention-own-{number}", gallery, network, seen) for number, network in _kept(gallery)]
     looking = [network for network in gallery.networks if network.model.attention or not any(own)]
     if maps := {network.name: attention_maps(network.model, seen) for network in looking}:
