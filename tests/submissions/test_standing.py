@@ -303,8 +303,8 @@ def test_errors_that_are_no_other_runs_are_doubted(repository, honest):
     }
     report = repository.validate()
     assert not report.refused
-    told = {f.file: re.search(r"shares at most (\S+) times", str(f)) for f in report.findings if f.problem.doubt}
-    assert set(told) == files and all(float(figure[1]) < 1.6 for figure in told.values())
+    told = {f.file: re.search(r"student by more than (\S+) ", str(f)) for f in report.findings if f.problem.doubt}
+    assert set(told) == files and all(float(figure[1]) < 0.3 for figure in told.values())
     assert accept(repository.root, report, "2026-12-01") == 0
 
 
