@@ -58,8 +58,9 @@ def run_plan(options: RunOptions, boards: Path, launch: Launch, yes: bool) -> bo
         outcome = session.run(launch.make(session))
     if session.accelerator.is_main_process:
         _write_boards(session, boards)
-    for key, reason in outcome.failed.items():
-        say(f"failed: {key}: {reason}", errors, style="red")
+        for key, reason in outcome.failed.items():
+            say(f"failed: {key}: {reason}", errors, style="red")
+    session.accelerator.wait_for_everyone()  # a launcher ends all once one has ended with an exit code other than 0
     return not outcome.failed
 
 

@@ -42,8 +42,8 @@ def failed_alone(error: BaseException, where: str, told: str, accelerator: Accel
     """
     if accelerator.num_processes == 1 or _all_say(f"{where}: {_origin(error)}", accelerator):
         return None
-    last = "its next start leaves this to the end; without this method the others finish"
-    return OutOfStep(f"{_place(accelerator)} failed and others did not, {where}: {told}; {AGAIN}; {last}")
+    last = "and leaves this method to the end"
+    return OutOfStep(f"{_place(accelerator)} failed and others did not, {where}: {told}; {AGAIN}, {last}")
 
 
 def _place(accelerator: Accelerator) -> str:
