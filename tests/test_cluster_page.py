@@ -47,16 +47,18 @@ def two_nodes(tmp_path):
     head, second, stop = (words for words in COMMANDS if words[0] == "ray")
     assert stop == ["ray", "stop"]
     nodes = []
-    for words in (head, [word.replace("FIRST", "127.0.0.1") for word in second]):
-        log = tmp_path / f"node-{len(nodes)}.txt"
-        nodes.append(start([*words, "--num-cpus", "1", "--block"], log))
-        while "Ray runtime started" not in log.read_text():
-            assert nodes[-1].poll() is None, log.read_text()
-            time.sleep(0.1)
-    yield
-    for node in reversed(nodes):
-        node.terminate()
-        node.wait()
+    try:
+        for words in (head, [word.replace("FIRST", "127.0.0.1") for word in second]):
+            log = tmp_path / f"node-{len(nodes)}.txt"
+            nodes.append(start([*words, "--num-cpus", "1", "--block"], log))
+            while "Ray runtime started" not in log.read_text():
+                assert nodes[-1].poll() is None, log.read_text()
+                time.sleep(0.1)
+        yield
+    finally:
+        for node in reversed(nodes):
+            node.terminate()
+            node.wait()
 
 
 def test_two_ray_nodes_lead_to_a_board(tiny, tmp_path, two_nodes):
