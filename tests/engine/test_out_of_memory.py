@@ -115,20 +115,20 @@ def test_where_the_teachers_pass_finds_no_memory_half_of_the_lanes_come_later(sh
     from cakdbench.train.teaching import TeacherPass
     from cakdbench.train.trainer import Trainer
 
-    teach, lanes = TeacherPass.teach, []
+    teach, lanes = TeacherPass.__call__, []
     run = Trainer._run
 
     def remember(trainer):
         lanes[:] = [trainer]
         run(trainer)
 
-    def crowded(self, images):
+    def crowded(self, samples):
         if len(lanes[0].lanes) > 2:
             raise torch.OutOfMemoryError("no room for the teacher")
-        return teach(self, images)
+        return teach(self, samples)
 
     monkeypatch.setattr(Trainer, "_run", remember)
-    monkeypatch.setattr(TeacherPass, "teach", crowded)
+    monkeypatch.setattr(TeacherPass, "__call__", crowded)
     code, output = shell.run("--methods", "dkd,rkd,cc,dist")
     assert code == 0, output
     again = [line for line in output.splitlines() if "found no memory in the teacher's pass" in line]
