@@ -1,5 +1,6 @@
 """The commands of docs/cluster.md work as they stand there, as far as one machine is a cluster: on fewer pictures."""
 
+import itertools
 import os
 import re
 import shlex
@@ -37,14 +38,17 @@ def here(words: list[str], tiny: Path, work: Path) -> list[str]:
 
 
 def start(words: list[str], log: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", PROGRAMS[words[0]], *words[1:]]
-    return subprocess.Popen(command, env=os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}, stdout=log.open("w"), stderr=2)
+    settings = dict(word.split("=") for word in itertools.takewhile(lambda word: "=" in word, words))
+    program, *arguments = words[len(settings) :]
+    command = [sys.executable, "-m", PROGRAMS[program], *arguments]
+    environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0"} | settings
+    return subprocess.Popen(command, env=environment, stdout=log.open("w"), stderr=2)
 
 
 @pytest.fixture
 def two_nodes(tmp_path):
     """What `ray start` makes, which ends with the test: `ray stop` would end any other Ray of the machine too."""
-    head, second, stop = (words for words in COMMANDS if words[0] == "ray")
+    head, second, stop = (words for words in COMMANDS if "ray" in words[:2])
     assert stop == ["ray", "stop"]
     nodes = []
     try:
