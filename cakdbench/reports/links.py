@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from cakdbench.grid.pairs import RUN, named_run, split_teachers
 from cakdbench.recipes import load_recipe
-from cakdbench.records import Record, TeacherIdentity
+from cakdbench.records import Record, TeacherFacts, TeacherIdentity
 from cakdbench.utils.errors import UsageError
 
 if TYPE_CHECKING:
@@ -54,7 +54,8 @@ def _named(record: Record, runs: Mapping[str, Record], wanted: set[str]) -> Reco
     if teacher and facts and not wanted.isdisjoint(names):
         origin = TeacherIdentity(model="+".join(names), sha256=_origin(teacher, runs))
         identity = identity.model_copy(update={"teacher": origin})
-        facts = facts.model_copy(update={"standard": True})
+        begin = _beginning(record, runs)
+        facts = facts.model_copy(update={"standard": not begin, "source": begin.source if begin else facts.source})
     if init.startswith(WEIGHTS) and (start := _name(init.removeprefix(WEIGHTS), record, runs, wanted)):
         identity = identity.model_copy(update={"recipe": {**identity.recipe, "init": start}})
     return record.model_copy(update={"identity": identity, "teacher": facts})
@@ -72,6 +73,21 @@ def _origin(teacher: TeacherIdentity, runs: Mapping[str, Record]) -> str:
             return ""
         seen.add(first.sha256)
         teacher = run.identity.teacher
+
+
+def _beginning(record: Record, runs: Mapping[str, Record], seen: frozenset[str] = frozenset()) -> TeacherFacts | None:
+    """Return the teacher that is not the registry's, and no run's student, at the beginning of a chain; None without.
+
+    Of several teachers, which facts say nothing of one by one, those count that are students of runs.
+    """
+    teacher, facts = record.identity.teacher, record.teacher
+    if teacher is None or facts is None or facts.standard:
+        return None
+    for each in teacher.several or (teacher,):
+        run = None if each.sha256 in seen else runs.get(each.sha256)
+        if found := _beginning(run, runs, seen | {each.sha256}) if run else None if teacher.several else facts:
+            return found
+    return None
 
 
 def _teacher_names(record: Record, runs: Mapping[str, Record], wanted: set[str], depth: int = 0) -> list[str]:
@@ -99,9 +115,6 @@ def _name(weights: str, of: Record, runs: Mapping[str, Record], wanted: set[str]
         return key
     if (run.identity.seed, run.identity.precision) != (of.identity.seed, of.identity.precision):
         return None
-    names = _teacher_names(run, runs, wanted, depth + 1)
-    if run.teacher and not run.teacher.standard and wanted.isdisjoint(names):
-        return None  # of a stranger's teacher, whatever name it has
-    teacher = "".join(f"{name}>" for name in ["+".join(names)] if name)
+    teacher = "".join(f"{name}>" for name in ["+".join(_teacher_names(run, runs, wanted, depth + 1))] if name)
     name = f"{RUN}{run.label}:{teacher}{run.identity.student}@{run.identity.dataset.name}"
     return name if name in wanted else None

@@ -11,8 +11,8 @@ from accelerate import Accelerator
 from cakdbench.utils.device import is_out_of_memory
 from cakdbench.utils.errors import CakdError
 
-AGREE_SECONDS = 60.0
-"""So long a process waits for the others to come to the same error."""
+AGREE_SECONDS = 30.0
+"""So long a process waits for the others to come to the same error: longer than a step takes."""
 AGAIN = "nothing saved is lost, and the same command goes on from there"
 
 _numbers = itertools.count()

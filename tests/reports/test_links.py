@@ -69,13 +69,15 @@ def test_a_run_stands_in_the_column_that_names_its_teacher():
     }
 
 
-def test_a_chain_that_begins_with_a_teacher_of_ones_own_has_no_name():
+def test_a_chain_that_begins_with_a_teacher_of_ones_own_is_named_and_does_not_count():
     own = taught_by("resnet_m>vit_xs", "resnet_m")
     run = taught_by("vit_xs>resnet_s", own)
-    assert named([own, run], of(LINK))[run.key] == "vit_xs"
+    assert named([own, run], of(LINK))[run.key] == LINK
+    (_, found) = name_links([own, run], [of(LINK)])
+    assert not found.teacher.standard and found.teacher.source == own.teacher.source
 
 
-def test_a_chain_that_bites_its_tail_ends():
+def test_a_chain_that_bites_its_tail_ends_and_does_not_count():
     first, second = made("resnet_m>vit_xs"), made("vit_xs>resnet_m")
     facts = first.teacher.model_copy(update={"standard": False})
     records = []
@@ -83,7 +85,7 @@ def test_a_chain_that_bites_its_tail_ends():
         teacher = TeacherIdentity(model=other.identity.student, sha256=other.weights_sha256)
         identity = run.identity.model_copy(update={"teacher": teacher})
         records.append(run.model_copy(update={"identity": identity, "teacher": facts}))
-    assert set(named(records, of(LINK)).values()) == {"vit_xs", "resnet_m"}
+    assert not any(record.teacher.standard for record in name_links(records, [of(LINK)]))
 
 
 def test_a_chain_of_three_is_named_from_its_beginning():

@@ -185,17 +185,17 @@ class Crew:
                 worker.process.wait()
             worker.output.close()
         self.hearing.hear()
+        self.hearing.forget()
 
 
 @contextlib.contextmanager
 def workers(assignment: Assignment, count: int, events: Events, gpus: Sequence[str] = ()) -> Iterator[Crew]:
     """Start `count` workers; they save their work and end when the block is left. See `Crew`."""
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        crew = Crew(assignment, count, events, gpus, Path(folder))
-        try:
-            yield crew
-        finally:
-            crew.end()
+    crew = Crew(assignment, count, events, gpus, Path(tempfile.mkdtemp()))
+    try:
+        yield crew
+    finally:
+        crew.end()
 
 
 def _environment(gpus: Sequence[str], number: int) -> dict[str, str]:
