@@ -40,7 +40,10 @@ def labels(shell):
     return {record.label for record in Store(shell.store).records()[0] if record.recipe_name == "demo"}
 
 
-@pytest.mark.parametrize("text", [PLAIN, "\n".join((PLAIN, ADAPTER, BACKBONE))], ids=["plain", "with stages"])
+WITH_STAGES = pytest.param("\n".join((PLAIN, ADAPTER, BACKBONE)), marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("text", [PLAIN, WITH_STAGES], ids=["plain", "with stages"])
 def test_the_page_s_commands_work_as_they_stand_there(text, shell):
     """On a smaller dataset, and for fewer steps."""
     (shell.work / "my_net.py").write_text(text)

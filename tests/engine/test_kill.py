@@ -83,7 +83,7 @@ def quiet(undisturbed) -> dict[str, tuple]:
 
 
 @pytest.mark.parametrize(
-    ("kills", "jobs"), [(8, 1), pytest.param(22, 1, marks=pytest.mark.slow), pytest.param(3, 2, marks=pytest.mark.slow)]
+    ("kills", "jobs"), [(5, 1), pytest.param(22, 1, marks=pytest.mark.slow), pytest.param(3, 2, marks=pytest.mark.slow)]
 )
 def test_a_grid_killed_at_random_moments_ends_as_if_nothing_had_happened(tiny, tmp_path, undisturbed, kills, jobs):
     calm, seconds = undisturbed

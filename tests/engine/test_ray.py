@@ -117,6 +117,7 @@ def beside_a_ghost(words: list[str]) -> None:
     cakdbench_command(None, *words)
 
 
+@pytest.mark.slow
 def test_a_node_that_is_lost_while_it_is_asked_is_left_out(cluster, tiny, tmp_path):
     shell = Shell(tiny, tmp_path)
     words = shell.command("--methods", "kd", "--launcher", "ray", "--ray-address", cluster.address)

@@ -62,6 +62,7 @@ def test_curves_are_those_of_the_log_and_go_on_after_a_kill(tracked):
         assert events(run) == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_a_worker_tracks_its_own_runs(tiny, tmp_path):
     shell = Shell(tiny, tmp_path)
     code, output = shell.run("--methods", "dkd,dist,lskd,rkd", "--track", "csv", "--jobs", "2")
