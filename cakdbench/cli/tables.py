@@ -1,10 +1,12 @@
 """Tables of the command line, with full names on a terminal of any width and in a pipe; and the same rows as JSON."""
 
+import contextlib
 import errno
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import IO, Annotated, Any
 
 import typer
 from rich.console import Console, ConsoleOptions, JustifyMethod, RenderableType
@@ -48,6 +50,13 @@ class SafeConsole(Console):
             if error.errno != errno.EIO:
                 raise
             self.quiet = True  # a terminal that was closed: SIGHUP, which is on its way, ends the run, and saves it
+            _write_nowhere(self.file)
+
+
+def _write_nowhere(file: IO[str]) -> None:
+    """Let what a stream still holds go: it would fail again where the process ends, and change its exit code."""
+    with contextlib.suppress(OSError), open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), file.fileno())
 
 
 def make_console(**options: Any) -> Console:

@@ -4,6 +4,9 @@ import contextlib
 import errno
 import io
 import json
+import os
+import pty
+import signal
 import subprocess
 import sys
 
@@ -13,6 +16,7 @@ from rich.text import Text
 from cakdbench.cli import cards, listing
 from cakdbench.cli.tables import IN_A_PIPE, MANY, Layout, Listing, make_console, print_rows
 from cakdbench.utils.text import CONTROL
+from tests.cli_lab import Child
 
 PAIR = "resnet_m>vit_xs@fashion_demo"
 LISTS = {
@@ -98,3 +102,27 @@ def test_a_closed_terminal_ends_nothing_and_other_errors_do():
             console.print("a")
             console.print("b")
         assert console.quiet is goes_on
+
+
+def _outlive(name):
+    """Print on a terminal until that fails, and end with 130."""
+    os.setsid()
+    terminal = os.open(name, os.O_RDWR)
+    os.dup2(terminal, 1)
+    os.close(terminal)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)
+    console = make_console()
+    while not console.quiet:
+        console.print("on it")
+    console.print("after it")
+    sys.exit(130)
+
+
+def test_a_closed_terminal_changes_no_exit_code():
+    ours, theirs = pty.openpty()
+    child = Child(_outlive, os.ttyname(theirs))
+    os.read(ours, 5)
+    os.close(theirs)
+    os.close(ours)
+    assert child.finish()[0] == 130

@@ -85,15 +85,16 @@ def test_boards_with_printed_numbers_and_boards_with_runs_are_those_written_by_d
     assert sorted(board_names(Evidence(store, None), None)) == sorted([*printed, "demo"])
 
 
-class TestCheck:
-    @pytest.fixture(scope="class")
-    def made(self, tmp_path_factory):
-        """A store and its boards."""
-        place = tmp_path_factory.mktemp("made")
-        fill(Store(place / "runs"), seeds=(0, 1))
-        write_boards(Evidence(Store(place / "runs"), None), [SPEC], place / "boards", Console(file=io.StringIO()))
-        return place
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A store and its boards."""
+    place = tmp_path_factory.mktemp("made")
+    fill(Store(place / "runs"), seeds=(0, 1))
+    write_boards(Evidence(Store(place / "runs"), None), [SPEC], place / "boards", Console(file=io.StringIO()))
+    return place
 
+
+class TestCheck:
     @pytest.fixture
     def written(self, made, store, tmp_path):
         for name in ("runs", "boards"):
