@@ -6,6 +6,7 @@ import io
 import os
 import pty
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -181,6 +182,7 @@ def test_a_killed_rendering_process_costs_no_run_and_the_command_goes_on(calm, l
 
 def _on_terminal(name, *arguments):
     os.setsid()
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
     os.environ["TERM"] = "xterm"
     terminal = os.open(name, os.O_RDWR)
     for stream in (0, 1, 2):
