@@ -16,14 +16,14 @@ from cakdbench.engine.group import Group, GroupOutcome
 from cakdbench.engine.picking import Picker
 from cakdbench.engine.share import ALL, Share
 from cakdbench.engine.tapes import find_tape, needs_of, tapes_of_any_device
-from cakdbench.engine.task import Task
+from cakdbench.engine.task import Task, steps_of, waited_for
 from cakdbench.engine.teachers import Teachers
 from cakdbench.engine.waves import ground, ground_wave, waves
 from cakdbench.grid.pairs import RUN
 from cakdbench.grid.plan import Cell
 from cakdbench.models.staged import StagedModel
 from cakdbench.records import TeacherFacts
-from cakdbench.store import RunFolder, Store, checkpoint_step
+from cakdbench.store import RunFolder, Store
 from cakdbench.train.runtime import Runtime
 from cakdbench.train.tape import Tape
 from cakdbench.train.teaching import Taping
@@ -362,14 +362,3 @@ def _room_for(cell: Cell, device: torch.device) -> Iterator[None]:
             f"the teacher {cell.pair.teacher} finds no memory on {device} by itself ({describe_error(error, None)}): "
             "take a device with more, or end what else uses it"
         ) from None
-
-
-def waited_for(tasks: list[Task]) -> str:
-    """Return whom this process waits for: a sentence with the file and the host of the first lock."""
-    more = f" (and {len(tasks) - 1} more)" if len(tasks) > 1 else ""
-    return f"waiting for {len(tasks)} runs that another process works on: {tasks[0].folder.lock.describe()}{more}"
-
-
-def steps_of(group: list[Task]) -> int:
-    """Return how far the runs of a group are, together; a finished one counts as very far."""
-    return sum(10**9 if task.folder.is_done else checkpoint_step(task.folder.checkpoints) for task in group)

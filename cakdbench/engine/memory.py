@@ -11,7 +11,7 @@ import math
 import time
 import weakref
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import torch
@@ -116,13 +116,13 @@ def known_peak(work: Work) -> Peak | None:
     """Return the predicted peak; each kind of work is predicted once, and kept in the user's cache."""
     kind = _kind(work)
     if kind not in _peaks:
-        found = kept("peaks", (*kind, *_sources(work.cell)), lambda: _as_dict(predict_peak(work)))
-        _peaks[kind] = Peak(**found) if found else None
+        found = kept("peaks", (*kind, *_sources(work.cell)), lambda: _as_tuple(predict_peak(work)))
+        _peaks[kind] = Peak(*found) if found else None
     return _peaks[kind]
 
 
-def _as_dict(peak: Peak | None) -> dict[str, int] | None:
-    return asdict(peak) if peak else None
+def _as_tuple(peak: Peak | None) -> tuple[int, ...] | None:
+    return astuple(peak) if peak else None
 
 
 def _sources(cell: Cell) -> Iterator[str | None]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from cakdbench.grid.plan import Cell
 from cakdbench.records import Identity
-from cakdbench.store import RunFolder
+from cakdbench.store import RunFolder, checkpoint_step
 
 
 @dataclass(frozen=True)
@@ -18,3 +18,14 @@ class Task:
     @property
     def key(self) -> str:
         return self.folder.key
+
+
+def waited_for(tasks: list[Task]) -> str:
+    """Return whom this process waits for: a sentence with the file and the host of the first lock."""
+    more = f" (and {len(tasks) - 1} more)" if len(tasks) > 1 else ""
+    return f"waiting for {len(tasks)} runs that another process works on: {tasks[0].folder.lock.describe()}{more}"
+
+
+def steps_of(group: list[Task]) -> int:
+    """Return how far the runs of a group are, together; a finished one counts as very far."""
+    return sum(10**9 if task.folder.is_done else checkpoint_step(task.folder.checkpoints) for task in group)

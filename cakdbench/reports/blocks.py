@@ -10,10 +10,10 @@ import pandas as pd
 
 from cakdbench.grid.plan import ALWAYS
 from cakdbench.published.ledger import Printed
-from cakdbench.recipes import recipe_names
 from cakdbench.records import Record
 from cakdbench.reports.board import BREAK
 from cakdbench.reports.eligibility import Excluded, sort_runs
+from cakdbench.reports.missing import Missing
 from cakdbench.reports.standard import Column, Standard
 from cakdbench.reports.text import span
 from cakdbench.results.cells import add_gains, average_gain, pair_scores
@@ -151,16 +151,6 @@ def counted_scores(scores: Iterable[Score]) -> list[Score]:
     """Return the measured cells that are no mere claims; all measured if there are none."""
     measured = [score for score in scores if score.seeds]
     return [score for score in measured if not score.is_claimed] or measured
-
-
-@dataclass(frozen=True)
-class Missing:
-    """A run the board has a place for and no record of."""
-
-    label: str
-    column: Column
-    seed: int
-    precision: str
 
 
 @dataclass(frozen=True)
@@ -344,24 +334,3 @@ def _score(label: str, column: BlockColumn, rules: Standard) -> Score:
         return Score(column, label, runs, rules.refusal(label, column.column))
     numbers = pair_scores(runs)
     return Score(column, label, runs, **{name: numbers[name] for name in NUMBERS if pd.notna(numbers[name])})
-
-
-def commands(missing: Iterable[Missing]) -> list[str]:
-    """Return the command lines that make the missing runs; pairs that lack the same runs share one."""
-    labels: dict[tuple[str, Column], dict[int, list[str]]] = {}
-    for run in missing:
-        labels.setdefault((run.precision, run.column), {}).setdefault(run.seed, []).append(run.label)
-    grouped: dict[tuple[str, str, str, str], list[str]] = {}
-    for (precision, column), by_seed in labels.items():
-        seeds: dict[tuple[str, ...], list[int]] = {}
-        for seed, methods in by_seed.items():
-            seeds.setdefault(tuple(methods), []).append(seed)
-        for names, lacking in seeds.items():
-            key = precision, column.recipe, ",".join(names), ",".join(map(str, sorted(lacking)))
-            grouped.setdefault(key, []).append(column.pair)
-    lines = []
-    for (precision, recipe, methods_text, numbers), pairs in grouped.items():
-        file = recipe if recipe in recipe_names() else f"{recipe}.toml"
-        line = f"cakdbench run --methods {methods_text} --pairs '{','.join(pairs)}' --recipe {file} --seeds {numbers}"
-        lines.append(line if precision == "fp32" else f"{line} --precision {precision}")
-    return lines

@@ -6,8 +6,9 @@ from typing import Any
 import pandas as pd
 
 from cakdbench.published.ledger import Printed, sources
-from cakdbench.reports.blocks import SCRATCH, TEACHER, Block, BlockColumn, Row, Score, commands
+from cakdbench.reports.blocks import SCRATCH, TEACHER, Block, BlockColumn, Row, Score
 from cakdbench.reports.board import BREAK, Cell, Detail, table
+from cakdbench.reports.missing import commands
 from cakdbench.reports.printed import cited, printed_averages, printed_values
 from cakdbench.reports.text import MISSING, REFUSED, plain, points, span
 from cakdbench.submissions.status import CLAIMED

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import pandas as pd
 
 from cakdbench.data.classes import some
-from cakdbench.reports.blocks import TEACHER, Block, BoardResults, commands, counted_scores
+from cakdbench.reports.blocks import TEACHER, Block, BoardResults, counted_scores
 from cakdbench.reports.board import Board, Cell, Section, table
 from cakdbench.reports.eligibility import Excluded
+from cakdbench.reports.missing import commands
 from cakdbench.reports.plots import board_plots
 from cakdbench.reports.printed import printed_values, protocol_lines, source_lines
 from cakdbench.reports.results_table import MARKS, caption, method_cell, results_table, score_marks

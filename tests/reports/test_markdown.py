@@ -7,8 +7,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from cakdbench.reports.blocks import board_results, commands
+from cakdbench.reports.blocks import board_results
 from cakdbench.reports.markdown import board_markdown
+from cakdbench.reports.missing import commands
 from cakdbench.reports.sections import board_of
 from cakdbench.reports.text import points, span
 from cakdbench.submissions.entry import ExternalEntry

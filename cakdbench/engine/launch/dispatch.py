@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from cakdbench.data.renderers import RendererLost
-from cakdbench.engine.harness import Harness, Outcome, steps_of, waited_for
+from cakdbench.engine.harness import Harness, Outcome
 from cakdbench.engine.launch.assignment import Assignment, local_methods, modules_of
 from cakdbench.engine.launch.place import absolute, place_of
 from cakdbench.engine.launch.said import Hearing, said_folder
@@ -24,7 +24,7 @@ from cakdbench.engine.launch.worker import work_through
 from cakdbench.engine.options import RunOptions, from_json
 from cakdbench.engine.run_log import read_pace
 from cakdbench.engine.share import Share
-from cakdbench.engine.task import Task
+from cakdbench.engine.task import Task, steps_of, waited_for
 from cakdbench.grid.plan import Cell
 from cakdbench.train.events import GroupRow
 from cakdbench.train.trainer import Interrupted
