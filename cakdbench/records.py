@@ -191,6 +191,7 @@ class Conditions(_Part):
     images_per_second: float
     """Training images through this lane's own steps per second."""
     peak_memory_mb: float | None = None
+    """2^20 bytes at the peak of this lane's steps with the teacher, without what other lanes hold; None on a CPU."""
     energy_wh: float | None = None
     """This lane's share, by time, of what the GPUs drew during the run; None where the device does not report it."""
     finished: str

@@ -298,8 +298,6 @@ class Harness:
                 if self.accelerator.is_main_process:
                     task.folder.open(task.identity, task.cell.label, task.cell.recipe.name)
             teacher, facts, taping = self._teacher(tasks)
-            if self.accelerator.device.type == "cuda":
-                torch.cuda.reset_peak_memory_stats()
             dataset = self.dataset(tasks[0].cell.pair.dataset)
             return Group(tasks, dataset, teacher, facts, self.runtime, self.inits, taping).train()
         except UsageError as error:  # of the data, as an image that cannot be read: it ends every run of the group

@@ -12,8 +12,11 @@ from cakdbench.engine.memory import Peak, known_peak
 from cakdbench.engine.work import Work, count_macs
 from cakdbench.utils.errors import RAISED
 
-USABLE = 0.85
-"""Of a GPU's memory: the rest is left to its context, to workspaces of kernels and to what lies between tensors."""
+USABLE = 0.7
+"""Of a GPU's memory: the rest is left to its context, to workspaces of kernels and to what lies between tensors.
+
+On an H100 lanes took 1.0 to 1.25 of their predicted peaks in bf16, 1.0 to 1.55 in fp32.
+"""
 
 
 @dataclass(frozen=True)

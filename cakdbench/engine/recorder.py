@@ -87,7 +87,6 @@ class Recorder:
         )
 
     def _conditions(self, lane: Lane) -> Conditions:
-        cuda = self.accelerator.device.type == "cuda"
         seconds = lane.training.seconds + lane.evaluating.seconds
         energy = self.power.energy_wh(seconds)
         return Conditions(
@@ -100,7 +99,7 @@ class Recorder:
             lanes=self.labels,
             seconds=seconds,
             images_per_second=lane.images_per_second,
-            peak_memory_mb=torch.cuda.max_memory_allocated() / 2**20 if cuda else None,
+            peak_memory_mb=lane.peak / 2**20 if lane.peak else None,
             energy_wh=None if energy is None else energy * self.accelerator.num_processes,
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
         )

@@ -183,6 +183,6 @@ def verdict_text(compared: Comparison) -> str:
 
 
 def _memory(record: Record) -> float | None:
-    """Return the peak of a run that was alone, in 2^30 bytes."""
+    """Return the peak of a run's steps, in 2^30 bytes."""
     peak = record.conditions.peak_memory_mb
-    return peak / 1024 if peak and len(record.conditions.lanes) == 1 else None
+    return peak / 1024 if peak else None

@@ -80,7 +80,7 @@ def measured_frame(records: Iterable[Record]) -> pd.DataFrame:
 
     Columns:
         method; pair, recipe, device, precision. runs: how many, over seeds.
-        images_per_second. peak_memory_mb: in 2^20 bytes, of all students trained side by side.
+        images_per_second. peak_memory_mb: in 2^20 bytes, as if the student trained alone.
         seconds: wall time of training and evaluation. gpu_hours: that x processes, none on a CPU.
         energy_wh: as the device reports it.
     """

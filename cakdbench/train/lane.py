@@ -58,6 +58,10 @@ class Lane:
         method: with its student; it moves to the accelerator's device.
         accumulation: local batches per optimizer step on this process.
         label: what the lane is called in messages.
+
+    Attributes:
+        peak: bytes of device memory at the peak of its steps in this process, as if it were alone; None where nothing
+            counts them.
     """
 
     def __init__(
@@ -93,6 +97,7 @@ class Lane:
         self.training = Stopwatch(accelerator.device)
         self.evaluating = Stopwatch(accelerator.device)
         self.images = 0
+        self.peak: int | None = None
         self._pending: list[PendingMetrics] = []
 
     def start_epoch(self, epoch: int) -> None:

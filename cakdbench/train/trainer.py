@@ -19,6 +19,7 @@ from cakdbench.records import Epoch
 from cakdbench.train.evaluate import Evaluation, Examiner
 from cakdbench.train.events import FLUSH_EVERY, GroupView, LaneView
 from cakdbench.train.lane import Lane, LaneFailure
+from cakdbench.train.peak import PeakMeter
 from cakdbench.train.ranks import failed_alone, out_of_step
 from cakdbench.train.runtime import Runtime
 from cakdbench.train.teaching import TapedPass, Taping, TeacherPass
@@ -128,6 +129,7 @@ class Trainer:
         live = TeacherPass(needs, teacher, self.accelerator)
         self.teaching = TapedPass(needs, taping, stream, self.accelerator) if taping else live
         self.flush_every = FLUSH_EVERY if self.accelerator.device.type == "cuda" else 1
+        self.peaks = PeakMeter(self.accelerator.device)
         self.results: dict[str, Evaluation] = {}
         self._examiners: dict[str, LaneExaminer] = {}
         self._saved = time.monotonic()
@@ -159,9 +161,11 @@ class Trainer:
         self.each(lambda lane: lane.start_epoch(epoch))
         self.teaching.start_epoch(epoch, first)
         for step, batches in enumerate(self.stream.epoch(epoch, first), first):
+            self.peaks.at_step(step - first)
             for local_index, views in enumerate(batches):
                 if batch := self._taught(views):
-                    self.each(partial(Lane.local_step, batch=batch, local_index=local_index))
+                    learn = partial(Lane.local_step, batch=batch, local_index=local_index)
+                    self.each(partial(self.peaks.of_lane, self.lanes, act=learn))
             at_end = step == self.stream.steps_per_epoch - 1
             if at_end or step % self.flush_every == 0:
                 self.each(Lane.flush_metrics)

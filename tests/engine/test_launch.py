@@ -274,7 +274,7 @@ def test_a_group_takes_a_teacher_once_what_its_lanes_keep_and_one_step():
 
 def test_processes_on_one_gpu_share_its_memory(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 80_000_000_000))
-    assert share_machine(Options(), processes=4, gpus=2).memory == pytest.approx(0.85 * 80 / 2)
+    assert share_machine(Options(), processes=4, gpus=2).memory == pytest.approx(0.7 * 80 / 2)
     assert share_machine(Options(memory=5.0), processes=4, gpus=2).memory == 5.0
     assert share_machine(Options(), processes=2, gpus=2).memory is None
 

@@ -44,6 +44,7 @@ from cakdbench.models.staged import Output, StagedModel
 from cakdbench.train.checkpoint import save_checkpoint
 from cakdbench.train.events import GroupView, LaneView
 from cakdbench.train.lane import Lane
+from cakdbench.train.peak import held_beside
 from cakdbench.train.runtime import Runtime
 from cakdbench.train.trainer import Interrupted, Keeper, LaneExaminer, Trainer, label_criterion
 from cakdbench.utils.device import device_name, make_accelerator
@@ -254,7 +255,8 @@ class SpeedBench:
     def _measure_lane(self, lane: Lane, speed: LaneSpeed) -> None:
         _reset_peak(self.device)
         speed.alone = self.step_images / median_seconds(lambda: self.bare_step([lane]), self.device, self.limit)
-        speed.peak_memory_mb = _peak(self.device)
+        if peak := _peak(self.device):
+            speed.peak_memory_mb = peak - held_beside(self.lanes, lane) / 2**20
         speed.phases = self._phases(lane)
         speed.evaluation = self._evaluation(lane)
         with tempfile.TemporaryDirectory() as folder:

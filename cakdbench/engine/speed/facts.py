@@ -18,7 +18,7 @@ class LaneSpeed:
         macs: multiply-adds per image of student and method, forward and backward; None if they cannot be counted.
         evaluation: images/s of its student, and its averaged weights, on resident data.
         checkpoint: seconds.
-        peak_memory_mb: of its step alone; the weights of the teacher and of all lanes are in it.
+        peak_memory_mb: of its step, as if it trained alone; the teacher's weights and pass are in it.
     """
 
     method: str
