@@ -9,11 +9,12 @@ import psutil
 import pytest
 import ray
 from ray.cluster_utils import Cluster
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cakdbench.engine.launch import dispatch
 from cakdbench.engine.launch import ray as ray_launcher
 from cakdbench.engine.launch.assignment import Assignment
-from cakdbench.engine.launch.ray import RayCrew, _places, _places_here, in_new_process
+from cakdbench.engine.launch.ray import RayCrew, _places, _places_here, as_task
 from cakdbench.engine.options import RunOptions, to_json
 from cakdbench.store import Store, checkpoint_files
 from cakdbench.train import runtime
@@ -142,13 +143,26 @@ def test_ctrl_c_lets_the_tasks_save(cluster, tiny, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_process_computes_one_group_and_knows_how_many_share_its_node(cluster):
-    """It would keep its GPU, whichever Ray gives the next group; the node's cores render for all of them."""
+def test_a_process_on_a_gpu_ends_with_its_group_and_one_on_cpus_stays_for_the_next(cluster):
+    """The first would keep its GPU, whichever Ray gives the next group; the second is spared its imports."""
+    node = cluster.add_node(num_cpus=1, num_gpus=1)  # by its word; there may be none
     ray.init(cluster.address, log_to_driver=False)
     try:
-        task = in_new_process(lambda: os.getpid(), {"num_cpus": 1, "num_gpus": 0})
-        assert len({ray.get(task.remote()) for _ in range(2)}) == 2
-        alone = in_new_process(lambda: _places_here({"num_cpus": 1, "num_gpus": 0}), {"num_cpus": 1, "num_gpus": 0})
+        here = NodeAffinitySchedulingStrategy(node.node_id, soft=False)
+        for gpus, processes in ((1, 2), (0, 1)):
+            task = as_task(os.getpid, {"num_cpus": 1, "num_gpus": gpus}).options(scheduling_strategy=here)
+            assert len({ray.get(task.remote()) for _ in range(2)}) == processes
+    finally:
+        ray.shutdown()
+        cluster.remove_node(node)
+
+
+@pytest.mark.slow
+def test_a_task_knows_how_many_share_its_node(cluster):
+    """The node's cores render for all of them."""
+    ray.init(cluster.address, log_to_driver=False)
+    try:
+        alone = as_task(lambda: _places_here({"num_cpus": 1, "num_gpus": 0}), {"num_cpus": 1, "num_gpus": 0})
         assert ray.get(alone.remote()) == 1  # with the other node two
     finally:
         ray.shutdown()
@@ -175,7 +189,7 @@ def test_the_tasks_that_a_node_can_run_are_counted(has, cpus, share, places):
 def test_the_tasks_share_the_work_by_how_many_there_can_be(monkeypatch, jobs, processes):
     shares = []
     monkeypatch.setattr(RayCrew, "places", lambda self: 16)
-    monkeypatch.setattr("cakdbench.engine.launch.ray.in_new_process", lambda *_: Noted(shares))
+    monkeypatch.setattr("cakdbench.engine.launch.ray.as_task", lambda *_: Noted(shares))
     RayCrew("", {"num_cpus": 1, "num_gpus": 0}, jobs).start(1)
     assert shares == [processes]
 

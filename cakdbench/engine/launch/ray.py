@@ -112,7 +112,7 @@ class RayCrew:
 
     def start(self, count: int) -> None:
         """Hand tasks to Ray, which spreads them over the nodes."""
-        task = in_new_process(_labour, self.needs).options(scheduling_strategy="SPREAD")
+        task = as_task(_labour, self.needs).options(scheduling_strategy="SPREAD")
         first, processes = len(self.tasks), max(1, min(self.places(), self.jobs or self.places()))
         self.tasks += [task.remote(self.text, processes, number, self.needs) for number in range(first, first + count)]
 
@@ -140,9 +140,12 @@ class RayCrew:
         return "the same command goes on from here"
 
 
-def in_new_process(function: Callable[..., Any], needs: dict[str, Any]) -> Any:
-    """Return a task of Ray whose process ends with it: one that has begun to use a GPU cannot take another."""
-    return ray.remote(max_calls=1, max_retries=0, **needs)(function)
+def as_task(function: Callable[..., Any], needs: dict[str, Any]) -> Any:
+    """Return a task of Ray. On a GPU its process ends with it: one that has begun to use a GPU cannot take another.
+
+    On CPUs the process stays for the next one, which is spared its imports.
+    """
+    return ray.remote(max_calls=1 if needs["num_gpus"] else 0, max_retries=0, **needs)(function)
 
 
 def _labour(text: str, processes: int, first: int, needs: dict[str, float]) -> CakdError | None:
