@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from cakdbench.published.frame import load_published
     from cakdbench.results.cells import summarize
     from cakdbench.results.compare import compare
-    from cakdbench.results.load import history
+    from cakdbench.results.load import history, robustness
     from cakdbench.training import create_method, make_batch, run
 
 __version__ = "0.1.0"
@@ -26,6 +26,7 @@ __all__ = [
     "load_published",
     "load_results",
     "make_batch",
+    "robustness",
     "run",
     "summarize",
 ]
@@ -37,6 +38,7 @@ _HOMES = {
     "load_published": "published.frame",
     "load_results": "api",
     "make_batch": "training",
+    "robustness": "results.load",
     "run": "training",
     "summarize": "results.cells",
 }

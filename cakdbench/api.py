@@ -41,7 +41,8 @@ def load_results(*paths: str | os.PathLike[str], data_dir: str | os.PathLike[str
         engine_version, fingerprint (of the dataset), teacher_sha256, method_source, weights_sha256, predictions_sha256:
             of what it was made, and what it made. skipped: images of the dataset that could not be read.
         path: the record's file.
-        top1_NAME: of a further network that a method evaluates, as `top1_assistant` of FBT's; a column each, if any.
+        top1_NAME: of a further network that a method evaluates, as `top1_assistant` of FBT's, and under a corruption
+            that a recipe asks for, as `top1_gaussian_noise=0.18`; a column each, if any.
 
     Args:
         paths: stores (`runs`), results folders (`leaderboards/results`), folders of single runs, or files of single

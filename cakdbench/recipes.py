@@ -11,8 +11,9 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
+from cakdbench.utils.corruptions import parse_corruptions
 from cakdbench.utils.errors import UsageError, unknown
 from cakdbench.utils.neutral import Neutral, fill_neutral, strip_neutral
 from cakdbench.utils.toml import PAIRS_DIR, Table, checked, inside, read_toml, setting_keys
@@ -36,6 +37,24 @@ def _none(value: Any) -> Any:
 
 Absent = BeforeValidator(_none)
 AbsentText = BeforeValidator(lambda text: None if text in ("none", "") else text)
+
+
+def _listed(value: Any) -> Any:
+    """Return a text of the command line as what stands between its commas; nothing of `none`."""
+    if isinstance(value, str):
+        return () if value in ("none", "") else tuple(value.split(","))
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _one_spelling(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return corruptions as KIND=STRENGTH, each once and sorted: what means the same has one key."""
+    try:
+        return tuple(map(str, sorted(parse_corruptions(names))))
+    except UsageError as error:
+        raise ValueError(str(error)) from error
+
+
+Corruptions = Annotated[tuple[str, ...], BeforeValidator(_listed), AfterValidator(_one_spelling)]
 
 
 COMMON_OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
@@ -132,11 +151,17 @@ class Augment(Table):
 
 
 class Evaluation(Table):
-    """The making of test images (resize to `image_size / crop_pct`, centre crop), and how often they are evaluated."""
+    """The making of test images (resize to `image_size / crop_pct`, centre crop), and how often they are evaluated.
+
+    Attributes:
+        corruptions: noises under which students are tested too when their training ends, as `cakdbench evaluate` takes
+            them: KIND (five severities), KIND:SEVERITY or KIND=STRENGTH.
+    """
 
     crop_pct: Annotated[float, Field(gt=0, le=1)]
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
     every: Count = 1
+    corruptions: Annotated[Corruptions, Neutral(())] = ()
 
 
 class DefaultFor(Table):

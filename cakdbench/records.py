@@ -16,6 +16,7 @@ from pydantic import (
 
 from cakdbench.labels import id_problem
 from cakdbench.recipes import all_numbers
+from cakdbench.utils.corruptions import SEVERITIES, Corruption
 from cakdbench.utils.privacy import without_folders
 
 ENGINE_VERSION = 1
@@ -34,9 +35,9 @@ def _method_id(id: str) -> str:
     return id
 
 
-def _left_out(values: dict[str, Any], optional: str) -> dict[str, Any]:
-    """Return the values without one that is None: records of before it was kept stay as they are."""
-    return {name: value for name, value in values.items() if name != optional or value is not None}
+def _left_out(values: dict[str, Any], *optional: str) -> dict[str, Any]:
+    """Return the values without those that are None: records of before they were kept stay as they are."""
+    return {name: value for name, value in values.items() if name not in optional or value is not None}
 
 
 class MethodIdentity(_Part):
@@ -158,6 +159,27 @@ class Epoch(_Part):
     ema_top1: float | None = None
 
 
+class Corrupted(_Part):
+    """Accuracies on the test set under a noise in percent, after the last epoch; see `utils/corruptions.py`."""
+
+    kind: str
+    strength: float
+    severity: int | None
+    top1: float
+    top5: float
+    ema_top1: float | None = None
+
+    @model_validator(mode="after")
+    def _exists(self) -> Self:
+        if self.kind not in SEVERITIES or self.severity != self.corruption.severity:
+            raise ValueError(f"no corruption is {self.kind} of strength {self.strength:g}, severity {self.severity}")
+        return self
+
+    @property
+    def corruption(self) -> Corruption:
+        return Corruption(self.kind, self.strength)
+
+
 class Result(_Part):
     """Accuracies on the test set in percent. `top1` is the last epoch's: the metric of every board."""
 
@@ -169,10 +191,12 @@ class Result(_Part):
     optimistic_epoch: int
     networks: dict[str, float] | None = None
     """Top-1 of further networks that the method evaluates, by their names, as FBT's assistant; left out where none."""
+    corruptions: Annotated[tuple[Corrupted, ...], Field(min_length=1)] | None = None
+    """Under each of the recipe's `evaluation.corruptions`, in its order; left out where none."""
 
     @model_serializer(mode="wrap")
     def _without_none(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _left_out(write(self), "networks")
+        return _left_out(write(self), "networks", "corruptions")
 
 
 class Conditions(_Part):

@@ -81,12 +81,23 @@ def test_settings_of_the_command_line_and_brackets_are_the_same_run():
     assert list(keys_of("fbt[feature_loss=mse,l2g_window=4]")) == ["fbt:mse[l2g_window=4]"]
 
 
+def test_corruptions_that_mean_the_same_have_one_key_and_none_has_that_of_before():
+    setting = "recipe.evaluation.corruptions="
+    keys = keys_of("kd", settings=[setting + "gaussian_noise:1,shot_noise=30"])
+    for names in ("shot_noise=30,gaussian_noise=0.08", "shot_noise=30.0,gaussian_noise:1,gaussian_noise=8e-2"):
+        assert keys_of("kd", settings=[setting + names]) == keys
+    assert keys_of("kd", settings=[setting + "none"]) == keys_of("kd") != keys
+
+
 def test_negative_zero_is_zero():
     plain = keys_of("kd[weight=0.0]")
     assert list(keys_of("kd[weight=-0.0]").values()) == list(plain.values())
 
 
-@pytest.mark.parametrize("changed", ["recipe.epochs=7", "recipe.augment.mixup=0.1", "recipe.ema_decay=0.9"])
+ON = ("recipe.epochs=7", "recipe.augment.mixup=0.1", "recipe.ema_decay=0.9", "recipe.evaluation.corruptions=shot_noise")
+
+
+@pytest.mark.parametrize("changed", ON)
 def test_a_setting_that_is_on_changes_the_key(changed):
     assert keys_of("kd", settings=[changed]) != keys_of("kd")
 

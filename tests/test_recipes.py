@@ -236,6 +236,9 @@ def test_without_a_default_the_error_says_how_to_choose():
         ("ema_decay", "0.99", 0.99),
         ("teacher_norm", "shared", "shared"),
         ("evaluation.every", " 10 ", 10),
+        ("evaluation.corruptions", "gaussian_noise:3", ["gaussian_noise=0.18"]),
+        ("evaluation.corruptions", "shot_noise=30, gaussian_noise=0.1", ["gaussian_noise=0.1", "shot_noise=30"]),
+        ("evaluation.corruptions", ["shot_noise=60", "shot_noise:1"], ["shot_noise=60"]),
     ],
 )
 def test_an_override_changes_one_number_and_ends_the_standard(key, given, held):
@@ -250,6 +253,18 @@ def test_overriding_with_what_it_is_stays_standard():
     recipe = load_recipe("pcagl_cifar")
     assert recipe.override({}).is_standard()
     assert recipe.override({"schedule.decay_epochs": "100,150", "epochs": "200"}) == recipe
+
+
+def test_corruptions_of_a_file_are_those_of_a_command(tmp_path):
+    text = VALID + 'corruptions = ["gaussian_noise:3", "shot_noise"]\n'
+    recipe = load_recipe(written(tmp_path, text))
+    plain = load_recipe(written(tmp_path, VALID, "plain"))
+    names = ("gaussian_noise=0.18", *(f"shot_noise={photons}" for photons in (3, 5, 12, 25, 60)))
+    assert recipe.evaluation.corruptions == names and plain.evaluation.corruptions == ()
+    changed = plain.override({"evaluation.corruptions": "shot_noise,gaussian_noise:3,gaussian_noise=0.18"})
+    assert changed.numbers() == recipe.numbers()
+    for nothing in ("none", "", []):
+        assert recipe.override({"evaluation.corruptions": nothing}).numbers() == plain.numbers()
 
 
 def test_what_may_be_absent_is_removed_by_none():
@@ -284,6 +299,13 @@ def test_a_schedule_can_be_replaced_in_one_go():
         ({"schedule.name": "step"}, ["schedule", "decay_epochs"]),
         ({"schedule.decay_epochs": "30"}, ["schedule", "cosine", "no decay_epochs"]),
         ({"label_smoothing": "1"}, ["label_smoothing", "below 1"]),
+        ({"evaluation.corruptions": "fog"}, ["evaluation.corruptions: unknown corruption 'fog'", "gaussian_noise"]),
+        (
+            {"evaluation.corruptions": "shot_noise:6"},
+            ["evaluation.corruptions: 'shot_noise:6'", "severities are 1 to 5"],
+        ),
+        ({"evaluation.corruptions": "shot_noise=-1"}, ["evaluation.corruptions: 'shot_noise=-1'", "strength above 0"]),
+        ({"evaluation.corruptions": "shot_noise,3"}, ["evaluation.corruptions[2]", "text"]),
     ],
 )
 def test_a_wrong_override_is_named(changes, words):
@@ -332,6 +354,9 @@ def test_extends_follows_paths_from_the_file(tmp_path):
         (VALID.replace("adamw", "adamq"), ["optimizer.name", "unknown optimizer 'adamq'", "adam"]),
         (VALID.replace("[optimizer]", "[optimizers]"), ["'optimizers'", "did you mean optimizer"]),
         (VALID.replace("local_batch = 100", "local_batch = 33"), ["local_batch 33", "global_batch 100"]),
+        (f"{VALID}corruptions = ['fog:1']", ["evaluation.corruptions: unknown corruption 'fog'"]),
+        (f"{VALID}corruptions = [3]", ["evaluation.corruptions[1]: must be text"]),
+        (f"{VALID}corruptions = 3", ["evaluation.corruptions: must be a list"]),
         (VALID.replace("dataset =", "data ="), ["default_for[1].dataset: missing", "default_for[1].data"]),
         (f'name = "other"\n{VALID}', ["name: ", "named by its file"]),
         (f'extends = "dmo"\n{HEAD}', ["extends: ", "'dmo'", "did you mean demo"]),

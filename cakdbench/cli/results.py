@@ -121,6 +121,9 @@ def show_results(
     cells: Annotated[
         bool, typer.Option("--cells", help="A row a cell (means over seeds) instead of a row a run.")
     ] = False,
+    corruptions: Annotated[
+        bool, typer.Option("--corruptions", help="A row a run and corruption of its recipe instead of a row a run.")
+    ] = False,
     columns: Annotated[str, typer.Option(help="Which columns, comma-separated; default: all but path.")] = "",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The file to write; default: print.")] = None,
     method_file: MethodFiles = [],
@@ -128,15 +131,17 @@ def show_results(
     data_dir: DataDir = None,
     datasets: DatasetFiles = [],
 ) -> None:
-    """Print finished runs, or the cells they make, as a table for other programs."""
-    from cakdbench import load_results, summarize
+    """Print finished runs, the cells they make, or their accuracies under noise, as a table for other programs."""
+    from cakdbench import load_results, robustness, summarize
     from cakdbench.results import export
     from cakdbench.store import write_atomic
 
+    if cells and corruptions:
+        raise UsageError("--cells and --corruptions are two tables: choose one")
     form = export.format_of(format, output)
     load_files(method_file, model_file)
     frame = load_results(*paths, data_dir=data_dir)
-    frame = summarize(frame, data_dir) if cells else frame
+    frame = summarize(frame, data_dir) if cells else robustness(frame) if corruptions else frame
     frame = export.choose_rows(frame, where) if where else frame
     frame = export.choose_columns(frame, columns) if columns else frame.drop(columns="path", errors="ignore")
     if output is None:

@@ -109,10 +109,10 @@ def evaluate(
     on_bad_image: BadImages = OnBadImage.refuse,
 ) -> None:
     """Test finished runs again: on their test images, corrupted ones, or another dataset."""
-    from cakdbench.data.corruptions import parse_corruptions
     from cakdbench.results.export import frame_text
     from cakdbench.store import write_atomic
     from cakdbench.students.evaluate import evaluate_students
+    from cakdbench.utils.corruptions import parse_corruptions
     from cakdbench.utils.device import make_accelerator
 
     noises = parse_corruptions(corruption)

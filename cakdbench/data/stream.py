@@ -5,6 +5,7 @@ and cutmix of (seed, epoch, step, micro_batch). Nothing depends on workers, proc
 global batch is cut into local batches, its micro-batches; process r of w renders micro-batches r, r + w, ...
 """
 
+import copy
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -234,18 +235,24 @@ class EvalStream:
         numbers = range(rank, -(-len(split) // batch_size), world)
         self._loader = _loader(EvalBatches(split, recipe, batch_size), numbers, workers)
         self._keep = len(split) * 3 * recipe.image_size**2 <= CACHE_BYTES
-        self._kept: list | None = None
+        self._kept: list = []
         self._pin_memory = pin_memory
         self._change = change
         self._normalise = Normalise(dataset.mean, dataset.std)
+
+    def changed(self, change: Callable[[Tensor, Tensor], Tensor]) -> "EvalStream":
+        """Return the same images with a change of their own; those that are in memory are shared."""
+        other = copy.copy(self)
+        other._change = change
+        return other
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         return self.on(torch.device("cpu"))
 
     def on(self, device: torch.device) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Iterate with the images on a device: they are sent as bytes, and normalised there to the same values."""
-        if self._keep and self._kept is None:
-            self._kept = list(items(self._loader))
+        if self._keep and not self._kept:
+            self._kept += list(items(self._loader))  # all or, where one cannot be read, none
         for images, labels, index in self._kept or items(self._loader):
             if self._change:
                 images = self._change(images, index)

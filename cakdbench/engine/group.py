@@ -22,7 +22,7 @@ from cakdbench.models.staged import StagedModel
 from cakdbench.records import Epoch, TeacherFacts
 from cakdbench.store import checkpoint_files
 from cakdbench.train.checkpoint import load_checkpoint, save_checkpoint, set_aside
-from cakdbench.train.evaluate import Evaluation, evaluate
+from cakdbench.train.evaluate import evaluate
 from cakdbench.train.events import GroupView, LaneView
 from cakdbench.train.lane import Lane
 from cakdbench.train.ranks import failed_alone, out_of_step
@@ -132,7 +132,7 @@ class Group(Keeper):
             for lane in trainer.lanes:
                 self._say(lane.label, "interrupted; saved")
             raise
-        trainer.each(lambda lane: self._finish(lane, trainer.results.get(lane.label)))
+        trainer.each(lambda lane: self._finish(lane, trainer))
         return [self.tasks[lane.label] for lane in trainer.lanes]
 
     def _start_logs(self, lanes: list[Lane], view: GroupView) -> None:
@@ -245,13 +245,15 @@ class Group(Keeper):
             first_step=lanes[0].step,
         )
 
-    def _finish(self, lane: Lane, result: Evaluation | None) -> None:
+    def _finish(self, lane: Lane, trainer: Trainer) -> None:
+        result, corrupted = trainer.results.get(lane.label), trainer.corrupted.get(lane.label, [])
         if result is None:  # the last checkpoint was written after the last epoch
             result = evaluate(lane.method.student, self.evaluation, self.accelerator)
         networks = {name: self._top1(network) for name, network in lane.method.evaluated().items()}
         if self.accelerator.is_main_process:
-            self._say(lane.label, f"done: test {result.top1:.2f} %")
-            self.recorder.write(self.tasks[lane.label], lane, result, networks)
+            noisy = "".join(f"; {each.corruption} {each.top1:.2f} %" for each in corrupted)
+            self._say(lane.label, f"done: test {result.top1:.2f} %{noisy}")
+            self.recorder.write(self.tasks[lane.label], lane, result, networks, corrupted)
         self.accelerator.wait_for_everyone()
 
     def _top1(self, network: nn.Module) -> float:

@@ -19,7 +19,7 @@ from cakdbench.engine.task import Task
 from cakdbench.models.staged import StagedModel
 from cakdbench.models.weights import weights_sha256
 from cakdbench.recipes import Recipe
-from cakdbench.records import Conditions, Record, Result, TeacherFacts
+from cakdbench.records import Conditions, Corrupted, Record, Result, TeacherFacts
 from cakdbench.store import RunFolder
 from cakdbench.students.weights import ImageFacts, module_state, weight_bytes
 from cakdbench.train.evaluate import Evaluation
@@ -43,17 +43,21 @@ class Recorder:
         self.options, self.accelerator = runtime.options, runtime.accelerator
         self.power = PowerMeter(energy_counter(self.accelerator.device))
 
-    def write(self, task: Task, lane: Lane, result: Evaluation, networks: dict[str, float]) -> None:
+    def write(
+        self, task: Task, lane: Lane, tested: Evaluation, networks: dict[str, float], corrupted: list[Corrupted]
+    ) -> None:
         """Write everything of a finished lane.
 
         Args:
             networks: top-1 of the further networks that its method has evaluated, in percent.
+            corrupted: accuracies under the recipe's corruptions.
         """
         buffer = io.BytesIO()
-        np.save(buffer, result.predictions)
+        np.save(buffer, tested.predictions)
         task.folder.write(task.folder.predictions, buffer.getvalue())
         self._write_weights(task.folder, lane)
-        task.folder.finish(self._record(task, lane, result, networks, hashlib.sha256(buffer.getvalue()).hexdigest()))
+        result = _result(lane, tested, networks, corrupted)
+        task.folder.finish(self._record(task, lane, result, hashlib.sha256(buffer.getvalue()).hexdigest()))
 
     def _write_weights(self, folder: RunFolder, lane: Lane) -> None:
         facts = ImageFacts.of(self.dataset)
@@ -64,9 +68,7 @@ class Recorder:
         if self.options.keep_modules and (state := module_state(lane.method)):
             folder.write(folder.modules, weight_bytes(state, facts))
 
-    def _record(
-        self, task: Task, lane: Lane, result: Evaluation, networks: dict[str, float], predictions_sha256: str
-    ) -> Record:
+    def _record(self, task: Task, lane: Lane, result: Result, predictions_sha256: str) -> Record:
         student = lane.method.student
         return Record(
             key=task.key,
@@ -79,7 +81,7 @@ class Recorder:
             teacher=self.facts if task.cell.needs_teacher else None,
             student_parameters=sum(p.numel() for p in student.parameters()),
             extra_parameters=lane.method.extra_parameters(),
-            result=_result(lane, result, networks),
+            result=result,
             history=lane.history,
             predictions_sha256=predictions_sha256,
             weights_sha256=weights_sha256(student),
@@ -111,14 +113,15 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {package.__name__: package.__version__ for package in packages}
 
 
-def _result(lane: Lane, result: Evaluation, networks: dict[str, float]) -> Result:
+def _result(lane: Lane, tested: Evaluation, networks: dict[str, float], corrupted: list[Corrupted]) -> Result:
     evaluated = [line for line in lane.history if line.top1 is not None]
     best = max(evaluated, key=lambda line: cast(float, line.top1))
     return Result(
-        top1=result.top1,
-        top5=result.top5,
+        top1=tested.top1,
+        top5=tested.top5,
         ema_top1=lane.history[-1].ema_top1,
         optimistic_top1=best.top1,
         optimistic_epoch=best.epoch,
         networks=networks or None,
+        corruptions=tuple(corrupted) or None,
     )

@@ -32,7 +32,7 @@ RUN_TYPES = {
 }
 """The columns of `runs_frame` and their types, in order."""
 NETWORK = "top1_"
-"""Begins the columns of further networks."""
+"""Begins the columns of further networks, and of corruptions."""
 MEASURED_BY = ["pair", "recipe", "method", "device", "precision"]
 MEASURED = ["images_per_second", "peak_memory_mb", "seconds", "gpu_hours", "energy_wh"]
 
@@ -52,17 +52,18 @@ class StoredRecord:
 
 
 def runs_frame(stored: Iterable[StoredRecord], excluded: Mapping[str, str] | None = None) -> pd.DataFrame:
-    """Return a row a run, with the columns of `RUN_TYPES`, and one a further network that methods have evaluated.
+    """Return a row a run, with the columns of `RUN_TYPES`, and one a further number that runs have.
 
-    The latter are `top1_NAME`, as `top1_assistant` of FBT.
+    The latter are `top1_NAME` of networks that methods have evaluated, as `top1_assistant` of FBT, and of corruptions
+    that recipes ask for, as `top1_gaussian_noise=0.18`.
 
     Args:
         excluded: the reason why a run does not count, by key.
     """
     reasons = excluded or {}
     rows = [_run_row(run) | {"excluded": reasons.get(run.record.key)} for run in stored]
-    networks = sorted({name for row in rows for name in row if name.startswith(NETWORK)})
-    return typed_frame(rows, RUN_TYPES | dict.fromkeys(networks, "float64"))
+    more = sorted({name for row in rows for name in row if name.startswith(NETWORK)})
+    return typed_frame(rows, RUN_TYPES | dict.fromkeys(more, "float64"))
 
 
 def pair_of(record: Record) -> str:
@@ -120,7 +121,7 @@ def _run_row(stored: StoredRecord) -> dict[str, Any]:
         "seed": identity.seed,
         "trials": record.tuning.trials if record.tuning else 0,
         "status": stored.status or NOT_SUBMITTED,
-        **record.result.model_dump(exclude={"networks"}),
+        **record.result.model_dump(exclude={"networks", "corruptions"}),
         **_teacher_values(record),
         "student_parameters": record.student_parameters,
         "extra_parameters": record.extra_parameters,
@@ -135,6 +136,7 @@ def _run_row(stored: StoredRecord) -> dict[str, Any]:
         "predictions_sha256": record.predictions_sha256,
         "path": str(stored.path) if stored.path else None,
         **{NETWORK + name: top1 for name, top1 in (record.result.networks or {}).items()},
+        **{NETWORK + str(each.corruption): each.top1 for each in record.result.corruptions or ()},
     }
 
 

@@ -25,6 +25,12 @@ EPOCH_TYPES = {
     **dict.fromkeys(("lr", "train_top1", "top1", "ema_top1"), "float64"),
 }
 """The columns of `history` and their types, in order; after them a column a loss."""
+CORRUPTED_TYPES = {
+    **dict.fromkeys(("key", "method", "pair"), "str"),
+    **{"seed": "int64", "corruption": "str"},
+    **dict.fromkeys(("severity", "strength", "top1", "drop", "top5", "ema_top1"), "float64"),
+}
+"""The columns of `robustness` and their types, in order."""
 
 
 class Evidence:
@@ -216,6 +222,30 @@ def history(runs: pd.DataFrame) -> pd.DataFrame:
         rows += [run | _epoch_row(epoch) for epoch in _read_record(Path(path)).history]
     losses = dict.fromkeys(name for row in rows for name in row if name.startswith("loss_"))
     return typed_frame(rows, EPOCH_TYPES | dict.fromkeys(losses, "float64"))
+
+
+def robustness(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the accuracies of runs under the corruptions that their recipes ask for, a row a run and corruption.
+
+    Columns: key, method, pair, seed of the run; corruption, its kind; severity of ImageNet-C, missing for other
+    strengths; strength; top1 and top5 in percent; drop, the points of top1 that the corruption costs; ema_top1 of the
+    averaged weights. Runs whose recipe has no `evaluation.corruptions` have no rows: `cakdbench evaluate` tests them.
+
+    Args:
+        runs: of `load_results`.
+
+    Raises:
+        UsageError, StoreError: the frame names no files, or they cannot be read.
+    """
+    names = ["key", "method", "pair", "seed"]
+    check_columns(runs, [*names, "path"])
+    rows: list[dict[str, Any]] = []
+    for run, path in zip(runs[names].to_dict("records"), runs["path"]):
+        result = _read_record(Path(path)).result
+        for each in result.corruptions or ():
+            values = {"corruption": each.kind, "drop": result.top1 - each.top1, **each.model_dump(exclude={"kind"})}
+            rows.append(run | values)
+    return typed_frame(rows, CORRUPTED_TYPES)
 
 
 def _epoch_row(epoch: Epoch) -> dict[str, Any]:

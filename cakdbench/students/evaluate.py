@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import cast
@@ -12,13 +13,15 @@ import torch
 from accelerate import Accelerator
 
 from cakdbench.data.classes import in_order
-from cakdbench.data.corruptions import Corruption
+from cakdbench.data.corruptions import corrupt
 from cakdbench.data.datasets import OnBadImage, check_dataset, load_dataset
 from cakdbench.data.splits import Colour, ImageDataset
 from cakdbench.data.stream import EvalStream
 from cakdbench.students.student import Student
 from cakdbench.train.evaluate import Examiner
+from cakdbench.utils.corruptions import Corruption
 from cakdbench.utils.errors import CakdError
+from cakdbench.utils.precision import in_precision
 
 CLEAN = "none"
 COLUMNS = ["key", "method", "student", "dataset", "seed", "corruption", "severity", "strength", "top1", "drop", "top5"]
@@ -72,8 +75,9 @@ def evaluate_students(
 
 def _images(student: Student) -> str:
     """Return what decides which images a student sees, as which classes: students that agree in it share a pass."""
-    data = student.record.identity.dataset
-    return repr((data.name, data.skipped, student.recipe.image_size, student.recipe.evaluation, student.facts))
+    data, recipe = student.record.identity.dataset, student.recipe
+    made = recipe.image_size, recipe.evaluation.crop_pct, recipe.evaluation.interpolation
+    return repr((data.name, data.skipped, *made, student.facts))
 
 
 def _data(student: Student, other: str | None, data_dir: Path | None, on_bad_image: OnBadImage) -> ImageDataset:
@@ -93,12 +97,14 @@ def _pass(
     """Yield the rows of one pass over the test images, normalised as in the students' training."""
     facts = students[0].facts
     seen = replace(data, mean=cast(Colour, facts.mean), std=cast(Colour, facts.std))
-    stream = EvalStream(seen.test, seen, students[0].recipe, workers=workers, change=corruption)
+    change = partial(corrupt, corruption) if corruption else None
+    stream = EvalStream(seen.test, seen, students[0].recipe, workers=workers, change=change)
     examiners = [Examiner(student.model.to(device.device)) for student in students]
     for images, labels, index in stream:
         images = images.to(device.device)
-        for examiner in examiners:
-            examiner.see(images, labels, index)
+        for student, examiner in zip(students, examiners):
+            with in_precision(student.record.identity.precision, device.device):
+                examiner.see(images, labels, index)
     noise: dict[str, object] = {"corruption": CLEAN, "severity": None, "strength": None}
     if corruption:
         noise = {"corruption": corruption.kind, "severity": corruption.severity, "strength": corruption.strength}

@@ -9,6 +9,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from cakdbench.data.stream import EvalStream
+from cakdbench.train.lane import Lane
 
 
 @dataclass
@@ -69,6 +70,26 @@ class Examiner:
         table = table[np.argsort(table[:, 0])]
         top1, top5 = (100 * float(table[:, column].mean()) for column in (2, 3))
         return Evaluation(table[:, 1].astype(np.uint16), top1, top5, bool(table[:, 4].all()))
+
+
+class LaneExaminer:
+    """Collects the answers of a lane's student and of its averaged weights, on the lane's own clock."""
+
+    def __init__(self, lane: Lane):
+        self.lane = lane
+        self.student = Examiner(lane.method.student)
+        self.averaged = Examiner(lane.ema.module) if lane.ema else None
+
+    def see(self, images: Tensor, labels: Tensor, index: Tensor) -> None:
+        with self.lane.evaluating.running(), self.lane.accelerator.autocast():
+            self.student.see(images, labels, index)
+            if self.averaged:
+                self.averaged.see(images, labels, index)
+
+    def results(self) -> tuple[Evaluation, Evaluation | None]:
+        found = self.student.result(), self.averaged.result() if self.averaged else None
+        self.lane.evaluating.flush()
+        return found
 
 
 def evaluate(model: nn.Module, stream: EvalStream, accelerator: Accelerator) -> Evaluation:

@@ -9,23 +9,27 @@ import torch
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
 
+from cakdbench.data.corruptions import corrupt
 from cakdbench.data.renderers import is_lost_renderer
 from cakdbench.data.stream import EvalStream, SampleStream
 from cakdbench.data.views import Views
 from cakdbench.method import Batch
 from cakdbench.models.staged import StagedModel
 from cakdbench.recipes import Recipe
-from cakdbench.records import Epoch
-from cakdbench.train.evaluate import Evaluation, Examiner
+from cakdbench.records import Corrupted, Epoch
+from cakdbench.train.evaluate import Evaluation, LaneExaminer
 from cakdbench.train.events import FLUSH_EVERY, GroupView, LaneView
 from cakdbench.train.lane import Lane, LaneFailure
 from cakdbench.train.peak import PeakMeter
 from cakdbench.train.ranks import failed_alone, out_of_step
 from cakdbench.train.runtime import Runtime
 from cakdbench.train.teaching import TapedPass, Taping, TeacherPass
+from cakdbench.utils.corruptions import Corruption, parse_corruptions
 from cakdbench.utils.device import is_out_of_memory
 from cakdbench.utils.errors import RAISED, CakdError, StoreError, describe_error, file_of
 from cakdbench.utils.precision import force_fp32
+
+SAVED = "interrupted: all lanes are saved, the same command goes on from here"
 
 
 class Interrupted(CakdError):
@@ -79,30 +83,16 @@ class Keeper:
         self.fail(label, f"out of memory {reason}")
 
 
-class LaneExaminer:
-    """Collects the answers of a lane's student and of its averaged weights, on the lane's own clock."""
-
-    def __init__(self, lane: Lane):
-        self.lane = lane
-        self.student = Examiner(lane.method.student)
-        self.averaged = Examiner(lane.ema.module) if lane.ema else None
-
-    def see(self, images: Tensor, labels: Tensor, index: Tensor) -> None:
-        with self.lane.evaluating.running(), self.lane.accelerator.autocast():
-            self.student.see(images, labels, index)
-            if self.averaged:
-                self.averaged.see(images, labels, index)
-
-    def results(self) -> tuple[Evaluation, Evaluation | None]:
-        return self.student.result(), self.averaged.result() if self.averaged else None
-
-
 class Trainer:
     """Trains lanes that stand at the same step, in one pass over the stream.
 
     Args:
         teacher: frozen, in eval mode, on the device; None if no lane needs one.
         taping: in its place, a tape to replay and to record.
+
+    Attributes:
+        results: of the last evaluation, by the lanes' labels; none of lanes that were trained to the end before.
+        corrupted: accuracies under the corruptions of the recipe, in its order, by the lanes' labels.
     """
 
     def __init__(
@@ -131,6 +121,7 @@ class Trainer:
         self.flush_every = FLUSH_EVERY if self.accelerator.device.type == "cuda" else 1
         self.peaks = PeakMeter(self.accelerator.device)
         self.results: dict[str, Evaluation] = {}
+        self.corrupted: dict[str, list[Corrupted]] = {}
         self._examiners: dict[str, LaneExaminer] = {}
         self._saved = time.monotonic()
 
@@ -153,6 +144,9 @@ class Trainer:
             self._close(epoch)
             if not self.lanes:
                 return
+        for corruption in parse_corruptions(self.recipe.evaluation.corruptions):
+            if self.lanes:
+                self._test(corruption)
         for lane in self.lanes:
             self._lane_view(lane).state = "done"
         self.runtime.events.tick(self.view)
@@ -276,7 +270,7 @@ class Trainer:
         if stop or self._agree(time.monotonic() - self._saved > self.runtime.options.checkpoint_seconds):
             self._save()
         if stop:
-            raise Interrupted("interrupted: all lanes are saved, the same command goes on from here")
+            raise Interrupted(SAVED)
 
     def _agree(self, wish: bool) -> bool:
         """Return True if any process wishes it."""
@@ -294,21 +288,46 @@ class Trainer:
             self.each(lambda lane: self._write(lane, None, None))
         self._save()
         if not last and self._agree(self.runtime.stop()):
-            raise Interrupted("interrupted: all lanes are saved, the same command goes on from here")
+            raise Interrupted(SAVED)
 
     def _evaluate(self) -> None:
-        """Evaluate all lanes, and their averaged weights, in one pass over the test images."""
+        """Evaluate all lanes, and write their history."""
+        found = self._examine(self.evaluation)
+        for lane in self.lanes:
+            result, averaged = found[lane.label]
+            self.results[lane.label] = result
+            self._write(lane, result.top1, averaged.top1 if averaged else None)
+
+    def _test(self, corruption: Corruption) -> None:
+        """Test all lanes under a corruption, behind their last checkpoint: what is lost here is computed again.
+
+        Raises:
+            Interrupted: `Runtime.stop` became true.
+        """
+        if self._agree(self.runtime.stop()):
+            raise Interrupted(SAVED)
+        self.runtime.events.say(f"testing under {corruption}")
+        for label, (result, averaged) in self._examine(self.evaluation.changed(partial(corrupt, corruption))).items():
+            made = Corrupted(
+                kind=corruption.kind,
+                strength=corruption.strength,
+                severity=corruption.severity,
+                top1=result.top1,
+                top5=result.top5,
+                ema_top1=averaged.top1 if averaged else None,
+            )
+            self.corrupted.setdefault(label, []).append(made)
+
+    def _examine(self, stream: EvalStream) -> dict[str, tuple[Evaluation, Evaluation | None]]:
+        """Return what all lanes, and their averaged weights, answer in one pass over test images, by label."""
         self._examiners = {lane.label: LaneExaminer(lane) for lane in self.lanes}
 
         def see(lane: Lane, images: Tensor, labels: Tensor, index: Tensor) -> None:
             self._examiners[lane.label].see(images, labels, index)
 
-        for images, labels, index in self.evaluation.on(self.accelerator.device):
+        for images, labels, index in stream.on(self.accelerator.device):
             self.each(partial(see, images=images, labels=labels, index=index))
-        for lane in self.lanes:
-            result, averaged = self._examiners.pop(lane.label).results()
-            self.results[lane.label] = result
-            self._write(lane, result.top1, averaged.top1 if averaged else None)
+        return {lane.label: self._examiners.pop(lane.label).results() for lane in self.lanes}
 
     def _write(self, lane: Lane, top1: float | None, ema_top1: float | None) -> None:
         if top1 is not None:

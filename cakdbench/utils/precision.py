@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -21,6 +22,11 @@ def force_fp32(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
             return loss(*map(_raise, args), **{k: _raise(v) for k, v in kwargs.items()})
 
     return wrapped
+
+
+def in_precision(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """Return a block in which networks compute on a device as in a training of that precision, "fp32" or "bf16"."""
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
 def float64(x: Tensor) -> Tensor:

@@ -3,6 +3,7 @@ import os
 import pickle
 import random
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -236,6 +237,32 @@ def test_evaluation_shares_whole_batches_between_processes(noise, recipe):
     for number, batch in enumerate(whole):
         assert all(torch.equal(a, b) for a, b in zip(batch, shares[number % 3][number // 3], strict=True))
     assert sum(map(len, shares)) == len(whole) == 8
+
+
+def test_a_changed_evaluation_shares_the_images_that_are_in_memory(noise, recipe):
+    decoded = []
+    counted = replace(noise.test, image=lambda index: decoded.append(index) or noise.test.image(index))
+    stream = EvalStream(counted, noise, recipe(), batch_size=8)
+    inverse = stream.changed(lambda images, index: 255 - images)
+    changed, plain = (torch.cat([batch[0] for batch in each]) for each in (inverse, stream))
+    assert decoded == list(range(30))
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (noise.mean, noise.std))
+    assert torch.allclose(changed * std + mean, 1 - (plain * std + mean), atol=1e-5)
+
+
+def test_a_split_that_cannot_be_read_is_not_kept_in_part(noise, recipe):
+    broken = {20}
+
+    def image(index):
+        if index in broken:
+            raise UsageError(f"image {index} cannot be read")
+        return noise.test.image(index)
+
+    stream = EvalStream(replace(noise.test, image=image), noise, recipe(), batch_size=8)
+    with pytest.raises(UsageError, match="image 20"):
+        list(stream)
+    broken.clear()
+    assert sum(len(labels) for _, labels, _ in stream) == 30
 
 
 def test_evaluation_without_the_memory_to_keep_images_gives_the_same(noise, recipe, monkeypatch):

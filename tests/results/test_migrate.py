@@ -15,6 +15,7 @@ from safetensors.torch import save
 from cakdbench import registry
 from cakdbench.cli.results import migrate as command
 from cakdbench.models.weights import state_sha256
+from cakdbench.recipes import all_numbers
 from cakdbench.records import Identity, Record
 from cakdbench.registry import get_method, load_file
 from cakdbench.results.migrate import migrate
@@ -88,7 +89,7 @@ def test_what_was_computed_stays_as_it_was(results):
         record = new[
             f"{method['id']}:{method['variant']}" if method["variant"] else method["id"], old["identity"]["seed"]
         ]
-        assert record.recipe == record.recipe | old["identity"]["recipe"]
+        assert record.recipe == record.recipe | all_numbers(old["identity"]["recipe"])
         assert record.result.model_dump() == old["result"] and len(record.history) == len(old["history"])
         assert record.weights_sha256 == old["weights_sha256"] and record.method_source == method["source"]
         assert record.identity.method.version == 1

@@ -8,12 +8,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from cakdbench.data.corruptions import parse_corruptions
 from cakdbench.data.datasets import load_dataset
 from cakdbench.data.splits import Split
 from cakdbench.store import Store
 from cakdbench.students.evaluate import evaluate_students
 from cakdbench.students.student import load_student
+from cakdbench.utils.corruptions import parse_corruptions
 from cakdbench.utils.errors import UsageError
 from tests.students.lab import finished_run
 

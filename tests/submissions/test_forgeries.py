@@ -139,6 +139,15 @@ def without_rekeying(forgery):
     forgery.text(lambda text: text.replace('"weight_decay": 0.05', '"weight_decay": 0.01'))
 
 
+NOISE = {"kind": "gaussian_noise", "strength": 0.38, "severity": 5, "top1": 20.0, "top5": 60.0, "ema_top1": None}
+
+
+def noisy(asked=("gaussian_noise=0.38",), **changes):
+    """A run whose recipe asks for corruptions, and which was tested under one."""
+    numbers = put("identity.recipe.evaluation.corruptions", list(asked))
+    return also(numbers, put("result.corruptions", [NOISE | changes]))
+
+
 NOT_ITS_OWN = r"its key is .* and its identity's is"
 FORGERIES = {
     "edited accuracy": (put("result.top1", lambda old: old + 20 * STEP), "its predictions reach"),
@@ -172,6 +181,15 @@ FORGERIES = {
     "teacher expected elsewhere": (put("teacher.expected", 60.8), "expects 60.8 % of its teacher"),
     "top-5 of the teacher below top-1": (put("teacher.measured_top5", 5.0), "its teacher's top-5 is below its top-1"),
     "network between images": (put("result.networks", {"assistant": 70.01}), "result.networks.assistant = 70.01"),
+    "corruption nobody asked for": (put("result.corruptions", [NOISE]), "=0.38; its recipe asks for none"),
+    "corruption left out": (noisy(["gaussian_noise=0.38", "shot_noise=3"]), "asks for .*0.38, shot_noise=3"),
+    "no corruption": (put("identity.recipe.evaluation.corruptions", ["shot_noise=3"]), "tested under no corruption"),
+    "corruption in another spelling": (noisy(["gaussian_noise:5"]), "writes them in another way"),
+    "unknown corruption": (noisy(kind="fog"), "no corruption is fog of strength 0.38"),
+    "another severity": (noisy(severity=1), "no corruption is gaussian_noise of strength 0.38, severity 1"),
+    "noise between images": (noisy(top1=20.01), "gaussian_noise=0.38: top1 = 20.010000 % is no whole number"),
+    "noise without its top-5": (noisy(top5=10.0), "its top-5 under gaussian_noise=0.38 is below its top-1"),
+    "EMA under noise from nowhere": (noisy(ema_top1=20.0), "EMA accuracy under gaussian_noise=0.38 does not go"),
     "weak teacher": (put("teacher.measured", 20.0), "its teacher is off expected, and the record says the contrary"),
     "needless mismatch": (put("teacher.mismatch_allowed", True), "its teacher is as expected"),
     "teacher of another source": (
@@ -266,6 +284,14 @@ def test_the_bundle_is_accepted_as_it_was_recorded(forgery):
 def test_forging_tools_alone_change_nothing(forgery):
     forgery.edit(lambda record: None)
     assert forgery.refusals() == []
+
+
+def test_accuracies_under_noise_are_taken_as_told_and_the_run_is_set_aside(forgery):
+    noisy()(forgery)
+    report = forgery.validate()
+    told = [finding.problem.what for finding in report.findings if "cc/cc-" in finding.file]
+    assert report.refused == () and any("are its own word" in text for text in told)
+    assert any('changed settings: recipe.evaluation.corruptions = ["gaussian_noise=0.38"]' in text for text in told)
 
 
 @pytest.mark.parametrize("kind", FORGERIES)

@@ -1,19 +1,24 @@
 """One step of a grid of methods in several processes of one run: `python -m tests.train.ranks FOLDER PROCESSES`.
-With `crowded`, `wrong` or `broken` at the end, one of them finds no memory or fails, or a method fails in all.
+With `crowded`, `wrong` or `broken` at the end, one of them finds no memory or fails, or a method fails in all; with
+`noisy` the students are tested under corruptions.
 
 Each leaves the gradients of its lanes, summed up over the step as the engine does it.
 """
 
+import json
 import os
 import socket
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.multiprocessing import start_processes
 
-from cakdbench.checks.lab import Direction, Lab, short_recipe, train
+from cakdbench.checks.lab import Direction, Lab, make_trainer, short_recipe, small_dataset, train
+from cakdbench.data.corruptions import corrupt
+from cakdbench.data.stream import EvalStream
 from cakdbench.registry import get_method
 from cakdbench.train import ranks as trainer_ranks
 from cakdbench.utils.device import make_accelerator
@@ -89,10 +94,32 @@ def end_of(rank: int, act: str) -> str:
     return f"{failed[0]}; step {good.step}: {sum(float(p.detach().sum()) for p in good.method.parameters())}"
 
 
+def noisy(rank: int) -> str:
+    """Return what all processes found under corruptions, and what this one finds by itself, by lane."""
+    torch.set_num_threads(1)
+    recipe = short_recipe(**RECIPE, **{"ema_decay": 0.5, "evaluation.corruptions": "gaussian_noise:2,shot_noise=30"})
+    lanes = [Lab(get_method(id)).lane(DIRECTION, recipe, make_accelerator(cpu=True)) for id in METHODS]
+    trainer, data = make_trainer(lanes, DIRECTION, rank), small_dataset()
+    trainer.evaluation = EvalStream(data.test, data, recipe, batch_size=3, rank=rank, world=2)
+    trainer.run()
+    told = []
+    for lane in lanes:
+        for made in trainer.corrupted[lane.label]:
+            (images, labels, _), *_ = EvalStream(data.test, data, recipe, change=partial(corrupt, made.corruption))
+            top1 = [top1_of(net, images, labels) for net in (lane.method.student, lane.ema.module)]
+            told.append([str(made.corruption), made.top1, made.ema_top1, *top1])
+    return json.dumps(told)
+
+
+@torch.no_grad()
+def top1_of(network, images: Tensor, labels: Tensor) -> float:
+    return 100 * (network.eval()(images).logits.argmax(1) == labels).double().mean().item()
+
+
 def _rank(rank: int, folder: Path, act: str) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
     if act:
-        (folder / f"{act}-{rank}.txt").write_text(end_of(rank, act))
+        (folder / f"{act}-{rank}.txt").write_text(noisy(rank) if act == "noisy" else end_of(rank, act))
         os._exit(0)  # the processes cannot agree on an end any more
     torch.save(moves(rank), folder / f"{os.environ['WORLD_SIZE']}-{rank}.pt")
     torch.distributed.destroy_process_group()

@@ -1,5 +1,6 @@
 """Eight local batches a step: one process with 8, two with 4 and four with 2 go the same way."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +57,13 @@ def test_a_method_that_fails_in_all_processes_fails_by_itself(tmp_path):
     (one, one_end), (other, other_end) = (text.split("; step ") for text in told)
     assert "at step 2: ValueError: a bug, told otherwise in process 0" in one and "in process 1" in other
     assert one_end == other_end and not one_end.startswith("2:")  # the other lane went on, in step
+
+
+def test_accuracies_under_corruptions_are_of_the_images_of_all_processes(tmp_path):
+    first, second = map(json.loads, ends(tmp_path, "noisy"))
+    assert first == second and [name for name, *_ in first] == 2 * ["gaussian_noise=0.12", "shot_noise=30"]
+    for _, top1, ema_top1, own, own_ema in first:
+        assert (top1, ema_top1) == (own, own_ema)
 
 
 def test_the_step_is_one_and_goes_somewhere(alone):

@@ -116,7 +116,9 @@ class Training(Keeper):
         options = Options(checkpoint_seconds=self._checkpoint_seconds)
         runtime = Runtime(self.accelerator, options, events or NoEvents(), self._should_stop)
         teacher = None if self.taping else self.teacher
-        Trainer(self.lanes, teacher, self.stream, evaluation, runtime, self, self.view, self.taping).run()
+        data = self.stream, evaluation
+        self.trainer = Trainer(self.lanes, teacher, *data, runtime, self, self.view, self.taping)
+        self.trainer.run()
         return self
 
     def save(self, lane: Lane) -> None:

@@ -42,11 +42,12 @@ from cakdbench.method import Batch, teacher_output
 from cakdbench.models.ensemble import join
 from cakdbench.models.staged import Output, StagedModel
 from cakdbench.train.checkpoint import save_checkpoint
+from cakdbench.train.evaluate import LaneExaminer
 from cakdbench.train.events import GroupView, LaneView
 from cakdbench.train.lane import Lane
 from cakdbench.train.peak import held_beside
 from cakdbench.train.runtime import Runtime
-from cakdbench.train.trainer import Interrupted, Keeper, LaneExaminer, Trainer, label_criterion
+from cakdbench.train.trainer import Interrupted, Keeper, Trainer, label_criterion
 from cakdbench.utils.device import device_name, make_accelerator
 from cakdbench.utils.errors import RAISED, UsageError, describe_error, file_of
 from cakdbench.utils.rng import seeded

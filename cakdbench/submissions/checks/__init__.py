@@ -11,7 +11,7 @@ CHECKS: tuple[Callable[[Case], Iterator[Problem]], ...] = (
     *(methods.check_method, methods.check_settings, methods.check_source),
     *(identity.check_recipe, identity.check_seed),
     *(teachers.check_teacher, teachers.check_gate, teachers.check_teacher_entry),
-    *(scores.check_predictions, scores.check_result, scores.check_steps),
+    *(scores.check_predictions, scores.check_result, scores.check_steps, scores.check_corruptions),
     *(history.check_history, history.check_losses, history.check_rates),
     *(methods.check_costs, conditions.check_conditions, conditions.check_pace, plausible.check_plausible),
 )

@@ -60,6 +60,8 @@ def check_steps(case: Case) -> Iterator[Problem]:
     result, teacher, history = case.record.result, case.record.teacher, case.record.history
     tested = [(f"result.{name}", getattr(result, name)) for name in ("top1", "top5", "ema_top1")]
     tested += [(f"result.networks.{name[:60]}", top1) for name, top1 in (result.networks or {}).items()]
+    noisy = result.corruptions or ()
+    tested += [(f"{each.corruption}: {n}", getattr(each, n)) for each in noisy for n in ("top1", "top5", "ema_top1")]
     tested += [(f"epoch {e.epoch}: {name}", getattr(e, name)) for e in history for name in ("top1", "ema_top1")]
     if teacher:
         tested += [("teacher.measured", teacher.measured), ("teacher.measured_top5", teacher.measured_top5)]
@@ -67,6 +69,24 @@ def check_steps(case: Case) -> Iterator[Problem]:
     if case.steps_per_epoch and case.recipe:
         trained = [(f"epoch {line.epoch}: train_top1", line.train_top1) for line in history]
         yield from _fractions(trained, case.steps_per_epoch * case.recipe.global_batch)
+
+
+def check_corruptions(case: Case) -> Iterator[Problem]:
+    """Check that the corruptions are those that the recipe asks for; no predictions show how right the numbers are."""
+    if case.recipe is None:
+        return
+    found, asked = case.record.result.corruptions or (), case.recipe.evaluation.corruptions
+    if (names := tuple(str(each.corruption) for each in found)) != asked:
+        tested = ", ".join(names)[:200] or "no corruption"
+        yield Problem(f"was tested under {tested}; its recipe asks for {', '.join(asked)[:200] or 'none'}")
+    for each in found:
+        if each.top5 < each.top1 - EXACT:
+            yield Problem(f"its top-5 under {each.corruption} is below its top-1")
+        if (each.ema_top1 is not None) != (case.recipe.ema_decay is not None):
+            yield Problem(f"its EMA accuracy under {each.corruption} does not go with its recipe")
+    if found:
+        what = "its accuracies under corruptions are its own word: its predictions are of clean images"
+        yield Problem(what, "`cakdbench evaluate` computes them anew from its weights", note=True)
 
 
 def _fractions(values: Iterable[tuple[str, float | None]], images: int) -> Iterator[Problem]:
