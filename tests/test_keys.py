@@ -12,10 +12,10 @@ from typing import Annotated
 
 import pytest
 
-from cakdbench import recipes, registry
+from cakdbench import registry
 from cakdbench.grid.plan import Settings, make_plan
 from cakdbench.grid.suites import PairSpec, resolve_pairs, suites
-from cakdbench.recipes import Augment, Recipe, all_numbers, load_recipe, recipe_names
+from cakdbench.recipes import Augment, Recipe, all_numbers, load_recipe, recipe_names, schema
 from cakdbench.records import TeacherIdentity
 from cakdbench.registry import all_settings, config_identity, get_method, load_file, method_ids
 from cakdbench.source_hash import known_sources, method_identity, source_hash
@@ -112,7 +112,7 @@ def test_a_recipe_setting_that_is_off_changes_no_key(monkeypatch):
 
     before = {name: load_recipe(name).identity() for name in recipe_names()}
     tables = {name: load_recipe(name).model_dump() for name in recipe_names()}
-    monkeypatch.setattr(recipes, "Recipe", MoreRecipe)
+    monkeypatch.setattr(schema, "Recipe", MoreRecipe)
     assert {name: MoreRecipe(**table).identity() for name, table in tables.items()} == before
     assert all_numbers(before["demo"]) == MoreRecipe(**tables["demo"]).numbers()
     on = tables["demo"] | {"freeze_epochs": 2}
@@ -129,7 +129,7 @@ def test_a_new_table_that_is_off_changes_no_key(monkeypatch):
         freeze: Annotated[Distort | None, Neutral(None)] = None
 
     before, table = load_recipe("demo").identity(), load_recipe("demo").model_dump()
-    monkeypatch.setattr(recipes, "Recipe", More)
+    monkeypatch.setattr(schema, "Recipe", More)
     assert More(**table).identity() == before
     assert all_numbers(before) == More(**table).numbers()
     on = More(**table | {"distort": {"strength": 0.5}, "freeze": {"kind": "stem"}})
@@ -147,7 +147,7 @@ def test_a_neutral_value_stays_when_the_default_changes(monkeypatch):
         ema_decay: Annotated[float | None, Neutral(None)] = 0.999
 
     old = load_recipe("demo").identity()
-    monkeypatch.setattr(recipes, "Recipe", Later)
+    monkeypatch.setattr(schema, "Recipe", Later)
     assert all_numbers(old)["ema_decay"] is None
     table = load_recipe("demo").model_dump()
     table.pop("ema_decay")

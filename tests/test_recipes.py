@@ -5,7 +5,7 @@ import json
 import pytest
 
 from cakdbench.data.datasets import dataset_names
-from cakdbench.recipes import RECIPES_DIR, default_recipe, load_recipe, recipe_from_file, recipe_names
+from cakdbench.recipes import default_recipe, load_recipe, recipe_from_file, recipe_names
 from cakdbench.utils.errors import UsageError
 
 HEAD = 'title = "x"\nsource = "y"\n'
@@ -162,9 +162,9 @@ def test_variants_differ_in_the_stated_numbers_alone(names):
 
 
 @pytest.mark.parametrize("name", recipe_names())
-def test_every_recipe_is_described_standard_and_its_numbers_are_json(name):
+def test_every_recipe_is_described_and_its_numbers_are_json(name):
     recipe = load_recipe(name)
-    assert (recipe.name, recipe.is_standard()) == (name, True)
+    assert recipe.name == name
     assert recipe.title and recipe.source and recipe.notes
     assert json.loads(json.dumps(recipe.numbers())) == recipe.numbers()
     assert not {"name", "title", "source", "notes", "default_for"} & set(recipe.numbers())
@@ -241,17 +241,16 @@ def test_without_a_default_the_error_says_how_to_choose():
         ("evaluation.corruptions", ["shot_noise=60", "shot_noise:1"], ["shot_noise=60"]),
     ],
 )
-def test_an_override_changes_one_number_and_ends_the_standard(key, given, held):
+def test_an_override_changes_one_number(key, given, held):
     recipe = load_recipe("ofa_cifar_msa")
     changed = recipe.override({key: given})
     assert flat(changed) == flat(recipe) | {key: held}
-    assert changed.name == recipe.name and not changed.is_standard()
-    assert recipe.is_standard()
+    assert changed.name == recipe.name and changed.numbers() != recipe.numbers()
 
 
-def test_overriding_with_what_it_is_stays_standard():
+def test_overriding_with_what_it_is_changes_nothing():
     recipe = load_recipe("pcagl_cifar")
-    assert recipe.override({}).is_standard()
+    assert recipe.override({}) == recipe
     assert recipe.override({"schedule.decay_epochs": "100,150", "epochs": "200"}) == recipe
 
 
@@ -314,17 +313,9 @@ def test_a_wrong_override_is_named(changes, words):
     assert all(word in str(error.value) for word in words), error.value
 
 
-def test_a_recipe_is_loaded_by_path_and_is_not_standard(tmp_path):
+def test_a_recipe_is_loaded_by_path(tmp_path):
     recipe = load_recipe(written(tmp_path, VALID))
     assert (recipe.name, recipe.epochs, recipe.augment.crop) == ("own", 8, "none")
-    assert not recipe.is_standard()
-
-
-def test_a_standard_name_is_standard_with_the_standard_numbers_alone(tmp_path):
-    text = (RECIPES_DIR / "demo.toml").read_text()
-    assert load_recipe(written(tmp_path, text, "demo")).is_standard()
-    assert not load_recipe(written(tmp_path, text, "demonstration")).is_standard()
-    assert not load_recipe(written(tmp_path, VALID, "demo")).is_standard()
 
 
 def test_extends_takes_over_numbers_and_nothing_else(tmp_path):
