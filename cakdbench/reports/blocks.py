@@ -319,13 +319,16 @@ def _order(row: Row) -> tuple[Any, ...]:
 
 def _row(label: str, columns: Iterable[BlockColumn], rules: Standard) -> Row:
     scores = tuple(_score(label, column, rules) for column in columns)
-    return Row(label, rules.title(label) + _tuned(scores), rules.kind(label), scores)
+    return Row(label, _title(label, scores, rules), rules.kind(label), scores)
 
 
-def _tuned(scores: Iterable[Score]) -> str:
-    """Return by how many trials the settings of a row were found, if its runs say so: ` (tuned, 20 trials)`."""
+def _title(label: str, scores: Iterable[Score], rules: Standard) -> str:
+    """Return the title of a row; where its settings were searched, by how many trials in place of their values.
+
+    Those stand beside it, as the label.
+    """
     counts = sorted({int(trials) for score in counted_scores(scores) for trials in score.runs["trials"] if trials})
-    return f" (tuned, {span(counts)} trials)" if counts else ""
+    return f"{rules.title(label.partition('[')[0])} (tuned, {span(counts)} trials)" if counts else rules.title(label)
 
 
 def _score(label: str, column: BlockColumn, rules: Standard) -> Score:
