@@ -230,6 +230,15 @@ def test_an_entry_may_name_a_finished_run(tiny, teachers, calm, tmp_path):
     assert run_of(calm, "mobilenet_s").key in session.run().done
 
 
+@pytest.mark.parametrize("name", [SECOND, SECOND.replace("run:kd:", "run:kd[temperature=1.0]:")])
+def test_a_student_starts_from_the_end_of_a_chain_by_its_name(tiny, teachers, calm, name):
+    settings = *SHORT, f"recipe.init={name}"
+    session = Session(options(tiny, calm, teachers, pairs=f"swin_m>mobilenet_s@{AT}", settings=settings))
+    assert not session.preview.obstacles
+    key = session.harness.inits.key(session.plan.cells[0].recipe, 0)
+    assert key == f"sha256:{run_of(calm, 'mobilenet_s').weights_sha256}"
+
+
 def test_such_runs_can_be_submitted_and_are_checked(calm, tmp_path):
     results, store = tmp_path / "results", Store(calm / "runs")
     done = submit(find_runs(["kd"], store), results, Submitter("A. Student"))
