@@ -13,6 +13,7 @@ from cakdbench.data.datasets import ImageDataset, dataset_facts
 from cakdbench.data.holdout import whole_name
 from cakdbench.grid.pairs import Pair, named_run
 from cakdbench.grid.suites import PairSpec, link_spec
+from cakdbench.grid.tuned import tuning_of
 from cakdbench.labels import changes, choices, label, split
 from cakdbench.method import Method
 from cakdbench.models.ensemble import join_infos
@@ -194,6 +195,7 @@ def make_plan(
         download=download,
         teacher_sizes=teacher_sizes,
         always=(),
+        tunings=tunings,
     )
     for own, spec in itertools.product(settings.each(), specs):
         _check_owners(own, chosen)
@@ -209,10 +211,10 @@ def make_plan(
                 refusals.append(Refusal(name, spec.pair, reason))
                 continue
             canonical = canonical_label(method, config, *infos, spec.pair.dataset)
+            found = tuning_of(tunings, canonical, config, infos, spec.pair.dataset)
             for seed in seeds:
                 first = tuple((link, plan.last(seed)) for link, plan in used.items())
-                facts = method, canonical, config, spec.pair, recipe, seed, precision
-                cells.append(Cell(*facts, first, tunings.get(f"{name}@{whole_name(spec.pair.dataset)}")))
+                cells.append(Cell(method, canonical, config, spec.pair, recipe, seed, precision, first, found))
             cells += [cell for plan in used.values() for cell in plan.cells]
     return Plan(in_order(cells), list(dict.fromkeys(refusals)))
 
