@@ -51,6 +51,17 @@ class Pair:
         """
         return self.models or tuple(map(teacher_model, self.teachers))
 
+    @property
+    def without_runs(self) -> "Pair":
+        """The pair with models in the place of runs, which take as long and as much memory.
+
+        Raises:
+            UsageError: one is a run that only its store knows.
+        """
+        named = zip(self.teachers, self.teacher_models)
+        models = (model if name.startswith(RUN) else name for name, model in named)
+        return Pair("+".join(models), self.student, self.dataset)
+
     def __str__(self) -> str:
         return f"{self.teacher}>{self.student}@{self.dataset}"
 

@@ -1,7 +1,6 @@
 """Analyses of students of several teachers, and of students of runs: on edited runs of the demo board."""
 
 import json
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,42 +13,15 @@ from cakdbench.analysis import agreement
 from cakdbench.analysis.methods import _teacher
 from cakdbench.analysis.networks import open_gallery
 from cakdbench.models.weights import weights_sha256
-from cakdbench.records import Identity, TeacherIdentity
-from cakdbench.store import Store, run_key
+from cakdbench.store import Store
 from cakdbench.utils.errors import UsageError
+from tests.analysis.links import of, record_of, taught
 from tests.cli_lab import SHORT, Shell
-from tests.results.lab import LABELS, copy_run, entries
+from tests.results.lab import LABELS, copy_run
 
 AT = "fashion_demo"
 BOTH = f"resnet_m+swin_m>vit_xs@{AT}"
 RIGHT = np.load(next(LABELS.glob("fashion_demo-*.npy")))
-
-
-def of(method: str, student: str, recipe: str = "demo") -> dict[int, Path]:
-    """The demo entries of a method with its own settings, by seed."""
-    found = {}
-    for path, content in entries(method).items():
-        record = content["record"]
-        if (record["identity"]["student"], record["label"], record["recipe_name"]) == (student, method, recipe):
-            found[record["identity"]["seed"]] = path
-    return found
-
-
-def record_of(path: Path) -> dict:
-    return json.loads(path.read_bytes())["record"]
-
-
-def taught(store: Path, entry: Path, teachers: list[dict], sources: list[str], standard: bool) -> Path:
-    """Copy a run into a store as one of other teachers, which are given as the records that made them."""
-    record = record_of(entry)
-    weights = [TeacherIdentity(model=t["identity"]["student"], sha256=t["weights_sha256"]) for t in teachers]
-    record["identity"]["teacher"] = TeacherIdentity.join(weights).model_dump(mode="json")
-    record["teacher"] |= {"source": " + ".join(sources), "standard": standard}
-    record["key"] = run_key(Identity.model_validate(record["identity"]))
-    edited = store.parent / "edited.json"
-    edited.write_text(json.dumps({"record": record}))
-    edited.with_suffix(".npy").write_bytes(entry.with_suffix(".npy").read_bytes())
-    return copy_run(store, edited)
 
 
 @pytest.fixture(scope="module")
