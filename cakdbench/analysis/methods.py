@@ -5,10 +5,14 @@ import torch
 from cakdbench.build import build_method
 from cakdbench.data.splits import ImageDataset
 from cakdbench.engine.teachers import Teachers
+from cakdbench.grid.teachers import teaching_runs
 from cakdbench.method import Method
+from cakdbench.models.ensemble import join
 from cakdbench.models.staged import StagedModel
+from cakdbench.recipes import Recipe
+from cakdbench.records import Record, TeacherIdentity
 from cakdbench.registry import all_settings, get_method, resolve_config
-from cakdbench.store import RunFolder
+from cakdbench.store import RunFolder, Store
 from cakdbench.students.student import Student
 from cakdbench.students.weights import module_state, read_weights
 from cakdbench.utils.errors import StoreError, UsageError
@@ -32,20 +36,37 @@ def open_method(run: RunFolder, student: Student, dataset: ImageDataset, teacher
 
 
 def _teacher(student: Student, dataset: ImageDataset, teachers: Teachers) -> StagedModel:
-    """Return the teacher of a run: of the training that made its weights, else as its entry has it."""
-    store, taught, recipe = teachers.store, student.record.identity.teacher, student.recipe
-    assert taught is not None, "the caller asks for a run that had a teacher"
-    if taught.several:
-        raise UsageError(f"{student.record.key} had several teachers at once ({taught.model}): name a run that had one")
-    made = next((record for record in store.records()[0] if record.weights_sha256 == taught.sha256), None)
-    if made is None:
-        teacher = teachers.load(taught.model, dataset, recipe)
-        if teacher.sha256 != taught.sha256:
-            raise UsageError(
-                f"{student.record.key} was taught by {taught.model} with the weights {taught.sha256[:16]}, and the one "
-                f"at hand has {teacher.sha256[:16]}: bring those"
-            )
-        return teacher.model
+    """Return the teacher of a run: of the training that made its weights, else as its entry has it; of several all."""
+    teacher, facts = student.record.identity.teacher, student.record.teacher
+    assert teacher is not None and facts is not None, "the caller asks for a run that had a teacher"
+    taught = teacher.several or (teacher,)
+    made = {record.weights_sha256: record for record in teachers.store.records()[0]}
+    runs = teaching_runs(facts.source, len(taught))
+    models = []
+    for each, run in zip(taught, runs):
+        if each.sha256 in made:
+            models.append(_trained(made[each.sha256], each, student.recipe, dataset, teachers.store))
+        elif run:
+            place = teachers.store.root
+            raise UsageError(f"{student.record.key} was taught by the run {run}: bring its folder to {place}")
+        else:
+            models.append(_loaded(student, each, dataset, teachers))
+    return join(models).eval()
+
+
+def _loaded(student: Student, taught: TeacherIdentity, dataset: ImageDataset, teachers: Teachers) -> StagedModel:
+    """Return a teacher as its entry has it, if that still is the one that taught."""
+    teacher = teachers.load(taught.model, dataset, student.recipe)
+    if teacher.sha256 != taught.sha256:
+        raise UsageError(
+            f"{student.record.key} was taught by {taught.model} with the weights {taught.sha256[:16]}, and the one "
+            f"at hand has {teacher.sha256[:16]}: bring those"
+        )
+    return teacher.model
+
+
+def _trained(made: Record, taught: TeacherIdentity, recipe: Recipe, dataset: ImageDataset, store: Store) -> StagedModel:
+    """Return the student of the run that made a teacher's weights, fed as the teacher was."""
     size = taught.image_size or recipe.image_size
     model = StagedModel(made.identity.student, dataset.num_classes, size, split=recipe.split)
     run = store.find(made.key)

@@ -12,7 +12,9 @@ from cakdbench.analysis.methods import open_method
 from cakdbench.data.datasets import OnBadImage, check_dataset, load_dataset
 from cakdbench.data.splits import ImageDataset, Split
 from cakdbench.data.stream import EvalStream
+from cakdbench.engine.run_names import listed, names_of
 from cakdbench.engine.teachers import Teachers
+from cakdbench.grid.pairs import NAMED_RUN, RUN
 from cakdbench.grid.plan import Settings
 from cakdbench.method import Method
 from cakdbench.models.staged import StagedModel
@@ -95,13 +97,14 @@ def open_gallery(
 ) -> Gallery:
     """Return the networks that names stand for: keys or folders of finished runs, and teachers as MODEL@DATASET.
 
-    Images that runs left out in training are left out.
+    A run is also named as teachers are, `run:METHOD:PAIR`. Images that runs left out in training are left out.
 
     Raises:
         UsageError: a name stands for nothing, or the networks are of different datasets.
         CakdError: weights or data are missing.
     """
-    runs = {name: store.find(name) for name in names if not _is_teacher(name)}
+    teachers = Teachers(store, teacher_dir, Settings(), list(teacher_files))
+    runs = {name: _find_run(name, teachers) for name in names if not _is_teacher(name)}
     students = {name: load_student(run, data_dir=data_dir) for name, run in runs.items()}
     datasets = {name: student.record.identity.dataset.name for name, student in students.items()}
     datasets |= {name: name.partition("@")[2] for name in names if name not in students}
@@ -111,7 +114,6 @@ def open_gallery(
         raise UsageError(f"networks of different datasets cannot see the same images: {_listed(datasets)}")
     skipped = any(student.record.identity.dataset.skipped for student in students.values())
     dataset = load_dataset(datasets[names[0]], data_dir, on_bad_image="skip" if skipped else on_bad_image)
-    teachers = Teachers(store, teacher_dir, Settings(), list(teacher_files))
     recipe = next((student.recipe for student in students.values()), None)
     if recipe is None:
         model = teachers.entry(*names[0].split("@", 1)).zoo_model
@@ -137,8 +139,30 @@ def _titles(students: Mapping[str, Student]) -> dict[str, str]:
     return next((titles for titles in (short, pairs, seeds) if len({*titles.values()}) == len(titles)), keys)
 
 
+def _find_run(name: str, teachers: Teachers) -> RunFolder:
+    """Return the run of a key, the start of one, a folder, or `run:METHOD:PAIR`, of which there must be one."""
+    if not NAMED_RUN.match(name):
+        return teachers.store.find(name.removeprefix(RUN))
+    found = names_of(teachers.store, teachers.entries)[name]
+    if len(found) != 1:
+        keys = f": give one key of {listed(found)}" if found else "; see `cakdbench status`"
+        raise UsageError(f"{name} means {len(found) or 'no'} finished runs in {teachers.store.root}{keys}")
+    return teachers.store.find(found[0].key)
+
+
 def _is_teacher(name: str) -> bool:
-    return "@" in name and not Path(name).exists()
+    """Return True for MODEL@DATASET, and run:KEY@DATASET.
+
+    Raises:
+        UsageError: it has several models, which are a network each.
+    """
+    if "@" not in name or NAMED_RUN.match(name) or Path(name).exists():
+        return False
+    models, _, dataset = name.partition("@")
+    if "+" in models:
+        each = " ".join(f"{model.strip()}@{dataset}" for model in models.split("+"))
+        raise UsageError(f"{name} are several networks: name each of them, {each}")
+    return True
 
 
 def _listed(datasets: dict[str, str]) -> str:

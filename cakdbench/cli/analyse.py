@@ -42,7 +42,8 @@ class Measure(StrEnum):
 
 
 Networks = Annotated[
-    list[str], typer.Argument(help="Finished runs (key, start of the key, folder) and teachers as MODEL@DATASET.")
+    list[str],
+    typer.Argument(help="Finished runs (key, start of one, folder, run:METHOD:PAIR) and teachers as MODEL@DATASET."),
 ]
 To = Annotated[Path, typer.Option("--to", help="The folder the files are written to.")]
 Images = Annotated[int, typer.Option(min=1, help="Test images, evenly picked.")]
@@ -141,7 +142,7 @@ def attention(
 @app.command()
 def agreement(
     results: Annotated[list[Path], typer.Argument(help="Stores and results folders.")],
-    pair: Annotated[str, typer.Option("--pair", help="TEACHER>STUDENT@DATASET.")],
+    pair: Annotated[str, typer.Option("--pair", help="TEACHER>STUDENT@DATASET; chains as `run` takes them.")],
     recipe: Annotated[str | None, typer.Option(help="Of the runs, where they have several.")] = None,
     precision: Annotated[str | None, typer.Option(help="Of the runs, where they have several.")] = None,
     to: To = Path("analysis"),
@@ -180,23 +181,26 @@ def _gallery(
 
 
 def _kept(gallery: "Gallery") -> "Iterator[tuple[int, NamedNetwork]]":
-    """Yield the runs that kept what was trained beside their students, by their place."""
+    """Yield the runs whose method has attention of its own, and kept what was trained beside the student."""
     for number, network in enumerate(gallery.networks, 1):
-        if network.run and network.run.modules.is_file():
+        if _attends(network) and network.run and network.run.modules.is_file():
             yield number, network
 
 
 def _not_kept(gallery: "Gallery") -> "Iterator[str]":
     """Yield of which runs the method's own attention cannot be drawn, since its modules were not kept."""
+    for network in gallery.networks:
+        if _attends(network) and network.run and not network.run.modules.is_file():
+            anew, method = f"remove {network.run.path} and run it with --keep modules", network.run.identity().method.id
+            yield f"{network.name}: not the attention of {method} itself, whose modules were not kept: {anew}"
+
+
+def _attends(network: "NamedNetwork") -> bool:
+    """Return True for a run whose method may have attention of its own."""
     from cakdbench.method import Method
     from cakdbench.registry import get_method
 
-    for network in gallery.networks:
-        if network.run and not network.run.modules.is_file():
-            method = get_method(network.run.identity().method.id)
-            if method.attended is not Method.attended:
-                anew = f"remove {network.run.path} and run it with --keep modules"
-                yield f"{network.name}: not the attention of {method.id} itself, whose modules were not kept: {anew}"
+    return network.run is not None and get_method(network.run.identity().method.id).attended is not Method.attended
 
 
 def _write_own(stem: Path, gallery: "Gallery", network: "NamedNetwork", seen: "Tensor") -> bool:

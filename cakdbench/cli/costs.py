@@ -76,6 +76,7 @@ def _measured(store: Path, specs: list["PairSpec"], data_dir: Path | None) -> "p
     """Return what standard runs of the store measured; damaged runs are told of on stderr."""
     import pandas as pd
 
+    from cakdbench.reports.links import name_links
     from cakdbench.reports.standard import Standard, column_of
     from cakdbench.results.frame import measured_frame
     from cakdbench.store import Store
@@ -86,7 +87,8 @@ def _measured(store: Path, specs: list["PairSpec"], data_dir: Path | None) -> "p
     rules, frames = Standard(data_dir), []
     for spec in specs:
         column = column_of(spec, data_dir=data_dir)
-        standard = [r for r in records if column.concerns(r) and not rules.differences(r, column)]
+        named = name_links(records, [column])
+        standard = [r for r in named if column.concerns(r) and not rules.differences(r, column)]
         # Runs without a teacher belong to every pair of their student.
         frames.append(measured_frame(standard).assign(pair=str(spec.pair)))
     return pd.concat(frames, ignore_index=True)

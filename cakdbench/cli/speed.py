@@ -70,6 +70,7 @@ def speed(
         recipe=recipe,
         data_dir=data_dir,
         dataset_files=tuple(datasets),
+        store=store,
         precision=precision,
         workers=workers,
         compile=compile,

@@ -181,8 +181,10 @@ def _timed_speeds(
             for lane in filter(lambda lane: lane["phases"], group["lanes"]):
                 seconds = sum(lane["phases"].values()) / group["local_batch"]
                 speeds[lane["method"], *form] = Speed(seconds, teacher, MEASURED)
+    cells = {key: work.cell for key, work in kinds.items()}
     forms = {
-        key: (w.cell.label, str(w.cell.pair), w.cell.recipe.image_size, w.cell.precision) for key, w in kinds.items()
+        key: (cell.label, str(cell.pair.without_runs), cell.recipe.image_size, cell.precision)
+        for key, cell in cells.items()
     }
     return {key: speeds[form] for key, form in forms.items() if form in speeds}
 
@@ -194,7 +196,7 @@ def _form(record: Record) -> tuple[object, ...]:
 
 
 def _form_of(cell: Cell) -> tuple[object, ...]:
-    pair = cell.pair
+    pair = cell.pair.without_runs
     models = pair.teacher if cell.needs_teacher else None, pair.student
     return cell.label, *models, pair.dataset, cell.recipe.image_size, cell.precision
 

@@ -16,7 +16,8 @@ NEAR_CHANCE = 1.5
 def verify_teacher(teacher: Teacher, dataset: ImageDataset, recipe: Recipe, runtime: Runtime) -> TeacherFacts:
     """Evaluate a teacher on the test set as the students will be, before any of them trains.
 
-    One that is near chance, as trained here or by its entry's word, is told of.
+    One that is near chance, as trained here or by its entry's word, is told of; so is the mean of several, each of
+    whom has been verified by itself.
 
     Raises:
         TeacherError: its outputs are not finite; or its accuracy is not the expected one, or near chance where none is
@@ -60,6 +61,6 @@ def _mismatch(teacher: Teacher, measured: float, chance: str) -> str:
         chance: what guessing reaches, of an accuracy near it.
     """
     if teacher.expected is None:
-        return f"and {chance}" if chance else ""
+        return f"and {chance}" if chance and not teacher.model.info.members else ""
     off = abs(measured - teacher.expected) > teacher.tolerance + 1e-6
     return f"its entry says {teacher.expected:.2f} % (tolerance {teacher.tolerance})" * off

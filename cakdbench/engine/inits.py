@@ -1,11 +1,13 @@
 """Where students start: random weights, the hub's, those of a file or of a finished run."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
 
-from cakdbench.engine.run_teachers import finished_run
+from cakdbench.engine.run_names import finished_run
 from cakdbench.grid.pairs import RUN
+from cakdbench.grid.teachers import TeacherEntry
 from cakdbench.models.catalog import entry as model_entry
 from cakdbench.models.catalog import hub_weights_are_here
 from cakdbench.models.checkpoints import read_checkpoint
@@ -37,11 +39,13 @@ class Inits:
 
     Args:
         precision: of the runs that it names by METHOD:PAIR.
+        entries: of the teachers that such pairs name.
     """
 
-    def __init__(self, store: Store, precision: str = "fp32"):
+    def __init__(self, store: Store, precision: str = "fp32", entries: Mapping[tuple[str, str], TeacherEntry] = {}):
         self.store = store
         self.precision = precision
+        self.entries = entries
         self._states: dict[Path, tuple[dict[str, Tensor], str]] = {}
 
     def key(self, recipe: Recipe, seed: int) -> str:
@@ -99,6 +103,6 @@ class Inits:
     def _run(self, name: str, seed: int) -> RunFolder:
         """Return the finished run of a key, the beginning of one, or METHOD:PAIR; of the latter that of the seed."""
         try:
-            return finished_run(self.store, f"{RUN}{name}", seed, self.precision)
+            return finished_run(self.store, f"{RUN}{name}", seed, self.precision, self.entries)
         except UsageError as error:
             raise WeightsError(f"{error}; see `cakdbench status`") from None

@@ -1,11 +1,11 @@
-"""Finished runs by name, as teachers, `run:KEY` in the place of a model, and as what a student starts from."""
+"""Finished runs as teachers: `run:KEY` in the place of a model."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from cakdbench.data.holdout import whole_name
-from cakdbench.grid.pairs import RUN, Pair, canonical_run, named_run, teacher_model
+from cakdbench.grid.pairs import RUN, Pair, named_run, teacher_model
 from cakdbench.grid.teachers import TeacherEntry
 from cakdbench.recipes import Recipe
 from cakdbench.store import RunFolder, Store, one_key
@@ -25,24 +25,6 @@ def find_run(store: Store, name: str) -> RunFolder:
     if named_run(name):
         raise UsageError(f"{name} is not trained yet: a run of a pair that names it makes it first")
     return RunFolder(store.root / one_key(key, [run.key for run in store.runs() if run.is_done], "finished run"))
-
-
-def finished_run(store: Store, name: str, seed: int, precision: str) -> RunFolder:
-    """Return the finished run that `run:KEY` names, or `run:METHOD:PAIR`; of the latter that of a seed and precision.
-
-    Raises:
-        UsageError: there is none, or there are several; says what there is.
-    """
-    if not named_run(name):
-        return find_run(store, name)
-    name = canonical_run(name)
-    runs = [run for run in store.runs() if run.is_done and f"{RUN}{run.label()}:{run.identity().pair}" == name]
-    found = [run for run in runs if (run.identity().seed, run.identity().precision) == (seed, precision)]
-    if len(found) != 1:
-        keys = ", ".join(f"{RUN}{run.key} ({run.identity().precision})" for run in (found or runs)[:4])
-        told = f"{len(found) or 'no'} finished runs of seed {seed} in {precision}"
-        raise UsageError(f"{name} means {told} in {store.root}" + (f": give one key of {keys}" if keys else ""))
-    return found[0]
 
 
 def run_entry(store: Store, name: str, dataset: str) -> TeacherEntry:

@@ -20,20 +20,26 @@ NUMBER = 4
 
 @dataclass(frozen=True)
 class TapePlan:
-    """What a plan still has to record, in bytes by part, at most; on `tapes` tapes, one a teacher, stream and seed."""
+    """What a plan still has to record, in bytes by part, at most; on `tapes` tapes, one a teacher, stream and seed.
+
+    Attributes:
+        live: several teachers at once, of whom there is no tape.
+    """
 
     tapes: int
     bytes: dict[Part, int]
+    live: tuple[str, ...] = ()
 
     @property
     def total(self) -> int:
         return sum(self.bytes.values())
 
     def __str__(self) -> str:
+        asked = f"; asked live, as several teachers at once are: {', '.join(self.live)}" if self.live else ""
         if not self.total:
-            return "nothing left to record"
+            return f"nothing left to record{asked}"
         parts = ", ".join(f"{part} {size_text(size)}" for part, size in self.bytes.items())
-        return f"up to {size_text(self.total)} on {self.tapes} tape{'s' * (self.tapes > 1)} ({parts})"
+        return f"up to {size_text(self.total)} on {self.tapes} tape{'s' * (self.tapes > 1)} ({parts}){asked}"
 
     def require_room(self, root: Path) -> None:
         """Raise UsageError if the disk of the store `root` has not the room."""
@@ -50,13 +56,15 @@ class TapePlan:
 def plan_tapes(harness: Harness, cells: Iterable[Cell]) -> TapePlan:
     """Return what the cells, which are not done, have to record."""
     longest: dict[tuple[object, ...], Cell] = {}
-    for cell in cells:
-        if cell.method.needs - {"model"} and len(cell.pair.teachers) == 1:
+    taught = [cell for cell in cells if cell.method.needs - {"model"}]
+    for cell in taught:
+        if len(cell.pair.teachers) == 1:
             key = _tape_key(cell)
             longest[key] = max(longest.get(key, cell), cell, key=lambda cell: cell.recipe.epochs)
     left = [_left(harness, cell) for cell in longest.values()]
     sums = {part: sum(size[part] for size in left) for part in harness.runtime.options.tape}
-    return TapePlan(sum(any(size.values()) for size in left), sums)
+    live = dict.fromkeys(cell.pair.teacher for cell in taught if len(cell.pair.teachers) > 1)
+    return TapePlan(sum(any(size.values()) for size in left), sums, tuple(live))
 
 
 class TapedEpochs:
@@ -93,7 +101,7 @@ def _tape_key(cell: Cell) -> tuple[object, ...]:
 def _recorded(harness: Harness, cell: Cell) -> dict[Part, set[int]]:
     """Return the epochs that are on a cell's tape, by part."""
     try:
-        tapes = harness.tapes(cell)
+        tapes = harness.tapes(harness.ground(cell) or cell)
     except CakdError:  # its teacher or its data are not there yet
         tapes = []
     return {part: max((set(tape.files(part)) for tape in tapes), key=len, default=set()) for part in PARTS}

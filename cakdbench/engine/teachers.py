@@ -73,9 +73,9 @@ class Teachers:
         self.settings = settings
         self.precision = precision
         self._hashes: dict[tuple[str, str, int], str] = {}
-        self.inits = Inits(store, precision)
         self.registry = load_teachers()
         self.entries = load_teachers(own_files(store.root, extra or []))
+        self.inits = Inits(store, precision, self.entries)
 
     def entry(self, model: str, dataset: str) -> TeacherEntry:
         """Return a teacher's entry.

@@ -41,7 +41,7 @@ class Work:
     def key(self) -> tuple[object, ...]:
         """Return what is equal for work that takes equally long per image."""
         pair, recipe = self.cell.pair, self.cell.recipe
-        teacher = pair.teacher if self.cell.needs_teacher else None
+        teacher = pair.without_runs.teacher if self.cell.needs_teacher else None
         config = repr(self.cell.config)
         return self.cell.method.id, config, teacher, pair.student, recipe.image_size, self.classes, self.samples
 

@@ -51,6 +51,17 @@ class Pair:
         """
         return self.models or tuple(map(teacher_model, self.teachers))
 
+    @property
+    def without_runs(self) -> "Pair":
+        """The pair with models in the place of runs, which take as long and as much memory.
+
+        Raises:
+            UsageError: one is a run that only its store knows.
+        """
+        named = zip(self.teachers, self.teacher_models)
+        models = (model if name.startswith(RUN) else name for name, model in named)
+        return Pair("+".join(models), self.student, self.dataset)
+
     def __str__(self) -> str:
         return f"{self.teacher}>{self.student}@{self.dataset}"
 
@@ -127,8 +138,19 @@ def canonical_run(name: str) -> str:
     return run_name(*run) if run else name
 
 
-class _Network(NamedTuple):
+class Network(NamedTuple):
+    """What a method's settings hang on of a network: its kind."""
+
     kind: str
+
+
+def pair_kinds(pair: Pair) -> tuple[Network, Network]:
+    """Return what is known of teacher and student by their names alone; several teachers count as one.
+
+    Raises:
+        UsageError: a teacher is a run that only its store knows.
+    """
+    return Network(joined_kind([model_kind(model) for model in pair.teacher_models])), Network(model_kind(pair.student))
 
 
 def _canonical(label: str, pair: Pair) -> str:
@@ -139,8 +161,7 @@ def _canonical(label: str, pair: Pair) -> str:
     method, variant = split_variant(label)
     if any(name.startswith(RUN) and not named_run(name) for name in pair.teachers):
         return labels.label(method.id, variant)  # only a store knows what the teacher is
-    kinds = joined_kind([model_kind(model) for model in pair.teacher_models]), model_kind(pair.student)
-    infos = _Network(kinds[0]), _Network(kinds[1])
+    infos = pair_kinds(pair)
     config = resolve_config(method, variant, *infos, pair.dataset)
     return canonical_label(method, config, *infos, pair.dataset)
 

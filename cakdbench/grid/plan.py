@@ -2,7 +2,7 @@
 
 import copy
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from cakdbench.data.datasets import ImageDataset, dataset_facts
 from cakdbench.data.holdout import whole_name
 from cakdbench.grid.pairs import Pair, named_run
 from cakdbench.grid.suites import PairSpec, link_spec
+from cakdbench.grid.tuned import tuning_of
 from cakdbench.labels import changes, choices, label, split
 from cakdbench.method import Method
 from cakdbench.models.ensemble import join_infos
@@ -194,13 +195,14 @@ def make_plan(
         download=download,
         teacher_sizes=teacher_sizes,
         always=(),
+        tunings=tunings,
     )
     for own, spec in itertools.product(settings.each(), specs):
         _check_owners(own, chosen)
         recipe = spec.load_recipe(own.recipe)
         links = _plan_links(spec, own, alike)
-        size = teacher_sizes.get((spec.pair.teacher, whole_name(spec.pair.dataset)))
-        infos = pair_info(spec.pair, recipe.image_size, recipe.split, data_dir, download, size)
+        sizes = [teacher_sizes.get((name, whole_name(spec.pair.dataset))) for name in spec.pair.teachers]
+        infos = pair_info(spec.pair, recipe.image_size, recipe.split, data_dir, download, sizes)
         for name in chosen:
             method, config = _config(name, own, infos, spec.pair.dataset)
             used = {link: plan for link, plan in links.items() if method.needs or link == recipe.init}
@@ -209,10 +211,10 @@ def make_plan(
                 refusals.append(Refusal(name, spec.pair, reason))
                 continue
             canonical = canonical_label(method, config, *infos, spec.pair.dataset)
+            found = tuning_of(tunings, canonical, config, infos, spec.pair.dataset)
             for seed in seeds:
                 first = tuple((link, plan.last(seed)) for link, plan in used.items())
-                facts = method, canonical, config, spec.pair, recipe, seed, precision
-                cells.append(Cell(*facts, first, tunings.get(f"{name}@{whole_name(spec.pair.dataset)}")))
+                cells.append(Cell(method, canonical, config, spec.pair, recipe, seed, precision, first, found))
             cells += [cell for plan in used.values() for cell in plan.cells]
     return Plan(in_order(cells), list(dict.fromkeys(refusals)))
 
@@ -281,13 +283,14 @@ def pair_info(
     split: str = "ofa",
     data_dir: Path | None = None,
     download: bool = False,
-    teacher_size: int | None = None,
+    teacher_size: int | Sequence[int | None] | None = None,
 ) -> tuple[ModelInfo, ModelInfo]:
     """Return the facts of teacher and student that are known without their weights.
 
     Args:
-        teacher_size: pixels of the teacher's images; None: those of the student's.
+        teacher_size: pixels of the teacher's images, or of each of several; None: those of the student's.
     """
-    classes = dataset_facts(pair.dataset, data_dir, download).num_classes
-    teachers = [model_info(name, classes, teacher_size or image_size, split) for name in pair.teacher_models]
+    classes, models = dataset_facts(pair.dataset, data_dir, download).num_classes, pair.teacher_models
+    sizes = teacher_size if isinstance(teacher_size, Sequence) else [teacher_size] * len(models)
+    teachers = [model_info(name, classes, size or image_size, split) for name, size in zip(models, sizes)]
     return join_infos(teachers), model_info(pair.student, classes, image_size, split)

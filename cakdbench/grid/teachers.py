@@ -12,6 +12,7 @@ from cakdbench.grid.pairs import TIMM
 from cakdbench.models.zoo import entry as model_entry
 from cakdbench.models.zoo import hub_statistics
 from cakdbench.recipes import Recipe, all_numbers, load_recipe
+from cakdbench.store import KEY
 from cakdbench.utils.errors import UsageError
 from cakdbench.utils.toml import PAIRS_DIR, Table, checked, inside, read_toml
 
@@ -126,6 +127,17 @@ class TeacherEntry(Table):
             return load_recipe(self.train)
         table = all_numbers(self.recipe) | {"name": self.train, "title": self.train, "source": "its teacher's entry"}
         return checked(Recipe, table, "recipe")
+
+
+def teaching_runs(source: str, teachers: int = 1) -> list[str]:
+    """Return the keys of the runs whose students taught, as the source in a record names them, one a teacher.
+
+    It is empty for a teacher from elsewhere, as a file, whose name may have a plus.
+    """
+    names = source.split(" + ")
+    names = names if len(names) == teachers else [""] * teachers
+    keys = (name.removeprefix(RUN_SOURCE) if name.startswith(RUN_SOURCE) else "" for name in names)
+    return [key if KEY.fullmatch(key) else "" for key in keys]
 
 
 def zoo_model(teacher: str) -> str:

@@ -1,15 +1,17 @@
 """The file that `cakdbench tune` writes and `cakdbench run --settings` reads: settings, and the trials behind them."""
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
+from cakdbench.data.holdout import whole_name
 from cakdbench.labels import split
-from cakdbench.method import Tunable
+from cakdbench.method import Method, Tunable
 from cakdbench.records import Tuning
+from cakdbench.registry import Kinded, resolve_config, split_variant
 from cakdbench.store import write_atomic
 from cakdbench.utils.errors import UsageError
 from cakdbench.utils.toml import Table, checked, read_toml, toml_lines
@@ -134,3 +136,25 @@ def tunings(paths: Iterable[Path]) -> dict[str, Tuning]:
             trials = len(tuned.trials) + other_trials(path, tuned.search)
             found[f"{tuned.label}@{tuned.search.dataset}"] = Tuning(trials=trials, pairs=tuned.search.pairs)
     return found
+
+
+def tuning_of(
+    tunings: Mapping[str, Tuning], name: str, config: Method.Config, infos: tuple[Kinded, Kinded], dataset: str
+) -> Tuning | None:
+    """Return how the settings of a run were found, if a search on its dataset has found them.
+
+    Where they are the method's own on the pair, nobody had to search for them.
+
+    Args:
+        tunings: of `tunings`.
+        name: the canonical label of the run. config: its settings.
+        infos: of teacher and student.
+    """
+    method, variant = split_variant(name)
+    for known, tuning in tunings.items() if variant else ():
+        label, _, searched = known.rpartition("@")
+        id, found = split(label)
+        if (id, searched) == (method.id, whole_name(dataset)):
+            if resolve_config(method, found, *infos, dataset) == config:
+                return tuning
+    return None

@@ -120,7 +120,9 @@ class ModelInfo:
 
     @property
     def parts(self) -> frozenset[str]:
-        """Return what the network gives a method, in the words of `Method.needs`."""
+        """Return what the network gives a method, in the words of `Method.needs`; of several what each of them does."""
+        if self.members:
+            return frozenset.intersection(*(member.parts for member in self.members))
         pooled = {"pooled"} if self.width else set()
         stages = set() if isinstance(self.layouts, NoStages) else {"stages", "preacts", "attention"}
         return frozenset({"logits", "model"} | pooled | stages)

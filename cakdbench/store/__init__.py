@@ -22,16 +22,18 @@ Files appear whole or not at all (temporary file, fsync, rename), so that a kill
 
 from cakdbench.store.files import write_atomic
 from cakdbench.store.folder import RunFolder, checkpoint_files, checkpoint_step, unreadable
-from cakdbench.store.keys import canonical, find_keys, one_key, plain_values, run_key
+from cakdbench.store.keys import KEY, canonical, find_keys, key_stem, one_key, plain_values, run_key
 from cakdbench.store.store import Store
 
 __all__ = [
+    "KEY",
     "RunFolder",
     "Store",
     "canonical",
     "checkpoint_files",
     "checkpoint_step",
     "find_keys",
+    "key_stem",
     "one_key",
     "plain_values",
     "run_key",

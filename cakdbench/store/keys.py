@@ -36,8 +36,12 @@ def run_key(identity: Identity) -> str:
     The stem has the method's id and not its label, since which variants have a name may change.
     """
     digest = hashlib.sha256(canonical(identity).encode()).hexdigest()[:16]
-    stem = f"{identity.method.id}-{identity.student}-{identity.dataset.name}-s{identity.seed}"
-    return f"{re.sub(r'[^A-Za-z0-9_.]+', '-', stem)}-{digest}"
+    return f"{key_stem(identity.method.id, identity.student, identity.dataset.name)}{identity.seed}-{digest}"
+
+
+def key_stem(method: str, student: str, dataset: str) -> str:
+    """Return what the keys of a method's runs of a student on a dataset begin with, up to the seed."""
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", f"{method}-{student}-{dataset}-s")
 
 
 def one_key(name: str, keys: Iterable[str], what: str = "run", others: Iterable[str] = ()) -> str:

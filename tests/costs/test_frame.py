@@ -21,7 +21,9 @@ from cakdbench.reports.page_costs import COUNTED, methods_board
 from cakdbench.reports.pages import FORMATS
 from cakdbench.reports.standard import Standard, column_of
 from cakdbench.results.frame import measured_frame
+from tests.analysis.links import of, record_of, taught
 from tests.reports.synthetic import record
+from tests.results.lab import copy_run
 
 KNOWN = (
     11_689_512, 1_824_033_792, 1_814_073_344, 5_679_400, 5_717_416, 1_078_633_728, 1_253_683_200,  # students
@@ -115,6 +117,23 @@ def of_version_1(run):
     """The run as the method's present version makes it."""
     method = run.identity.method.model_copy(update={"version": 1, "source": None})
     return run.model_copy(update={"identity": run.identity.model_copy(update={"method": method})})
+
+
+def test_what_students_of_several_teachers_and_of_runs_measured_stands_beside_their_counts(shell, tmp_path):
+    store = tmp_path / "runs"
+    first = copy_run(store, of("kd", "vit_xs")[0])
+    link = json.loads((first / "record.json").read_bytes())
+    taught(store, of("kd", "mixer_xs")[0], [link], [f"run {first.name}"], False)
+    teachers = [record_of(of("scratch", name, "demo_teacher")[0]) for name in ("resnet_m", "swin_m")]
+    taught(store, of("kd", "vit_xs")[1], teachers, 2 * ["trained by demo_teacher"], True)
+    pairs = f"run:kd:{DEMO}>mixer_xs@fashion_demo", "resnet_m+swin_m>vit_xs@fashion_demo"
+    words = ("--methods", "kd", "--pairs", ",".join(pairs), "--format", "json")
+    code, output = shell("cost", *words, "--store", str(store))
+    assert code == 0, output
+    rows = {row["pair"]: row for row in json.loads(output)}
+    for pair, path in zip(pairs, (of("kd", "mixer_xs")[0], of("kd", "vit_xs")[1])):
+        assert rows[pair]["seconds"] == pytest.approx(record_of(path)["conditions"]["seconds"])
+        assert rows[pair]["runs"] == 1
 
 
 def test_the_command_prints_and_takes_only_standard_runs_of_a_store(shell, tmp_path):

@@ -38,6 +38,37 @@ def test_methods_without_modules_add_none(label):
     assert found.path_macs == 0 or label == "rkd"
 
 
+BOTH = "resnet_m+swin_m>vit_xs@fashion_demo"
+
+
+@pytest.mark.parametrize("label", ["kd", "ofa", "rkd"])
+def test_of_several_teachers_each_is_counted_once(label):
+    alone = [cost(label, f"{name}>vit_xs@fashion_demo") for name in ("resnet_m", "swin_m")]
+    both = cost(label, BOTH)
+    assert both.teacher_parameters == sum(found.teacher_parameters for found in alone)
+    assert both.teacher_macs == sum(found.teacher_macs for found in alone)
+    assert both.teacher_pass == "shared"
+    if label == "rkd":  # whose loss is computed under each of them
+        assert both.path_macs == sum(found.path_macs for found in alone) > 0
+
+
+class EachStage(Method):
+    """Asks for the stages of each of its teachers."""
+
+    needs = frozenset({"logits", "stages"})
+    several_teachers = "losses"
+
+    def distill_step(self, batch):
+        own = self.student(batch.images)
+        losses = [teacher.stages[0].mean() for teacher in batch.teachers]
+        return Step(own.logits, {"label": batch.label_loss(own.logits), "stages": sum(losses)})
+
+
+def test_what_each_of_several_teachers_gives_is_there_when_it_is_counted():
+    found = method_cost(bench(BOTH), EachStage, None, "each_stage")
+    assert isinstance(found, MethodCost) and found.path_macs == 0
+
+
 def test_relations_cost_more_among_more_samples():
     """Two Gram matrices over the batch B and B ones of differences, for both networks."""
     found, width = cost("rkd"), 64 + 192  # of vit_xs and resnet_m

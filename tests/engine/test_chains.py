@@ -13,6 +13,7 @@ from cakdbench.engine.launch.dispatch import Dispatcher, assign, labour
 from cakdbench.engine.launch.said import Sayings
 from cakdbench.engine.options import from_json, run_options, to_json
 from cakdbench.engine.session import Session
+from cakdbench.engine.tape_plan import TapedEpochs, plan_tapes
 from cakdbench.method import Method
 from cakdbench.methods.kd import KD
 from cakdbench.records import Record
@@ -25,22 +26,15 @@ from cakdbench.submissions.truth import Truth
 from cakdbench.submissions.validate import validate
 from cakdbench.utils.errors import UsageError
 from tests.cli_lab import SHORT, Program, Shell
+from tests.engine.chain_lab import AT, FIRST, PAIRS, RUNS, SECOND, two_teachers
 from tests.engine.test_kill import Ordeal, results
 from tests.engine.test_session import Said
-
-AT = "timm:folder/tiny"
-FIRST = f"run:kd:resnet_m>vit_xs@{AT}"
-SECOND = f"run:kd:{FIRST}>mobilenet_s@{AT}"
-PAIRS = f"{SECOND}>resnet_s@{AT},resnet_m+swin_m>mixer_xs@{AT}"
 
 
 @pytest.fixture(scope="module")
 def teachers(tiny, tmp_path_factory) -> Path:
     """A file with entries of two teachers."""
-    entry = f'[[teachers]]\nmodel = "{{}}"\ndataset = "{AT}"\ntrain = "demo_teacher"\n'
-    path = tmp_path_factory.mktemp("entries") / "two.toml"
-    path.write_text(entry.format("resnet_m") + entry.format("swin_m"))
-    return path
+    return two_teachers(tmp_path_factory.mktemp("entries"))
 
 
 def command(tiny: Path, work: Path, teachers: Path, *more: str) -> list[str]:
@@ -69,7 +63,7 @@ def test_each_run_learns_from_the_student_of_the_one_before(calm):
         assert (identity.model, identity.sha256) == (teacher.identity.student, teacher.weights_sha256)
         assert run.teacher.source == f"run {teacher.key}" and not run.teacher.standard
         assert run.teacher.measured == run.teacher.expected == teacher.result.top1
-    assert len(Store(calm / "runs").records()[0]) == 2 + 4 + 2
+    assert len(Store(calm / "runs").records()[0]) == RUNS
 
 
 def test_two_teachers_are_in_the_key_each_with_its_weights(calm):
@@ -220,6 +214,13 @@ def test_a_tape_serves_the_students_of_a_run_and_several_teachers_do_without(tin
     assert results(tmp_path / "runs") == results(calm / "runs")
     tapes = sorted(path.name.rpartition("-")[0] for path in (tmp_path / "runs" / "tapes").iterdir())
     assert tapes == [f"{model}-timm-folder-tiny-s0" for model in ("mobilenet_s", "resnet_m", "vit_xs")]
+    session = Session(options(tiny, tmp_path, teachers, tape=("logits", "pooled")))
+    cells = [cell for cell in session.plan.cells if cell.label == "kd"]
+    plan, taped = plan_tapes(session.harness, cells), TapedEpochs(session.harness)
+    assert str(plan) == "nothing left to record; asked live, as several teachers at once are: resnet_m+swin_m"
+    assert {cell.pair.student: taped([cell]) for cell in cells} == {
+        "vit_xs": 2, "mobilenet_s": 2, "resnet_s": 2, "mixer_xs": 0,
+    }  # fmt: skip
 
 
 def test_an_entry_may_name_a_finished_run(tiny, teachers, calm, tmp_path):
@@ -228,6 +229,15 @@ def test_an_entry_may_name_a_finished_run(tiny, teachers, calm, tmp_path):
     own.write_text(f'[[teachers]]\nmodel = "vit_xs"\ndataset = "{AT}"\nrun = "{run.key}"\n')
     session = Session(options(tiny, calm, own, pairs=f"vit_xs>mobilenet_s@{AT}"))
     assert run_of(calm, "mobilenet_s").key in session.run().done
+
+
+@pytest.mark.parametrize("name", [SECOND, SECOND.replace("run:kd:", "run:kd[temperature=1.0]:")])
+def test_a_student_starts_from_the_end_of_a_chain_by_its_name(tiny, teachers, calm, name):
+    settings = *SHORT, f"recipe.init={name}"
+    session = Session(options(tiny, calm, teachers, pairs=f"swin_m>mobilenet_s@{AT}", settings=settings))
+    assert not session.preview.obstacles
+    key = session.harness.inits.key(session.plan.cells[0].recipe, 0)
+    assert key == f"sha256:{run_of(calm, 'mobilenet_s').weights_sha256}"
 
 
 def test_such_runs_can_be_submitted_and_are_checked(calm, tmp_path):

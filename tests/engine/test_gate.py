@@ -106,6 +106,27 @@ def test_an_accuracy_stated_near_chance_is_the_users_word(model, gate):
     assert len(said) == 1
 
 
+def test_the_mean_of_teachers_that_passed_alone_is_told_of_and_not_refused(model, data, tmp_path):
+    """One is sure of wrong classes."""
+    wrong = in_other_order(model)
+    for name in ("fc.weight", "fc.bias"):
+        wrong[name] = 100 * wrong[name]
+    entries = []
+    for name, state, accuracy in (("resnet_s", model.export_state(), 90), ("resnet_s:b", wrong, None)):
+        path = f"{name.replace(':', '-')}.safetensors"
+        save_file(state, tmp_path / path)
+        entries += ["[[teachers]]", f'model = "{name}"', 'dataset = "cifar10"', f'path = "{path}"']
+        entries += [f"accuracy = {accuracy}"] * bool(accuracy)
+    (tmp_path / "t.toml").write_text("\n".join(entries))
+    teachers, said = Teachers(Store(tmp_path / "runs"), tmp_path, Settings(), [tmp_path / "t.toml"]), []
+    runtime = Runtime(Accelerator(cpu=True), Options(), SimpleNamespace(say=said.append))
+    with pytest.raises(TeacherError, match="guessing reaches"):
+        verify_teacher(teachers.load("resnet_s:b", data, RECIPE), data, RECIPE, runtime)
+    facts = verify_teacher(teachers.load("resnet_s+resnet_s:b", data, RECIPE), data, RECIPE, runtime)
+    assert facts.measured < 30 and not facts.mismatch_allowed
+    assert len(said) == 1 and "resnet_s+resnet_s" in said[0] and "it has little to teach" in said[0]
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_outputs_that_are_not_finite_are_never_let_through(model, gate, value):
     state = model.export_state()
@@ -134,8 +155,9 @@ def test_a_teacher_of_another_size_sees_what_timm_would_show_it():
         assert model(large, stages=True).stages[0].shape == model(own, stages=True).stages[0][:1].shape
 
 
-def test_a_plan_takes_a_teacher_that_needs_larger_images_than_its_students():
-    spec = [PairSpec(Pair("swin_t", "resnet_s", "cifar10"), "demo")]
+@pytest.mark.parametrize("teacher", ["swin_t", "resnet_m+swin_t"])
+def test_a_plan_takes_a_teacher_that_needs_larger_images_than_its_students(teacher):
+    spec = [PairSpec(Pair(teacher, "resnet_s", "cifar10"), "demo")]
     settings = Settings(recipe={"image_size": 40})
     plan = make_plan(["kd"], spec, [0], settings, teacher_sizes={("swin_t", "cifar10"): 224})
     assert {cell.label for cell in plan.cells} == {"scratch", "kd"}

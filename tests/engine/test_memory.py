@@ -23,6 +23,14 @@ def works(methods="kd", precision="fp32", **numbers):
     return {work.cell.label: work for work in list_work(plan.cells)}
 
 
+def test_of_several_teachers_the_weights_of_all_are_there():
+    pairs = f"{PAIR},swin_m>mobilenet_s@fashion_demo,resnet_m+swin_m>mobilenet_s@fashion_demo"
+    plan = make_plan(["kd"], resolve_pairs(pairs), (0,), Settings(), always=())
+    first, second, both = map(predict_peak, list_work(plan.cells))
+    assert both.shared == first.shared + second.shared and both.kept == first.kept == second.kept
+    assert both.total >= max(first.total, second.total) + min(first.shared, second.shared)
+
+
 def test_a_linear_layer_is_counted_as_by_hand():
     with FakeTensorMode():
         layer, x, live = nn.Linear(100, 10, bias=False), torch.zeros(50, 100), LiveBytes()

@@ -19,7 +19,9 @@ from cakdbench.engine.options import RunOptions, to_json
 from cakdbench.store import Store, checkpoint_files
 from cakdbench.train import runtime
 from cakdbench.train.runtime import Options
-from tests.cli_lab import SHORT, Child, Program, Shell, cakdbench_command
+from tests.cli_lab import SHORT, Child, Program, Shell, cakdbench_command, descendants
+from tests.engine.chain_lab import RUNS, files, grid, kill, two_teachers, wait_for_training
+from tests.engine.test_kill import Ordeal, results
 
 METHODS = ("--methods", "rkd", "--seeds", "0,1")
 EPOCHS = ("recipe.epochs=5", "teacher.epochs=2")
@@ -61,7 +63,8 @@ def wait_for_a_step(store: Path, patience: float = 120) -> None:
 
 
 def workers() -> list[psutil.Process]:
-    return [process for process in psutil.process_iter(["name"]) if "ray::_labour" in (process.info["name"] or "")]
+    """The tasks of this test's own cluster: another may be at work on the machine."""
+    return [process for process, words in descendants(os.getpid()) if "ray::_labour" in words]
 
 
 @pytest.mark.slow
@@ -80,6 +83,26 @@ def test_a_killed_worker_and_two_lost_nodes_cost_no_run_and_change_no_weights(cl
     assert code == 0, output
     assert "a worker was lost" in output
     assert weights(shell.store) == weights(alone.store) and len(weights(alone.store)) == 7
+
+
+@pytest.mark.slow
+def test_a_chain_and_two_teachers_end_in_the_files_of_one_process_whatever_worker_is_killed(cluster, tiny, tmp_path):
+    teachers, settings = two_teachers(tmp_path), (*SHORT, "recipe.epochs=8")
+    alone, shell = Shell(tiny, tmp_path / "alone"), Shell(tiny, tmp_path / "ray")
+    code, output = alone(*grid(alone, teachers, settings=settings))
+    assert code == 0, output
+    ray = "--launcher", "ray", "--ray-address", cluster.address, "--jobs", "2"
+    program, ordeal = Program(*grid(shell, teachers, *ray, settings=settings)), Ordeal()
+    for student in ("mixer_xs", "mobilenet_s"):
+        wait_for_training(shell.store, student)
+        kill(workers())
+        ordeal.look(shell.store)
+    code, output = program.finish()
+    assert code == 0, output
+    ordeal.look(shell.store)
+    assert output.count("a worker was lost") >= 2 and (ordeal.lost, ordeal.repeated) == ([], [])
+    assert results(shell.store) == results(alone.store) and len(ordeal.finished) == RUNS
+    assert files(shell.store) == files(alone.store)
 
 
 def blind(words: list[str], place: str) -> None:

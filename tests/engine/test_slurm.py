@@ -20,6 +20,8 @@ from cakdbench.models.staged import StagedModel
 from cakdbench.store import Store, checkpoint_files
 from cakdbench.utils.errors import UsageError
 from tests.cli_lab import SHORT, Program, Shell
+from tests.engine.chain_lab import RUNS, files, grid, kill, two_teachers, wait_for_training
+from tests.engine.test_kill import Ordeal, results
 
 GRID = ("--checkpoint-seconds", "999", "--launcher", "slurm")
 EPOCHS = ("recipe.epochs=8", "teacher.epochs=1")
@@ -74,6 +76,26 @@ def test_a_preempted_job_saves_goes_back_to_the_queue_and_ends_in_the_same_weigh
     assert code == 0, output
     assert first.finish()[0] == 130  # its output ends with the jobs
     assert weights(shell.store) == weights(alone.store) and len(weights(alone.store)) == 3
+
+
+@pytest.mark.slow
+def test_a_chain_and_two_teachers_end_in_the_files_of_one_process_whatever_job_is_killed(tiny, tmp_path):
+    teachers, settings = two_teachers(tmp_path), (*SHORT, "recipe.epochs=8")
+    alone, shell = Shell(tiny, tmp_path / "alone"), Shell(tiny, tmp_path / "slurm")
+    code, output = alone(*grid(alone, teachers, settings=settings))
+    assert code == 0, output
+    local = "--launcher", "slurm", "--slurm", "cluster=local", "--jobs", "2"
+    program, ordeal = Program(*grid(shell, teachers, *local, settings=settings)), Ordeal()
+    for student in ("mixer_xs", "mobilenet_s"):
+        wait_for_training(shell.store, student)
+        kill(jobs(shell.store))
+        ordeal.look(shell.store)
+    code, output = program.finish()
+    assert code == 0, output
+    ordeal.look(shell.store)
+    assert output.count("a worker was lost") >= 2 and (ordeal.lost, ordeal.repeated) == ([], [])
+    assert results(shell.store) == results(alone.store) and len(ordeal.finished) == RUNS
+    assert files(shell.store) == files(alone.store)
 
 
 def test_a_wrong_teacher_is_found_before_any_student_is_sent(tiny, tmp_path):

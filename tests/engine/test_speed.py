@@ -14,7 +14,8 @@ from cakdbench.data.stream import LocalBatches
 from cakdbench.data.synthetic import synthetic_dataset
 from cakdbench.data.views import MicroBatch
 from cakdbench.engine.estimate import model_speeds
-from cakdbench.engine.speed.bench import SpeedBench
+from cakdbench.engine.options import run_options
+from cakdbench.engine.speed.bench import SpeedBench, measure_speeds
 from cakdbench.engine.speed.facts import GroupSpeed, LaneSpeed
 from cakdbench.engine.speed.phases import Clock, watching
 from cakdbench.engine.speed.saved import save_speed, saved_speeds
@@ -42,8 +43,8 @@ class FakeTime:
         return self.now
 
 
-def bench(methods="kd", *settings: str) -> SpeedBench:
-    plan = make_plan(methods.split(","), resolve_pairs(PAIR), (0,), Settings.parse([*SMALL, *settings]))
+def bench(methods="kd", *settings: str, pair: str = PAIR) -> SpeedBench:
+    plan = make_plan(methods.split(","), resolve_pairs(pair), (0,), Settings.parse([*SMALL, *settings]))
     cells = [cell for cell in plan.cells if cell.label in methods.split(",")]
     return SpeedBench(cells, Runtime(make_accelerator(cpu=True)), Limit(8, 0.1, least=2))
 
@@ -164,6 +165,43 @@ def test_estimates_go_by_measured_speeds_of_an_equal_device(tmp_path):
     speeds, basis, _ = model_speeds(works, accelerator, 4, timed=saved_speeds(tmp_path))
     assert (speeds[works[0].key].student, speeds[works[0].key].teacher) == (0.04, 0.05)
     assert basis == "1 of 1 kinds of runs as `cakdbench speed` has measured them here"
+
+
+def test_of_several_teachers_all_are_asked_and_counted():
+    teachers = [bench(pair=f"{name}>mobilenet_s@cifar100") for name in ("resnet_m", "swin_m")]
+    both = bench("kd,rkd", pair="resnet_m+swin_m>mobilenet_s@cifar100")
+    for group in (*teachers, both):
+        group.speed.lanes = [LaneSpeed(lane.label) for lane in group.lanes]
+        group.count()
+    assert both.speed.teacher_macs == sum(group.speed.teacher_macs for group in teachers) > 0
+    said = both._teach(both.lanes)
+    for one, each in zip(teachers, said.each, strict=True):
+        torch.testing.assert_close(one.teacher(both.resident.images).logits, each.logits)
+    both.bare_step(both.lanes)
+
+
+CHAIN = "run:rkd:resnet_m>vit_xs@cifar100>mobilenet_s@cifar100"
+
+
+def test_a_run_that_teaches_is_measured_as_its_model_and_not_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr(SpeedBench, "measure", lambda self: self.speed)
+    words = {"recipe": "demo", "store": tmp_path, "cpu": True}
+    found = [
+        (speed.pair, speed.teacher_macs)
+        for speed in measure_speeds(run_options("kd", SMALL, pairs=f"{CHAIN},{CHAIN}", **words), Limit(8, 0.1, least=2))
+    ]
+    assert found == [("vit_xs>mobilenet_s@cifar100", 0.0)]
+
+
+def test_what_was_measured_of_a_model_is_the_estimate_of_a_run_that_teaches(tmp_path):
+    accelerator = make_accelerator(cpu=True)
+    plan = make_plan(["kd"], resolve_pairs(CHAIN, "demo"), (0,), Settings.parse(SMALL), always=())
+    measured = replace(group(teacher=5.0), device=device_name(CPU), finished="2026-01-02")
+    save_speed(tmp_path, replace(measured, pair="vit_xs>mobilenet_s@cifar100"))
+    link, last = list_work(plan.cells)
+    speeds = model_speeds([link, last], accelerator, 4, timed=saved_speeds(tmp_path)).speeds
+    assert (speeds[last.key].student, speeds[last.key].teacher) == (0.04, 0.05)
+    assert speeds[link.key] != speeds[last.key]
 
 
 RAISING = """

@@ -293,6 +293,35 @@ def test_settings_are_tuned_on_the_dataset_of_their_search_alone(tmp_path):
     assert found["at[weight=2.0]", "fashion_demo"] is found["at", "fashion_tiny"] is None
 
 
+PLAIN = "resnet_m>vit_xs@fashion_tiny"
+LINK = f"run:at[weight=2.0]:{PLAIN}>resnet_s@fashion_tiny"
+
+
+@pytest.mark.parametrize("pairs", [LINK, f"{LINK},{PLAIN}", f"{PLAIN},{LINK}"])
+@pytest.mark.parametrize("best", ["at[weight=2.0]", "at[weight=2]"])
+def test_a_link_with_the_settings_of_a_file_says_so_wherever_it_stands(tmp_path, pairs, best):
+    options = run_options("kd", tuned_files=[write_search(tmp_path / "a.toml", best)], pairs=pairs, recipe="tiny")
+    specs = resolve_pairs(pairs, "tiny")
+    cells = make_plan(options.methods, specs, [0, 1], Settings(), always=(), tunings=options.tunings).cells
+    links = [cell for cell in cells if (cell.label, cell.pair.student) == ("at[weight=2.0]", "vit_xs")]
+    assert [cell.seed for cell in links] == [0, 1] and {cell.tuning.trials for cell in links} == {4}
+    assert {cell.label for cell in cells if cell.tuning} == {"at[weight=2.0]"}
+
+
+def test_a_link_is_trained_as_it_is_spelled_whatever_the_file_has(tmp_path):
+    pairs = f"run:at:{PLAIN}>resnet_s@fashion_tiny"
+    options = run_options(tuned_files=[write_search(tmp_path / "a.toml", "at[weight=2.0]")], pairs=pairs)
+    cells = make_plan(options.methods, resolve_pairs(pairs), [0], Settings(), tunings=options.tunings).cells
+    (link,) = [cell for cell in cells if cell.pair.student == "vit_xs"]
+    assert (link.label, link.config.weight, link.tuning) == ("at", 1000.0, None)
+    assert [cell.label for cell in cells if cell.pair.student == "resnet_s"] == ["scratch", "kd", "at[weight=2.0]"]
+
+
+def test_the_methods_own_settings_are_not_tuned_where_a_search_of_another_pair_found_them(tmp_path):
+    file = write_search(tmp_path / "a.toml", "at[weight=1000.0]")
+    assert plan_with(file, pairs=PLAIN) == {("at", "fashion_tiny"): None}
+
+
 def test_the_trials_of_all_searches_of_method_and_dataset_are_counted(tmp_path):
     file = write_search(tmp_path / "a.toml", "at[weight=2.0]")
     write_search(tmp_path / "b.toml", "at", trials=3)

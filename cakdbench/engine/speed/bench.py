@@ -24,6 +24,7 @@ from cakdbench.data.views import MicroBatch, Views
 from cakdbench.engine.group import build_lane
 from cakdbench.engine.options import RunOptions
 from cakdbench.engine.recorder import versions
+from cakdbench.engine.run_teachers import known_pair
 from cakdbench.engine.speed.facts import GroupSpeed, LaneSpeed
 from cakdbench.engine.speed.phases import Clock, watching
 from cakdbench.engine.speed.timing import (
@@ -36,11 +37,12 @@ from cakdbench.engine.speed.timing import (
     stream_rate,
 )
 from cakdbench.engine.work import count_macs, list_work
-from cakdbench.grid.plan import ALWAYS, Cell, make_plan
+from cakdbench.grid.plan import Cell, make_plan
 from cakdbench.grid.suites import resolve_pairs
 from cakdbench.method import Batch, teacher_output
 from cakdbench.models.ensemble import join
 from cakdbench.models.staged import Output, StagedModel
+from cakdbench.store import Store
 from cakdbench.train.checkpoint import save_checkpoint
 from cakdbench.train.evaluate import LaneExaminer
 from cakdbench.train.events import GroupView, LaneView
@@ -313,6 +315,8 @@ def measure_speeds(
 ) -> Iterator[GroupSpeed]:
     """Yield the speed of every group of methods x pairs that the options name; the baselines do not join by themselves.
 
+    A run in the place of a teacher is as fast as its model, and is not trained.
+
     Args:
         synthetic: take images of noise also where a dataset is at hand.
         say: told of methods that refuse a pair.
@@ -323,13 +327,14 @@ def measure_speeds(
     for path in options.dataset_files:
         register_datasets(path)
     accelerator = make_accelerator(options.precision, options.cpu, options.threads)
-    specs = resolve_pairs(options.pairs, options.recipe)
+    named, store = resolve_pairs(options.pairs, options.recipe), Store(options.store)
+    pairs = (known_pair(store, spec.pair).without_runs for spec in named)
+    specs = dict.fromkeys(replace(spec, pair=pair, init=None) for spec, pair in zip(named, pairs))
     folder = options.computing.data_dir
-    plan = make_plan(options.methods, specs, options.seeds, options.settings, options.precision, folder)
+    plan = make_plan(options.methods, specs, options.seeds, options.settings, options.precision, folder, always=())
     groups: dict[tuple[object, ...], list[Cell]] = {}
     for cell in plan.cells:
-        if cell.label in options.methods or cell.label not in ALWAYS:
-            groups.setdefault((*cell.shared, cell.pair), []).append(cell)
+        groups.setdefault((*cell.shared, cell.pair), []).append(cell)
     for refusal in plan.refusals:
         say(f"refused: {refusal.label} on {refusal.pair}: {refusal.reason}")
     for cells in groups.values():
