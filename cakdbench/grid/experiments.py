@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from cakdbench.grid.pairs import Pair, named_run, run_name
 from cakdbench.grid.suites import PairSpec, check_start, resolve_pairs
@@ -93,6 +93,16 @@ class Entry:
     why: str = ""
 
 
+class Place(NamedTuple):
+    """Where a number stands in a table; pair and entry as in the ledger, mode and panel in a table of blocks."""
+
+    pair: str
+    entry: str
+    metric: str
+    mode: str = ""
+    panel: str = ""
+
+
 @dataclass(frozen=True)
 class Spot:
     """A printed number, and what has to run for ours.
@@ -113,6 +123,11 @@ class Spot:
     printed: Printed | None = None
     delta: str | None = None
     note: str = ""
+
+    @property
+    def place(self) -> Place:
+        """Return where it stands."""
+        return Place(self.pair, self.entry.id, self.metric, *self.block)
 
     @property
     def why(self) -> str:
