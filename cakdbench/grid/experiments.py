@@ -15,6 +15,7 @@ from cakdbench.models.zoo import MODELS
 from cakdbench.published.ledger import (
     PUBLISHED_DIR,
     Ablation,
+    Average,
     Family,
     Line,
     Printed,
@@ -172,8 +173,8 @@ class Experiment:
 
     @cached_property
     def spots(self) -> list[Spot]:
-        """Return every number that the table prints, pair by pair, in its order."""
-        spots = self._method_spots() if self.file.methods else self._setting_spots()
+        """Return every number that the table prints, in its order: block by block, and in each pair by pair."""
+        printed = self._method_spots() if self.file.methods else self._setting_spots()
         pairs, entries, metrics = self.pairs, [*self.entries], [str(metric) for metric in self.file.metrics]
 
         def place(spot: Spot) -> tuple[int, ...]:
@@ -181,7 +182,9 @@ class Experiment:
             first = (entry, pair) if self.file.layout == "rows" else (pair, entry)
             return *first, metrics.index(spot.metric)
 
-        return sorted(spots, key=place)
+        spots = sorted(printed, key=place)
+        modes = [*dict.fromkeys(spot.block[0] for spot in spots)]
+        return sorted(spots, key=lambda spot: (modes.index(spot.block[0]), spot.block[1]))
 
     def _method_spots(self) -> Iterator[Spot]:
         for row in _rows(accuracies(), self.file):
@@ -228,9 +231,9 @@ class Experiment:
             grids.setdefault(tuple(names), []).append(spec)
         return grids
 
-    def average_gains(self) -> dict[str, str]:
+    def average_gains(self) -> dict[str, Average]:
         """Return the average gains that the table prints, by method."""
-        return {row.method: row.value for row in _rows(averages(), self.file)}
+        return {row.method: row for row in _rows(averages(), self.file)}
 
 
 def experiment_names() -> list[str]:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import pandas as pd
@@ -20,9 +20,10 @@ from cakdbench.reports.eligibility import sort_runs
 from cakdbench.reports.page_reproduction import Comparison, Verdict
 from cakdbench.reports.printed import contradicted
 from cakdbench.reports.standard import Column, Standard, column_of
+from cakdbench.results.cells import method_scores
 from cakdbench.results.frame import StoredRecord, runs_frame
 from cakdbench.results.load import Evidence
-from cakdbench.results.ranking import is_complete, settled_runs
+from cakdbench.results.ranking import settled_runs
 from cakdbench.submissions.status import CLAIMED
 
 VERDICTS = {Verdict.REPRODUCED: "within noise", Verdict.NOT_REPRODUCED: "off", Verdict.NOT_MEASURED: "not measured"}
@@ -38,12 +39,14 @@ class Measured:
     """Our number for a printed one: mean and deviation over `n` seeds, in the unit of the metric.
 
     Attributes:
+        gain: over scratch, mean over the seeds that both have.
         ranked: the seeds are those that the rules rank by.
     """
 
     n: int = 0
     mean: float | None = None
     sd: float | None = None
+    gain: float | None = None
     ranked: bool = False
 
 
@@ -81,6 +84,12 @@ class Results:
         self.other_precisions = {name: count for name, count in sizes.items() if name != self.precision}
         counting = {spec: runs.counting.get((self.precision, column), ()) for spec, column in self.columns.items()}
         self.runs = {spec: self._frame(records) for spec, records in counting.items()}
+        numbers = {NUMBERS[metric] for metric in experiment.file.metrics if metric in NUMBERS}
+        self.scores = {
+            (spec, number): method_scores(frame, number)
+            for spec, frame in self.runs.items()
+            for number in numbers & {*frame}
+        }
 
     def _frame(self, records: Iterable[Record]) -> pd.DataFrame:
         """Return runs as a frame, with the peak memory in 2^30 bytes of those that were alone on their device."""
@@ -111,11 +120,9 @@ class Results:
         if is_teacher(spot):
             known = settled_runs(runs)["teacher_top5" if spot.metric == "top5" else "teacher_top1"].dropna()
             return Measured(1, fmean(known)) if len(known) else Measured()
-        own, number = runs[runs["method"] == self.rules.canonical(spot.entry.label, column)], NUMBERS[spot.metric]
-        values = own[number].dropna().tolist() if number in own else []
-        if not values:
-            return Measured()
-        return Measured(len(values), fmean(values), stdev(values) if len(values) > 1 else None, is_complete(own))
+        scores = self.scores.get((spot.spec, NUMBERS[spot.metric]), {})
+        own = scores.get(self.rules.canonical(spot.entry.label, column))
+        return Measured(**{name: own[name] for name in ("n", "mean", "sd", "gain", "ranked")}) if own else Measured()
 
     def predicted_memory(self, spot: Spot) -> float | None:
         """Return the predicted peak of the run behind a printed memory, alone, in 2^30 bytes; None of other numbers."""

@@ -8,10 +8,11 @@ from typing import Literal
 import pandas as pd
 
 from cakdbench.grid.experiments import Entry, Experiment, Place, Spot
-from cakdbench.published.ledger import costs, sources
+from cakdbench.published.compare import recomputes
+from cakdbench.published.ledger import Average, costs, sources
 from cakdbench.reports.board import BREAK, Cell, table
 from cakdbench.reports.experiment_results import Results
-from cakdbench.reports.printed import OTHER_SETTINGS
+from cakdbench.reports.printed import ODD_AVERAGE, OTHER_SETTINGS
 from cakdbench.reports.text import MISSING, REFUSED, points
 
 METRICS = {
@@ -141,22 +142,22 @@ def _head(experiment: Experiment, fields: Sequence[str], place: Place) -> str:
     return BREAK.join(told if len(experiment.file.metrics) > 1 else told[:1])
 
 
-def _average_gain(results: Results, id: str, printed: Mapping[str, str]) -> Cell | str:
+def _average_gain(results: Results, id: str, printed: Mapping[str, Average]) -> Cell | str:
     """Return the average gain over scratch of a method, where all pairs are measured, beside the printed one."""
     if id not in printed:
         return ""
-    pairs, mark = results.experiment.pairs, sources()[results.experiment.file.source].mark
-    own, base = ([results.ours[Place(pair, entry, "top1")].mean for pair in pairs] for entry in (id, "scratch"))
-    gains = [mean - start for mean, start in zip(own, base) if mean is not None and start is not None]
-    text = MISSING if len(gains) < len(own) else points(fmean(gains), signed=True)
-    return Cell(text, printed=((f"{float(printed[id]):+.2f}", mark),))
+    pairs, average = results.experiment.pairs, printed[id]
+    gains = [gain for pair in pairs if (gain := results.ours[Place(pair, id, "top1")].gain) is not None]
+    text = points(fmean(gains), signed=True) if len(gains) == len(pairs) else MISSING
+    mark = sources()[average.source].mark + ("" if recomputes(average) else ODD_AVERAGE)
+    return Cell(text, printed=((f"{float(average.value):+.2f}", mark),))
 
 
 def model_costs(experiment: Experiment) -> pd.DataFrame | None:
     """Return the costs that the table prints of its models, teachers first; None if it prints none."""
     file, mark = experiment.file, sources()[experiment.file.source].mark
     printed: dict[tuple[str, str], Cell] = {
-        (row.role, row.model): Cell(MISSING, printed=((row.flops_g, mark),))
+        (row.role, row.model): Cell(printed=((row.flops_g, mark),))
         for row in costs()
         if (row.source, row.table, row.kind) == (file.source, file.table, "model")
     }

@@ -1,12 +1,15 @@
 """The page of an experiment, `leaderboards/papers/<name>.md`: a table of a paper, and what was measured for it."""
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import pandas as pd
 
 from cakdbench.costs.papers import paper_costs
 from cakdbench.grid.experiments import Experiment, Spot
 from cakdbench.grid.plan import Settings
+from cakdbench.grid.teachers import load_teachers
+from cakdbench.published.conflicts import Conflict, conflicts
+from cakdbench.published.ledger import sources
 from cakdbench.reports.board import Board, Cell, Section
 from cakdbench.reports.experiment_results import Measured, Results, accuracy, is_teacher, verdict_text
 from cakdbench.reports.experiment_tables import METRICS, arrow, label_cell, model_costs, models, paper_tables
@@ -41,6 +44,7 @@ def page_name(experiment: Experiment) -> str:
 def _cost_sections(experiment: Experiment) -> Iterator[Section]:
     yield Section(label="About", notes=_texts(experiment)["costs"])
     yield Section("Costs", frame=papers_table(paper_costs()), brief=True, interactive=True)
+    yield from _uncertain(experiment)
 
 
 def _sections(results: Results) -> Iterator[Section]:
@@ -48,7 +52,8 @@ def _sections(results: Results) -> Iterator[Section]:
     texts, done = _texts(experiment), any(measured.n for measured in results.ours.values())
     yield Section(label="About", notes=(*texts["tiny" if experiment.tiny else "about"], *_remarks(results)))
     for heading, frame in paper_tables(results):
-        yield Section(heading or "The table", frame=frame, brief=done, interactive=done)
+        footer = texts["averages"] if experiment.average_gains() else ()
+        yield Section(heading or "The table", frame=frame, footer=footer, brief=done, interactive=done)
     if (printed_costs := model_costs(experiment)) is not None:
         yield Section("What the paper prints of its models", notes=texts["models"], frame=printed_costs)
     notes = (texts["verdict"] if results.is_judged else ()) + (texts["delta"] if experiment.file.full else ())
@@ -57,18 +62,18 @@ def _sections(results: Results) -> Iterator[Section]:
     yield from other_sections(results.other_recipes)
     if reasons := list(_reasons(results)):
         yield Section("What does not run", notes=bullets(map(plain, reasons)), brief=done)
-    if notes := tuple(_notes(experiment)):
-        listed = (*texts["uncertain"], *bullets(map(plain, notes)))
-        yield Section("What is uncertain of the printed numbers", notes=listed)
+    yield from _uncertain(experiment)
     if results.is_judged:
         printed = ((results.column(spot), accuracy(spot)) for spot in experiment.spots)
         lines = protocols_of((column, number) for column, number in printed if column and number)
         yield Section("How the printed numbers were made", notes=lines)
+        yield Section("The teachers here", notes=bullets(_teachers(results)))
 
 
 def _texts(experiment: Experiment) -> dict[str, tuple[str, ...]]:
-    file = experiment.file
-    facts = {"name": experiment.name, "source": f"`{file.source}`", "table": file.table, "full": file.full}
+    file, source = experiment.file, sources()[experiment.file.source]
+    paper = f"[{plain(source.citation.rstrip('.'))}]({source.url}), {plain(source.venue)} {source.year}"
+    facts = {"name": experiment.name, "table": file.table, "paper": paper, "mark": source.mark, "full": file.full}
     return prose("experiment", **facts, seeds=len(SEEDS), missing=MISSING, refused=REFUSED)
 
 
@@ -116,7 +121,7 @@ def _numbers(results: Results) -> pd.DataFrame:
             "pair": arrow(spot.pair),
             "block": " ".join(filter(None, spot.block)),
             "row": spot.entry.name,
-            "here": label_cell(spot.entry),
+            "here": Cell(MISSING) if is_teacher(spot) else label_cell(spot.entry),
             "metric": METRICS[spot.metric],
             "printed": spot.value,
             "measured": Cell("" if measured.n else MISSING, measured=measured.mean, sd=measured.sd),
@@ -167,21 +172,56 @@ def _reasons(results: Results) -> Iterable[str]:
     return (f"{'; '.join(names)}: {reason}" for reason, names in concerned.items())
 
 
+def _teachers(results: Results) -> Iterator[str]:
+    """Yield which weights each teacher has here, and what is known of them."""
+    entries, pairs = load_teachers(), [spec.pair for spec in results.columns]
+    for name in dict.fromkeys((model, pair.dataset) for pair in pairs for model in pair.teachers):
+        if entry := entries.get(name):
+            known = "" if entry.accuracy is None else f", accuracy {points(entry.accuracy)} expected"
+            yield f"`{'@'.join(name)}`: {plain(' '.join(f'{entry.source}{known}. {entry.notes}'.split()))}"
+
+
+# What is uncertain
+
+
+def _uncertain(experiment: Experiment) -> Iterator[Section]:
+    """Yield the ledger's notes, and the conflicts that numbers of the table are part of, if there are any."""
+    concerned = "; ".join(f"{conflict.id} {conflict.subject}" for conflict in _conflicts(experiment))
+    lines = [
+        *_notes(experiment),
+        *([f"numbers of this table are part of the conflicts {concerned}"] if concerned else []),
+    ]
+    if lines:
+        notes = (*_texts(experiment)["uncertain"], *bullets(map(plain, lines)))
+        yield Section("What is uncertain of the printed numbers", notes=notes)
+
+
+def _conflicts(experiment: Experiment) -> Iterator[Conflict]:
+    place = experiment.file.source, experiment.file.table
+    return (c for c in conflicts() if place in {(cell.source, cell.table) for cell in c.cells})
+
+
 def _notes(experiment: Experiment) -> Iterator[str]:
-    """Yield the ledger's notes, each with the rows that it is about; without them, one of most rows."""
-    printed = dict.fromkeys((spot.entry.name, spot.pair) for spot in experiment.spots)
-    for note in dict.fromkeys(filter(None, (spot.note for spot in experiment.spots))):
-        places = {(spot.entry.name, spot.pair) for spot in experiment.spots if spot.note == note}
-        names = "; ".join(_row_names(places, printed))
-        yield note if len(places) > len(printed) / 2 else f"{names}: {note}"
+    """Yield the ledger's notes, each with what it is about; without that, one of most numbers."""
+    spots = experiment.spots
+    for note in dict.fromkeys(filter(None, (spot.note for spot in spots))):
+        most = sum(spot.note == note for spot in spots) > len(spots) / 2
+        yield note if most else f"{'; '.join(_concerned(note, spots))}: {note}"
 
 
-def _row_names(places: Collection[tuple[str, str]], printed: Iterable[tuple[str, str]]) -> Iterator[str]:
-    """Yield the rows of some numbers; with their pairs where they are not of all that the row is printed for."""
-    pairs: dict[str, list[str]] = {}
-    for row, pair in printed:
-        pairs.setdefault(row, []).append(pair)
-    for row, own in pairs.items():
-        named = [arrow(pair) for pair in own if (row, pair) in places]
-        if named:
-            yield row if len(named) == len(own) else f"{row} on {' and '.join(named)}"
+def _concerned(note: str, spots: Sequence[Spot]) -> Iterator[str]:
+    """Yield the rows and the pairs all of whose numbers have a note, else rows with their pairs."""
+    blocks = {pair: {spot.block for spot in spots if spot.pair == pair} for pair in {spot.pair for spot in spots}}
+
+    def names(spot: Spot) -> tuple[str, str]:
+        block = f" ({' '.join(spot.block)})" if len(blocks[spot.pair]) > 1 else ""
+        return spot.entry.name, arrow(spot.pair) + block
+
+    others = {name for spot in spots if spot.note != note for name in names(spot)}
+    found: dict[str, dict[str, None]] = {}
+    for row, pair in (names(spot) for spot in spots if spot.note == note):
+        if row in others and pair not in others:
+            found[pair] = {}
+        else:
+            found.setdefault(row, {}).update({pair: None} if row in others else {})
+    return (f"{name} on {' and '.join(pairs)}" if pairs else name for name, pairs in found.items())
