@@ -186,11 +186,9 @@ def _teachers(results: Results) -> Iterator[str]:
 
 def _uncertain(experiment: Experiment) -> Iterator[Section]:
     """Yield the ledger's notes, and the conflicts that numbers of the table are part of, if there are any."""
-    concerned = "; ".join(f"{conflict.id} {conflict.subject}" for conflict in _conflicts(experiment))
-    lines = [
-        *_notes(experiment),
-        *([f"numbers of this table are part of the conflicts {concerned}"] if concerned else []),
-    ]
+    lines = list(_notes(experiment))
+    if concerned := "; ".join(f"{conflict.id} {conflict.subject}" for conflict in _conflicts(experiment)):
+        lines.append(f"numbers of this table are part of the conflicts {concerned}")
     if lines:
         notes = (*_texts(experiment)["uncertain"], *bullets(map(plain, lines)))
         yield Section("What is uncertain of the printed numbers", notes=notes)
