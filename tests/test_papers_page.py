@@ -5,6 +5,8 @@ import shlex
 import tomllib
 from pathlib import Path
 
+import pytest
+
 from cakdbench.grid.experiments import EXPERIMENTS_DIR, experiment_names
 from cakdbench.reports import pages
 
@@ -31,3 +33,18 @@ def test_every_experiment_is_linked():
 
 def test_the_example_is_the_shipped_file():
     assert tomllib.loads(BLOCKS[1]) == tomllib.loads((EXPERIMENTS_DIR / "fofa_table4.toml").read_text())
+
+
+FIGURES = [shlex.split(line)[1:] for line in re.findall(r"\| `(cakdbench [^`]+)` \|$", PAGE, re.MULTILINE)]
+
+
+@pytest.mark.parametrize("words", FIGURES, ids=lambda words: " ".join(words[:2]))
+def test_a_figures_command_asks_for_its_run_or_its_data_and_for_nothing_else(words, shell, tmp_path):
+    """With the demo's runs and teachers they are those of analysis.md, whose test runs them."""
+    code, text = shell(*words, "--store", str(tmp_path / "runs"), "--data-dir", str(tmp_path))
+    assert code != 0 and re.search(r"no run|imagenet1k|cifar100", text) and "option" not in text.lower(), text
+
+
+def test_every_figure_with_data_has_a_command():
+    figures = [row.split("|")[1].strip() for row in PAGE.splitlines() if row.endswith("` |")]
+    assert figures == ["TAS 1, 5, 6", "FOFA 3", "PCA/GL 1b", "PCA/GL 3a", "PCA/GL 3b"] and len(FIGURES) == 5

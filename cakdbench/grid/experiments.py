@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from cakdbench.grid.pairs import Pair, named_run, run_name
 from cakdbench.grid.suites import PairSpec, check_start, resolve_pairs
@@ -15,6 +15,7 @@ from cakdbench.models.zoo import MODELS
 from cakdbench.published.ledger import (
     PUBLISHED_DIR,
     Ablation,
+    Average,
     Family,
     Line,
     Printed,
@@ -93,6 +94,16 @@ class Entry:
     why: str = ""
 
 
+class Place(NamedTuple):
+    """Where a number stands in a table; pair and entry as in the ledger, mode and panel in a table of blocks."""
+
+    pair: str
+    entry: str
+    metric: str
+    mode: str = ""
+    panel: str = ""
+
+
 @dataclass(frozen=True)
 class Spot:
     """A printed number, and what has to run for ours.
@@ -113,6 +124,11 @@ class Spot:
     printed: Printed | None = None
     delta: str | None = None
     note: str = ""
+
+    @property
+    def place(self) -> Place:
+        """Return where it stands."""
+        return Place(self.pair, self.entry.id, self.metric, *self.block)
 
     @property
     def why(self) -> str:
@@ -157,8 +173,8 @@ class Experiment:
 
     @cached_property
     def spots(self) -> list[Spot]:
-        """Return every number that the table prints, pair by pair, in its order."""
-        spots = self._method_spots() if self.file.methods else self._setting_spots()
+        """Return every number that the table prints, in its order: block by block, and in each pair by pair."""
+        printed = self._method_spots() if self.file.methods else self._setting_spots()
         pairs, entries, metrics = self.pairs, [*self.entries], [str(metric) for metric in self.file.metrics]
 
         def place(spot: Spot) -> tuple[int, ...]:
@@ -166,7 +182,9 @@ class Experiment:
             first = (entry, pair) if self.file.layout == "rows" else (pair, entry)
             return *first, metrics.index(spot.metric)
 
-        return sorted(spots, key=place)
+        spots = sorted(printed, key=place)
+        modes = [*dict.fromkeys(spot.block[0] for spot in spots)]
+        return sorted(spots, key=lambda spot: (modes.index(spot.block[0]), spot.block[1]))
 
     def _method_spots(self) -> Iterator[Spot]:
         for row in _rows(accuracies(), self.file):
@@ -213,9 +231,9 @@ class Experiment:
             grids.setdefault(tuple(names), []).append(spec)
         return grids
 
-    def average_gains(self) -> dict[str, str]:
+    def average_gains(self) -> dict[str, Average]:
         """Return the average gains that the table prints, by method."""
-        return {row.method: row.value for row in _rows(averages(), self.file)}
+        return {row.method: row for row in _rows(averages(), self.file)}
 
 
 def experiment_names() -> list[str]:

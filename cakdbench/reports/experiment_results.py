@@ -1,13 +1,16 @@
 """What was measured for the printed numbers of an experiment, and what can be said of the two."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean, stdev
+from functools import cached_property
+from statistics import fmean
 from typing import Any
 
+import pandas as pd
+
 from cakdbench import labels
-from cakdbench.grid.experiments import TEACHER, Experiment, Spot
+from cakdbench.grid.experiments import TEACHER, Experiment, Place, Spot
 from cakdbench.grid.plan import Settings, make_plan
 from cakdbench.grid.suites import PairSpec
 from cakdbench.grid.teachers import load_teachers
@@ -17,19 +20,18 @@ from cakdbench.reports.eligibility import sort_runs
 from cakdbench.reports.page_reproduction import Comparison, Verdict
 from cakdbench.reports.printed import contradicted
 from cakdbench.reports.standard import Column, Standard, column_of
+from cakdbench.results.cells import method_scores
 from cakdbench.results.frame import StoredRecord, runs_frame
 from cakdbench.results.load import Evidence
-from cakdbench.results.ranking import is_complete
+from cakdbench.results.ranking import settled_runs
 from cakdbench.submissions.status import CLAIMED
 
 VERDICTS = {Verdict.REPRODUCED: "within noise", Verdict.NOT_REPRODUCED: "off", Verdict.NOT_MEASURED: "not measured"}
-MEASURES: Mapping[str, Callable[[Record], float | None]] = {
-    "top1": lambda record: record.result.top1,
-    "student_top1": lambda record: record.result.top1,
-    "top5": lambda record: record.result.top5,
-    "assistant_top1": lambda record: (record.result.networks or {}).get("assistant"),
-    "memory_gb": lambda record: _memory(record),
+NUMBERS = {
+    **{"top1": "top1", "student_top1": "top1", "top5": "top5", "assistant_top1": "top1_assistant"},
+    "memory_gb": "memory_gb",
 }
+"""The columns of runs that are measured for each metric."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,14 @@ class Measured:
     """Our number for a printed one: mean and deviation over `n` seeds, in the unit of the metric.
 
     Attributes:
+        gain: over scratch, mean over the seeds that both have.
         ranked: the seeds are those that the rules rank by.
     """
 
     n: int = 0
     mean: float | None = None
     sd: float | None = None
+    gain: float | None = None
     ranked: bool = False
 
 
@@ -78,7 +82,19 @@ class Results:
             sizes[precision] += sum(self.statuses.get(record.key) != CLAIMED for record in group)
         self.precision = max(sizes, key=lambda name: (sizes[name], name), default="fp32")
         self.other_precisions = {name: count for name, count in sizes.items() if name != self.precision}
-        self.records = {spec: runs.counting.get((self.precision, column), ()) for spec, column in self.columns.items()}
+        counting = {spec: runs.counting.get((self.precision, column), ()) for spec, column in self.columns.items()}
+        self.runs = {spec: self._frame(records) for spec, records in counting.items()}
+        numbers = {NUMBERS[metric] for metric in experiment.file.metrics if metric in NUMBERS}
+        self.scores = {
+            (spec, number): method_scores(frame, number)
+            for spec, frame in self.runs.items()
+            for number in numbers & {*frame}
+        }
+
+    def _frame(self, records: Iterable[Record]) -> pd.DataFrame:
+        """Return runs as a frame, with their peak memory in 2^30 bytes."""
+        runs = runs_frame(StoredRecord(record, status=self.statuses.get(record.key)) for record in records)
+        return runs.assign(memory_gb=runs["peak_memory_mb"] / 1024)
 
     def _column(self, spec: PairSpec, evidence: Evidence) -> Column:
         column = column_of(spec, self.experiment.file.protocol, evidence.data_dir)
@@ -91,31 +107,22 @@ class Results:
             return replace(column, numbers={**column.numbers, "init": "random"})
         return column
 
-    def of(self, spot: Spot) -> Measured:
-        """Return what was measured for a printed number."""
+    @cached_property
+    def ours(self) -> dict[Place, Measured]:
+        """Return what was measured for each printed number."""
+        return {spot.place: self._measure(spot) for spot in self.experiment.spots}
+
+    def _measure(self, spot: Spot) -> Measured:
         column = self.column(spot)
         if column is None or spot.spec is None:
             return Measured()
-        runs = self.records[spot.spec]
+        runs = self.runs[spot.spec]
         if is_teacher(spot):
-            facts = [record.teacher for record in self._settled(runs) if record.teacher]
-            taught = [fact.measured_top5 if spot.metric == "top5" else fact.measured for fact in facts]
-            known = [value for value in taught if value is not None]
-            return Measured(1, fmean(known)) if known else Measured()
-        label = self.rules.canonical(spot.entry.label, column)
-        return self._measured([record for record in runs if record.label == label], MEASURES[spot.metric])
-
-    def _settled(self, runs: Sequence[Record]) -> Sequence[Record]:
-        """Return the runs that are not mere claims; all if there are none."""
-        return [record for record in runs if self.statuses.get(record.key) != CLAIMED] or runs
-
-    def _measured(self, runs: Sequence[Record], measure: Callable[[Record], float | None]) -> Measured:
-        values = [value for record in runs if (value := measure(record)) is not None]
-        if not values:
-            return Measured()
-        frame = runs_frame(StoredRecord(record, status=self.statuses.get(record.key)) for record in runs)
-        sd = stdev(values) if len(values) > 1 else None
-        return Measured(len(values), fmean(values), sd, is_complete(frame))
+            known = settled_runs(runs)["teacher_top5" if spot.metric == "top5" else "teacher_top1"].dropna()
+            return Measured(1, fmean(known)) if len(known) else Measured()
+        scores = self.scores.get((spot.spec, NUMBERS[spot.metric]), {})
+        own = scores.get(self.rules.canonical(spot.entry.label, column))
+        return Measured(**{name: own[name] for name in ("n", "mean", "sd", "gain", "ranked")}) if own else Measured()
 
     def predicted_memory(self, spot: Spot) -> float | None:
         """Return the predicted peak of the run behind a printed memory, alone, in 2^30 bytes; None of other numbers."""
@@ -180,9 +187,3 @@ def verdict_text(compared: Comparison) -> str:
     if compared.verdict is Verdict.NOT_COMPARABLE:
         return f"not comparable: {compared.objection}"
     return VERDICTS[compared.verdict]
-
-
-def _memory(record: Record) -> float | None:
-    """Return the peak of a run's steps, in 2^30 bytes."""
-    peak = record.conditions.peak_memory_mb
-    return peak / 1024 if peak else None

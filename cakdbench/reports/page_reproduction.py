@@ -14,8 +14,8 @@ from cakdbench.reports.board import Board, Section, table
 from cakdbench.reports.printed import contradicted, protocol_lines
 from cakdbench.reports.standard import Column
 from cakdbench.reports.text import points, prose
-from cakdbench.results.cells import add_gains, pair_scores
-from cakdbench.results.ranking import SEEDS, is_complete
+from cakdbench.results.cells import method_scores
+from cakdbench.results.ranking import SEEDS
 
 TEXTS = prose("reproduction", seeds=len(SEEDS))
 HEADS = (
@@ -76,7 +76,7 @@ class Comparison:
     @property
     def objection(self) -> str:
         """Return why numbers that are there cannot be compared."""
-        seeds = f"{self.n} seeds" if self.n < len(SEEDS) else "not ranked"
+        seeds = f"{self.n} seed{'s' * (self.n > 1)}" if self.n < len(SEEDS) else "not ranked"
         return "; ".join(self.contradicted) or seeds
 
     @property
@@ -91,10 +91,7 @@ class Comparison:
 def comparisons(block: Block, metric: str = "top1") -> Iterator[Comparison]:
     """Yield every printed accuracy of a block's students, with ours; `metric` is top1 or top5."""
     for column in block.columns:
-        runs = add_gains(column.runs.assign(top1=column.runs[metric]))
-        methods = runs.groupby("method")
-        scores = {method: pair_scores(own) | {"ranked": is_complete(own)} for method, own in methods}
-        printed = column.printed[metric]
+        scores, printed = method_scores(column.runs, metric), column.printed[metric]
         base = {(p.source, p.table): p.number for p in reversed(printed.get(SCRATCH, ()))}
         for value in (value for row in block.rows for value in printed.get(row.label, ())):
             start = None if value.method == SCRATCH else base.get((value.source, value.table))

@@ -11,7 +11,7 @@ import pandas as pd
 from cakdbench.published.ledger import accuracies
 from cakdbench.results.frame import typed_frame
 from cakdbench.results.predictions import CorrectAnswers
-from cakdbench.results.ranking import BASELINES, PAIR, Answers, claimed, standings
+from cakdbench.results.ranking import BASELINES, PAIR, Answers, claimed, is_complete, standings
 
 BASELINE = BASELINES[0]
 """The method that gains are measured from."""
@@ -121,6 +121,17 @@ def pair_scores(runs: pd.DataFrame) -> dict[str, Any]:
         "optimistic": fmean(runs["optimistic_top1"]),
         "ema": fmean(runs["ema_top1"]),
     }
+
+
+def method_scores(runs: pd.DataFrame, number: str = "top1") -> dict[str, dict[str, Any]]:
+    """Return the numbers of each method's cell, as `pair_scores`, and whether it is `ranked`: has the rules' seeds.
+
+    Args:
+        runs: of one pair, without their gains.
+        number: the column to take in the place of top-1; runs that lack it are left out.
+    """
+    known = add_gains(runs.assign(top1=runs[number]).dropna(subset="top1"))
+    return {method: pair_scores(own) | {"ranked": is_complete(own)} for method, own in known.groupby("method")}
 
 
 def settled_gains(cells: Iterable[tuple[float | None, bool]]) -> list[float]:

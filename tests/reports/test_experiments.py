@@ -22,7 +22,9 @@ from tests.reports.synthetic import record, taught_by
 PAIR = "swin_t → resnet18, cifar100"
 
 
-def finish(store, experiment, top1, seeds=(0, 1, 2), teacher_top5=None, precision="fp32", teacher={}, **result):
+def finish(
+    store, experiment, top1, seeds=(0, 1, 2), teacher_top5=None, precision="fp32", teacher={}, conditions={}, **result
+):
     """Finish the runs of an experiment; their accuracies are those of `top1`, by label, seed by seed apart."""
     for labels, specs in experiment.grids().items():
         for cell in make_plan(labels, specs, seeds, Settings(), precision, always=()).cells:
@@ -37,6 +39,7 @@ def finish(store, experiment, top1, seeds=(0, 1, 2), teacher_top5=None, precisio
             own = {"key": folder.key, "label": cell.label, "identity": identity, "recipe_name": cell.recipe.name}
             own |= {"result": made.result.model_copy(update=result)}
             own |= {"teacher": made.teacher.model_copy(update={"measured_top5": teacher_top5} | teacher)}
+            own |= {"conditions": made.conditions.model_copy(update=conditions)}
             folder.finish(made.model_copy(update=own))
             folder.release()
 
@@ -106,7 +109,7 @@ def test_a_row_that_nothing_runs_for_has_its_printed_delta_too(store):
 
 def test_one_seed_is_not_judged(store):
     finish(store, load_experiment("tas_table11"), {"fbt": 81.6}, seeds=(0,))
-    assert lines(page("tas_table11", store))[PAIR, "MSA block in L2G: Swin"]["verdict"] == "not comparable: 1 seeds"
+    assert lines(page("tas_table11", store))[PAIR, "MSA block in L2G: Swin"]["verdict"] == "not comparable: 1 seed"
 
 
 def test_a_label_of_the_default_meets_the_runs_of_the_method(store):
@@ -140,6 +143,32 @@ def test_a_note_names_the_rows_it_is_about_and_their_pairs_where_it_is_not_about
     text = page("tas_table5", store)
     assert "- S_c^1 -> S_m^2-fc; S_c^1-2 -> S_m^3-fc; S_c^1-4 -> S_m^fc: group as printed: same length" in text
     assert "Baseline_S on vit_l16 → xceptionx2, cifar100 and vit_l16 → resnet152" in page("pcagl_table1", store)
+
+
+def test_a_note_names_the_pair_alone_where_it_is_about_all_of_its_numbers_and_the_block_where_there_are_several(store):
+    assert "\n- convnext_t → resmlp_s12, cifar100: teacher name printed" in page("tas_table1", store)
+    assert "\n- vit_b16 → resnet50x2, imagenet1k (cnn-cnn left): ambiguous in source" in page("pcagl_table2", store)
+
+
+def test_the_average_gain_is_that_of_the_board_over_the_seeds_that_scratch_has_too(store):
+    experiment = load_experiment("fofa_table2")
+    finish(store, experiment, {"scratch": 70.0}, seeds=(0,))
+    finish(store, experiment, {"fofa": 72.0}, seeds=(0, 1))
+    head, *rows = tables(page("fofa_table2", store))[0]
+    average = dict(zip(head, rows[-1], strict=True))
+    assert average["FOFA"] == "+2.00\n+2.09 F" and average["KD"] == "– +1.57 F"
+
+
+def test_memory_is_measured_where_a_run_was_alone_on_its_device(store, tmp_path):
+    alone = {"peak_memory_mb": 14 * 1024.0, "lanes": ["fofa"]}
+    finish(store, load_experiment("fofa_table6"), {"fofa": 79.5}, conditions=alone)
+    other = Store(tmp_path / "beside")
+    finish(other, load_experiment("fofa_table6"), {"fofa": 79.5}, conditions=alone | {"lanes": ["fofa", "kd"]})
+    cells = [
+        {row["row"]: row["measured"] for row in lines_of(page("fofa_table6", each)) if row["metric"] == "memory GB"}
+        for each in (store, other)
+    ]
+    assert cells[0]["N_q = 64"] == "14.00 ± 0.00" and {cells[0]["N_q = 36"], *cells[1].values()} == {"–"}
 
 
 def test_tiny_says_so_and_judges_nothing(store):

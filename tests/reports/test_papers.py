@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from cakdbench.grid.experiments import experiment_names, load_experiment
-from cakdbench.published.ledger import ablations, accuracies, averages, costs
+from cakdbench.published.conflicts import conflicts
+from cakdbench.published.ledger import ablations, accuracies, averages, costs, sources
 from cakdbench.reports.markdown import board_markdown
 from cakdbench.reports.page_experiment import METRICS, experiment_board
 from cakdbench.reports.pages import FORMATS
@@ -18,6 +19,7 @@ from tests.reports.pages import tables
 NAMES = experiment_names()
 TRAINED = [name for name in NAMES if load_experiment(name).file.layout != "costs"]
 METRIC = {told: metric for metric, told in METRICS.items()}
+TEACHERS = {row.printed_as for row in accuracies() if row.method == "teacher"}
 
 
 @cache
@@ -60,7 +62,7 @@ def shown(name, text):
                     "rows": ("", "", row[min(2, len(row) - 1)], row[0], metric),
                     "lines": (block, row[0], f"{row[1]} → {row[2]}, {dataset}", row[min(3, len(row) - 1)], metric),
                 }[file.layout]
-                if printed := re.search(r"(\S+) [A-Z]°?$", cell):
+                if printed := re.search(r"(\S+) [A-Z][°!]?$", cell):
                     found[place] = printed[1]
     return found
 
@@ -111,6 +113,53 @@ def test_number_by_number_has_the_difference_and_the_verdict_of_each(name):
     lines = [dict(zip(head, row, strict=True)) for row in rows]
     assert sorted(line["printed"] for line in lines) == sorted(ledger(name).values())
     assert all(line["verdict"] and line["difference"] == "–" for line in lines)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_number_by_number_has_the_order_of_the_table(name):
+    """It goes row by row; in a table of settings pair by pair, so that a method is beside what it lacks."""
+    by_pair = load_experiment(name).file.layout == "settings"
+    places = [place for place in shown(name, page(name)) if place in ledger(name)]
+    if by_pair:
+        pairs = list(dict.fromkeys(spot.pair for spot in load_experiment(name).spots))
+        arrows = [f"{pair.partition('@')[0].replace('>', ' → ')}, {pair.partition('@')[2]}" for pair in pairs]
+        places.sort(key=lambda place: arrows.index(place[2]))
+    head, *rows = next(table for table in tables(page(name)) if "printed" in table[0])
+    assert [row[head.index("printed")] for row in rows] == [ledger(name)[place] for place in places]
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_nothing_is_said_to_run_for_a_teachers_number(name):
+    head, *rows = next(table for table in tables(page(name)) if "printed" in table[0])
+    lines = [dict(zip(head, row, strict=True)) for row in rows]
+    for line in lines:
+        of_teacher = line["row"] in TEACHERS or line.get("metric") == "teacher"
+        assert line["here"] == "–" if of_teacher else line["here"] != "–" or line["verdict"] == "does not run"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_page_names_its_paper_and_the_conflicts_of_its_numbers(name):
+    file = load_experiment(name).file
+    source = sources()[file.source]
+    assert f"{file.table} of [{source.citation.rstrip('.')}]({source.url})" in page(name)
+    for conflict in conflicts():
+        concerned = (file.source, file.table) in {(cell.source, cell.table) for cell in conflict.cells}
+        assert (f"{conflict.id} {conflict.subject}" in page(name)) == concerned
+
+
+def test_a_page_says_which_weights_its_teachers_have():
+    assert "- `resnet50:tv@imagenet1k`: resnet50.tv_in1k, accuracy 76.13 expected. The teacher of" in page("tas_table3")
+    chains = page("tas_table9").partition("## The teachers here")[2]
+    assert re.findall(r"- `(.+?)`", chains) == ["resnet34@cifar100", "swin_t@cifar100"]
+    assert not any("The teachers here" in page(name, tiny=True) for name in ("tas_table8", "tas_table12"))
+
+
+def test_averages_that_do_not_recompute_are_marked():
+    marked = {name: re.findall(r"([+-][\d.]+) [A-Z]!", page(name)) for name in TRAINED}
+    assert {name: values for name, values in marked.items() if values} == {
+        "tas_table1": ["+3.12"],
+        "tas_table2": ["+1.05", "+1.65"],
+    }
 
 
 @pytest.mark.parametrize("name", sorted({*NAMES} - {*TRAINED}))
