@@ -7,13 +7,15 @@ from platformdirs import user_cache_path
 from cakdbench.utils.errors import UsageError
 
 EARLIER = "~/.cache/cakdbench"
-"""The place of everything in earlier versions, on every system, whatever XDG_CACHE_HOME said."""
+"""The place of what there was in earlier versions, on every system, whatever XDG_CACHE_HOME said."""
+MOVED = ("data", "teachers")
+"""The folders that may still lie there."""
 
 
 def cache_path(name: str) -> Path:
-    """Return the folder `name` of the user's cache; one at its earlier place counts as long as there is no other."""
+    """Return the folder `name` of the user's cache; a moved one counts at its earlier place as long as there is no other."""
     folder, earlier = user_cache_path("cakdbench", appauthor=False) / name, Path(EARLIER).expanduser() / name
-    return earlier if earlier.exists() and not folder.exists() else folder
+    return earlier if name in MOVED and earlier.exists() and not folder.exists() else folder
 
 
 def existing_folder(path: Path | None) -> Path | None:

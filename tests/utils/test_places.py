@@ -48,3 +48,11 @@ def test_what_the_user_names_wins(home, monkeypatch):
     monkeypatch.setenv("CAKDBENCH_DATA", str(home / "mine"))
     assert data_root() == home / "mine"
     assert data_root(home / "given") == home / "given"
+
+
+def test_what_is_new_has_no_earlier_place(home, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home / "elsewhere"))
+    for name in ("peaks", "data"):
+        (home / ".cache" / "cakdbench" / name).mkdir(parents=True)
+    assert cache_path("peaks") == home / "elsewhere" / "cakdbench" / "peaks"
+    assert cache_path("data") == home / ".cache" / "cakdbench" / "data"
