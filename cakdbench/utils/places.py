@@ -13,7 +13,7 @@ MOVED = ("data", "teachers")
 
 
 def cache_path(name: str) -> Path:
-    """Return the folder `name` of the user's cache; a moved one counts at its earlier place as long as there is no other."""
+    """Return the folder `name` of the user's cache; a moved one at its earlier place, until there is another."""
     folder, earlier = user_cache_path("cakdbench", appauthor=False) / name, Path(EARLIER).expanduser() / name
     return earlier if name in MOVED and earlier.exists() and not folder.exists() else folder
 
