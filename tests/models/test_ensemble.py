@@ -36,5 +36,7 @@ def test_several_are_as_wide_as_the_widest_and_have_no_stages():
     assert (both.name, both.kind, all.kind) == ("resnet_m+convnext_m", "cnn", "mixed")
     assert both.width == max(info.width for info in infos[:2]) and both.members == tuple(infos[:2])
     assert both.parameters == sum(info.parameters for info in infos[:2])
+    assert both.parts == infos[0].parts >= {"pooled", "stages"}
+    assert join_infos([infos[0], model_info("timm:levit_128s", 10, 224)]).parts == {"logits", "model"}
     with pytest.raises(UsageError, match="resnet_m.convnext_m are several networks"):
         both.layouts[0]
