@@ -209,7 +209,8 @@ class FOFA(Method):
 
     def _collect(self, batch: Batch, aligned: Sequence[Tensor], target: Sequence[Tensor]) -> None:
         if self.config.prompted and self.config.feedback:
-            parts = [aligned[i - 1].detach() - target[i - 1].detach() for i in self.config.prompted]
+            # Contiguous, as it is after a checkpoint: in another layout the next step would round otherwise.
+            parts = [(aligned[i - 1].detach() - target[i - 1].detach()).contiguous() for i in self.config.prompted]
             self._collected[batch.micro_batch], self._epoch = parts, batch.epoch
 
     def step_end(self) -> None:

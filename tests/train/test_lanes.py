@@ -7,6 +7,7 @@ from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import nn
 
 from cakdbench.method import Batch, Method, Step
+from cakdbench.registry import method_ids
 from cakdbench.train.trainer import Interrupted, label_criterion
 from cakdbench.utils.device import make_accelerator
 from tests.train.training import Training, same, short_recipe
@@ -54,6 +55,19 @@ class Raising(Diverging):
 @pytest.fixture(scope="module")
 def together() -> Training:
     return Training([*METHODS, Noisy]).run()
+
+
+@pytest.mark.parametrize(("teacher", "student"), [("resnet_m", "vit_xs"), ("swin_m", "resnet_s")])
+def test_how_often_is_saved_changes_no_weight(teacher, student):
+    """Not by a rounding: what a checkpoint gathers has the layout that it had in memory."""
+    methods = [id for id in method_ids() if id != "pcagl" or student == "resnet_s"]
+    often, never = (
+        Training(methods, short_recipe(), teacher=teacher, student=student, checkpoint_seconds=seconds).run()
+        for seconds in (0, 1e9)
+    )
+    assert not often.failed and len(often.saved) > len(never.saved)
+    weights = [[group.lane(id).method.student.state_dict() for id in methods] for group in (often, never)]
+    assert [id for id, one, other in zip(methods, *weights) if not same(one, other)] == []
 
 
 @pytest.mark.parametrize("method", [*METHODS, Noisy])

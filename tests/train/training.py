@@ -122,6 +122,7 @@ class Training(Keeper):
         return self
 
     def save(self, lane: Lane) -> None:
+        lane.method.before_save()
         self.saved.append((lane.label, _copy(lane.state())))
 
     def _should_stop(self) -> bool:
