@@ -32,7 +32,7 @@ def grid(shell: Shell, teachers: Path, *more: str, settings: tuple[str, ...]) ->
     return shell.command(*words, pairs=PAIRS, settings=settings)
 
 
-def wait_for_training(store: Path, student: str, patience: float = 300) -> None:
+def wait_for_training(store: Path, student: str, patience: float = 900) -> None:
     """Return once a student of kd has a checkpoint and is not done."""
     end = time.monotonic() + patience
     while not any(checkpoint_files(run.checkpoints) for run in Store(store).runs() if f"kd-{student}-" in run.key):
