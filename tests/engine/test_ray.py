@@ -173,7 +173,7 @@ def test_a_process_on_a_gpu_ends_with_its_group_and_one_on_cpus_stays_for_the_ne
     try:
         here = NodeAffinitySchedulingStrategy(node.node_id, soft=False)
         for gpus, processes in ((1, 2), (0, 1)):
-            task = as_task(os.getpid, {"num_cpus": 1, "num_gpus": gpus}).options(scheduling_strategy=here)
+            task = as_task(lambda: os.getpid(), {"num_cpus": 1, "num_gpus": gpus}).options(scheduling_strategy=here)
             assert len({ray.get(task.remote()) for _ in range(2)}) == processes
     finally:
         ray.shutdown()
